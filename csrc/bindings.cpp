@@ -1,0 +1,153 @@
+// yfkernels._C: the operations of the CPU and the CUDA driver, on raw addresses.
+//
+// No torch header is included, so no release of torch can break the binary. yfkernels/ops/native.py
+// is the only caller: it owns every tensor, checks everything, and passes addresses and sizes.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "cpu/driver.h"
+#if YFK_WITH_CUDA
+#include "cuda/driver.h"
+#endif
+
+#ifndef YFK_BUILD_COMPILER
+#define YFK_BUILD_COMPILER ""
+#endif
+#ifndef YFK_BUILD_CUDA_VERSION
+#define YFK_BUILD_CUDA_VERSION ""
+#endif
+#ifndef YFK_BUILD_CUDA_ARCHS
+#define YFK_BUILD_CUDA_ARCHS ""
+#endif
+
+namespace py = pybind11;
+using namespace yfk;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size) {
+  return {at<const TensorRow>(rows), at<const Chunk>(chunks), num_chunks, chunk_size};
+}
+
+std::pair<double, double> host_single_step(double distance, double variance, double h_min,
+                                           double h_max) {
+  const StepSize step = single_step(distance, variance, h_min, h_max);
+  return {step.lr, step.momentum};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled core of yfkernels; see yfkernels.ops.native.";
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+
+  m.attr("TILE") = kTile;
+  m.attr("SUMS") = kSums;
+  m.attr("COLUMNS") = kColumns;
+  m.attr("ROW_WORDS") = sizeof(TensorRow) / sizeof(int64_t);
+  m.attr("STATE_WORDS") = sizeof(TunerState) / sizeof(double);
+  m.attr("STATE_FORMAT") = kStateFormat;
+  m.attr("GROUP_WORDS") = sizeof(GroupHyper) / sizeof(double);
+  m.attr("COEFFICIENT_WORDS") = sizeof(YellowFinCoefficients) / sizeof(double);
+
+  m.def("build_info", [] {
+    py::dict info;
+    info["compiler"] = YFK_BUILD_COMPILER;
+    info["cuda_version"] = YFK_BUILD_CUDA_VERSION;
+    info["cuda_archs"] = YFK_BUILD_CUDA_ARCHS;
+    info["instruction_set"] = cpu::instruction_set();
+    return info;
+  });
+
+  py::class_<TunerOptions>(m, "TunerOptions")
+      .def(py::init([](double beta, double max_norm, double initial_lr, double initial_momentum,
+                       int64_t window, bool adaptive_clip, bool polyak, bool log_smooth,
+                       bool sparsity_debias, bool sketch) {
+             return TunerOptions{beta,          max_norm, initial_lr, initial_momentum, window,
+                                 adaptive_clip, polyak,   log_smooth, sparsity_debias,  sketch};
+           }),
+           py::kw_only(), py::arg("beta"), py::arg("max_norm"), py::arg("initial_lr"),
+           py::arg("initial_momentum"), py::arg("window"), py::arg("adaptive_clip"),
+           py::arg("polyak"), py::arg("log_smooth"), py::arg("sparsity_debias"),
+           py::arg("sketch"));
+
+  m.def("single_step", &host_single_step);
+
+  m.def(
+      "cpu_yellowfin_measure",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         int64_t num_slots, Address partials, Address sketches, int threads) {
+        cpu::yellowfin_measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                               num_slots, at<double>(partials), at<float>(sketches), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_yellowfin_tune",
+      [](const TunerOptions& options, int64_t num_slots, Address partials, Address sketches,
+         double inv_scale, bool found_inf, Address state, int64_t num_groups, Address groups,
+         Address coefficients) {
+        cpu::yellowfin_tune(options, num_slots, at<const double>(partials),
+                            at<const float>(sketches), inv_scale, found_inf, at<double>(state),
+                            num_groups, at<const double>(groups), at<double>(coefficients));
+      },
+      no_gil);
+  m.def(
+      "cpu_yellowfin_apply",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         Address coefficients, int threads) {
+        cpu::yellowfin_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                             at<const double>(coefficients), threads);
+      },
+      no_gil);
+
+#if YFK_WITH_CUDA
+  m.def("cuda_device_count", [] {
+    const char* reason = "";
+    const int count = cuda::device_count(&reason);
+    return std::pair<int, const char*>(count, reason);
+  });
+  m.def(
+      "cuda_yellowfin_measure",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         int64_t num_slots, Address partials, Address sketches, int device, Address stream) {
+        cuda::yellowfin_measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                                num_slots, at<double>(partials), at<float>(sketches),
+                                {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_yellowfin_tune",
+      [](const TunerOptions& options, int64_t num_slots, Address partials, Address sketches,
+         Address grad_scale, Address found_inf, Address state, int64_t num_groups, Address groups,
+         Address coefficients, Address ticket, int device, Address stream) {
+        cuda::yellowfin_tune(options, num_slots, at<const double>(partials),
+                             at<const float>(sketches), at<const float>(grad_scale),
+                             at<const float>(found_inf), at<double>(state), num_groups,
+                             at<const double>(groups), at<double>(coefficients),
+                             at<uint32_t>(ticket), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_yellowfin_apply",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         Address coefficients, int device, Address stream) {
+        cuda::yellowfin_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                              at<const double>(coefficients), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def("cuda_write_words", [](Address destination, int64_t stride,
+                               const std::vector<int64_t>& words, int device, Address stream) {
+    cuda::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()),
+                      {device, at<void>(stream)});
+  });
+#endif
+}

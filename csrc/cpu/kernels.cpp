@@ -1,0 +1,174 @@
+// The rules of rules.h run over one chunk of one tensor, sixteen elements at a time.
+//
+// Compiled once per instruction set (YFK_ISA names the namespace); dispatch.cpp picks one at run
+// time. Memory bandwidth is the limit: each column is streamed once, in order.
+#include "kernels.h"
+
+#include "simd.h"
+
+#define YFK_INLINE_BODY __attribute__((always_inline))
+#define YFK_STRING(name) YFK_STRING_OF(name)
+#define YFK_STRING_OF(name) #name
+
+namespace yfk {
+namespace YFK_ISA {
+namespace {
+
+template <class T>
+YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
+  return reinterpret_cast<T*>(row.column[index]) + first;
+}
+
+// ---------------------------------------------------------------------------------------------
+// YellowFin, measure
+
+// Lanes are emptied into doubles every kFold elements, so that no float sum grows long.
+constexpr int64_t kFold = 1024;
+
+struct Moments {
+  Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros(), count = zeros();
+
+  YFK_FN void add(const Floats& g) {
+    grad_sq = grad_sq + g * g;
+    count = count + nonzero(g);
+  }
+  YFK_FN void add_average(const Floats& g, const Floats& gbar) {
+    dot = dot + gbar * g;
+    avg_sq = avg_sq + gbar * gbar;
+  }
+};
+
+template <class G, bool kAverages>
+void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
+  const G* g = column<const G>(row, kGrad, first);
+  const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
+  for (int64_t i = 0; i < n; i += kFold) {
+    Moments moments;
+    for_each_block(i, n - i < kFold ? n : i + kFold,
+                   [&](int64_t j, auto lanes) YFK_INLINE_BODY {
+                     const Floats grad = load(g + j, lanes);
+                     moments.add(grad);
+                     if (kAverages) moments.add_average(grad, load(gbar + j, lanes));
+                   });
+    sums[0] += sum(moments.grad_sq);
+    sums[3] += sum(moments.count);
+    if (kAverages) {
+      sums[1] += sum(moments.dot);
+      sums[2] += sum(moments.avg_sq);
+    }
+  }
+  sums[4] += double(n);
+}
+
+// Elements [begin, end) into the sketch, one by one: the ragged ends of a shard or a tensor.
+template <class G>
+void sketch_slowly(const G* g, int64_t origin, int64_t begin, int64_t end, float* sketch) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t e = origin + i;
+    const Floats signed_grad =
+        flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
+    sketch[e % kTile] += signed_grad.part[0][0];
+  }
+}
+
+template <class G>
+void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
+  const G* g = column<const G>(row, kGrad, first);
+  const int64_t origin = row.origin + first;
+  // whole blocks of 32 signs in the middle; only a shard starts off such a block
+  const int64_t head = (32 - origin % 32) % 32;
+  const int64_t begin = head < n ? head : n;
+  const int64_t end = begin + (n - begin) / 32 * 32;
+  for (int64_t i = begin; i < end; i += kFold) {
+    Moments moments;
+    const int64_t stop = end - i < kFold ? end : i + kFold;
+    for (int64_t j = i; j < stop; j += 32) {
+      const int64_t e = origin + j;
+      const uint32_t signs = sign_bits(e >> 5);
+      float* bucket = sketch + e % kTile;
+      for (int half = 0; half < 32; half += kLanes) {
+        const Floats grad = load(g + j + half, AllLanes{});
+        moments.add(grad);
+        store(bucket + half, load(bucket + half, AllLanes{}) + flip_signs(grad, signs, half),
+              AllLanes{});
+      }
+    }
+    sums[0] += sum(moments.grad_sq);
+    sums[3] += sum(moments.count);
+  }
+  sums[4] += double(end - begin);
+  sketch_slowly(g, origin, 0, begin, sketch);
+  measure<G, false>(row, first, begin, sums);
+  sketch_slowly(g, origin, end, n, sketch);
+  measure<G, false>(row, first + end, n - end, sums);
+}
+
+template <class G>
+void measure_chunk(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
+  if (sketch) {
+    measure_sketch<G>(row, first, n, sums, sketch);
+  } else {
+    measure<G, true>(row, first, n, sums);
+  }
+}
+
+void yellowfin_measure(DType dtype, const TensorRow& row, int64_t first, int64_t n, double* sums,
+                       float* sketch) {
+  switch (dtype) {
+    case DType::kFloat32: return measure_chunk<float>(row, first, n, sums, sketch);
+    case DType::kBFloat16: return measure_chunk<BFloat16>(row, first, n, sums, sketch);
+    case DType::kFloat16: return measure_chunk<Float16>(row, first, n, sums, sketch);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------
+// YellowFin, apply
+
+template <class P, bool kAverages>
+void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply& rule) {
+  const P* g = column<const P>(row, kGrad, first);
+  P* p = column<P>(row, kParam, first);
+  float* v = column<float>(row, kMomentum, first);
+  float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
+  float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
+  for_each_block(0, n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+    const Floats grad = load(g + i, lanes);
+    Floats param = load_param(p, master, i, lanes);
+    Floats velocity = load(v + i, lanes);
+    rule.update(grad, param, velocity);
+    store_param(p, master, i, param, lanes);
+    store(v + i, velocity, lanes);
+    if (kAverages) {
+      Floats average = load(gbar + i, lanes);
+      rule.average(grad, average);
+      store(gbar + i, average, lanes);
+    }
+  });
+}
+
+template <class P>
+void apply_chunk(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply& rule) {
+  if (row.column[kGradAvg]) {
+    apply<P, true>(row, first, n, rule);
+  } else {
+    apply<P, false>(row, first, n, rule);
+  }
+}
+
+void yellowfin_apply(DType dtype, const TensorRow& row, int64_t first, int64_t n,
+                     const YellowFinCoefficients& coefficients) {
+  const YellowFinApply rule(coefficients);
+  switch (dtype) {
+    case DType::kFloat32: return apply_chunk<float>(row, first, n, rule);
+    case DType::kBFloat16: return apply_chunk<BFloat16>(row, first, n, rule);
+    case DType::kFloat16: return apply_chunk<Float16>(row, first, n, rule);
+  }
+}
+
+}  // namespace
+
+extern const KernelSet kernel_set;
+const KernelSet kernel_set = {YFK_STRING(YFK_ISA), yellowfin_measure, yellowfin_apply};
+
+}  // namespace YFK_ISA
+}  // namespace yfk

@@ -1,0 +1,65 @@
+"""The fused operations, one backend a module, and the choice among them.
+
+Every backend offers the same functions on a TensorTable:
+    upload_grads(table, pointers)         refresh the gradient column
+    yellowfin_measure(table, partials, sketches)
+    yellowfin_tune(options, partials, sketches, grad_scale, found_inf, state, groups, coefficients,
+                   scratch)
+    yellowfin_apply(table, coefficients)
+and unusable(device_type), which says why it cannot serve a kind of device, or None.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+BACKENDS = ("native", "triton", "torch")
+"""Names of the backends in the order `backend="auto"` tries them."""
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Parameter dtypes the fused backends take; everything else runs on the torch backend."""
+
+
+def module(name: str) -> ModuleType:
+    """The module of a backend."""
+    return import_module(f"{__name__}.{name}")
+
+
+def backend_status(device_type: str) -> dict[str, str | None]:
+    """For each backend None if it can serve devices of this type, else the reason why not."""
+    return {name: module(name).unusable(device_type) for name in BACKENDS}
+
+
+def choose(requested: str, device: torch.device, dtype: torch.dtype, dense: bool) -> str:
+    """The backend that serves a tensor.
+
+    Args:
+        requested: "auto" or the name of a backend.
+        device: where the tensor is.
+        dtype: its dtype.
+        dense: whether its elements fill one stretch of memory.
+
+    Returns:
+        The name of a backend. Tensors that no fused kernel takes (float64, strided with holes)
+        go to "torch", whatever was requested, with the same result.
+
+    Raises:
+        RuntimeError: the backend requested by name cannot serve this device.
+    """
+    status = backend_status(device.type)
+    if requested != "auto" and status[requested] is not None:
+        usable = [name for name, reason in status.items() if reason is None]
+        raise RuntimeError(
+            f"backend={requested!r} cannot serve parameters on {device}: {status[requested]}. "
+            f"Usable here: {', '.join(['auto', *usable])}"
+        )
+    if dtype not in FUSED_DTYPES or not dense:
+        return "torch"
+    if requested != "auto":
+        return requested
+    # Triton on a CPU is its interpreter: for tests, never chosen on its own
+    candidates = [name for name in BACKENDS if name != "triton" or device.type == "cuda"]
+    return next(name for name in candidates if status[name] is None)

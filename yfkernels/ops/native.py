@@ -1,0 +1,187 @@
+"""The compiled module yfkernels._C: CPU with SIMD and threads, CUDA with persistent grids."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.table import ROW_WORDS, TensorTable
+from yfkernels.ops.tuner import (
+    COEFFICIENT_FIELDS,
+    GROUP_FIELDS,
+    STATE_FIELDS,
+    STATE_FORMAT,
+    SUMS,
+    TILE,
+    TunerOptions,
+)
+
+_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
+
+_C: Any = None
+_import_error: str | None = None
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        from yfkernels import _C as module
+    except ModuleNotFoundError:
+        return None, "the extension yfkernels._C was not built"
+    except ImportError as error:
+        warnings.warn(f"yfkernels._C cannot be loaded: {error}", RuntimeWarning, stacklevel=3)
+        return None, f"the extension yfkernels._C cannot be loaded: {error}"
+    layout = (
+        module.ROW_WORDS,
+        module.STATE_WORDS,
+        module.STATE_FORMAT,
+        module.GROUP_WORDS,
+        module.COEFFICIENT_WORDS,
+        module.SUMS,
+        module.TILE,
+    )
+    expected = (
+        ROW_WORDS,
+        len(STATE_FIELDS),
+        STATE_FORMAT,
+        len(GROUP_FIELDS),
+        len(COEFFICIENT_FIELDS),
+        len(SUMS),
+        TILE,
+    )
+    if layout != expected:
+        reason = "the extension yfkernels._C was built from other sources; build it again"
+        warnings.warn(reason, RuntimeWarning, stacklevel=3)
+        return None, reason
+    return module, None
+
+
+_C, _import_error = _load()
+
+
+def build_info() -> dict[str, str] | None:
+    """Compiler, CUDA version, architectures and instruction set; None without the extension."""
+    return None if _C is None else dict(_C.build_info())
+
+
+@cache
+def unusable(device_type: str) -> str | None:
+    """Why this backend cannot serve a kind of device, or None."""
+    if _C is None:
+        return _import_error
+    if device_type == "cpu":
+        return None
+    if device_type != "cuda":
+        return f"it has no kernels for {device_type} devices"
+    if not hasattr(_C, "cuda_device_count"):
+        return "the extension yfkernels._C was built without CUDA"
+    count, reason = _C.cuda_device_count()
+    return None if count else f"no CUDA device: {reason}"
+
+
+@cache
+def _options(options: TunerOptions) -> Any:
+    return _C.TunerOptions(**vars(options))
+
+
+def single_step(
+    distance: float, variance: float, h_min: float, h_max: float
+) -> tuple[float, float]:
+    """SingleStep on the host: (lr, momentum)."""
+    lr, momentum = _C.single_step(distance, variance, h_min, h_max)
+    return lr, momentum
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _queue(device: torch.device) -> tuple[int, int]:
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
+
+
+def _table(table: TensorTable) -> tuple[int, int, int, int, int]:
+    return (
+        table.words.data_ptr(),
+        table.chunks.data_ptr(),
+        table.num_chunks,
+        table.chunk_size,
+        _DTYPE[table.dtype],
+    )
+
+
+def _threads(table: TensorTable) -> int:
+    return torch.get_num_threads() if table.numel >= _PARALLEL_NUMEL else 1
+
+
+def write_words(target: Tensor, words: list[int]) -> None:
+    """Writes int64 words (or the bits of doubles) to a strided one-dimensional tensor.
+
+    On CUDA the words travel as kernel arguments: asynchronous, and legal under graph capture.
+    """
+    if target.is_cpu:
+        target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64))
+    else:
+        _C.cuda_write_words(target.data_ptr(), target.stride(0), words, *_queue(target.device))
+
+
+def upload_grads(table: TensorTable, pointers: list[int]) -> None:
+    """Refreshes the gradients' addresses in the table."""
+    write_words(table.grad_column, pointers)
+
+
+def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+    """One pass over g (and gbar): sums of squares and products into the table's slots."""
+    if table.device.type == "cpu":
+        where: tuple[int, ...] = (_threads(table),)
+        measure = _C.cpu_yellowfin_measure
+    else:
+        where = _queue(table.device)
+        measure = _C.cuda_yellowfin_measure
+    measure(*_table(table), table.num_slots, partials.data_ptr(), _address(sketches), *where)
+
+
+def yellowfin_tune(
+    options: TunerOptions,
+    partials: Tensor,
+    sketches: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    groups: Tensor,
+    coefficients: Tensor,
+    scratch: Tensor,
+) -> None:
+    """Adds up the slots and runs the tuner where `state` lives."""
+    slots = (len(partials), partials.data_ptr(), _address(sketches))
+    memory = (state.data_ptr(), len(groups), groups.data_ptr(), coefficients.data_ptr())
+    if state.is_cpu:
+        inv_scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+        overflow = found_inf is not None and bool(found_inf)
+        _C.cpu_yellowfin_tune(_options(options), *slots, inv_scale, overflow, *memory)
+    else:
+        _C.cuda_yellowfin_tune(
+            _options(options),
+            *slots,
+            _address(grad_scale),
+            _address(found_inf),
+            *memory,
+            scratch.data_ptr(),
+            *_queue(state.device),
+        )
+
+
+def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: gradient average, momentum and parameters advance."""
+    if table.device.type == "cpu":
+        _C.cpu_yellowfin_apply(*_table(table), coefficients.data_ptr(), _threads(table))
+    else:
+        _C.cuda_yellowfin_apply(
+            *_table(table), coefficients.data_ptr(), *_queue(table.device)
+        )

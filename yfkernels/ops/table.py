@@ -1,0 +1,154 @@
+"""The tensor table: every tensor of one (backend, device, dtype), described once.
+
+Fused backends read it from two int64 tensors that stay on the device, laid out as csrc/table.h
+says: a row a tensor (length, parameter group, position in the model, column addresses) and a list
+of chunks. Only the gradients' addresses can change between steps, so only they are refreshed, and
+only when they did change. A row whose parameter has no gradient in a step holds address 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+COLUMNS = 9
+_HEAD = 3  # numel, group, origin
+ROW_WORDS = _HEAD + COLUMNS
+
+
+class Column(IntEnum):
+    """The meaning of a row's columns for the rules that exist; csrc/table.h has the same."""
+
+    GRAD = 0
+    PARAM = 1
+    MOMENTUM = 2
+    GRAD_AVG = 3
+    MASTER = 4
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """How the work over a table is cut.
+
+    Attributes:
+        chunk: elements of one chunk, a multiple of 4096.
+        max_slots: places a measurement is summed into. A slot takes a fixed run of chunks, so
+            that sums depend neither on the number of threads nor on the model of the GPU.
+    """
+
+    chunk: int
+    max_slots: int
+
+    def slots(self, num_chunks: int, numel: int) -> int:
+        """Slots for a table: enough to share out the work, few enough to add up at once."""
+        worthwhile = num_chunks if self.max_slots > 64 else 1 + numel // (4 * self.chunk)
+        return max(1, min(self.max_slots, num_chunks, worthwhile))
+
+
+# CPU: a chunk of four columns fits the second-level cache, and 32 slots feed more threads than a
+# memory bus does. GPU: a chunk is 16 tiles of 4096, and 256 slots fill two blocks on each SM.
+GRANULARITY = {"cpu": Granularity(16384, 32), "cuda": Granularity(65536, 256)}
+
+
+@dataclass
+class Row:
+    """One tensor of the model.
+
+    Attributes:
+        index: position of the parameter among all parameters of the optimizer.
+        group: position of its parameter group.
+        origin: index of its first element in the whole model, for the sketch's signs.
+        columns: tensors by column, the gradient left out; all dense in the same memory order
+            on the fused backends.
+    """
+
+    index: int
+    group: int
+    origin: int
+    columns: dict[Column, Tensor]
+
+    @property
+    def param(self) -> Tensor:
+        return self.columns[Column.PARAM]
+
+
+class TensorTable:
+    """Tensors that share a backend, a device and a dtype.
+
+    Args:
+        backend: name of the backend that will run over the table.
+        rows: the tensors; at least one, none of them empty.
+    """
+
+    def __init__(self, backend: str, rows: Sequence[Row]) -> None:
+        self.backend = backend
+        self.rows = tuple(rows)
+        param = self.rows[0].param
+        self.device = param.device
+        self.dtype = param.dtype
+        self.grads: list[Tensor | None] = []
+        granularity = GRANULARITY.get(self.device.type, GRANULARITY["cuda"])
+        self.chunk_size = granularity.chunk
+        sizes = [row.param.numel() for row in self.rows]
+        counts = [-(-size // self.chunk_size) for size in sizes]
+        self.numel = sum(sizes)
+        self.num_chunks = sum(counts)
+        self.num_slots = granularity.slots(self.num_chunks, self.numel) if backend != "torch" else 1
+        self._grad_pointers: list[int] = [0] * len(self.rows)
+        if backend != "torch":
+            self._upload(counts)
+
+    def _upload(self, counts: list[int]) -> None:
+        words = torch.zeros(len(self.rows), ROW_WORDS, dtype=torch.int64)
+        for i, row in enumerate(self.rows):
+            head = [row.param.numel(), row.group, row.origin]
+            pointers = [0] * COLUMNS
+            for column, tensor in row.columns.items():
+                pointers[column] = tensor.data_ptr()
+            words[i] = torch.tensor(head + pointers, dtype=torch.int64)
+        count = torch.tensor(counts)
+        row_of_chunk = torch.repeat_interleave(torch.arange(len(counts)), count)
+        first_chunk = torch.repeat_interleave(count.cumsum(0) - count, count)
+        first = (torch.arange(self.num_chunks) - first_chunk) * self.chunk_size
+        self.words = words.to(self.device)
+        self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
+        self.aligned = all(
+            tensor.data_ptr() % 16 == 0 for row in self.rows for tensor in row.columns.values()
+        )
+
+    @property
+    def grad_column(self) -> Tensor:
+        """The gradients' addresses inside the table: int64, one a row, strided."""
+        return self.words[:, _HEAD + Column.GRAD]
+
+    def bind(self, grads: list[Tensor | None]) -> list[int] | None:
+        """Takes this step's gradients, one a row, None where there is none.
+
+        Returns:
+            The gradients' addresses if the table on the device has to be refreshed with them.
+        """
+        self.grads = grads
+        if self.backend == "torch":
+            return None
+        pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
+        if pointers == self._grad_pointers:
+            return None
+        self._grad_pointers = pointers
+        return pointers
+
+    @property
+    def grads_aligned(self) -> bool:
+        """Whether every gradient starts on a 16-byte boundary."""
+        return not any(pointer % 16 for pointer in self._grad_pointers)
+
+    def release(self) -> None:
+        """Lets go of the gradients, whose memory belongs to the training loop."""
+        self.grads = []
+
+    def pairs(self) -> list[tuple[Row, Tensor]]:
+        """The rows that have a gradient in this step, with it."""
+        return [(row, grad) for row, grad in zip(self.rows, self.grads) if grad is not None]

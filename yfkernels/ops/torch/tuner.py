@@ -1,0 +1,196 @@
+"""The YellowFin tuner in tensor operations: csrc/tuner.h line by line, on any device.
+
+Every scalar is a float64 tensor on the device of the state, so nothing here synchronises.
+Source: Zhang, Mitliagkas, Ré, arXiv 1706.03471.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.tuner import (
+    COEFFICIENT_FIELDS,
+    GROUP_FIELDS,
+    STATE_FIELDS,
+    TILE,
+    TunerOptions,
+)
+
+_EPSILON = 1e-6
+_ENVELOPE_GUARD = 10.0
+_LARGEST_MOVE = 100.0
+_LARGEST_CUBIC = 1e300
+
+
+def cubic_complement(p: Tensor) -> Tensor:
+    """y = 1 - x for the root x in (0, 1) of (1-x)³ = p x; float64, 0 <= p <= 1e300."""
+    # an upper bound of the cube root of p, at most 2.6 times too large: a power of two
+    exponent = (p.view(torch.int64) >> 52) - 1023
+    third = (exponent + 3 * 1024 + 3) // 3 - 1024
+    y = torch.where(p < 1.0, ((third + 1023) << 52).view(torch.float64), 1.0)
+    for _ in range(12):
+        y2 = y * y
+        y = (2.0 * y2 * y + p) / (3.0 * y2 + p)
+    return y
+
+
+def single_step(
+    distance: Tensor, variance: Tensor, h_min: Tensor, h_max: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SingleStep on float64 scalars (paper, equation 15): (lr, momentum)."""
+    h = h_min + _EPSILON
+    dh = (distance + _EPSILON) * h
+    p = (dh * dh / (2.0 * (variance + _EPSILON))).clamp(max=_LARGEST_CUBIC)
+    y = cubic_complement(p)
+    x = torch.where(p > 1.0, y * y * y / p, 1.0 - y)
+    root = ((h_max + _EPSILON) / h).clamp(min=1.0 + _EPSILON).sqrt()
+    sqrt_mu = torch.maximum(x, (root - 1.0) / (root + 1.0))
+    gap = torch.minimum(y, 2.0 / (root + 1.0))
+    return gap * gap / h, sqrt_mu * sqrt_mu
+
+
+def _clip_factor(target: Tensor, norm: Tensor) -> Tensor:
+    return (target / (norm + _EPSILON)).clamp(max=1.0)
+
+
+def yellowfin_tune(
+    options: TunerOptions,
+    partials: Tensor,
+    sketches: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    groups: Tensor,
+    coefficients: Tensor,
+    scratch: Tensor,
+) -> None:
+    """Adds up the slots and runs the tuner where `state` lives."""
+    grad_sq, avg_dot_grad, avg_sq, nonzero, count = partials.sum(0).unbind()
+    avg_grad_sq = grad_sq
+    average = state[-TILE:]
+    if sketches is not None:
+        sketch = sketches.sum(0, dtype=torch.float64)
+        avg_dot_grad, avg_sq = (average * sketch).sum(), (average * average).sum()
+        avg_grad_sq = (sketch * sketch).sum()
+
+    one = torch.ones_like(grad_sq)
+    inv_scale = one if grad_scale is None else one / grad_scale.double()
+    grad_sq = grad_sq * inv_scale * inv_scale
+    active = torch.isfinite(grad_sq)
+    if found_inf is not None:
+        active = active & (found_inf == 0)
+
+    head = len(STATE_FIELDS)
+    old = dict(zip(STATE_FIELDS, state[:head].unbind()))
+    beta, gain = options.beta, 1.0 - options.beta
+    k = old["step"]
+    envelope = old["h_max"].sqrt()
+
+    # 1-2. the manual clip, then the guard that caps how fast the statistics can grow
+    norm = grad_sq.sqrt()
+    clip = _clip_factor(one * options.max_norm, norm)
+    if options.adaptive_clip:
+        guard = _clip_factor(_ENVELOPE_GUARD * envelope + _EPSILON, clip * norm)
+        clip = torch.where(k >= 2, clip * guard, clip)
+
+    # 3. h and its average
+    h = clip * clip * grad_sq
+    h_root = h.sqrt()
+    exploding = (k >= 1) & (h >= old["h_max"])
+    new = dict(old)
+    new["grad_sq_avg"] = beta * old["grad_sq_avg"] + gain * h
+    new["beta_power"] = old["beta_power"] * beta
+    debias = 1.0 - new["beta_power"]
+
+    # 4. curvature range over the window
+    place = torch.arange(options.window, device=state.device)
+    window = state[head : head + options.window]
+    window = torch.where(place == k % options.window, h, window)
+    valid = place <= k
+    low = torch.where(valid, window, torch.inf).min()
+    high = torch.where(valid, window, -torch.inf).max()
+    if options.log_smooth:
+        low, high = (low + _EPSILON).log(), (high + _EPSILON).log()
+    new["h_min_avg"] = beta * old["h_min_avg"] + gain * low
+    new["h_max_avg"] = beta * old["h_max_avg"] + gain * high
+    h_min, h_max = new["h_min_avg"] / debias, new["h_max_avg"] / debias
+    if options.log_smooth:
+        h_min, h_max = h_min.exp(), h_max.exp()
+
+    # 5. variance
+    average_gain = gain * clip * inv_scale
+    new_avg_sq = (
+        beta * beta * avg_sq
+        + 2.0 * beta * average_gain * avg_dot_grad
+        + average_gain * average_gain * avg_grad_sq
+    )
+    variance = new["grad_sq_avg"] / debias - new_avg_sq / (debias * debias)
+    variance = variance.clamp(min=_EPSILON)
+
+    # 6. distance to the optimum
+    new["grad_norm_avg"] = beta * old["grad_norm_avg"] + gain * h_root
+    ratio = new["grad_norm_avg"] / (new["grad_sq_avg"] + _EPSILON)
+    new["distance_avg"] = beta * old["distance_avg"] + gain * ratio
+    distance = new["distance_avg"] / debias
+
+    if options.sparsity_debias:
+        share = torch.where(count > 0, nonzero / count.clamp(min=1.0), 0.0)
+        new["sparsity_avg"] = beta * old["sparsity_avg"] + gain * share
+        share = new["sparsity_avg"] / debias
+        h_min, h_max, variance = h_min * share, h_max * share, variance * share
+        distance = distance / (share.sqrt() + _EPSILON)
+
+    # 7. SingleStep, with a slow start over ten windows
+    lr, momentum = single_step(distance, variance, h_min, h_max)
+    lr = lr * ((k + 1.0) / (10 * options.window)).clamp(max=1.0)
+    lr = torch.where(k >= 1, lr, options.initial_lr)
+    momentum = torch.where(k >= 1, momentum, options.initial_momentum)
+
+    # 9. an exploding gradient is clipped in the update, after the statistics saw it
+    update_clip = clip
+    if options.adaptive_clip:
+        exploding_clip = clip * _clip_factor(envelope + _EPSILON, h_root)
+        update_clip = torch.where(exploding, exploding_clip, clip)
+
+    # 8. the user's multiplier, and a cap on the move of one step
+    group = dict(zip(GROUP_FIELDS, groups.unbind(1)))
+    lrs = lr * group["lr"]
+    if options.adaptive_clip:
+        lrs = torch.where(
+            lrs * h_root >= _LARGEST_MOVE, _LARGEST_MOVE / (h + _EPSILON).sqrt(), lrs
+        )
+
+    new |= {
+        "step": k + 1.0,
+        "h_min": h_min,
+        "h_max": h_max,
+        "variance": variance,
+        "distance": distance,
+        "lr": lrs[0],
+        "momentum": momentum,
+        "grad_norm": norm,
+        "clip_coefficient": update_clip,
+    }
+    advanced = [torch.stack([new[name] for name in STATE_FIELDS]), window]
+    if options.sketch:
+        advanced.append(beta * average + average_gain * sketch)
+    state.copy_(torch.where(active, torch.cat(advanced), state))
+    state[STATE_FIELDS.index("skipped")] += (~active).double()
+
+    ones = torch.ones_like(lrs)
+    decoupled = group["decoupled"] != 0.0
+    keeps = torch.where(momentum != 0.0, ones, 0.0)
+    out = {
+        "active": ones * active,
+        "grad_scale": group["sign"] * update_clip * inv_scale,
+        "coupled_decay": torch.where(decoupled, 0.0, group["weight_decay"]),
+        "momentum": ones * momentum,
+        "velocity_gain": -lrs if options.polyak else ones,
+        "velocity_keep": ones if options.polyak else keeps,
+        "param_keep": torch.where(decoupled, 1.0 - lrs * group["weight_decay"], ones),
+        "param_gain": ones if options.polyak else -lrs,
+        "average_decay": ones * beta,
+        "average_gain": ones * average_gain,
+    }
+    coefficients.copy_(torch.stack([out[name] for name in COEFFICIENT_FIELDS], dim=1))

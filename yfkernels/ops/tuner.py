@@ -1,0 +1,85 @@
+"""The tuner's options and memory as the backends see them; mirrors csrc/tuner.h word for word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SUMS = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
+"""What a measurement leaves in each slot: sums over the elements the slot has seen."""
+
+TILE = 4096
+"""Buckets of the sketch."""
+
+STATE_FORMAT = 1.0
+STATE_FIELDS = (
+    "format",
+    "step",
+    "skipped",
+    "beta_power",
+    "grad_sq_avg",
+    "h_min_avg",
+    "h_max_avg",
+    "grad_norm_avg",
+    "distance_avg",
+    "sparsity_avg",
+    "h_min",
+    "h_max",
+    "variance",
+    "distance",
+    "lr",
+    "momentum",
+    "grad_norm",
+    "clip_coefficient",
+)
+"""The head of the tuner's float64 state; the window and the sketch's average follow it."""
+
+GROUP_FIELDS = ("lr", "weight_decay", "decoupled", "sign")
+"""What the user sets per parameter group."""
+
+COEFFICIENT_FIELDS = (
+    "active",
+    "grad_scale",
+    "coupled_decay",
+    "momentum",
+    "velocity_gain",
+    "velocity_keep",
+    "param_keep",
+    "param_gain",
+    "average_decay",
+    "average_gain",
+)
+"""What the tuner hands to the apply pass per parameter group; see csrc/rules.h."""
+
+
+@dataclass(frozen=True)
+class TunerOptions:
+    """The global options of YellowFin in the form the backends take.
+
+    Attributes:
+        beta: smoothing of every average.
+        max_norm: manual clip; infinity for none.
+        initial_lr: step size of step 0.
+        initial_momentum: momentum of step 0.
+        window: steps of the curvature window.
+        adaptive_clip: the three guards of clip="adaptive".
+        polyak: momentum_form="polyak".
+        log_smooth: smooth the logarithm of the curvature range.
+        sparsity_debias: scale the statistics by the share of non-zero gradient entries.
+        sketch: variance="sketch".
+    """
+
+    beta: float
+    max_norm: float
+    initial_lr: float
+    initial_momentum: float
+    window: int
+    adaptive_clip: bool
+    polyak: bool
+    log_smooth: bool
+    sparsity_debias: bool
+    sketch: bool
+
+    @property
+    def state_words(self) -> int:
+        """Doubles in the tuner's state: head, window and sketch average."""
+        return len(STATE_FIELDS) + self.window + (TILE if self.sketch else 0)

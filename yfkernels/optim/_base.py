@@ -1,0 +1,345 @@
+"""What every optimizer here shares: the torch.optim contract over tensor tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from yfkernels import ops
+from yfkernels.ops.memory import is_dense, same_layout
+from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.tuner import TILE
+
+_STATE_DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
+_HALF = (torch.bfloat16, torch.float16)
+
+# mapped over thousands of tensors in every step: half the time of a comprehension
+_address = Tensor.data_ptr
+_strides = Tensor.stride
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """The tensor without autograd; a complex one as pairs of real numbers."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+class _Fingerprint:
+    """All that a plan depends on, gathered in every step and cheap to compare: addresses of the
+    parameters, addresses and strides of the gradients.
+
+    Addresses, not identities: zero_grad() makes new gradient tensors in the old places. No reference
+    to a gradient is kept, so its memory stays the training loop's.
+    """
+
+    def __init__(self, params: list[Tensor], grads: list[Any]) -> None:
+        self.params = list(map(_address, params))
+        try:
+            self.grads = list(map(_address, grads))
+            self.strides = list(map(_strides, grads))
+        except TypeError:  # somewhere there is None instead of a gradient
+            self.grads = [0 if grad is None else grad.data_ptr() for grad in grads]
+            self.strides = [() if grad is None else grad.stride() for grad in grads]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fingerprint) and vars(self) == vars(other)
+
+
+class FusedOptimizer(Optimizer):
+    """Base of the optimizers: gathers gradients into tables and keeps state exact.
+
+    A subclass names its per-parameter state in `_state_columns`, does one step over the tables in
+    `_update`, and puts what is neither per parameter nor per group in `_global_state`.
+
+    Args:
+        params: parameters, parameter groups or named parameters, as for any torch optimizer.
+        defaults: per-group options and their defaults.
+        backend: "auto", "native", "triton" or "torch".
+        capturable: keep every scalar on the device, so that step() never waits for it and may be
+            captured in a CUDA graph.
+    """
+
+    _step_supports_amp_scaling = True  # GradScaler then leaves unscaling and skipping to step()
+    _attributes: tuple[str, ...] = ("_backend", "_capturable")  # what pickle must keep
+
+    def __init__(
+        self, params: Any, defaults: dict[str, Any], *, backend: str, capturable: bool
+    ) -> None:
+        if backend not in ("auto", *ops.BACKENDS):
+            choices = ", ".join(("auto", *ops.BACKENDS))
+            raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
+        self._backend = backend
+        self._capturable = capturable
+        self._forget_plan()
+        super().__init__(params, defaults)
+
+    # ---- for subclasses
+
+    def _state_columns(self) -> dict[str, Column]:
+        """Names of the per-parameter state and their columns in the table."""
+        raise NotImplementedError
+
+    def _prepare(self, tables: list[TensorTable]) -> None:
+        """Called when the set of tables has changed."""
+        raise NotImplementedError
+
+    def _update(self, tables: list[TensorTable]) -> None:
+        """One step over tables whose gradients are bound."""
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises ValueError for a bad option of a parameter group."""
+        raise NotImplementedError
+
+    def _global_state(self) -> dict[str, Tensor]:
+        """State that belongs to no parameter; saved in the first group of the state_dict."""
+        return {}
+
+    def _check_global_state(self, saved: dict[str, Any]) -> None:
+        """Raises RuntimeError if `saved` does not fit; nothing has changed yet."""
+
+    def _load_global_state(self, saved: dict[str, Tensor]) -> None:
+        """Takes what `_global_state` gave."""
+
+    # ---- step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Takes one step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a gradient is sparse, or a CUDA graph is being captured by an optimizer
+                that is not capturable or has not taken a step yet.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        tables = self._bind()
+        if tables:
+            self._update(tables)
+            for table in tables:
+                table.release()
+        return loss
+
+    def _bind(self) -> list[TensorTable]:
+        """The tables with this step's gradients in place; empty if there are no gradients."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        grads = [param.grad for param in params]
+        try:
+            fingerprint = _Fingerprint(params, grads)
+        except RuntimeError:
+            self._refuse_sparse(params)
+            raise
+        if fingerprint == self._fingerprint and not self._must_rebind:
+            return self._tables
+        self._refuse_sparse(params)
+        if not any(grad is not None and grad.numel() for grad in grads):
+            return []
+        if not self._plan_fits(fingerprint, grads):
+            self._refuse_capture()
+            self._make_plan(fingerprint, grads)
+        self._bind_grads(grads)
+        self._fingerprint = fingerprint
+        return self._tables
+
+    def _bind_grads(self, grads: list[Tensor | None]) -> None:
+        self._must_rebind = False
+        for table in self._tables:
+            bound: list[Tensor | None] = []
+            for row in table.rows:
+                grad = grads[row.index]
+                if grad is not None:
+                    grad = _real(grad)
+                    if table.backend != "torch" and not same_layout(grad, row.param):
+                        grad = torch.empty_like(row.param).copy_(grad)
+                        self._must_rebind = True
+                bound.append(grad)
+            pointers = table.bind(bound)
+            if pointers is not None:
+                ops.module(table.backend).upload_grads(table, pointers)
+            # a copy, or the torch backend, needs this step's tensors and not just addresses
+            self._must_rebind |= table.backend == "torch"
+
+    def _plan_fits(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> bool:
+        """Whether the tables still describe the parameters and have a row for each gradient."""
+        if self._fingerprint is None or fingerprint.params != self._fingerprint.params:
+            return False
+        return all(
+            grad is None or grad.dtype == planned
+            for grad, planned in zip(grads, self._planned_dtypes)
+        )
+
+    def _make_plan(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> None:
+        rows: dict[tuple[str, torch.device, torch.dtype], list[Row]] = {}
+        self._planned_dtypes = []
+        origin = 0
+        for index, (group, param) in enumerate(self._all_params()):
+            grad = grads[index]
+            view = _real(param)
+            started = grad is not None or bool(self.state.get(param))
+            self._planned_dtypes.append(
+                None if not started else param.dtype if grad is None else grad.dtype
+            )
+            if started and param.numel():
+                columns = {Column.PARAM: view, **self._state_of(param, view)}
+                fused = is_dense(view) and (grad is None or grad.dtype == param.dtype)
+                backend = ops.choose(self._backend, view.device, view.dtype, fused)
+                key = (backend, view.device, view.dtype)
+                rows.setdefault(key, []).append(Row(index, group, origin, columns))
+            origin += -(-view.numel() // TILE) * TILE
+        self._tables = [TensorTable(key[0], group) for key, group in rows.items()]
+        self._prepare(self._tables)
+
+    def _all_params(self) -> Iterator[tuple[int, Tensor]]:
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                yield index, param
+
+    def _state_of(self, param: Tensor, view: Tensor) -> dict[Column, Tensor]:
+        """The parameter's state by column, made or brought into the parameter's layout."""
+        state = self.state[param]
+        columns = {}
+        for name, column in self._columns_of(view).items():
+            value = state.get(name)
+            fits = value is not None and value.device == view.device and same_layout(value, view)
+            if not fits:
+                state[name] = self._state_tensor(name, view, value)
+            columns[column] = state[name]
+        return columns
+
+    def _columns_of(self, view: Tensor) -> dict[str, Column]:
+        columns = self._state_columns()
+        return columns | {"master": Column.MASTER} if view.dtype in _HALF else columns
+
+    @staticmethod
+    def _state_tensor(name: str, view: Tensor, value: Tensor | None) -> Tensor:
+        """A state tensor in the parameter's layout, with `value` in it or as it begins."""
+        tensor = torch.zeros_like(view, dtype=_STATE_DTYPE.get(view.dtype, torch.float32))
+        if value is None and name == "master":
+            value = view
+        return tensor if value is None else tensor.copy_(value)
+
+    def _forget_plan(self) -> None:
+        self._tables: list[TensorTable] = []
+        self._fingerprint: _Fingerprint | None = None
+        self._planned_dtypes: list[torch.dtype | None] = []
+        self._must_rebind = False
+
+    def _refuse_sparse(self, params: list[Tensor]) -> None:
+        for index, param in enumerate(params):
+            if param.grad is not None and param.grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients: parameter {index} "
+                    f"of shape {tuple(param.shape)} has a gradient of layout {param.grad.layout}. "
+                    "Use sparse=False in the embedding, or call grad.to_dense() before step()"
+                )
+
+    def _refuse_capture(self) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{type(self).__name__}.step() has to set up its tables, which a CUDA graph cannot "
+                "capture: take at least one step with the same parameters before the capture"
+            )
+
+    # ---- the torch.optim contract
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group; its state begins at zero with its first gradient."""
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        self._forget_plan()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in self._attributes}
+        return super().__getstate__() | kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._forget_plan()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, in full precision; resuming from it continues bit for bit."""
+        state_dict = super().state_dict()
+        for name, value in self._global_state().items():
+            state_dict["param_groups"][0][name] = value.detach().clone()
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what state_dict() saved.
+
+        Raises:
+            ValueError: the parameter groups differ.
+            RuntimeError: state of another shape, another version or other options.
+        """
+        seen: dict[str, Any] = {}
+
+        # the last hook to run, so that it sees what the user's own hooks have made of the dict
+        def look(optimizer: Optimizer, final: dict[str, Any]) -> None:
+            self._check_state_dict(final)
+            seen.update(final)
+
+        handle = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self._restore_precision(seen)
+        names = list(self._global_state())
+        self._load_global_state({name: seen["param_groups"][0][name] for name in names})
+        for name in names:
+            self.param_groups[0].pop(name, None)
+
+    def _saved_state(
+        self, state_dict: dict[str, Any]
+    ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+        """(index, parameter, saved state) for every parameter that has saved state."""
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for index, (saved_id, (_, param)) in enumerate(zip(ids, self._all_params())):
+            saved = state_dict["state"].get(saved_id)
+            if saved:
+                yield index, param, saved
+
+    def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
+        groups = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if [len(group["params"]) for group in groups] != sizes:
+            return  # torch says this best, and says it before anything changes
+        for name in self._global_state():
+            if name not in groups[0]:
+                raise RuntimeError(
+                    f"the state_dict has no {name!r} in its first parameter group: it was not "
+                    f"saved by {type(self).__module__}.{type(self).__name__}"
+                )
+        self._check_global_state(groups[0])
+        for index, param, saved in self._saved_state(state_dict):
+            view = _real(param)
+            for name in self._columns_of(view):
+                value = saved.get(name)
+                if not isinstance(value, Tensor):
+                    raise RuntimeError(
+                        f"the state_dict has no {name!r} for parameter {index}; it has "
+                        f"{sorted(saved)}. Was it saved with the same options?"
+                    )
+                if value.shape != view.shape:
+                    raise RuntimeError(
+                        f"{name!r} of parameter {index} has shape {tuple(value.shape)} in the "
+                        f"state_dict, the parameter has {tuple(view.shape)}"
+                    )
+
+    def _restore_precision(self, state_dict: dict[str, Any]) -> None:
+        """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
+        for _, param, saved in self._saved_state(state_dict):
+            view = _real(param)
+            for name in self._columns_of(view):
+                self.state[param][name] = self._state_tensor(name, view, saved[name])

@@ -1,0 +1,269 @@
+"""YellowFin: momentum SGD that tunes its own learning rate and momentum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yfkernels import ops
+from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
+from yfkernels.optim._base import FusedOptimizer
+from yfkernels.tuning.yellowfin import YellowFinTuner
+
+_GLOBAL_OPTIONS = frozenset(
+    (
+        "beta",
+        "window",
+        "clip",
+        "max_norm",
+        "variance",
+        "momentum_form",
+        "log_smooth",
+        "sparsity_debias",
+        "initial_lr",
+        "initial_momentum",
+        "capturable",
+        "backend",
+    )
+)
+
+
+def _require(ok: bool, name: str, value: object, mend: str) -> None:
+    if not ok:
+        raise ValueError(f"Invalid {name} value: {value!r}; it must be {mend}")
+
+
+def _finite(value: Any) -> bool:
+    return math.isfinite(float(value))
+
+
+class YellowFin(FusedOptimizer):
+    r"""Momentum SGD whose step size and momentum are measured from the gradients.
+
+    Each step reads the gradients once for four global statistics (squared norm, its range over a
+    window, variance, distance), solves SingleStep for momentum and step size, and applies the
+    update in one more pass. See docs/yellowfin.md for the formulas.
+
+    Args:
+        params: parameters, parameter groups or named parameters.
+        lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
+            schedulers may drive it. Per group.
+        beta: smoothing of every running average, in [0, 1).
+        window: steps over which the curvature range is taken.
+        weight_decay: L2 penalty. It is not part of the statistics. Per group.
+        decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
+            gradient. Per group.
+        clip: "adaptive" guards the statistics and the update against exploding gradients; None
+            does not.
+        max_norm: clips the global gradient norm to this value first; None for no such clip.
+        variance: "exact" keeps an average of the gradient (8 bytes of state a parameter);
+            "sketch" estimates its norm from 4096 signed sums (4 bytes a parameter).
+        momentum_form: "buffer" is torch.optim.SGD's momentum, as in the authors' code; "polyak"
+            keeps the step size inside the velocity, as in the paper.
+        log_smooth: smooth the logarithm of the curvature range rather than the range.
+        sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
+        initial_lr: step size of the first step, before anything is measured.
+        initial_momentum: momentum of the first step, in [0, 1).
+        maximize: ascend instead of descend. Per group.
+        capturable: tune on the device: no host synchronisation, safe in torch.cuda.graph. Without
+            effect on CPU parameters.
+        backend: "auto", "native", "triton" or "torch".
+
+    Raises:
+        ValueError: an option out of its range; no parameters.
+        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+
+    A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16
+    or float16 keep float32 state and a float32 master copy. Parameters whose gradient is None take
+    no part in a step.
+
+    Source: Zhang, Mitliagkas, Ré, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 1)
+        >>> opt = YellowFin(model.parameters())
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> opt.step()
+        >>> opt.diagnostics()["step"]
+        1.0
+    """
+
+    _attributes = (*FusedOptimizer._attributes, "_tuner")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        *,
+        beta: float = 0.999,
+        window: int = 20,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        clip: str | None = "adaptive",
+        max_norm: float | None = None,
+        variance: str = "exact",
+        momentum_form: str = "buffer",
+        log_smooth: bool = True,
+        sparsity_debias: bool = False,
+        initial_lr: float = 1e-4,
+        initial_momentum: float = 0.0,
+        maximize: bool = False,
+        capturable: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        _require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
+        _require(isinstance(window, int) and window >= 1, "window", window, "an integer >= 1")
+        _require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
+        positive = max_norm is None or (_finite(max_norm) and max_norm > 0.0)
+        _require(positive, "max_norm", max_norm, "finite and > 0, or None for no clip")
+        _require(variance in ("exact", "sketch"), "variance", variance, "'exact' or 'sketch'")
+        forms = ("buffer", "polyak")
+        _require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
+        ok = _finite(initial_lr) and initial_lr >= 0.0
+        _require(ok, "initial_lr", initial_lr, "finite and >= 0")
+        ok = 0.0 <= initial_momentum < 1.0
+        _require(ok, "initial_momentum", initial_momentum, "in [0, 1)")
+        self._tuner = YellowFinTuner(
+            TunerOptions(
+                beta=float(beta),
+                max_norm=math.inf if max_norm is None else float(max_norm),
+                initial_lr=float(initial_lr),
+                initial_momentum=float(initial_momentum),
+                window=window,
+                adaptive_clip=clip == "adaptive",
+                polyak=momentum_form == "polyak",
+                log_smooth=bool(log_smooth),
+                sparsity_debias=bool(sparsity_debias),
+                sketch=variance == "sketch",
+            )
+        )
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, backend=backend, capturable=capturable)
+
+    # ---- what the tuner chose
+
+    def diagnostics(self) -> dict[str, float]:
+        """What the last step measured and used, as Python floats; on CUDA this waits.
+
+        Returns:
+            lr: the step size of the first group, multiplier and cap included.
+            momentum, h_min, h_max, variance, distance: SingleStep's result and inputs.
+            grad_norm: norm of the whole gradient, unscaled, before any clip.
+            clip_coefficient: the factor all clips together put on the gradient.
+            step: steps taken. skipped_steps: steps refused for a non-finite gradient.
+        """
+        values = self._tuner.values()
+        names = (
+            "lr",
+            "momentum",
+            "h_min",
+            "h_max",
+            "variance",
+            "distance",
+            "grad_norm",
+            "clip_coefficient",
+            "step",
+        )
+        return {name: values[name] for name in names} | {"skipped_steps": values["skipped"]}
+
+    def tuned_lrs(self) -> list[float]:
+        """The step size the last step used in each parameter group."""
+        return self._tuner.lrs()
+
+    # ---- one step
+
+    def _state_columns(self) -> dict[str, Column]:
+        columns = {"momentum_buffer": Column.MOMENTUM}
+        if not self._tuner.options.sketch:
+            columns["grad_avg"] = Column.GRAD_AVG
+        return columns
+
+    def _prepare(self, tables: list[TensorTable]) -> None:
+        on_device = self._capturable or tables[0].device.type == "cpu"
+        device = tables[0].device if on_device else torch.device("cpu")
+        fused = [table.backend for table in tables if table.backend != "torch"]
+        backend = fused[0] if fused else "torch"
+        if ops.module(backend).unusable(device.type) is not None:
+            backend = ops.choose("auto", device, torch.float32, dense=True)
+        self._tuner.prepare(tables, len(self.param_groups), device, backend)
+
+    def _update(self, tables: list[TensorTable]) -> None:
+        if not self._capturable and torch.cuda.is_available():
+            self._refuse_host_tuning_under_capture()
+        self._tuner.set_groups(*self._group_settings())
+        self._tuner.measure()
+        self._tuner.tune(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        for table in tables:
+            coefficients = self._tuner.coefficients_on(table.device)
+            ops.module(table.backend).yellowfin_apply(table, coefficients)
+
+    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
+        """GROUP_FIELDS of each group; and, by group, step sizes that must stay on the device."""
+        values, device_lrs = [], {}
+        for index, group in enumerate(self.param_groups):
+            lr = group["lr"]
+            if self._capturable and isinstance(lr, Tensor) and lr.is_cuda:
+                device_lrs[index], lr = lr, 0.0
+            values.append(
+                [
+                    float(lr),
+                    float(group["weight_decay"]),
+                    1.0 if group["decoupled_weight_decay"] else 0.0,
+                    -1.0 if group["maximize"] else 1.0,
+                ]
+            )
+        return values, device_lrs
+
+    def _refuse_host_tuning_under_capture(self) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "YellowFin(capturable=False) tunes on the host and cannot be captured in a CUDA "
+                "graph; construct it with capturable=True"
+            )
+
+    # ---- checks and saved state
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        misplaced = sorted(_GLOBAL_OPTIONS & group.keys())
+        if misplaced:
+            raise ValueError(
+                f"Invalid parameter group option: {misplaced[0]!r} is global in YellowFin; "
+                "give it to the constructor"
+            )
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            _require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
+        if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device
+            _require(_finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
+        decay = group["weight_decay"]
+        _require(_finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")
+
+    def _global_state(self) -> dict[str, Tensor]:
+        return {"tuner": self._tuner.state}
+
+    def _check_global_state(self, saved: dict[str, Any]) -> None:
+        state, options = saved["tuner"], self._tuner.options
+        if state.numel() and state[0] != STATE_FORMAT:
+            raise RuntimeError(
+                f"the state_dict's tuner has format {float(state[0])}, this version of yfkernels "
+                f"reads format {STATE_FORMAT}"
+            )
+        if state.shape != (options.state_words,):
+            raise RuntimeError(
+                f"the state_dict's tuner has shape {tuple(state.shape)}, but window="
+                f"{options.window} and variance={'sketch' if options.sketch else 'exact'!r} need "
+                f"({options.state_words},): construct the optimizer with the options it was "
+                "saved with"
+            )
+
+    def _load_global_state(self, saved: dict[str, Tensor]) -> None:
+        self._tuner.load(saved["tuner"])
