@@ -11,6 +11,8 @@ and unusable(device_type), which says why it cannot serve a kind of device, or N
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -33,14 +35,14 @@ def backend_status(device_type: str) -> dict[str, str | None]:
     return {name: module(name).unusable(device_type) for name in BACKENDS}
 
 
-def choose(requested: str, device: torch.device, dtype: torch.dtype, dense: bool) -> str:
+def choose(requested: str, device: torch.device, dtype: torch.dtype, fusible: bool) -> str:
     """The backend that serves a tensor.
 
     Args:
         requested: "auto" or the name of a backend.
         device: where the tensor is.
         dtype: its dtype.
-        dense: whether its elements fill one stretch of memory.
+        fusible: whether its elements fill one stretch of memory and its gradient has its dtype.
 
     Returns:
         The name of a backend. Tensors that no fused kernel takes (float64, strided with holes)
@@ -56,10 +58,23 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype, dense: bool
             f"backend={requested!r} cannot serve parameters on {device}: {status[requested]}. "
             f"Usable here: {', '.join(['auto', *usable])}"
         )
-    if dtype not in FUSED_DTYPES or not dense:
+    if dtype not in FUSED_DTYPES or not fusible:
         return "torch"
     if requested != "auto":
         return requested
     # Triton on a CPU is its interpreter: for tests, never chosen on its own
     candidates = [name for name in BACKENDS if name != "triton" or device.type == "cuda"]
-    return next(name for name in candidates if status[name] is None)
+    chosen = next(name for name in candidates if status[name] is None)
+    if chosen != "native":
+        _warn_of_fallback(device.type, str(status["native"]), chosen)
+    return chosen
+
+
+@cache
+def _warn_of_fallback(device_type: str, reason: str, chosen: str) -> None:
+    warnings.warn(
+        f"yfkernels runs on the {chosen} backend for {device_type} tensors: {reason}. "
+        "yfkernels.show_config() tells more",
+        RuntimeWarning,
+        stacklevel=2,
+    )

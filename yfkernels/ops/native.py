@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -24,17 +23,13 @@ from yfkernels.ops.tuner import (
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
 
-_C: Any = None
-_import_error: str | None = None
 
-
-def _load() -> tuple[ModuleType | None, str | None]:
+def _load() -> tuple[Any, str | None]:
     try:
-        from yfkernels import _C as module
+        module: Any = import_module("yfkernels._C")
     except ModuleNotFoundError:
         return None, "the extension yfkernels._C was not built"
     except ImportError as error:
-        warnings.warn(f"yfkernels._C cannot be loaded: {error}", RuntimeWarning, stacklevel=3)
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
     layout = (
         module.ROW_WORDS,
@@ -55,9 +50,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         TILE,
     )
     if layout != expected:
-        reason = "the extension yfkernels._C was built from other sources; build it again"
-        warnings.warn(reason, RuntimeWarning, stacklevel=3)
-        return None, reason
+        return None, "the extension yfkernels._C was built from other sources; build it again"
     return module, None
 
 
@@ -182,6 +175,4 @@ def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
     if table.device.type == "cpu":
         _C.cpu_yellowfin_apply(*_table(table), coefficients.data_ptr(), _threads(table))
     else:
-        _C.cuda_yellowfin_apply(
-            *_table(table), coefficients.data_ptr(), *_queue(table.device)
-        )
+        _C.cuda_yellowfin_apply(*_table(table), coefficients.data_ptr(), *_queue(table.device))

@@ -15,6 +15,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from yfkernels.distributed.sharding import ShardGroup
+
 COLUMNS = 9
 _HEAD = 3  # numel, group, origin
 ROW_WORDS = _HEAD + COLUMNS
@@ -82,10 +84,12 @@ class TensorTable:
     Args:
         backend: name of the backend that will run over the table.
         rows: the tensors; at least one, none of them empty.
+        shard: the processes over which these tensors are split; None if they are whole.
     """
 
-    def __init__(self, backend: str, rows: Sequence[Row]) -> None:
+    def __init__(self, backend: str, rows: Sequence[Row], shard: ShardGroup | None = None) -> None:
         self.backend = backend
+        self.shard = shard
         self.rows = tuple(rows)
         param = self.rows[0].param
         self.device = param.device

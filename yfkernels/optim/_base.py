@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels import ops
+from yfkernels.distributed import sharding
+from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tuner import TILE
@@ -22,31 +24,32 @@ _address = Tensor.data_ptr
 _strides = Tensor.stride
 
 
-def _real(tensor: Tensor) -> Tensor:
-    """The tensor without autograd; a complex one as pairs of real numbers."""
-    tensor = tensor.detach()
+def _view(tensor: Tensor) -> Tensor:
+    """What the kernels see of a tensor: this process's part, a complex one as pairs of reals."""
+    tensor = sharding.local(tensor.detach())
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-class _Fingerprint:
-    """All that a plan depends on, gathered in every step and cheap to compare: addresses of the
-    parameters, addresses and strides of the gradients.
+class _Fingerprint(NamedTuple):
+    """All that a plan depends on, gathered in every step and cheap to compare.
 
-    Addresses, not identities: zero_grad() makes new gradient tensors in the old places. No reference
-    to a gradient is kept, so its memory stays the training loop's.
+    Addresses, not identities: zero_grad() makes new gradient tensors in the old places. No
+    reference to a gradient is kept, so its memory stays the training loop's.
     """
 
-    def __init__(self, params: list[Tensor], grads: list[Any]) -> None:
-        self.params = list(map(_address, params))
-        try:
-            self.grads = list(map(_address, grads))
-            self.strides = list(map(_strides, grads))
-        except TypeError:  # somewhere there is None instead of a gradient
-            self.grads = [0 if grad is None else grad.data_ptr() for grad in grads]
-            self.strides = [() if grad is None else grad.stride() for grad in grads]
+    params: list[int]
+    grads: list[int]
+    grad_strides: list[tuple[int, ...]]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Fingerprint) and vars(self) == vars(other)
+    @classmethod
+    def of(cls, params: list[Tensor], grads: list[Any]) -> _Fingerprint:
+        try:
+            addresses = list(map(_address, grads))
+            strides = list(map(_strides, grads))
+        except TypeError:  # somewhere there is None instead of a gradient
+            addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
+            strides = [() if grad is None else grad.stride() for grad in grads]
+        return cls(list(map(_address, params)), addresses, strides)
 
 
 class FusedOptimizer(Optimizer):
@@ -66,6 +69,12 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True  # GradScaler then leaves unscaling and skipping to step()
     _attributes: tuple[str, ...] = ("_backend", "_capturable")  # what pickle must keep
 
+    _tables: list[TensorTable]
+    _fingerprint: _Fingerprint | None  # of the step the tables were last bound for
+    _planned_dtypes: list[torch.dtype | None]  # of each gradient; None before its first
+    _must_rebind: bool  # addresses are not enough: this step's tensors are needed
+    _sharded: bool  # some parameter is a DTensor
+
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, backend: str, capturable: bool
     ) -> None:
@@ -74,8 +83,9 @@ class FusedOptimizer(Optimizer):
             raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
         self._backend = backend
         self._capturable = capturable
-        self._forget_plan()
         super().__init__(params, defaults)
+        for device in {param.device for _, param in self._all_params()}:
+            ops.choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
 
     # ---- for subclasses
 
@@ -83,12 +93,13 @@ class FusedOptimizer(Optimizer):
         """Names of the per-parameter state and their columns in the table."""
         raise NotImplementedError
 
-    def _prepare(self, tables: list[TensorTable]) -> None:
-        """Called when the set of tables has changed."""
+    def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
+        """Called when the set of tables has changed; `shards` are all their shard groups."""
         raise NotImplementedError
 
     def _update(self, tables: list[TensorTable]) -> None:
-        """One step over tables whose gradients are bound."""
+        """One step over tables whose gradients are bound. A process whose shards are all empty
+        has no table and must still take part in sums over the shards."""
         raise NotImplementedError
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -108,7 +119,7 @@ class FusedOptimizer(Optimizer):
     # ---- step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
 
         Args:
@@ -126,29 +137,32 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         tables = self._bind()
-        if tables:
+        if tables is not None:
             self._update(tables)
             for table in tables:
                 table.release()
         return loss
 
-    def _bind(self) -> list[TensorTable]:
-        """The tables with this step's gradients in place; empty if there are no gradients."""
+    def _bind(self) -> list[TensorTable] | None:
+        """The tables with this step's gradients in place; None if there are no gradients."""
         params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
+        if self._sharded:
+            params = [sharding.local(param) for param in params]
+            grads = [None if grad is None else sharding.local(grad) for grad in grads]
         try:
-            fingerprint = _Fingerprint(params, grads)
+            fingerprint = _Fingerprint.of(params, grads)
         except RuntimeError:
-            self._refuse_sparse(params)
+            self._refuse_sparse(grads)
             raise
         if fingerprint == self._fingerprint and not self._must_rebind:
             return self._tables
-        self._refuse_sparse(params)
-        if not any(grad is not None and grad.numel() for grad in grads):
-            return []
+        self._refuse_sparse(grads)
+        if all(grad is None for grad in grads):
+            return None
         if not self._plan_fits(fingerprint, grads):
             self._refuse_capture()
-            self._make_plan(fingerprint, grads)
+            self._make_plan(grads)
         self._bind_grads(grads)
         self._fingerprint = fingerprint
         return self._tables
@@ -160,7 +174,7 @@ class FusedOptimizer(Optimizer):
             for row in table.rows:
                 grad = grads[row.index]
                 if grad is not None:
-                    grad = _real(grad)
+                    grad = _view(grad)
                     if table.backend != "torch" and not same_layout(grad, row.param):
                         grad = torch.empty_like(row.param).copy_(grad)
                         self._must_rebind = True
@@ -168,7 +182,6 @@ class FusedOptimizer(Optimizer):
             pointers = table.bind(bound)
             if pointers is not None:
                 ops.module(table.backend).upload_grads(table, pointers)
-            # a copy, or the torch backend, needs this step's tensors and not just addresses
             self._must_rebind |= table.backend == "torch"
 
     def _plan_fits(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> bool:
@@ -180,26 +193,32 @@ class FusedOptimizer(Optimizer):
             for grad, planned in zip(grads, self._planned_dtypes)
         )
 
-    def _make_plan(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> None:
-        rows: dict[tuple[str, torch.device, torch.dtype], list[Row]] = {}
+    def _make_plan(self, grads: list[Tensor | None]) -> None:
+        """Sorts the parameters that have had a gradient into tables."""
+        rows: dict[tuple[Any, ...], list[Row]] = {}
+        shards: dict[ShardGroup, None] = {}
         self._planned_dtypes = []
         origin = 0
         for index, (group, param) in enumerate(self._all_params()):
-            grad = grads[index]
-            view = _real(param)
+            grad, view = grads[index], _view(param)
             started = grad is not None or bool(self.state.get(param))
-            self._planned_dtypes.append(
-                None if not started else param.dtype if grad is None else grad.dtype
-            )
-            if started and param.numel():
+            grad_dtype = param.dtype if grad is None else grad.dtype
+            self._planned_dtypes.append(grad_dtype if started else None)
+            shard = sharding.shard_group(param)
+            if started:
+                if shard is not None:
+                    shards[shard] = None
+                fusible = is_dense(view) and grad_dtype == param.dtype
+                backend = ops.choose(self._backend, view.device, view.dtype, fusible)
                 columns = {Column.PARAM: view, **self._state_of(param, view)}
-                fused = is_dense(view) and (grad is None or grad.dtype == param.dtype)
-                backend = ops.choose(self._backend, view.device, view.dtype, fused)
-                key = (backend, view.device, view.dtype)
-                rows.setdefault(key, []).append(Row(index, group, origin, columns))
-            origin += -(-view.numel() // TILE) * TILE
-        self._tables = [TensorTable(key[0], group) for key, group in rows.items()]
-        self._prepare(self._tables)
+                key = (backend, view.device, view.dtype, shard)
+                first = origin + sharding.shard_offset(param)
+                if view.numel():
+                    rows.setdefault(key, []).append(Row(index, group, first, columns))
+            width = 2 if param.is_complex() else 1
+            origin += -(-width * param.numel() // TILE) * TILE
+        self._tables = [TensorTable(key[0], same, shard=key[3]) for key, same in rows.items()]
+        self._prepare(self._tables, list(shards))
 
     def _all_params(self) -> Iterator[tuple[int, Tensor]]:
         for index, group in enumerate(self.param_groups):
@@ -212,10 +231,11 @@ class FusedOptimizer(Optimizer):
         columns = {}
         for name, column in self._columns_of(view).items():
             value = state.get(name)
-            fits = value is not None and value.device == view.device and same_layout(value, view)
-            if not fits:
-                state[name] = self._state_tensor(name, view, value)
-            columns[column] = state[name]
+            part = None if value is None else sharding.local(value)
+            if part is None or part.device != view.device or not same_layout(part, view):
+                part = self._state_tensor(name, view, part)
+                state[name] = sharding.like(param, part)
+            columns[column] = part
         return columns
 
     def _columns_of(self, view: Tensor) -> dict[str, Column]:
@@ -231,17 +251,18 @@ class FusedOptimizer(Optimizer):
         return tensor if value is None else tensor.copy_(value)
 
     def _forget_plan(self) -> None:
-        self._tables: list[TensorTable] = []
-        self._fingerprint: _Fingerprint | None = None
-        self._planned_dtypes: list[torch.dtype | None] = []
+        self._tables = []
+        self._fingerprint = None
+        self._planned_dtypes = []
         self._must_rebind = False
+        self._sharded = any(sharding.is_sharded(param) for _, param in self._all_params())
 
-    def _refuse_sparse(self, params: list[Tensor]) -> None:
-        for index, param in enumerate(params):
-            if param.grad is not None and param.grad.layout is not torch.strided:
+    def _refuse_sparse(self, grads: list[Tensor | None]) -> None:
+        for index, grad in enumerate(grads):
+            if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients: parameter {index} "
-                    f"of shape {tuple(param.shape)} has a gradient of layout {param.grad.layout}. "
+                    f"of shape {tuple(grad.shape)} has a gradient of layout {grad.layout}. "
                     "Use sparse=False in the embedding, or call grad.to_dense() before step()"
                 )
 
@@ -323,7 +344,8 @@ class FusedOptimizer(Optimizer):
                 )
         self._check_global_state(groups[0])
         for index, param, saved in self._saved_state(state_dict):
-            view = _real(param)
+            view = _view(param)
+            shape = param.shape if sharding.is_sharded(param) else view.shape
             for name in self._columns_of(view):
                 value = saved.get(name)
                 if not isinstance(value, Tensor):
@@ -331,15 +353,17 @@ class FusedOptimizer(Optimizer):
                         f"the state_dict has no {name!r} for parameter {index}; it has "
                         f"{sorted(saved)}. Was it saved with the same options?"
                     )
-                if value.shape != view.shape:
+                if value.shape != shape:
                     raise RuntimeError(
                         f"{name!r} of parameter {index} has shape {tuple(value.shape)} in the "
-                        f"state_dict, the parameter has {tuple(view.shape)}"
+                        f"state_dict, the parameter has {tuple(shape)}"
                     )
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
         for _, param, saved in self._saved_state(state_dict):
-            view = _real(param)
+            view = _view(param)
             for name in self._columns_of(view):
-                self.state[param][name] = self._state_tensor(name, view, saved[name])
+                part = sharding.part_of(saved[name], param)
+                part = self._state_tensor(name, view, part)
+                self.state[param][name] = sharding.like(param, part)

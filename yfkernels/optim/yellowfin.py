@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
+from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
 from yfkernels.optim._base import FusedOptimizer
@@ -187,14 +188,15 @@ class YellowFin(FusedOptimizer):
             columns["grad_avg"] = Column.GRAD_AVG
         return columns
 
-    def _prepare(self, tables: list[TensorTable]) -> None:
-        on_device = self._capturable or tables[0].device.type == "cpu"
-        device = tables[0].device if on_device else torch.device("cpu")
+    def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
+        devices = [table.device for table in tables]
+        on_device = self._capturable and devices and devices[0].type == "cuda"
+        device = devices[0] if on_device else torch.device("cpu")
         fused = [table.backend for table in tables if table.backend != "torch"]
         backend = fused[0] if fused else "torch"
         if ops.module(backend).unusable(device.type) is not None:
-            backend = ops.choose("auto", device, torch.float32, dense=True)
-        self._tuner.prepare(tables, len(self.param_groups), device, backend)
+            backend = ops.choose("auto", device, torch.float32, fusible=True)
+        self._tuner.prepare(tables, shards, len(self.param_groups), device, backend)
 
     def _update(self, tables: list[TensorTable]) -> None:
         if not self._capturable and torch.cuda.is_available():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
+from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.tuner import (
     COEFFICIENT_FIELDS,
@@ -26,16 +27,15 @@ class Measurement:
     """Room for the sums over the tables of one device, a run of slots for each table.
 
     Args:
-        tables: the tables of one device.
+        tables: tables of one device and one shard group; at least one.
         sketch: whether to measure the sketch too.
     """
 
     def __init__(self, tables: Sequence[TensorTable], sketch: bool) -> None:
         self.device = tables[0].device
+        self.shard = tables[0].shard
         slots = [table.num_slots for table in tables]
-        self.partials = torch.zeros(
-            sum(slots), len(SUMS), dtype=torch.float64, device=self.device
-        )
+        self.partials = torch.zeros(sum(slots), len(SUMS), dtype=torch.float64, device=self.device)
         plain = all(table.backend == "torch" for table in tables)
         self.sketches: Tensor | None = None
         if sketch:
@@ -84,31 +84,37 @@ class YellowFinTuner:
         self.coefficients = torch.zeros(0, len(COEFFICIENT_FIELDS), dtype=torch.float64)
 
     def prepare(
-        self, tables: Sequence[TensorTable], num_groups: int, device: torch.device, backend: str
+        self,
+        tables: Sequence[TensorTable],
+        shards: Sequence[ShardGroup],
+        num_groups: int,
+        device: torch.device,
+        backend: str,
     ) -> None:
         """Makes room for a set of tables and moves the state to where it will be tuned.
 
         Args:
-            tables: every table of the optimizer.
+            tables: every table of the optimizer on this process.
+            shards: every shard group of the optimizer, in the same order on all processes.
             num_groups: parameter groups.
             device: where SingleStep is to run.
             backend: which backend runs it there.
         """
         self._backend = backend
         self.state = self.state.to(device)
-        self.groups = torch.zeros(
-            num_groups, len(GROUP_FIELDS), dtype=torch.float64, device=device
-        )
+        self.groups = torch.zeros(num_groups, len(GROUP_FIELDS), dtype=torch.float64, device=device)
         self._groups_written = []
         self.coefficients = torch.zeros(
             num_groups, len(COEFFICIENT_FIELDS), dtype=torch.float64, device=device
         )
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
-        devices = dict.fromkeys(table.device for table in tables)
+        places = dict.fromkeys((table.device, table.shard) for table in tables)
         self._measurements = [
-            Measurement([t for t in tables if t.device == d], self.options.sketch) for d in devices
+            Measurement([t for t in tables if (t.device, t.shard) == place], self.options.sketch)
+            for place in places
         ]
+        self._shards = list(shards)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; costs nothing unless they changed.
@@ -155,17 +161,30 @@ class YellowFinTuner:
         )
 
     def _sums(self) -> tuple[Tensor, Tensor | None]:
-        """The slots as the tuner takes them: as they are, or folded if they lie elsewhere."""
-        first = self._measurements[0]
-        if len(self._measurements) == 1 and first.device == self.state.device:
-            return first.partials, first.sketches
-        folded = [measurement.fold().to(self.state.device) for measurement in self._measurements]
-        total = torch.stack(folded).sum(0, keepdim=True)
+        """The slots as the tuner takes them: as they are, or folded and gathered."""
+        if len(self._measurements) == 1 and not self._shards:
+            first = self._measurements[0]
+            if first.device == self.state.device:
+                return first.partials, first.sketches
+        total = self._folded(None, self.state.device)
+        for shard in self._shards:
+            part = self._folded(shard, shard.device)
+            shard.all_reduce(part)
+            total += part.to(total.device)
         if not self.options.sketch:
-            return total, None
-        partials, sketch = total.split([len(SUMS), TILE], dim=1)
+            return total.unsqueeze(0), None
+        partials, sketch = total.unsqueeze(0).split([len(SUMS), TILE], dim=1)
         dtype = torch.float64 if self._backend == "torch" else torch.float32
         return partials.contiguous(), sketch.to(dtype).contiguous()
+
+    def _folded(self, shard: ShardGroup | None, device: torch.device) -> Tensor:
+        """The sums of all tables split over `shard`, added up on `device`."""
+        words = len(SUMS) + (TILE if self.options.sketch else 0)
+        total = torch.zeros(words, dtype=torch.float64, device=device)
+        for measurement in self._measurements:
+            if measurement.shard == shard:
+                total += measurement.fold().to(device)
+        return total
 
     def _here(self, scalar: Tensor | None) -> Tensor | None:
         return None if scalar is None else scalar.to(self.state.device)

@@ -157,9 +157,7 @@ def yellowfin_tune(
     group = dict(zip(GROUP_FIELDS, groups.unbind(1)))
     lrs = lr * group["lr"]
     if options.adaptive_clip:
-        lrs = torch.where(
-            lrs * h_root >= _LARGEST_MOVE, _LARGEST_MOVE / (h + _EPSILON).sqrt(), lrs
-        )
+        lrs = torch.where(lrs * h_root >= _LARGEST_MOVE, _LARGEST_MOVE / (h + _EPSILON).sqrt(), lrs)
 
     new |= {
         "step": k + 1.0,

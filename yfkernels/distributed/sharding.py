@@ -1,0 +1,114 @@
+"""Sharded parameters (DTensor, FSDP2): the local part of a tensor, and sums over the shards.
+
+Only sums of squares and products cross the network, so one small all-reduce a step is all it takes.
+Recognised by their attributes: importing torch.distributed.tensor costs every user a good part of
+a second, and builds of torch without it exist.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "to_local")
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's part of a tensor: itself, unless it is a DTensor."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return part
+
+
+@dataclass(frozen=True)
+class ShardGroup:
+    """The processes over which some parameters are split.
+
+    Attributes:
+        mesh: their DeviceMesh.
+        dims: the dimensions of the mesh along which they are split; along the others they are
+            replicated, and nothing is summed there.
+    """
+
+    mesh: Any
+    dims: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process's end of the network takes tensors."""
+        return torch.device(self.mesh.device_type)
+
+    def all_reduce(self, sums: Tensor) -> None:
+        """Adds up `sums` over the shards, in place."""
+        for dim in self.dims:
+            torch.distributed.all_reduce(sums, group=self.mesh.get_group(dim))
+
+
+def shard_group(tensor: Any) -> ShardGroup | None:
+    """Where the parts of a parameter are; None for a tensor that every process has whole.
+
+    Raises:
+        RuntimeError: the DTensor holds partial sums.
+    """
+    if not is_sharded(tensor):
+        return None
+    placements = tensor.placements
+    if any(placement.is_partial() for placement in placements):
+        raise RuntimeError(
+            f"a parameter of shape {tuple(tensor.shape)} is a DTensor with placements "
+            f"{tuple(placements)}: redistribute its partial sums before the optimizer sees it"
+        )
+    dims = tuple(dim for dim, placement in enumerate(placements) if placement.is_shard())
+    return ShardGroup(tensor.device_mesh, dims) if dims else None
+
+
+def shard_offset(tensor: Any) -> int:
+    """Index, in the whole tensor, of the first element this process has.
+
+    Exact for a split along the first dimension, where the elements of a shard are consecutive;
+    for other splits any place that no other shard starts from will do.
+    """
+    if not is_sharded(tensor):
+        return 0
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    strides = [math.prod(tensor.shape[dim + 1 :]) for dim in range(tensor.dim())]
+    return sum(start * stride for start, stride in zip(offset, strides))
+
+
+def like(param: Any, part: Tensor) -> Tensor:
+    """`part`, a state tensor of this process's part of `param`, in the parameter's own form."""
+    if not is_sharded(param):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        part,
+        param.device_mesh,
+        param.placements,
+        run_check=False,
+        shape=param.shape,
+        stride=param.stride(),
+    )
+
+
+def part_of(value: Any, param: Any) -> Tensor:
+    """This process's part of a state tensor, split as `param` is, however it was split before."""
+    if not is_sharded(param):
+        whole: Tensor = value.full_tensor() if is_sharded(value) else value
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = param.device_mesh, param.placements
+    if is_sharded(value):
+        return local(value.redistribute(mesh, placements))
+    return local(distribute_tensor(value, mesh, placements, src_data_rank=None))
