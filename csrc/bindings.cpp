@@ -128,12 +128,12 @@ PYBIND11_MODULE(_C, m) {
       "cuda_yellowfin_tune",
       [](const TunerOptions& options, int64_t num_slots, Address partials, Address sketches,
          Address grad_scale, Address found_inf, Address state, int64_t num_groups, Address groups,
-         Address coefficients, Address ticket, int device, Address stream) {
+         Address coefficients, Address scratch, int device, Address stream) {
         cuda::yellowfin_tune(options, num_slots, at<const double>(partials),
                              at<const float>(sketches), at<const float>(grad_scale),
                              at<const float>(found_inf), at<double>(state), num_groups,
                              at<const double>(groups), at<double>(coefficients),
-                             at<uint32_t>(ticket), {device, at<void>(stream)});
+                             at<double>(scratch), {device, at<void>(stream)});
       },
       no_gil);
   m.def(

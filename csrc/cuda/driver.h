@@ -19,11 +19,12 @@ void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, doubl
                        float* sketches, Queue queue);
 
 // Adds up the slots in order and runs the tuner, in one launch. grad_scale and found_inf are
-// GradScaler's float32 scalars or null. `ticket` is one zeroed uint32 that is zero again afterwards.
+// GradScaler's float32 scalars or null. `scratch` is kTile + 1 doubles: room for the sum of each of
+// the sketch's buckets, then a ticket that is zero before and zero again afterwards.
 void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double* partials,
                     const float* sketches, const float* grad_scale, const float* found_inf,
                     double* state, int64_t num_groups, const double* groups, double* coefficients,
-                    uint32_t* ticket, Queue queue);
+                    double* scratch, Queue queue);
 
 void yellowfin_apply(const Table& table, DType dtype, const double* coefficients, Queue queue);
 

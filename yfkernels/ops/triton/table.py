@@ -56,12 +56,6 @@ def load(pointer, offsets, mask):
 
 
 @triton.jit
-def store(pointer, offsets, value, mask):
-    """Stores a tile, or those of its elements where the mask is set."""
-    tl.store(pointer + offsets, value, mask=mask)
-
-
-@triton.jit
 def round_to(x, DTYPE: tl.constexpr):
     """float32 rounded to nearest even. Spelt out for bfloat16: the interpreter would truncate."""
     if DTYPE == tl.bfloat16:

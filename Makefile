@@ -1,0 +1,61 @@
+# Everything from a fresh clone: `make demo`, `make test`. `make help` lists the rest.
+#
+# By default a virtual environment is made in .venv and filled with the pinned requirements. With
+# PYTHON=python3 on the command line that interpreter is used as it is: nothing is installed, no
+# network is needed.
+
+ifeq ($(origin PYTHON),command line)
+requirements =
+else
+PYTHON = .venv/bin/python
+requirements = .venv/.installed
+endif
+
+# Without a GPU to ask, one architecture is enough to prove that the CUDA code compiles.
+ifeq ($(YFK_CUDA_ARCHS)$(TORCH_CUDA_ARCH_LIST)$(shell nvidia-smi >/dev/null 2>&1 && echo gpu),)
+export YFK_CUDA_ARCHS = 90
+endif
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test bench lint gpu build clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: build ## train a small network with YellowFin, AdamW and SGD
+	$(PYTHON) -m yfkernels.cli demo
+
+test: build ## run all tests
+	$(PYTHON) -m pytest
+
+bench: build ## measure time and bandwidth of a step against torch's own optimizers
+	$(PYTHON) -m yfkernels.cli bench
+
+lint: $(requirements) ## ruff and mypy
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+gpu: build ## on a CUDA machine: all GPU tests, then GPU benchmarks into bench/results
+	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch sees no CUDA device; run `nvidia-smi` and check that torch is a CUDA build")'
+	$(PYTHON) -m pytest -m cuda
+	$(PYTHON) -m yfkernels.cli bench --device cuda
+
+# Ninja knows what changed and is quick when nothing did, so this runs every time.
+build: $(requirements) ## compile the extension in place
+	$(PYTHON) setup.py --quiet build_ext --inplace
+
+.venv/.installed: requirements.txt pyproject.toml setup.py | .venv/bin/python
+	.venv/bin/python -m pip install --requirement requirements.txt
+	.venv/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/bin/python:
+	@for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
+	  then echo "$$python -m venv .venv"; exec $$python -m venv .venv; fi; \
+	done; echo 'make: no Python >= 3.10 with venv was found; install one, or name one: make PYTHON=...' >&2; exit 1
+
+clean: ## remove what was built; keeps .venv
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -f yfkernels/_C*.so yfkernels/_build.json

@@ -1,0 +1,1 @@
+"""Benchmarks of the fused optimizers against their rivals, in one interleaved run."""

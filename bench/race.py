@@ -1,0 +1,117 @@
+"""One size, all contestants: build them, run them round-robin, keep every sample."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.clocks import Clock, CpuClock, CudaClock, Step, captured
+from bench.contestants import CONTESTANTS, Build
+from bench.footprint import Footprint, measure_footprint
+from bench.result import COPY, Entry, Result
+from bench.sizes import Size
+from bench.workload import make_parameters
+
+WARMUP_STEPS = 3
+_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a run that hold for every size."""
+
+    device: torch.device
+    backend: str
+    contestants: tuple[str, ...]
+    modes: tuple[str, ...]
+    rounds: int | None = None
+
+    def rounds_for(self, size: Size) -> int:
+        """Large sizes are quiet enough for few rounds on the CPU; a GPU can afford many."""
+        if self.rounds is not None:
+            return self.rounds
+        if self.device.type == "cuda":
+            return 60
+        return 15 if size.numel > 10_000_000 else 51
+
+
+def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) -> Result:
+    """Measure every contestant of the plan at one size.
+
+    All contestants share the parameters and gradients and own their state. Each round times every
+    contestant once, and a large copy; the next round starts one place further on, so that drift of
+    the machine falls on all alike and ratios can be taken within a round.
+
+    Args:
+        size: the parameter shapes.
+        plan: device, contestants, modes and rounds.
+        on_round: called after each round, for a progress bar.
+    """
+    params = make_parameters(size, plan.device)
+    copy_step, copy_bytes = _copy(plan.device)
+    result = Result(size, copy_bytes)
+    steps: dict[str, Step] = {COPY: copy_step}
+    for entry in _entries(plan):
+        result.entries[entry.key] = entry
+        steps[entry.key], result.footprints[entry.key] = _prepare(entry, params, plan)
+
+    clock: Clock = CudaClock(plan.device) if plan.device.type == "cuda" else CpuClock()
+    copy_step()
+    repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
+    result.samples = {key: [] for key in steps}
+    with _no_garbage_collection():
+        for start in range(plan.rounds_for(size)):
+            for key in _rotated(list(steps), start):
+                result.samples[key].append(clock.sample(steps[key], repeats[key]))
+            on_round()
+    return result
+
+
+def _entries(plan: Plan) -> Iterator[Entry]:
+    for name in plan.contestants:
+        for mode in plan.modes:
+            entry = Entry(CONTESTANTS[name], mode)
+            if entry.possible:
+                yield entry
+
+
+def _prepare(entry: Entry, params: list[Tensor], plan: Plan) -> tuple[Step, Footprint]:
+    contestant = entry.contestant
+    capturable = entry.mode != "eager" and contestant.has_capturable
+
+    def build() -> Step:
+        optimizer = contestant.make(params, Build(plan.backend, capturable))
+        step = contestant.step_function(optimizer, params)
+        for _ in range(WARMUP_STEPS):
+            step()
+        return step
+
+    step, footprint = measure_footprint(build, params, plan.device)
+    return (captured(step) if entry.mode == "graph" else step), footprint
+
+
+def _copy(device: torch.device) -> tuple[Step, int]:
+    """A copy of a buffer no cache holds, and the bytes it reads and writes."""
+    source = torch.ones(_COPY_BYTES[device.type] // 4, device=device)
+    destination = torch.zeros_like(source)
+    return lambda: destination.copy_(source), 2 * source.nbytes
+
+
+def _rotated(keys: Sequence[str], start: int) -> list[str]:
+    start %= len(keys)
+    return [*keys[start:], *keys[:start]]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

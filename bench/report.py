@@ -1,0 +1,113 @@
+"""The files of a run: raw samples, summary with environment, tables, picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from bench import tables
+from bench.result import COPY, Result
+from bench.targets import Verdict
+
+SAMPLE_COLUMNS = ("size", "contestant", "round", "repeats", "host_seconds", "device_seconds")
+
+
+def write(
+    folder: Path,
+    device: torch.device,
+    environment: Mapping[str, object],
+    results: Sequence[Result],
+    verdicts: Sequence[Verdict],
+) -> list[Path]:
+    """Write everything about a run into a folder, which is made if need be.
+
+    Returns:
+        The files: samples.csv, summary.json, tables.md and, where matplotlib is installed,
+        roofline.png.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    samples, summary = folder / "samples.csv", folder / "summary.json"
+    text, picture = folder / "tables.md", folder / "roofline.png"
+
+    _write_samples(samples, results)
+    _write_summary(summary, environment, results, verdicts)
+    sections = [
+        tables.environment_table(environment),
+        *(tables.race_table(result, device) for result in results),
+        tables.target_table(verdicts),
+    ]
+    text.write_text("\n".join(table.markdown() for table in sections), encoding="utf-8")
+    try:
+        from bench.roofline import draw
+    except ModuleNotFoundError:
+        return [samples, summary, text]
+    draw(picture, device, environment, results)
+    return [samples, summary, text, picture]
+
+
+def _write_samples(path: Path, results: Sequence[Result]) -> None:
+    # device_seconds is empty where the host does the work
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(SAMPLE_COLUMNS)
+        for result in results:
+            for key, samples in result.samples.items():
+                for number, sample in enumerate(samples):
+                    device = "" if sample.device is None else f"{sample.device:.9f}"
+                    place = (result.size.name, key, number, sample.repeats)
+                    writer.writerow((*place, f"{sample.host:.9f}", device))
+
+
+def _write_summary(
+    path: Path,
+    environment: Mapping[str, object],
+    results: Sequence[Result],
+    verdicts: Sequence[Verdict],
+) -> None:
+    document = {
+        "environment": environment,
+        "sizes": {result.size.name: _summary(result) for result in results},
+        "targets": [
+            {
+                "claim": verdict.target.claim,
+                "size": verdict.target.size,
+                "relation": verdict.target.relation,
+                "bound": verdict.target.bound,
+                "measured": verdict.measured,
+                "outcome": verdict.outcome,
+            }
+            for verdict in verdicts
+        ],
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(result: Result) -> dict[str, object]:
+    return {
+        "tensors": result.size.tensors,
+        "parameters": result.size.numel,
+        "rounds": len(result.samples[COPY]),
+        "copy_gb_per_s": result.gigabytes_per_second(COPY),
+        "contestants": {key: _contestant_summary(result, key) for key in result.entries},
+    }
+
+
+def _contestant_summary(result: Result, key: str) -> dict[str, object]:
+    footprint = result.footprints[key]
+    reference = result.reference_for(key)
+    return {
+        "bytes_per_param": result.entries[key].contestant.bytes_per_param,
+        "seconds": result.seconds(key),
+        "host_seconds": result.host_seconds(key),
+        "gb_per_s": result.gigabytes_per_second(key),
+        "fraction_of_copy": result.copy_fraction(key),
+        "time_ratio_to": reference,
+        "time_ratio": None if reference is None else result.ratio(key, reference),
+        "state_bytes": footprint.state_bytes,
+        "allocations_per_step": footprint.allocations,
+        "launches_per_step": footprint.launches,
+    }

@@ -1,0 +1,92 @@
+"""What one race yields: the samples, and the medians and paired ratios taken from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+
+from bench.clocks import Sample
+from bench.contestants import CONTESTANTS, Contestant
+from bench.footprint import Footprint
+from bench.sizes import Size
+
+COPY = "copy"
+REFERENCE = "adamw-fused"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant in one mode: `eager`, `capturable` (eager with the flag) or `graph`."""
+
+    contestant: Contestant
+    mode: str
+
+    @property
+    def key(self) -> str:
+        """Name in the results; the mode is left out where it is the plain one."""
+        return self.contestant.name + ("" if self.mode == "eager" else f"@{self.mode}")
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        return self.contestant.label + ("" if self.mode == "eager" else f" [{self.mode}]")
+
+    @property
+    def possible(self) -> bool:
+        """Whether this optimizer has the mode at all."""
+        if self.mode == "graph":
+            return self.contestant.graphable
+        return self.mode == "eager" or self.contestant.has_capturable
+
+
+@dataclass
+class Result:
+    """Everything measured at one size."""
+
+    size: Size
+    copy_bytes: int
+    entries: dict[str, Entry] = field(default_factory=dict)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    footprints: dict[str, Footprint] = field(default_factory=dict)
+
+    def seconds(self, key: str) -> float:
+        """Median time of a step."""
+        return median(sample.seconds for sample in self.samples[key])
+
+    def host_seconds(self, key: str) -> float:
+        """Median time until the call returned."""
+        return median(sample.host for sample in self.samples[key])
+
+    def quartiles(self, key: str) -> tuple[float, float]:
+        """Lower and upper quartile of the time of a step."""
+        low, _, high = quantiles([sample.seconds for sample in self.samples[key]], n=4)
+        return low, high
+
+    def ratio(self, key: str, reference: str) -> float:
+        """Median over the rounds of time(key) / time(reference) in the same round."""
+        pairs = zip(self.samples[key], self.samples[reference], strict=True)
+        return median(ours.seconds / theirs.seconds for ours, theirs in pairs)
+
+    def bytes_per_step(self, key: str) -> int:
+        """Counted traffic: bytes per parameter times parameters."""
+        if key == COPY:
+            return self.copy_bytes
+        return self.entries[key].contestant.bytes_per_param * self.size.numel
+
+    def gigabytes_per_second(self, key: str) -> float:
+        """Counted traffic over the median time."""
+        return self.bytes_per_step(key) / self.seconds(key) / 1e9
+
+    def copy_fraction(self, key: str) -> float:
+        """Speed on the counted bytes relative to the copy of the same round."""
+        return self.bytes_per_step(key) / self.copy_bytes / self.ratio(key, COPY)
+
+    def speed_ratio(self, key: str, reference: str) -> float:
+        """GB/s relative to the GB/s of another entry in the same round."""
+        traffic = self.bytes_per_step(key) / self.bytes_per_step(reference)
+        return traffic / self.ratio(key, reference)
+
+    def reference_for(self, key: str) -> str | None:
+        """Fused AdamW in the same mode, or else its plain form, if it took part."""
+        same_mode = Entry(CONTESTANTS[REFERENCE], self.entries[key].mode).key
+        return next((name for name in (same_mode, REFERENCE) if name in self.samples), None)

@@ -1,0 +1,5 @@
+"""Rival optimizers written for the benchmarks alone."""
+
+from bench.rivals.per_tensor_yellowfin import PerTensorYellowFin
+
+__all__ = ["PerTensorYellowFin"]

@@ -1,0 +1,133 @@
+"""The tables of a run: built once, shown on a terminal or written as Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bench.result import COPY, Result
+from bench.targets import Verdict
+
+try:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+except ModuleNotFoundError:  # a bare GPU machine: plain text will do
+    Console = None  # type: ignore[assignment, misc]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns, the first column left-aligned and the others right-aligned."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table in GitHub's notation, under its title."""
+        alignment = [":--", *["--:"] * (len(self.header) - 1)]
+        lines = (" | ".join(cells) for cells in (self.header, alignment, *self.rows))
+        return f"### {self.title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
+
+    def plain(self) -> str:
+        """The table in columns padded with blanks."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = (
+            "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
+            for cells in (self.header, ["-" * width for width in widths], *self.rows)
+        )
+        return "\n".join([self.title, *lines, ""])
+
+
+def show(table: Table) -> None:
+    """Print a table: with rich on a terminal, else as plain text."""
+    if Console is None or not sys.stdout.isatty():
+        print(table.plain())
+        return
+    rich_table = RichTable(
+        title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for number, name in enumerate(table.header):
+        rich_table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
+    for row in table.rows:
+        rich_table.add_row(*row)
+    Console().print(rich_table)
+
+
+def race_table(result: Result, device: torch.device) -> Table:
+    """Every contestant at one size.
+
+    `spread` is the distance of the quartiles over the median; `of copy` and `x AdamW` are medians
+    of ratios within a round, the latter of times (below 1 is faster), in the same mode.
+    """
+    on_cuda = device.type == "cuda"
+    header = [
+        "",
+        "B/param",
+        "device time" if on_cuda else "time",
+        "spread",
+        *(["host time"] if on_cuda else []),
+        "GB/s",
+        "of copy",
+        "x AdamW",
+        "state B/param",
+        "allocations",
+        *(["launches"] if on_cuda else []),
+    ]
+    rows = [tuple(_race_row(result, key, on_cuda=on_cuda)) for key in result.samples if key != COPY]
+    rounds = len(result.samples[COPY])
+    copy_speed = result.gigabytes_per_second(COPY)
+    title = f"{result.size.description} (copy {copy_speed:.3g} GB/s, {rounds} rounds)"
+    return Table(title, tuple(header), tuple(rows))
+
+
+def target_table(verdicts: Sequence[Verdict]) -> Table:
+    """Promised and measured."""
+    rows = tuple(
+        (
+            verdict.target.claim,
+            verdict.target.size,
+            f"{verdict.target.relation} {verdict.target.bound:g}",
+            "-" if verdict.measured is None else f"{verdict.measured:.3g}",
+            verdict.outcome,
+        )
+        for verdict in verdicts
+    )
+    return Table("Targets", ("", "size", "target", "measured", "outcome"), rows)
+
+
+def environment_table(facts: Mapping[str, object]) -> Table:
+    """The machine and the versions."""
+    rows = tuple((name, str(value)) for name, value in facts.items())
+    return Table("Environment", ("", "value"), rows)
+
+
+def _race_row(result: Result, key: str, *, on_cuda: bool) -> Iterable[str]:
+    entry, footprint = result.entries[key], result.footprints[key]
+    low, high = result.quartiles(key)
+    reference = result.reference_for(key)
+    yield entry.label
+    yield str(entry.contestant.bytes_per_param)
+    yield duration(result.seconds(key))
+    yield f"{(high - low) / result.seconds(key):.0%}"
+    if on_cuda:
+        yield duration(result.host_seconds(key))
+    yield f"{result.gigabytes_per_second(key):.3g}"
+    yield f"{result.copy_fraction(key):.0%}"
+    yield "-" if reference is None else f"{result.ratio(key, reference):.3f}"
+    yield f"{footprint.state_bytes / result.size.numel:.3g}"
+    yield str(footprint.allocations)
+    if on_cuda:
+        yield "-" if footprint.launches is None else str(footprint.launches)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, to three digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1.0:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

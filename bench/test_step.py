@@ -1,0 +1,62 @@
+"""One step of every contestant under pytest-benchmark: `pytest bench`."""
+
+from __future__ import annotations
+
+from math import prod
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from bench.contestants import CONTESTANTS, Build
+from bench.sizes import parse_size
+from bench.workload import make_parameters
+
+SIZES = ("400x64", "1000x1024", "resnet50")
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("size_name", SIZES)
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_step(benchmark: BenchmarkFixture, size_name: str, name: str) -> None:
+    """Gradients that stay where they are."""
+    contestant, params = CONTESTANTS[name], make_parameters(parse_size(size_name), CPU)
+    step = contestant.step_function(contestant.make(params, Build()), params)
+    step()  # makes the state
+    benchmark.group = size_name
+    benchmark(step)
+    _note_bandwidth(benchmark, contestant.bytes_per_param, params)
+
+
+@pytest.mark.parametrize("size_name", SIZES)
+@pytest.mark.parametrize("name", ["yellowfin-exact", "yellowfin-sketch", "sgd-foreach"])
+def test_step_with_moved_gradients(benchmark: BenchmarkFixture, size_name: str, name: str) -> None:
+    """Every gradient at another address in each step, as after `zero_grad(set_to_none=True)`."""
+    contestant, params = CONTESTANTS[name], make_parameters(parse_size(size_name), CPU)
+    step = contestant.step_function(contestant.make(params, Build()), params)
+    step()
+    spare = [torch.randn_like(param) * 1e-3 for param in params]
+
+    def move_gradients() -> None:
+        for index, param in enumerate(params):
+            param.grad, spare[index] = spare[index], _gradient(param)
+
+    benchmark.group = f"{size_name}, moved gradients"
+    benchmark.pedantic(step, setup=move_gradients, rounds=25, warmup_rounds=3)
+    _note_bandwidth(benchmark, contestant.bytes_per_param, params)
+
+
+def _gradient(param: Tensor) -> Tensor:
+    assert param.grad is not None
+    return param.grad
+
+
+def _note_bandwidth(
+    benchmark: BenchmarkFixture, bytes_per_param: int, params: list[Tensor]
+) -> None:
+    """Put GB/s on the counted bytes beside the time; without timing there is nothing to note."""
+    if benchmark.stats is None:
+        return
+    traffic = bytes_per_param * sum(prod(param.shape) for param in params)
+    benchmark.extra_info["GB/s"] = traffic / benchmark.stats.stats.median / 1e9

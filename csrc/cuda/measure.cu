@@ -1,0 +1,169 @@
+// YellowFin, measure: one reading pass over the gradients, and over their averages if there are any.
+//
+// A slot is a fixed run of chunks and belongs to one block, and a thread always meets the same
+// elements of it, whatever their alignment. Its sums therefore do not depend on the GPU, and every
+// replica of a model tunes to the same step size bit for bit.
+#include "chunks.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+#include "vec.cuh"
+
+namespace yfk {
+namespace cuda {
+namespace {
+
+// What a thread sums: floats within a chunk (64 or 128 elements), doubles across chunks. fmaf, so
+// that every compiler rounds alike.
+template <int N, bool kSketch>
+struct Moments {
+  double grad_sq = 0.0, dot = 0.0, avg_sq = 0.0;
+  float chunk_grad_sq = 0.0f, chunk_dot = 0.0f, chunk_avg_sq = 0.0f;
+  unsigned nonzero = 0;
+  Lanes<N> buckets = {};
+
+  __device__ __forceinline__ void add(const Lanes<N>& g) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      chunk_grad_sq = fmaf(g.at[k], g.at[k], chunk_grad_sq);
+      nonzero += g.at[k] != 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ void add_average(const Lanes<N>& g, const Lanes<N>& gbar) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      chunk_dot = fmaf(gbar.at[k], g.at[k], chunk_dot);
+      chunk_avg_sq = fmaf(gbar.at[k], gbar.at[k], chunk_avg_sq);
+    }
+  }
+
+  // e: index of the first of the N elements in the whole model, a multiple of N.
+  __device__ __forceinline__ void add_signed(const Lanes<N>& g, int64_t e) {
+    const uint32_t signs = sign_bits(e >> 5) >> (int(e) & 31);
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      buckets.at[k] += __uint_as_float(__float_as_uint(g.at[k]) ^ ((signs >> k) << 31));
+  }
+
+  __device__ __forceinline__ void end_chunk() {
+    grad_sq += double(chunk_grad_sq);
+    chunk_grad_sq = 0.0f;
+    if (!kSketch) {
+      dot += double(chunk_dot);
+      avg_sq += double(chunk_avg_sq);
+      chunk_dot = chunk_avg_sq = 0.0f;
+    }
+  }
+};
+
+// Elements 0 .. n-1 of a chunk, by a block that covers one tile of kTile at a time.
+//
+// With the sketch the tiles lie on multiples of kTile of the whole model, so that a thread's lanes
+// fall into the same buckets in every tile and the buckets' sums stay in its registers. `shift` is
+// where the chunk begins in its first tile: 0, unless the tensor is a shard.
+template <class G, bool kSketch, bool kAllWide>
+__device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shift, bool wide_grad,
+                                              bool wide_average,
+                                              Moments<kVec<G>, kSketch>* moments) {
+  constexpr int N = kVec<G>;
+  // loads in flight: enough to fill the memory's latency, few enough for 64 registers
+  constexpr int kUnroll = kSketch ? 4 : 2;
+  // apply reads the same columns next: what fits the L2 cache should stay there
+  const Column<const G, N, kAllWide, Reuse::kKeep> grads(piece.column<const G>(kGrad), wide_grad);
+  const Column<const float, N, kAllWide, Reuse::kKeep> averages(
+      kSketch ? nullptr : piece.column<const float>(kGradAvg), wide_average);
+  const int64_t origin = piece.row.origin + piece.first;
+
+  const auto ragged = [&](int i) {
+    const Lanes<N> g = grads.load_inside(i, n);
+    moments->add(g);
+    if (kSketch) {
+      moments->add_signed(g, origin + i);
+    } else {
+      moments->add_average(g, averages.load_inside(i, n));
+    }
+  };
+
+  int i = int(threadIdx.x) * N - shift;
+  if (i < 0) {
+    if (i + N > 0) ragged(i);
+    i += kTile;
+  }
+  for (; i + (kUnroll - 1) * kTile + N <= n; i += kUnroll * kTile) {
+    Lanes<N> g[kUnroll], gbar[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      g[u] = grads.load(i + u * kTile);
+      if (!kSketch) gbar[u] = averages.load(i + u * kTile);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      moments->add(g[u]);
+      if (kSketch) {
+        moments->add_signed(g[u], origin + i + u * kTile);
+      } else {
+        moments->add_average(g[u], gbar[u]);
+      }
+    }
+  }
+  for (; i < n; i += kTile) ragged(i);
+  moments->end_chunk();
+}
+
+template <class G, bool kSketch>
+__global__ void __launch_bounds__(kTile / kVec<G>)
+    yellowfin_measure_kernel(Table table, double* partials, float* sketches) {
+  constexpr int N = kVec<G>;
+  const int64_t slot = blockIdx.x;
+  Moments<N, kSketch> moments;
+  int64_t count = 0;
+
+  for_each_piece(table, slot * table.num_chunks / gridDim.x,
+                 (slot + 1) * table.num_chunks / gridDim.x, 1, [&](const Piece& piece) {
+    const int n = piece.length(table.chunk_size);
+    const int shift = kSketch ? int((piece.row.origin + piece.first) % kTile) : 0;
+    const bool wide_grad = on_16_bytes(piece.address<G>(kGrad) - shift * int(sizeof(G)));
+    const bool wide_average = kSketch || on_16_bytes(piece.address<float>(kGradAvg));
+    count += n;
+    if (wide_grad && wide_average) {
+      measure_chunk<G, kSketch, true>(piece, n, shift, true, true, &moments);
+    } else {
+      measure_chunk<G, kSketch, false>(piece, n, shift, wide_grad, wide_average, &moments);
+    }
+  });
+
+  double* sums = partials + slot * kSums;
+  const double values[kSums - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
+                                    double(moments.nonzero)};
+  block_sum(values, sums);
+  if (threadIdx.x == 0) sums[kSums - 1] = double(count);
+  if (kSketch)
+    store_wide<N, Reuse::kKeep>(sketches + slot * kTile + threadIdx.x * N, moments.buckets);
+}
+
+template <class G>
+void measure(const Table& table, int64_t num_slots, double* partials, float* sketches,
+             const Queue& queue) {
+  const DeviceGuard guard(queue.device);
+  if (sketches) {
+    YFK_LAUNCH((yellowfin_measure_kernel<G, true>), int(num_slots), kTile / kVec<G>, 0,
+               stream_of(queue), table, partials, sketches);
+  } else {
+    YFK_LAUNCH((yellowfin_measure_kernel<G, false>), int(num_slots), kTile / kVec<G>, 0,
+               stream_of(queue), table, partials, sketches);
+  }
+}
+
+}  // namespace
+
+void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, double* partials,
+                       float* sketches, Queue queue) {
+  switch (dtype) {
+    case DType::kFloat32: return measure<float>(table, num_slots, partials, sketches, queue);
+    case DType::kBFloat16: return measure<__nv_bfloat16>(table, num_slots, partials, sketches, queue);
+    case DType::kFloat16: return measure<__half>(table, num_slots, partials, sketches, queue);
+  }
+}
+
+}  // namespace cuda
+}  // namespace yfk

@@ -1,0 +1,155 @@
+// YellowFin, tune: the slots of a measurement become coefficients. Scalars, in one launch.
+//
+// Compiled without contraction (--fmad=false): what tuner.h computes here has to equal the host's
+// bits. Every sum runs in an order that depends on the number of slots alone.
+#include "launch.h"
+#include "reduce.cuh"
+
+namespace yfk {
+namespace cuda {
+namespace {
+
+constexpr int kBlock = 512;
+constexpr int kWarps = kBlock / kWarp;
+constexpr int kFoldBlocks = 32;
+constexpr int kShare = kTile / kFoldBlocks;  // buckets of one block: four a lane
+static_assert(kShare == 4 * kWarp, "a warp reads one slot's share in 16-byte accesses");
+
+struct Arguments {
+  TunerOptions options;
+  int num_slots;
+  const double* partials;
+  const float* sketches;
+  const float* grad_scale;
+  const float* found_inf;
+  double* state;
+  int64_t num_groups;
+  const GroupHyper* groups;
+  YellowFinCoefficients* coefficients;
+  double* folded;    // the sum of each bucket
+  unsigned* ticket;
+};
+
+// folded[j] = sum of bucket j over the slots, for this block's share of the buckets: each warp takes
+// every kWarps-th slot, then the warps are added up in order.
+__device__ __forceinline__ void fold_share(const Arguments& a) {
+  __shared__ double warps[kWarps][kShare];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int first = blockIdx.x * kShare;
+  double sum[4] = {};
+#pragma unroll 8
+  for (int slot = warp; slot < a.num_slots; slot += kWarps) {
+    const float4 x = *reinterpret_cast<const float4*>(a.sketches + slot * kTile + first + 4 * lane);
+    sum[0] += double(x.x), sum[1] += double(x.y), sum[2] += double(x.z), sum[3] += double(x.w);
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) warps[warp][4 * lane + k] = sum[k];
+  __syncthreads();
+  if (threadIdx.x < kShare) {
+    double total = 0.0;
+    for (int w = 0; w < kWarps; ++w) total += warps[w][threadIdx.x];
+    a.folded[first + threadIdx.x] = total;
+  }
+}
+
+// True in every thread of the block that arrives last, once it can see what the others wrote. The
+// ticket goes back to zero by itself.
+__device__ __forceinline__ bool arrives_last(unsigned* ticket) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1;
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// totals[i] = sum of partials[slot][i] over the slots, a warp for each i.
+__device__ __forceinline__ void sum_partials(const Arguments& a, double* totals) {
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  if (warp >= kSums) return;
+  double sum = 0.0;
+  for (int slot = lane; slot < a.num_slots; slot += kWarp) sum += a.partials[slot * kSums + warp];
+  sum = warp_sum(sum);
+  if (lane == 0) totals[warp] = sum;
+}
+
+template <bool kSketch>
+__global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) {
+  constexpr int kBuckets = kTile / kBlock;
+  __shared__ double totals[kSums], products[3];
+  __shared__ double average_decay, average_gain, active;
+  double* average = a.state + sizeof(TunerState) / sizeof(double) + a.options.window;
+  double sketch[kBuckets];
+
+  if (kSketch) {
+    fold_share(a);
+    if (!arrives_last(a.ticket)) return;
+    // the sketch plays the part of the gradient, its average that of gbar
+    double values[3] = {};
+#pragma unroll
+    for (int k = 0; k < kBuckets; ++k) {
+      const int j = k * kBlock + int(threadIdx.x);
+      sketch[k] = __ldcg(a.folded + j);
+      values[0] += average[j] * sketch[k];
+      values[1] += average[j] * average[j];
+      values[2] += sketch[k] * sketch[k];
+    }
+    block_sum(values, products);
+  }
+  sum_partials(a, totals);
+  __syncthreads();
+
+  if (threadIdx.x == 0) {
+    GradientSums sums = {totals[0], totals[1], totals[2], totals[3], totals[4], totals[0]};
+    if (kSketch) {
+      sums.avg_dot_grad = products[0];
+      sums.avg_sq = products[1];
+      sums.avg_grad_sq = products[2];
+    }
+    const double inv_scale = a.grad_scale ? 1.0 / double(*a.grad_scale) : 1.0;
+    const bool found_inf = a.found_inf && *a.found_inf != 0.0f;
+    tune(a.options, sums, inv_scale, found_inf, reinterpret_cast<TunerState*>(a.state), a.groups,
+         a.num_groups, a.coefficients);
+    active = a.coefficients->active;
+    average_decay = a.coefficients->average_decay;
+    average_gain = a.coefficients->average_gain;
+  }
+  if (!kSketch) return;
+  __syncthreads();
+  if (active == 0.0) return;
+#pragma unroll
+  for (int k = 0; k < kBuckets; ++k) {
+    const int j = k * kBlock + int(threadIdx.x);
+    average[j] = average_decay * average[j] + average_gain * sketch[k];
+  }
+}
+
+}  // namespace
+
+void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double* partials,
+                    const float* sketches, const float* grad_scale, const float* found_inf,
+                    double* state, int64_t num_groups, const double* groups, double* coefficients,
+                    double* scratch, Queue queue) {
+  const DeviceGuard guard(queue.device);
+  const Arguments arguments = {options,
+                               int(num_slots),
+                               partials,
+                               sketches,
+                               grad_scale,
+                               found_inf,
+                               state,
+                               num_groups,
+                               reinterpret_cast<const GroupHyper*>(groups),
+                               reinterpret_cast<YellowFinCoefficients*>(coefficients),
+                               scratch,
+                               reinterpret_cast<unsigned*>(scratch + kTile)};
+  if (options.sketch) {
+    YFK_LAUNCH(yellowfin_tune_kernel<true>, kFoldBlocks, kBlock, 0, stream_of(queue), arguments);
+  } else {
+    YFK_LAUNCH(yellowfin_tune_kernel<false>, 1, kBlock, 0, stream_of(queue), arguments);
+  }
+}
+
+}  // namespace cuda
+}  // namespace yfk

@@ -1,0 +1,187 @@
+// Sixteen bytes at a time: how a thread reads and writes its share of a column.
+//
+// A thread always handles kVec consecutive elements, as floats: the number of gradient elements in
+// 16 bytes. Columns of another type follow with as many 16-byte accesses as that takes.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace yfk {
+namespace cuda {
+
+template <class T>
+constexpr int kVec = 16 / int(sizeof(T));
+
+template <int N>
+struct Lanes {
+  float at[N];
+};
+
+// How long memory is wanted: kStream marks it as the first to leave the L2 cache.
+enum class Reuse { kKeep, kStream };
+
+// Conversion of single elements and, for the halves, of pairs -------------------------------------
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ __forceinline__ T narrow(float x);
+template <>
+__device__ __forceinline__ float narrow<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __half narrow<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+template <class T>
+struct PairOf;
+template <>
+struct PairOf<__half> {
+  using Type = __half2;
+  static __device__ __forceinline__ float2 widen(Type x) { return __half22float2(x); }
+  static __device__ __forceinline__ Type narrow(float2 x) { return __float22half2_rn(x); }
+};
+template <>
+struct PairOf<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+  static __device__ __forceinline__ float2 widen(Type x) { return __bfloat1622float2(x); }
+  static __device__ __forceinline__ Type narrow(float2 x) { return __float22bfloat162_rn(x); }
+};
+
+// Accesses ---------------------------------------------------------------------------------------
+
+// Addresses come out of the table, so the compiler cannot see that they are global memory. The cache
+// operators say so; .ca and .wb are what a plain access would do.
+template <Reuse kReuse, class Word>
+__device__ __forceinline__ Word load_word(const Word* p) {
+  if constexpr (kReuse == Reuse::kStream) {
+    return __ldcs(p);
+  } else {
+    __builtin_assume(__isGlobal(p));
+    return *p;
+  }
+}
+
+template <Reuse kReuse, class Word>
+__device__ __forceinline__ void store_word(Word* p, Word x) {
+  if constexpr (kReuse == Reuse::kStream) {
+    __stcs(p, x);
+  } else {
+    __builtin_assume(__isGlobal(p));
+    *p = x;
+  }
+}
+
+template <int N, Reuse kReuse>
+__device__ __forceinline__ Lanes<N> load_wide(const float* p) {
+  Lanes<N> r;
+#pragma unroll
+  for (int k = 0; k < N; k += 4) {
+    const float4 x = load_word<kReuse>(reinterpret_cast<const float4*>(p + k));
+    r.at[k] = x.x, r.at[k + 1] = x.y, r.at[k + 2] = x.z, r.at[k + 3] = x.w;
+  }
+  return r;
+}
+
+template <int N, Reuse kReuse>
+__device__ __forceinline__ void store_wide(float* p, const Lanes<N>& a) {
+#pragma unroll
+  for (int k = 0; k < N; k += 4)
+    store_word<kReuse>(reinterpret_cast<float4*>(p + k),
+                       make_float4(a.at[k], a.at[k + 1], a.at[k + 2], a.at[k + 3]));
+}
+
+template <int N, Reuse kReuse, class Half>
+__device__ __forceinline__ Lanes<N> load_wide(const Half* p) {
+  static_assert(N == kVec<Half>, "one access");
+  const uint4 words = load_word<kReuse>(reinterpret_cast<const uint4*>(p));
+  typename PairOf<Half>::Type pairs[N / 2];
+  memcpy(pairs, &words, sizeof words);
+  Lanes<N> r;
+#pragma unroll
+  for (int k = 0; k < N / 2; ++k) {
+    const float2 x = PairOf<Half>::widen(pairs[k]);
+    r.at[2 * k] = x.x, r.at[2 * k + 1] = x.y;
+  }
+  return r;
+}
+
+template <int N, Reuse kReuse, class Half>
+__device__ __forceinline__ void store_wide(Half* p, const Lanes<N>& a) {
+  static_assert(N == kVec<Half>, "one access");
+  typename PairOf<Half>::Type pairs[N / 2];
+#pragma unroll
+  for (int k = 0; k < N / 2; ++k)
+    pairs[k] = PairOf<Half>::narrow(make_float2(a.at[2 * k], a.at[2 * k + 1]));
+  uint4 words;
+  memcpy(&words, pairs, sizeof words);
+  store_word<kReuse>(reinterpret_cast<uint4*>(p), words);
+}
+
+// A column of one chunk ---------------------------------------------------------------------------
+
+// kAllWide: every column of the chunk lies on 16 bytes, which is the usual case and costs no
+// branch. Otherwise each column tells for itself, and only the one that does not (a gradient inside
+// a DDP bucket, say) is read element by element.
+template <class T, int N, bool kAllWide, Reuse kReuse>
+class Column {
+ public:
+  __device__ __forceinline__ Column(T* first, bool wide) : first_(first), wide_(wide) {}
+
+  __device__ __forceinline__ Lanes<N> load(int i) const {
+    if constexpr (!kAllWide)
+      if (!wide_) return load_some(i, 0, N);
+    return load_wide<N, kReuse>(first_ + i);
+  }
+
+  __device__ __forceinline__ void store(int i, const Lanes<N>& a) const {
+    if constexpr (!kAllWide)
+      if (!wide_) return store_some(i, 0, N, a);
+    store_wide<N, kReuse>(first_ + i, a);
+  }
+
+  // Lanes that stick out of the chunk's `n` elements read as 0 and are not written.
+  __device__ __forceinline__ Lanes<N> load_inside(int i, int n) const {
+    return i >= 0 && i + N <= n ? load(i) : load_some(i, -i, n - i);
+  }
+
+  __device__ __forceinline__ void store_inside(int i, int n, const Lanes<N>& a) const {
+    if (i >= 0 && i + N <= n) return store(i, a);
+    store_some(i, -i, n - i, a);
+  }
+
+ private:
+  // Lanes begin <= k < end, element by element.
+  __device__ __forceinline__ Lanes<N> load_some(int i, int begin, int end) const {
+    Lanes<N> r;
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      r.at[k] = begin <= k && k < end ? widen(load_word<kReuse>(first_ + i + k)) : 0.0f;
+    return r;
+  }
+
+  __device__ __forceinline__ void store_some(int i, int begin, int end, const Lanes<N>& a) const {
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (begin <= k && k < end) store_word<kReuse>(first_ + i + k, narrow<T>(a.at[k]));
+  }
+
+  T* first_;
+  bool wide_;
+};
+
+}  // namespace cuda
+}  // namespace yfk

@@ -1,0 +1,269 @@
+"""Bad input: the error names the argument, the value and the mend, and nothing has changed."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import subprocess
+import sys
+import warnings
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import BACKENDS, SMALL, Gradients, Target, assert_same_bits, why_unusable
+from torch import nn
+from twin import Twin
+
+from yfkernels import YellowFin
+
+NAN, INF = math.nan, math.inf
+BAD_VALUES: list[tuple[str, Any]] = [
+    ("lr", -0.1),
+    ("lr", NAN),
+    ("lr", INF),
+    ("lr", torch.tensor([0.1, 0.2])),
+    ("lr", torch.tensor(-1.0)),
+    ("beta", -0.1),
+    ("beta", 1.0),
+    ("beta", 1.5),
+    ("beta", NAN),
+    ("window", 0),
+    ("window", -3),
+    ("window", 2.5),
+    ("weight_decay", -0.1),
+    ("weight_decay", NAN),
+    ("weight_decay", INF),
+    ("max_norm", -1.0),
+    ("max_norm", NAN),
+    ("initial_lr", -1.0),
+    ("initial_lr", NAN),
+    ("initial_lr", INF),
+    ("initial_momentum", -0.1),
+    ("initial_momentum", 1.0),
+    ("initial_momentum", NAN),
+]
+BAD_CHOICES = {
+    "clip": "adaptiv",
+    "variance": "sketchy",
+    "momentum_form": "nesterov",
+    "backend": "cudnn",
+}
+
+
+def parameter() -> nn.Parameter:
+    return nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES, ids=str)
+def test_value_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError)) as error:
+        YellowFin([parameter()], **{name: value})
+    message = str(error.value)
+    assert name in message
+    if not isinstance(value, torch.Tensor):
+        assert str(value) in message
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_CHOICES.items())
+def test_unknown_choice(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name) as error:
+        YellowFin([parameter()], **{name: value})
+    message = str(error.value)
+    assert value in message
+    allowed = {
+        "clip": ["adaptive", "None"],
+        "variance": ["exact", "sketch"],
+        "momentum_form": ["buffer", "polyak"],
+        "backend": ["auto", "native", "triton", "torch"],
+    }
+    for choice in allowed[name]:
+        assert choice in message
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "betas"])
+def test_unknown_option(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        YellowFin([parameter()], **{name: 1})  # type: ignore[arg-type]
+
+
+def test_no_parameters() -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        YellowFin([])
+
+
+def test_a_bare_tensor() -> None:
+    with pytest.raises(TypeError, match="params"):
+        YellowFin(torch.ones(3, requires_grad=True))
+
+
+@pytest.mark.parametrize("params", [[1.0], [np.ones(3)], ["weight"]])
+def test_not_a_tensor(params: list[Any]) -> None:
+    with pytest.raises(TypeError):
+        YellowFin(params)
+
+
+def test_not_a_leaf() -> None:
+    with pytest.raises(ValueError, match="leaf"):
+        YellowFin([parameter() * 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", -0.1), ("lr", NAN), ("weight_decay", -1.0), ("lr", torch.tensor([1.0, 2.0]))],
+)
+def test_bad_value_in_a_group(
+    name: str, value: Any, target: Target, rng: np.random.Generator
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=name):
+        YellowFin([{"params": [parameter()]}, {"params": [parameter()], name: value}])
+
+    twin = Twin(target, SMALL, rng)
+    gradients = list(Gradients(4).draw(rng, twin.params))
+    twin.step(gradients[0])
+    with pytest.raises((ValueError, TypeError), match=name):
+        twin.optimizer.add_param_group({"params": [parameter()], name: value})
+    assert len(twin.optimizer.param_groups) == 1
+    for g in gradients[1:]:
+        twin.step(g)
+
+
+@pytest.mark.parametrize("name", ["beta", "window", "clip", "variance", "initial_lr"])
+def test_global_option_in_a_group(name: str) -> None:
+    """There is one tuner: to take such an override and ignore it would be a silent lie."""
+    with pytest.raises((ValueError, TypeError), match=name):
+        YellowFin([{"params": [parameter()], name: 0.5}])
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_sparse_gradient(when: int, target: Target, rng: np.random.Generator) -> None:
+    twin = Twin(target, SMALL, rng)
+    gradients = list(Gradients(6).draw(rng, twin.params))
+    for g in gradients[:when]:
+        twin.step(g)
+    twin.set_gradients(gradients[when])
+    dense = twin.params[0].grad
+    twin.params[0].grad = torch.zeros_like(twin.params[0]).to_sparse()
+    before = snapshot(twin)
+    with pytest.raises(RuntimeError, match="sparse"):
+        twin.optimizer.step()
+    assert_same_bits(before, snapshot(twin), "after the error")
+    twin.params[0].grad = dense
+    twin.step()
+    for g in gradients[when + 1 :]:
+        twin.step(g)
+
+
+def snapshot(twin: Twin) -> Any:
+    return copy.deepcopy((twin.optimizer.state_dict(), [p.detach() for p in twin.params]))
+
+
+def test_sparse_embedding(target: Target) -> None:
+    embedding = nn.Embedding(10, 4, sparse=True, device=target.device)
+    optimizer = YellowFin(embedding.parameters(), backend=target.backend)
+    embedding(torch.tensor([1, 2], device=target.device)).sum().backward()
+    before = embedding.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert_same_bits(before, embedding.weight.detach())
+
+
+def test_closure_that_raises(target: Target, rng: np.random.Generator) -> None:
+    twin = Twin(target, SMALL, rng)
+    gradients = list(Gradients(4).draw(rng, twin.params))
+    twin.step(gradients[0])
+    before = snapshot(twin)
+
+    def closure() -> float:
+        raise ArithmeticError("the model failed")
+
+    with pytest.raises(ArithmeticError, match="the model failed"):
+        twin.optimizer.step(closure)
+    assert_same_bits(before, snapshot(twin))
+    for g in gradients[1:]:
+        twin.step(g)
+
+
+def test_backend_that_cannot_serve(target: Target) -> None:
+    for backend in BACKENDS:
+        reason = why_unusable(Target(backend, target.device))
+        if reason is not None:
+            p = nn.Parameter(torch.ones(3, device=target.device))
+            p.grad = torch.ones_like(p)
+            with pytest.raises(RuntimeError, match=backend):
+                YellowFin([p], backend=backend).step()
+            assert_same_bits(p.detach(), torch.ones_like(p).detach())
+
+
+BROKEN_EXTENSION = """
+import sys, warnings
+{sabotage}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch, yfkernels
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones_like(p)
+    yfkernels.YellowFin([p]).step()
+    yfkernels.YellowFin([p], variance="sketch").step()
+assert (p < 1).all()
+lr, momentum = yfkernels.single_step(1.0, 1.0, 1.0, 2.0)
+assert 0 < lr < 1 and 0 < momentum < 1
+print(len([w for w in caught if "native" in str(w.message) or "_C" in str(w.message)]))
+for w in caught:
+    print(w.message)
+yfkernels.show_config()
+"""
+SABOTAGE = {
+    "missing": "sys.modules['yfkernels._C'] = None",
+    "broken": """
+import importlib.abc, importlib.machinery
+class Broken(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name == 'yfkernels._C':
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ImportError('undefined symbol: sabotage')
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Broken())
+""",
+}
+
+
+@pytest.mark.parametrize("kind", SABOTAGE)
+def test_extension_missing_or_broken(kind: str) -> None:
+    """A warning with the reason and the next backend, never an import error."""
+    script = BROKEN_EXTENSION.replace("{sabotage}", SABOTAGE[kind])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first == "1", f"one warning about the extension is expected:\n{done.stdout}"
+    if kind == "broken":
+        assert "sabotage" in rest[0]
+    assert any("torch" in line for line in rest)
+
+
+def test_no_warnings_in_ordinary_use(target: Target, rng: np.random.Generator) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Twin(target, SMALL, rng).run(Gradients(3), rng)
+
+
+def test_no_reference_cycle_holds_the_parameters(target: Target, rng: np.random.Generator) -> None:
+    """A dropped optimizer frees its state at once, without the garbage collector."""
+    p = nn.Parameter(torch.ones(3, device=target.device))
+    p.grad = torch.ones_like(p)
+    optimizer = YellowFin([p], backend=target.backend)
+    optimizer.step()
+    buffer = weakref.ref(optimizer.state[p]["momentum_buffer"])
+    gc.disable()
+    try:
+        del optimizer
+        assert buffer() is None
+    finally:
+        gc.enable()

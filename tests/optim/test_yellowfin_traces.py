@@ -1,0 +1,226 @@
+"""YellowFin follows its float64 oracle, step by step: every option, every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import SMALL, Gradients, Group, Target, specs
+from twin import Twin
+
+from yfkernels import YellowFin
+
+TEN_STEPS = Gradients()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trace: options of the optimizer, parameter groups, gradients."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Gradients = TEN_STEPS
+    groups: tuple[Group, ...] = SMALL
+
+
+WRAPPED = (Group(specs((5000,), (3,), (70, 61))),)  # more elements than the sketch has buckets
+PLAIN = {"clip": None}
+EVERY_OVERRIDE = (
+    Group(specs((4, 9), ()), {"lr": 0.3, "weight_decay": 0.05}),
+    Group(specs((33,)), {"weight_decay": 0.02, "decoupled_weight_decay": True}),
+    Group(specs((2, 2, 2)), {"maximize": True, "lr": 2.0}),
+    Group(specs((6,)), {"lr": 0.0}),
+)
+QUIET = dict.fromkeys(range(3), 0.0)
+STORM = {1: 1e3, 4: 1e6, 5: 1e3, 8: 0.0, 9: 0.0}
+# What the step size needs to reach the move cap of 100 with a handful of ordinary gradients.
+HUGE = {"lr": 1e7}
+
+CASES = [
+    Case("defaults"),
+    Case("no clip", PLAIN),
+    Case("manual clip", {**PLAIN, "max_norm": 0.1}),
+    Case("both clips", {"max_norm": 0.1}, Gradients(factor=STORM)),
+    Case("manual clip out of reach", {"max_norm": 1e9}),
+    Case("spikes", {}, Gradients(14, factor=STORM)),
+    Case("spike at step 1 is not guarded", {}, Gradients(6, factor={1: 1e3})),
+    Case("spike at step 2 is", {}, Gradients(6, factor={2: 1e3})),
+    Case("spikes, no clip", PLAIN, Gradients(14, factor=STORM)),
+    Case("beta 0.9", {"beta": 0.9}),
+    Case("beta 0", {"beta": 0.0}),
+    Case("window 1", {"window": 1}),
+    Case("flat curvature", {"window": 1, "beta": 0.0}, Gradients(noise=0.0)),
+    Case("window 3", {"window": 3}),
+    Case("slow start ends", {"window": 1}, Gradients(14)),
+    Case("coupled decay", {"weight_decay": 0.1}),
+    Case("decoupled decay", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    Case("polyak", {"momentum_form": "polyak"}),
+    Case("polyak, coupled decay", {"momentum_form": "polyak", "weight_decay": 0.1}),
+    Case(
+        "polyak, decoupled decay",
+        {"momentum_form": "polyak", "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    Case("sketch", {"variance": "sketch"}, groups=WRAPPED),
+    Case("sketch, clipped", {"variance": "sketch", "max_norm": 0.1}, Gradients(factor=STORM)),
+    Case("linear smoothing", {"log_smooth": False}, Gradients(factor={3: 1e3})),
+    Case("sparsity", {"sparsity_debias": True}, Gradients(density=0.2)),
+    Case(
+        "sparsity, sketch",
+        {"sparsity_debias": True, "variance": "sketch"},
+        Gradients(density=0.2),
+    ),
+    Case("sparsity, spikes", {"sparsity_debias": True}, Gradients(density=0.5, factor=STORM)),
+    Case("initial values", {"initial_lr": 0.01, "initial_momentum": 0.5}),
+    Case(
+        "initial values, polyak",
+        {"initial_lr": 0.01, "initial_momentum": 0.5, "momentum_form": "polyak"},
+    ),
+    Case("initial move is capped", {"initial_lr": 1e9, "lr": 1e3}),
+    Case("initial move without a cap", {**PLAIN, "initial_lr": 1e4}, Gradients(4)),
+    Case("maximize", {"maximize": True, "weight_decay": 0.1}),
+    Case(
+        "maximize, decoupled, polyak",
+        {
+            "maximize": True,
+            "weight_decay": 0.1,
+            "decoupled_weight_decay": True,
+            "momentum_form": "polyak",
+        },
+    ),
+    Case("lr 0", {"lr": 0.0, "weight_decay": 0.1}),
+    Case("move cap", HUGE),
+    Case("move cap with decay", {**HUGE, "weight_decay": 1e-3, "decoupled_weight_decay": True}),
+    Case("no move cap without clip", {**PLAIN, **HUGE}, Gradients(5)),
+    Case("groups", {"weight_decay": 0.01}, groups=EVERY_OVERRIDE),
+    Case("groups, polyak", {"momentum_form": "polyak"}, groups=EVERY_OVERRIDE),
+    Case(
+        "groups, some capped",
+        {"lr": 1e-2},
+        groups=(Group(specs((5,))), Group(specs((8,)), HUGE)),
+    ),
+    Case("zero gradients", {}, Gradients(6, factor=dict.fromkeys(range(6), 0.0))),
+    Case("zeros, then gradients", {}, Gradients(factor=QUIET)),
+    Case("zeros, then gradients, sketch", {"variance": "sketch"}, Gradients(factor=QUIET)),
+    Case("zeros, no clip, linear", {**PLAIN, "log_smooth": False}, Gradients(factor=QUIET)),
+    Case(
+        "zeros, sparsity",
+        {"sparsity_debias": True},
+        Gradients(density=0.3, factor={0: 0.0, 4: 0.0}),
+    ),
+    Case("one non-finite at the start", {}, Gradients(6, poison={0: np.nan, 1: np.inf})),
+    Case("non-finite", {}, Gradients(poison={3: np.nan, 4: -np.inf, 8: np.inf})),
+    Case(
+        "non-finite, sketch, polyak",
+        {"variance": "sketch", "momentum_form": "polyak"},
+        Gradients(poison={0: np.inf, 5: np.nan}),
+    ),
+    Case("square overflows float32", {}, Gradients(poison={4: 1e25})),
+    Case("late gradient", {}, Gradients(present=lambda step, i: i == 0 or step >= 4)),
+    Case(
+        "gradients that come and go",
+        {"weight_decay": 0.1, "sparsity_debias": True},
+        Gradients(density=0.5, present=lambda step, i: (step + i) % 3 != 0),
+        (Group(specs((11,), (2, 3))), Group(specs((7,)), {"lr": 0.5})),
+    ),
+    Case(
+        "gradients that come and go, sketch",
+        {"variance": "sketch", "momentum_form": "polyak"},
+        Gradients(present=lambda step, i: (step + i) % 3 != 0),
+        (Group(specs((4100,), (2, 3))), Group(specs((7,)), {"lr": 0.5})),
+    ),
+    Case("capturable", {"capturable": True}, Gradients(factor=STORM, poison={6: np.nan})),
+    Case(
+        "all at once",
+        {
+            "momentum_form": "polyak",
+            "variance": "sketch",
+            "sparsity_debias": True,
+            "log_smooth": False,
+            "max_norm": 3.0,
+            "beta": 0.95,
+            "window": 4,
+            "initial_lr": 1e-3,
+            "initial_momentum": 0.3,
+        },
+        Gradients(14, density=0.7, factor=STORM, poison={7: np.nan}),
+        EVERY_OVERRIDE,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
+    Twin(target, case.groups, rng, **case.options).run(case.gradients, rng)
+
+
+@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
+def test_long_trace(
+    variance: str, momentum_form: str, target: Target, rng: np.random.Generator
+) -> None:
+    """120 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups."""
+    groups = (
+        Group(specs((6, 7), (19,), ()), {"weight_decay": 1e-3}),
+        Group(
+            specs((5,), (2, 3, 4)),
+            {"lr": 0.5, "weight_decay": 0.01, "decoupled_weight_decay": True},
+        ),
+    )
+    twin = Twin(target, groups, rng, variance=variance, momentum_form=momentum_form)
+    gradients = Gradients(
+        120,
+        factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},
+        poison={7: np.nan, 45: np.inf, 46: -np.inf, 110: np.nan},
+        present=lambda step, i: not (i == 1 and step < 10) and not (i == 3 and 60 <= step < 70),
+    )
+    twin.run(gradients, rng)
+    assert twin.oracle.skipped_steps == 4
+
+
+@pytest.mark.parametrize("variance", ["exact", "sketch"])
+def test_noise_free_gradients(variance: str, target: Target, rng: np.random.Generator) -> None:
+    """The variance is its floor there, and the float32 cubic of the reference broke down."""
+    one_tensor = (Group(specs((90,))),)  # several would collide in the sketch
+    twin = Twin(target, one_tensor, rng, variance=variance)
+    for g in Gradients(40, noise=0.0).draw(rng, twin.params):
+        twin.step(g)
+    seen = twin.optimizer.diagnostics()
+    assert 0.0 <= seen["momentum"] < 1.0
+    assert 0.0 < seen["lr"] < np.inf
+    assert seen["variance"] <= 1e-4 * seen["grad_norm"] ** 2 + 1e-6
+
+
+@pytest.mark.parametrize("log_smooth", [False, True])
+def test_check_values_of_the_specification(
+    log_smooth: bool, target: Target, rng: np.random.Generator
+) -> None:
+    """A million elements and one, every gradient entry i+1 at iteration i."""
+    if target.interpreted:
+        pytest.skip("a million elements are too many for Triton's interpreter")
+    params = [torch.zeros(n, device=target.device, requires_grad=True) for n in (1_000_000, 1)]
+    optimizer = YellowFin(params, clip=None, log_smooth=log_smooth, backend=target.backend)
+    for i in range(50):
+        for p in params:
+            p.grad = torch.full_like(p, i + 1.0)
+        optimizer.step()
+        if i == 1 and not log_smooth:
+            expected = {
+                "h_max": 2500753,
+                "h_min": 1000001,
+                "variance": 250000,
+                "distance": 7.998595e-4,
+                "momentum": 0.08121323,
+            }
+            seen = optimizer.diagnostics()
+            assert {k: seen[k] for k in expected} == pytest.approx(expected, rel=2e-5)
+    expected = {"variance": 2.082239e8, "distance": 1.152097e-4}
+    if log_smooth:
+        expected |= {"h_max": 3.884502e8, "h_min": 2.361688e7, "momentum": 0.5782207}
+    else:
+        expected |= {"h_max": 8.691442e8, "h_min": 2.122749e8, "momentum": 0.1145878}
+    seen = optimizer.diagnostics()
+    assert {k: seen[k] for k in expected} == pytest.approx(expected, rel=2e-5)

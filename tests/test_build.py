@@ -1,0 +1,226 @@
+"""setup.py: what it chooses to compile, and what it leaves where it cannot compile."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
+FOLDERS = ("cmake", "csrc", "yfkernels")
+BUILD_DIR = ROOT / "build" / str(sys.implementation.cache_tag)
+MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+NVCC_13 = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
+
+
+@pytest.fixture(scope="module")
+def setup() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("yfkernels_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the sources without anything built."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in SOURCES:
+        shutil.copy(ROOT / name, root)
+    for name in FOLDERS:
+        unbuilt = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+        shutil.copytree(ROOT / name, root / name, ignore=unbuilt)
+    return root
+
+
+def python(
+    *arguments: str, cwd: Path, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs this interpreter with nothing of the repository on its path but `cwd`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("YFK_", "PYTHONPATH"))}
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        cwd=cwd,
+        env=environment | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert not check or result.returncode == 0, result.stdout
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "archs"),
+    [
+        ("90", ["90-real"]),
+        ("9.0", ["90-real"]),
+        ("8.0;9.0+PTX", ["80-real", "90-real", "90-virtual"]),
+        ("80 90+ptx", ["80-real", "90-real", "90-virtual"]),
+        (" 9.0a, 10.0 ", ["90a-real", "100-real"]),
+        ("120+PTX", ["120-real", "120-virtual"]),
+    ],
+)
+def test_arch_lists_are_read(setup: ModuleType, text: str, archs: list[str]) -> None:
+    assert setup.parse_archs(text, "YFK_CUDA_ARCHS") == archs
+
+
+@pytest.mark.parametrize("text", ["Hopper", "9", "sm_90", "9.0+", "8.0;;90x"])
+def test_a_wrong_arch_list_is_named(setup: ModuleType, text: str) -> None:
+    with pytest.raises(setup.SetupError, match=r"TORCH_CUDA_ARCH_LIST=.*write it like 90 or 9\.0"):
+        setup.parse_archs(text, "TORCH_CUDA_ARCH_LIST")
+
+
+def test_without_a_gpu_every_common_arch_is_built(setup: ModuleType) -> None:
+    assert setup.archs_for([], NVCC_13) == [
+        *("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120-real"),
+        "120-virtual",
+    ]
+    assert setup.archs_for([], (50, 75, 80, 90))[-2:] == ["90-real", "90-virtual"]
+
+
+def test_visible_gpus_decide(setup: ModuleType) -> None:
+    assert setup.archs_for([90, 80, 90], NVCC_13) == ["80-real", "90-real"]
+    assert setup.archs_for([130], NVCC_13) == ["121-virtual"]
+    with pytest.raises(setup.BuildError, match="sm_60"):
+        setup.archs_for([60], NVCC_13)
+
+
+def test_variables_come_before_gpus(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
+    monkeypatch.setenv("YFK_CUDA_ARCHS", "90")
+    assert setup.cuda_archs("nvcc") == ["90-real"]
+    monkeypatch.setenv("YFK_CUDA_ARCHS", "")
+    assert setup.cuda_archs("nvcc") == ["80-real"]
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("[1/2] c++ x.o\nx.cpp:3:1: error: no\nninja: stopped", "x.cpp:3:1: error: no"),
+        ("CMake Error at x.cmake:3 (project):\n  No\n\n  compiler.\n\nCall Stack:", "No compiler."),
+        ("nvcc fatal   : Unsupported gpu", "nvcc fatal   : Unsupported gpu"),
+        ("Killed\n", "Killed"),
+    ],
+)
+def test_the_reason_is_found_in_the_log(setup: ModuleType, log: str, reason: str) -> None:
+    assert setup.first_error(log) == reason
+
+
+def test_setup_does_not_import_torch(tree: Path) -> None:
+    (tree / "torch.py").write_text("raise SystemExit('setup.py imported torch')")
+    assert python("setup.py", "--version", cwd=tree, PYTHONPATH=str(tree)).stdout.strip() == "0.1.0"
+
+
+def test_unknown_build_is_named(tree: Path) -> None:
+    result = python("setup.py", "build_ext", cwd=tree, check=False, YFK_BUILD="gpu")
+    assert result.returncode != 0
+    assert "YFK_BUILD='gpu' is unknown; use one of auto, cuda, cpu, none" in result.stdout
+
+
+def test_pure_python_install_says_so(tree: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--target", str(site))
+    python("-m", "pip", "install", *options, ".", cwd=tree, YFK_BUILD="none")
+    assert not list(site.glob("yfkernels/_C*"))
+    assert (site / "yfkernels" / "py.typed").exists()
+    assert "Tag: py3-none-any" in next(site.glob("yfkernels-*.dist-info/WHEEL")).read_text()
+    shown = python("-c", "import yfkernels; yfkernels.show_config()", cwd=site).stdout
+    assert "pure Python" in shown
+    assert "YFK_BUILD=none" in shown
+    assert "not native" in shown
+
+
+def test_without_a_compiler_auto_falls_back_and_says_why(tree: Path) -> None:
+    stale = tree / "yfkernels" / MODULE
+    stale.write_bytes(b"an earlier build")
+    result = python("setup.py", "build_ext", "--inplace", cwd=tree, CXX="no-such-compiler")
+    assert "yfkernels builds without its cpu code" in result.stdout
+    assert not stale.exists()
+    record = json.loads((tree / "yfkernels" / "_build.json").read_text())
+    assert record["code"] == "none"
+    assert "no-such-compiler" in record["reason"]
+
+
+def test_without_a_compiler_cpu_fails_and_says_why(tree: Path) -> None:
+    result = python(
+        *("setup.py", "build_ext", "--inplace"),
+        cwd=tree,
+        check=False,
+        YFK_BUILD="cpu",
+        CXX="no-such-compiler",
+    )
+    assert result.returncode != 0
+    assert "error: YFK_BUILD=cpu:" in result.stdout
+    assert not (tree / "yfkernels" / "_build.json").exists()
+
+
+def test_source_distribution_holds_what_the_build_needs(tree: Path) -> None:
+    python("setup.py", "--quiet", "sdist", cwd=tree)
+    with tarfile.open(next(tree.glob("dist/*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    needed = [p.relative_to(tree) for f in ("cmake", "csrc") for p in (tree / f).rglob("*.*")]
+    assert packed >= {"CMakeLists.txt", "LICENSE", "setup.py", *map(str, needed)}
+
+
+@pytest.fixture
+def module() -> Path:
+    path = ROOT / "yfkernels" / MODULE
+    if not path.exists():
+        pytest.skip("the extension is not built")
+    return path
+
+
+def test_module_loads_without_torch_and_gpu(module: Path) -> None:
+    load = (
+        "import sys, importlib.util as u; sys.modules['torch'] = None;"
+        f"s = u.spec_from_file_location('yfkernels._C', {str(module)!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m); print(m.build_info()['compiler'])"
+    )
+    assert python("-c", load, cwd=ROOT, CUDA_VISIBLE_DEVICES="").stdout.strip()
+
+
+def test_module_links_no_cuda_library(module: Path) -> None:
+    """The runtime is inside and the driver is found by it at run time, or not."""
+    listing = _binutil("readelf", "--dynamic", str(module))
+    needed = [line for line in listing.splitlines() if "(NEEDED)" in line]
+    assert needed
+    assert not [line for line in needed if "cuda" in line or "torch" in line]
+
+
+def test_instruction_sets_share_no_code() -> None:
+    """A weak symbol in one level's object could be the copy the linker keeps for all of them."""
+    objects = {
+        level: BUILD_DIR / f"CMakeFiles/kernels_{level}.dir/csrc/cpu/kernels.cpp.o"
+        for level in ("avx2", "avx512")
+    }
+    if not all(path.exists() for path in objects.values()):
+        pytest.skip("this build has one instruction-set level")
+    for level, path in objects.items():
+        symbols = re.findall(
+            r"^[0-9a-f]+ (\w) (.+)$", _binutil("nm", "-C", str(path)), re.MULTILINE
+        )
+        shared = [name for kind, name in symbols if kind in "WVu" and f"{level}::" not in name]
+        assert symbols
+        assert not shared, f"{level}: {shared}"
+
+
+def _binutil(name: str, *arguments: str) -> str:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return subprocess.run([name, *arguments], capture_output=True, text=True, check=True).stdout

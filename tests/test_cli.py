@@ -1,0 +1,136 @@
+"""The ``yfkernels`` command, from the outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+pytest.importorskip("typer")
+
+import torch
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from yfkernels import cli
+
+CHECKOUT = Path(cli.__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def test_demo_compares_and_draws(runner: CliRunner, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    result = runner.invoke(cli.app, ["demo", "--steps", "30", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    for expected in ("YellowFin", "AdamW", "SGD", "lr 0.1, momentum 0.9", "demo.png", "seed 0"):
+        assert expected in result.output
+    height, width, _ = imread(out / "demo.png").shape
+    assert width >= 1200
+    assert height >= 700
+
+
+def test_demo_gives_torch_its_threads_back(
+    runner: CliRunner, tmp_path: Path, threads: None
+) -> None:
+    torch.set_num_threads(3)
+    options = ["--steps", "1", "--optimizers", "sgd", "--out", str(tmp_path)]
+    assert runner.invoke(cli.app, ["demo", *options]).exit_code == 0
+    assert torch.get_num_threads() == 3
+
+
+def test_demo_trains_only_what_was_asked_for(runner: CliRunner, tmp_path: Path) -> None:
+    options = ["--steps", "2", "--seed", "7", "--optimizers", "SGD, sgd", "--out", str(tmp_path)]
+    result = runner.invoke(cli.app, ["demo", *options])
+    assert result.exit_code == 0, result.output
+    assert "seed 7" in result.output
+    assert "YellowFin" not in result.output
+    assert "not reached" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--optimizers", "adamw,lion"], "no optimizer 'lion'; choose from yellowfin, adamw, sgd"),
+        (["--optimizers", ""], "no optimizer ''"),
+        (["--steps", "0"], "Invalid value for '--steps'"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+    ],
+)
+def test_demo_names_a_bad_option(
+    runner: CliRunner, tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    result = runner.invoke(cli.app, ["demo", "--out", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
+
+
+def test_demo_names_a_folder_it_cannot_make(runner: CliRunner, tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+    result = runner.invoke(cli.app, ["demo", "--out", str(occupied)])
+    assert result.exit_code == 2
+    assert "cannot make the folder" in result.output
+
+
+def test_config_shows_the_backends(runner: CliRunner) -> None:
+    result = runner.invoke(cli.app, ["config"])
+    assert result.exit_code == 0, result.output
+    assert "cpu" in result.output
+
+
+def test_bench_forwards_every_argument(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str] = []
+
+    def main(arguments: list[str]) -> int:
+        received.extend(arguments)
+        return 3
+
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    monkeypatch.setattr("bench.runner.main", main)
+    arguments = ["resnet50", "--help", "--repeat", "2", "-x", "gpt2"]
+    assert runner.invoke(cli.app, ["bench", *arguments]).exit_code == 3
+    assert received == arguments
+
+
+def test_bench_outside_a_checkout_says_what_it_needs(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "yfkernels" / "cli.py"))
+    result = runner.invoke(cli.app, ["bench"])
+    assert result.exit_code != 0
+    assert "needs the source checkout" in str(result.exception or result.output)
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "rich", "sklearn", "typer"])
+def test_a_missing_package_is_one_line(package: str, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"sys.argv = ['yfkernels', 'demo', '--steps', '1', '--out', {str(tmp_path)!r}]\n"
+        "from yfkernels.cli import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 1
+    (line,) = ran.stderr.strip().splitlines()
+    assert f"needs {package}" in line
+    assert 'pip install "yfkernels[demo]"' in line
+
+
+def test_importing_the_package_needs_no_optional_one() -> None:
+    program = (
+        "import sys, yfkernels\n"
+        "print(*{'matplotlib', 'rich', 'sklearn', 'typer'} & set(sys.modules))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("", "")

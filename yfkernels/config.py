@@ -1,0 +1,147 @@
+"""What was built, what this machine has, and which backend serves which device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from yfkernels._version import __version__
+from yfkernels.ops import backend_status, native
+
+DEVICE_TYPES = ("cpu", "cuda")
+_BUILD_RECORD = Path(__file__).with_name("_build.json")
+
+
+class Build(TypedDict):
+    """How the compiled module was built.
+
+    Attributes:
+        code: "cuda" (CPU and CUDA code), "cpu", or "none" (pure Python).
+        reason: why there is not more; empty if there is all.
+        compiler: name and version of the C++ compiler; empty in pure Python, as the next three.
+        cuda_version: version of nvcc.
+        cuda_archs: GPU architectures, such as "sm_80 sm_90 compute_90".
+        instruction_set: what the CPU kernels use on this processor.
+    """
+
+    code: str
+    reason: str
+    compiler: str
+    cuda_version: str
+    cuda_archs: str
+    instruction_set: str
+
+
+class Service(TypedDict):
+    """Which backend `backend="auto"` takes on one kind of device.
+
+    Attributes:
+        backend: its name, or None where no such device is visible.
+        unusable: the backends that cannot be used there, and why.
+    """
+
+    backend: str | None
+    unusable: dict[str, str]
+
+
+class Config(TypedDict):
+    """What `config` returns.
+
+    Attributes:
+        version: of yfkernels.
+        torch: version of torch.
+        build: how the compiled module was built.
+        devices: names of the visible devices by torch's name for them ("cpu", "cuda:0").
+        services: the backend for each kind of device.
+    """
+
+    version: str
+    torch: str
+    build: Build
+    devices: dict[str, str]
+    services: dict[str, Service]
+
+
+def config() -> Config:
+    """Returns what `show_config` prints.
+
+    Example:
+        >>> yfkernels.config.config()["services"]["cpu"]["backend"]
+        'native'
+    """
+    devices = _devices()
+    return Config(
+        version=__version__,
+        torch=torch.__version__,
+        build=_build(),
+        devices=devices,
+        services={kind: _service(kind, devices) for kind in DEVICE_TYPES},
+    )
+
+
+def show_config() -> None:
+    """Prints version, build, devices, and for each kind of device its backend and why no other."""
+    found = config()
+    build = found["build"]
+    print(f"yfkernels  {found['version']}")
+    print(f"torch      {found['torch']}")
+    print(f"build      {_describe(build)}")
+    if build["reason"]:
+        print(f"           {build['reason']}")
+    print("devices    " + "\n           ".join(f"{k}: {v}" for k, v in found["devices"].items()))
+    for kind, service in found["services"].items():
+        print(f"{kind:10} {service['backend'] or 'not served'}")
+        for name, reason in service["unusable"].items():
+            print(f"           not {name}: {reason}")
+
+
+def _build() -> Build:
+    info = native.build_info() or {}
+    cuda_version = info.get("cuda_version", "")
+    return Build(
+        code="cuda" if cuda_version else "cpu" if info else "none",
+        reason=_reason(built=bool(info)),
+        compiler=info.get("compiler", ""),
+        cuda_version=cuda_version,
+        cuda_archs=info.get("cuda_archs", ""),
+        instruction_set=info.get("instruction_set", ""),
+    )
+
+
+def _reason(built: bool) -> str:
+    """What setup.py wrote about the code it left out."""
+    if _BUILD_RECORD.exists():
+        return str(json.loads(_BUILD_RECORD.read_text())["reason"])
+    return "" if built else "not built: run `python setup.py build_ext --inplace`"
+
+
+def _devices() -> dict[str, str]:
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        devices[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
+    return devices
+
+
+def _service(kind: str, devices: dict[str, str]) -> Service:
+    status = backend_status(kind)
+    usable = [name for name, reason in status.items() if reason is None]
+    if kind == "cpu" and "triton" in usable:
+        usable.remove("triton")  # its interpreter, which "auto" never chooses
+    visible = any(torch.device(name).type == kind for name in devices)
+    return Service(
+        backend=usable[0] if visible else None,
+        unusable={name: reason for name, reason in status.items() if reason is not None},
+    )
+
+
+def _describe(build: Build) -> str:
+    if build["code"] == "none":
+        return "pure Python"
+    text = f"{build['compiler']}, {build['instruction_set']}"
+    if build["code"] == "cuda":
+        text += f"; CUDA {build['cuda_version']} for {build['cuda_archs']}"
+    return text

@@ -1,0 +1,1 @@
+"""Recording what an optimizer did and saw, and drawing it."""

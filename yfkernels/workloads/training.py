@@ -1,0 +1,103 @@
+"""The training loop every task shares: one record a step, and the caller does the watching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on the test set.
+
+    Attributes:
+        loss: mean loss.
+        accuracy: share of right answers, 0 to 1.
+    """
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one training step cost and brought.
+
+    Attributes:
+        step: number of steps taken, 1 after the first.
+        loss: loss of this step's batch, before the update.
+        optimizer_seconds: wall time of ``optimizer.step()`` alone.
+        step_seconds: wall time of the whole step: batch, forward, backward, update.
+    """
+
+    step: int
+    loss: float
+    optimizer_seconds: float
+    step_seconds: float
+
+
+class Task(Protocol):
+    """A data set, a model for it, and the measure of success."""
+
+    def model(self, seed: int) -> nn.Module:
+        """A freshly initialised model; the same seed gives the same weights."""
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Training batches without end; the same seed gives the same order."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar to minimise."""
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Loss and accuracy on the test set; leaves the model as it was."""
+
+
+def train(
+    task: Task, model: nn.Module, optimizer: Optimizer, *, steps: int, seed: int
+) -> Iterator[StepRecord]:
+    """Trains a model, yielding after every step.
+
+    The loop waits while the caller looks at a record, so what the caller does in between (reading
+    ``optimizer.diagnostics()``, evaluating, drawing a progress bar) costs no measured time and
+    sees the model and the optimizer exactly as this step left them.
+
+    Args:
+        task: what to train on.
+        model: a model from ``task.model``; trained in place.
+        optimizer: holds the model's parameters.
+        steps: number of steps, at least 1.
+        seed: order of the batches.
+
+    Yields:
+        One record a step.
+
+    Example:
+        >>> task = digits_conv()
+        >>> model = task.model(seed=0)
+        >>> optimizer = yfkernels.YellowFin(model.parameters())
+        >>> for record in train(task, model, optimizer, steps=100, seed=0):
+        ...     print(record.step, record.loss, optimizer.diagnostics()["lr"])
+    """
+    batches = task.batches(seed)
+    for step in range(1, steps + 1):
+        started = perf_counter()
+        batch = next(batches)
+        optimizer.zero_grad()
+        loss = task.loss(model, batch)
+        loss.backward()
+        before_update = perf_counter()
+        optimizer.step()
+        finished = perf_counter()
+        yield StepRecord(
+            step=step,
+            loss=loss.item(),
+            optimizer_seconds=finished - before_update,
+            step_seconds=finished - started,
+        )
