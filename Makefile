@@ -47,7 +47,8 @@ build: $(requirements) ## compile the extension in place
 
 .venv/.installed: requirements.txt pyproject.toml setup.py | .venv/bin/python
 	.venv/bin/python -m pip install --requirement requirements.txt
-	.venv/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	.venv/bin/python -m pip install --no-deps --no-build-isolation \
+	  --config-settings editable_mode=compat --editable .
 	touch $@
 
 .venv/bin/python:

@@ -108,16 +108,12 @@ def find_tool(name: str) -> str:
     raise BuildError(f"{name} was not found; install it (pip install {name})")
 
 
-def find_nvcc() -> str:
+def find_nvcc() -> str | None:
     """Finds nvcc through CUDACXX, CUDA_HOME, CUDA_PATH, PATH or the usual place."""
-    candidates = [os.environ.get("CUDACXX", "")]
-    candidates += [
-        os.path.join(os.environ.get(v, ""), "bin/nvcc") for v in ("CUDA_HOME", "CUDA_PATH")
-    ]
-    for candidate in [*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"]:
-        if found := shutil.which(candidate):
-            return found
-    raise BuildError("nvcc was not found; put it on PATH or set CUDA_HOME")
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    candidates = [os.environ.get("CUDACXX", ""), *(f"{home}/bin/nvcc" for home in homes)]
+    candidates += ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    return next(filter(None, map(shutil.which, candidates)), None)
 
 
 def first_error(log: str) -> str:
@@ -169,23 +165,33 @@ def compile_module(kind: str, version: str) -> Path:
         "YFK_VERSION": version,
         "YFK_CUDA": "OFF",
     }
+    nvcc = find_nvcc()
     if kind == "cuda":
-        nvcc = find_nvcc()
+        if nvcc is None:
+            raise BuildError("nvcc was not found; put it on PATH or set CUDA_HOME")
         options["YFK_CUDA"] = "ON"
         options["CMAKE_CUDA_COMPILER"] = nvcc
         options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(cuda_archs(nvcc))
-    _drop_foreign_cache()
+    _prepare_build_dir(nvcc)
     definitions = [f"-D{name}={value}" for name, value in options.items()]
     run([cmake, "-S", str(ROOT), "-B", str(BUILD_DIR), "-G", "Ninja", *definitions])
     run([cmake, "--build", str(BUILD_DIR)])
     return BUILD_DIR / "_C.so"
 
 
-def _drop_foreign_cache() -> None:
-    """Clears a build folder that came here with a copied tree: CMake refuses another's cache."""
-    cache = BUILD_DIR / "CMakeCache.txt"
-    if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" not in cache.read_text():
-        shutil.rmtree(BUILD_DIR)
+def _prepare_build_dir(nvcc: str | None) -> None:
+    """Empties the build folder if it was made for another tree or with other compilers.
+
+    CMake reads these once: on a change it refuses, goes on with the old, or forgets its options.
+    """
+    variables = ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")
+    origin = {"source": str(ROOT), "nvcc": nvcc} | {v: os.environ.get(v) for v in variables}
+    record = BUILD_DIR / "origin.json"
+    if record.exists() and json.loads(record.read_text()) == origin:
+        return
+    shutil.rmtree(BUILD_DIR, ignore_errors=True)
+    BUILD_DIR.mkdir(parents=True)
+    record.write_text(json.dumps(origin))
 
 
 class BuildModule(build_ext):

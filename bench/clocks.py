@@ -39,8 +39,8 @@ class Clock(Protocol):
     def repeats_for(self, step: Step) -> int:
         """Number of steps that one sample should average over."""
 
-    def sample(self, step: Step, repeats: int) -> Sample:
-        """Time `repeats` steps."""
+    def sample(self, step: Step, repeats: int, before: Step) -> Sample:
+        """Time `repeats` steps, and do not time what is to be done before each."""
 
 
 class CpuClock:
@@ -54,13 +54,16 @@ class CpuClock:
         step()
         return max(1, round(self._WINDOW / (perf_counter() - start)))
 
-    def sample(self, step: Step, repeats: int) -> Sample:
+    def sample(self, step: Step, repeats: int, before: Step) -> Sample:
         if repeats > 1:
             step()  # takes back the cache lines that the previous contestant displaced
-        start = perf_counter()
+        elapsed = 0.0
         for _ in range(repeats):
+            before()
+            start = perf_counter()
             step()
-        return Sample((perf_counter() - start) / repeats, repeats=repeats)
+            elapsed += perf_counter() - start
+        return Sample(elapsed / repeats, repeats=repeats)
 
 
 class CudaClock:
@@ -81,8 +84,10 @@ class CudaClock:
     def repeats_for(self, step: Step) -> int:
         return 1
 
-    def sample(self, step: Step, repeats: int) -> Sample:
+    def sample(self, step: Step, repeats: int, before: Step) -> Sample:
+        before()
         host = self._host_seconds(step)
+        before()
         return Sample(host, self._device_seconds(step, host))
 
     def _host_seconds(self, step: Step) -> float:
@@ -106,8 +111,24 @@ class CudaClock:
         return float(begin.elapsed_time(end)) * 1e-3
 
 
-def captured(step: Step, warmup: int = 3) -> Step:
-    """Capture one step in a CUDA graph and return its replay."""
+@dataclass(frozen=True)
+class GraphReplay:
+    """A step as a CUDA graph.
+
+    Attributes:
+        graph: what was captured.
+        step: the step it was captured from; it owns the tensors that the graph works on.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    step: Step
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def captured(step: Step, warmup: int = 3) -> GraphReplay:
+    """Capture one step in a CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -117,8 +138,4 @@ def captured(step: Step, warmup: int = 3) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-
-    def replay() -> None:
-        graph.replay()
-
-    return replay
+    return GraphReplay(graph, step)

@@ -45,6 +45,7 @@ class Contestant:
         bytes_per_param: bytes that its passes over fp32 tensors read and write per parameter.
         make: builds it for a list of parameters.
         clip: whether `clip_grad_norm_` runs before each step.
+        keeps_addresses: whether it remembers where gradients were, so that moved ones cost time.
         has_capturable: whether it takes a `capturable` argument.
         graphable: whether its step can be captured in a CUDA graph.
     """
@@ -54,6 +55,7 @@ class Contestant:
     bytes_per_param: int
     make: Make
     clip: bool = False
+    keeps_addresses: bool = False
     has_capturable: bool = False
     graphable: bool = True
 
@@ -90,11 +92,21 @@ CONTESTANTS = {
     for contestant in (
         # 8 measure + 28 apply
         Contestant(
-            "yellowfin-exact", "YellowFin exact", 36, _yellowfin("exact"), has_capturable=True
+            "yellowfin-exact",
+            "YellowFin exact",
+            36,
+            _yellowfin("exact"),
+            keeps_addresses=True,
+            has_capturable=True,
         ),
         # 4 measure + 20 apply
         Contestant(
-            "yellowfin-sketch", "YellowFin sketch", 24, _yellowfin("sketch"), has_capturable=True
+            "yellowfin-sketch",
+            "YellowFin sketch",
+            24,
+            _yellowfin("sketch"),
+            keeps_addresses=True,
+            has_capturable=True,
         ),
         Contestant("adamw-fused", "AdamW fused", 28, _adamw, has_capturable=True),
         Contestant(

@@ -6,16 +6,17 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bench.clocks import Clock, CpuClock, CudaClock, Step, captured
-from bench.contestants import CONTESTANTS, Build
+from bench.contestants import CONTESTANTS, Build, Contestant
 from bench.footprint import Footprint, measure_footprint
 from bench.result import COPY, Entry, Result
 from bench.sizes import Size
-from bench.workload import make_parameters
+from bench.workload import MovingGradients, make_parameters
 
 WARMUP_STEPS = 3
 _COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
@@ -53,46 +54,57 @@ def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) ->
         on_round: called after each round, for a progress bar.
     """
     params = make_parameters(size, plan.device)
+    gradients = MovingGradients(params)
     copy_step, copy_bytes = _copy(plan.device)
     result = Result(size, copy_bytes)
     steps: dict[str, Step] = {COPY: copy_step}
-    for entry in _entries(plan):
-        result.entries[entry.key] = entry
-        steps[entry.key], result.footprints[entry.key] = _prepare(entry, params, plan)
+    for name in plan.contestants:
+        for entry, step, footprint in _prepare(CONTESTANTS[name], params, plan):
+            result.entries[entry.key] = entry
+            result.footprints[entry.key] = footprint
+            steps[entry.key] = step
 
     clock: Clock = CudaClock(plan.device) if plan.device.type == "cuda" else CpuClock()
-    copy_step()
     repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
     result.samples = {key: [] for key in steps}
     with _no_garbage_collection():
         for start in range(plan.rounds_for(size)):
             for key in _rotated(list(steps), start):
-                result.samples[key].append(clock.sample(steps[key], repeats[key]))
+                moved = key != COPY and result.entries[key].mode == "moved"
+                before = gradients.move if moved else _nothing
+                result.samples[key].append(clock.sample(steps[key], repeats[key], before))
+                gradients.restore()
             on_round()
     return result
 
 
-def _entries(plan: Plan) -> Iterator[Entry]:
-    for name in plan.contestants:
-        for mode in plan.modes:
-            entry = Entry(CONTESTANTS[name], mode)
-            if entry.possible:
-                yield entry
+def _nothing() -> None:
+    pass
 
 
-def _prepare(entry: Entry, params: list[Tensor], plan: Plan) -> tuple[Step, Footprint]:
-    contestant = entry.contestant
-    capturable = entry.mode != "eager" and contestant.has_capturable
+def _prepare(
+    contestant: Contestant, params: list[Tensor], plan: Plan
+) -> Iterator[tuple[Entry, Step, Footprint]]:
+    """All modes of a contestant; a graph is captured from the optimizer that runs eagerly too."""
+    built: dict[tuple[bool, bool], tuple[Step, Footprint]] = {}
+    for entry in (Entry(contestant, mode) for mode in plan.modes):
+        if not entry.possible:
+            continue
+        kind = (entry.capturable, entry.mode == "moved")
+        if kind not in built:
+            build = Build(plan.backend, entry.capturable)
+            built[kind] = measure_footprint(
+                partial(_warmed_up, contestant, build, params), params, plan.device
+            )
+        step, footprint = built[kind]
+        yield entry, captured(step) if entry.mode == "graph" else step, footprint
 
-    def build() -> Step:
-        optimizer = contestant.make(params, Build(plan.backend, capturable))
-        step = contestant.step_function(optimizer, params)
-        for _ in range(WARMUP_STEPS):
-            step()
-        return step
 
-    step, footprint = measure_footprint(build, params, plan.device)
-    return (captured(step) if entry.mode == "graph" else step), footprint
+def _warmed_up(contestant: Contestant, build: Build, params: list[Tensor]) -> Step:
+    step = contestant.step_function(contestant.make(params, build), params)
+    for _ in range(WARMUP_STEPS):
+        step()
+    return step
 
 
 def _copy(device: torch.device) -> tuple[Step, int]:

@@ -16,7 +16,11 @@ REFERENCE = "adamw-fused"
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant in one mode: `eager`, `capturable` (eager with the flag) or `graph`."""
+    """A contestant in one mode.
+
+    `eager` is the plain one; `moved` is eager with all gradients at other addresses in each step,
+    `capturable` is eager with that flag, `graph` replays a CUDA graph.
+    """
 
     contestant: Contestant
     mode: str
@@ -32,11 +36,19 @@ class Entry:
         return self.contestant.label + ("" if self.mode == "eager" else f" [{self.mode}]")
 
     @property
+    def capturable(self) -> bool:
+        """Whether the optimizer is built with `capturable=True`."""
+        return self.mode in ("capturable", "graph") and self.contestant.has_capturable
+
+    @property
     def possible(self) -> bool:
         """Whether this optimizer has the mode at all."""
-        if self.mode == "graph":
-            return self.contestant.graphable
-        return self.mode == "eager" or self.contestant.has_capturable
+        return {
+            "eager": True,
+            "moved": self.contestant.keeps_addresses,
+            "capturable": self.contestant.has_capturable,
+            "graph": self.contestant.graphable,
+        }[self.mode]
 
 
 @dataclass

@@ -89,14 +89,6 @@ def _draw_time(axes: Axes, result: Result) -> None:
     copy_time = result.size.numel / result.gigabytes_per_second(COPY) / 1e6  # ms per byte per param
 
     axes.plot([0, reach], [0, reach * copy_time], color=_COPY, linewidth=1.5, zorder=1)
-    axes.fill_between([0, reach], [0, reach * copy_time], color=_COPY, alpha=0.07, linewidth=0)
-    axes.annotate(
-        f"copy, {result.gigabytes_per_second(COPY):.3g} GB/s",
-        (0.30 * reach, 0.30 * reach * copy_time),
-        xytext=(8, -12),
-        textcoords="offset points",
-        color=_COPY,
-    )
     for key in shown:
         low, high = result.quartiles(key)
         axes.vlines(bytes_per_param[key], low * 1e3, high * 1e3, color=_colour(key), linewidth=1.2)
@@ -105,13 +97,21 @@ def _draw_time(axes: Axes, result: Result) -> None:
         axes.annotate(
             f"{result.entries[key].label}: {bytes_per_param[key]} bytes, "
             f"{duration(result.seconds(key))}, off the scale",
-            (0.02, 0.97 - 0.05 * line),
+            (0.98, 0.03 + 0.05 * line),
             xycoords="axes fraction",
-            verticalalignment="top",
+            horizontalalignment="right",
             color=_colour(key),
         )
+    top = 1.2 * max(times[key] for key in shown)
+    axes.annotate(
+        f"copy, {result.gigabytes_per_second(COPY):.3g} GB/s",
+        (0.35 * top / copy_time, 0.35 * top),
+        xytext=(9, -9),
+        textcoords="offset points",
+        color=_COPY,
+    )
     axes.set_xlim(0, reach)
-    axes.set_ylim(0, 1.2 * max(times[key] for key in shown))
+    axes.set_ylim(0, top)
     axes.set_xlabel("bytes read and written per parameter")
     axes.set_ylabel("time of a step, ms")
     axes.set_title(f"Time against traffic: {result.size.description}")

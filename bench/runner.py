@@ -18,7 +18,7 @@ from bench.sizes import DEFAULT_SIZES, QUICK_SIZES, Size, parse_size
 from bench.targets import check
 from yfkernels.ops import BACKENDS
 
-MODES = {"cpu": ("eager",), "cuda": ("eager", "capturable", "graph")}
+MODES = {"cpu": ("eager", "moved"), "cuda": ("eager", "moved", "capturable", "graph")}
 QUICK_ROUNDS = 5
 
 

@@ -144,6 +144,14 @@ TARGETS = (
     Target(
         "cpu", MANY, "per-tensor YellowFin / exact, time", ">=", 25.0, _speedup(EXACT, PER_TENSOR)
     ),
+    Target(
+        "cpu",
+        MANY,
+        "exact, gradients moved / faster of foreach and for-loop SGD-m, time",
+        "<=",
+        0.25,
+        _time_ratio(f"{EXACT}@moved", "sgd-foreach", "sgd-loop"),
+    ),
     Target("cpu", LARGE, "exact, state bytes / param", "<=", 8.0, _state_per_param(EXACT)),
     Target("cpu", LARGE, "sketch, state bytes / param", "<=", 4.0, _state_per_param(SKETCH)),
     Target("cpu", MANY, "exact, allocations a step", "<=", 0, _allocations(EXACT)),

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from bench.contestants import CONTESTANTS, Build
 from bench.sizes import parse_size
-from bench.workload import make_parameters
+from bench.workload import MovingGradients, make_parameters
 
 SIZES = ("400x64", "1000x1024", "resnet50")
 CPU = torch.device("cpu")
+KEEPING_ADDRESSES = [name for name, row in CONTESTANTS.items() if row.keeps_addresses]
 
 
 @pytest.mark.parametrize("size_name", SIZES)
@@ -30,26 +31,15 @@ def test_step(benchmark: BenchmarkFixture, size_name: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("size_name", SIZES)
-@pytest.mark.parametrize("name", ["yellowfin-exact", "yellowfin-sketch", "sgd-foreach"])
+@pytest.mark.parametrize("name", KEEPING_ADDRESSES)
 def test_step_with_moved_gradients(benchmark: BenchmarkFixture, size_name: str, name: str) -> None:
-    """Every gradient at another address in each step, as after `zero_grad(set_to_none=True)`."""
+    """Every gradient at another address in each step."""
     contestant, params = CONTESTANTS[name], make_parameters(parse_size(size_name), CPU)
     step = contestant.step_function(contestant.make(params, Build()), params)
     step()
-    spare = [torch.randn_like(param) * 1e-3 for param in params]
-
-    def move_gradients() -> None:
-        for index, param in enumerate(params):
-            param.grad, spare[index] = spare[index], _gradient(param)
-
-    benchmark.group = f"{size_name}, moved gradients"
-    benchmark.pedantic(step, setup=move_gradients, rounds=25, warmup_rounds=3)
+    benchmark.group = size_name
+    benchmark.pedantic(step, setup=MovingGradients(params).move, rounds=50, warmup_rounds=3)
     _note_bandwidth(benchmark, contestant.bytes_per_param, params)
-
-
-def _gradient(param: Tensor) -> Tensor:
-    assert param.grad is not None
-    return param.grad
 
 
 def _note_bandwidth(

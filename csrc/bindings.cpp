@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/driver.h"
+#include "cpu/pages.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
 #endif
@@ -108,6 +109,10 @@ PYBIND11_MODULE(_C, m) {
                              at<const double>(coefficients), threads);
       },
       no_gil);
+
+  m.def("cpu_prefer_huge_pages", [](Address address, int64_t bytes) {
+    cpu::prefer_huge_pages(at<void>(address), bytes);
+  });
 
 #if YFK_WITH_CUDA
   m.def("cuda_device_count", [] {

@@ -84,8 +84,8 @@ class Gradients:
                 for g in gradients:
                     g.mul_(torch.from_numpy(np.asarray(rng.random(g.shape) < self.density)))
             if step in self.poison:
-                present = [g for i, g in enumerate(gradients) if self.present(step, i) and g.numel()]
-                flat = present[rng.integers(len(present))].view(-1)
+                here = [g for i, g in enumerate(gradients) if self.present(step, i) and g.numel()]
+                flat = here[rng.integers(len(here))].view(-1)
                 flat[rng.integers(flat.numel())] = self.poison[step]
             yield [g if self.present(step, i) else None for i, g in enumerate(gradients)]
 

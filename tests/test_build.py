@@ -140,7 +140,10 @@ def test_pure_python_install_says_so(tree: Path, tmp_path: Path) -> None:
     assert not list(site.glob("yfkernels/_C*"))
     assert (site / "yfkernels" / "py.typed").exists()
     assert "Tag: py3-none-any" in next(site.glob("yfkernels-*.dist-info/WHEEL")).read_text()
-    shown = python("-c", "import yfkernels; yfkernels.show_config()", cwd=site).stdout
+    # -S: an editable install of this repository would put its own _C in.
+    show = "import yfkernels; yfkernels.show_config()"
+    path = os.pathsep.join([str(site), *sys.path])
+    shown = python("-S", "-c", show, cwd=site, PYTHONPATH=path).stdout
     assert "pure Python" in shown
     assert "YFK_BUILD=none" in shown
     assert "not native" in shown

@@ -106,7 +106,9 @@ void yellowfin_apply(const Table& table, DType dtype, const double* coefficients
   const KernelSet& set = kernels();
   // a few runs of chunks for each thread: even shares, and no counter touched for every tiny tensor
   const int64_t num_runs = std::min<int64_t>(table.num_chunks, int64_t(threads) * 16);
-  parallel_for(num_runs, threads, [&](int64_t run) {
+  // from the end: there the gradients that the measurement has read last are still in cache
+  parallel_for(num_runs, threads, [&](int64_t turn) {
+    const int64_t run = num_runs - 1 - turn;
     for_each_chunk(table, run * table.num_chunks / num_runs,
                    (run + 1) * table.num_chunks / num_runs,
                    [&](const TensorRow& row, int64_t first, int64_t n) {

@@ -26,11 +26,12 @@ YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
 constexpr int64_t kFold = 1024;
 
 struct Moments {
-  Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros(), count = zeros();
+  Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros();
+  Counts nonzero = no_counts();
 
   YFK_FN void add(const Floats& g) {
     grad_sq = grad_sq + g * g;
-    count = count + nonzero(g);
+    count_nonzero(&nonzero, g);
   }
   YFK_FN void add_average(const Floats& g, const Floats& gbar) {
     dot = dot + gbar * g;
@@ -51,7 +52,7 @@ void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
                      if (kAverages) moments.add_average(grad, load(gbar + j, lanes));
                    });
     sums[0] += sum(moments.grad_sq);
-    sums[3] += sum(moments.count);
+    sums[3] += sum(moments.nonzero);
     if (kAverages) {
       sums[1] += sum(moments.dot);
       sums[2] += sum(moments.avg_sq);
@@ -94,7 +95,7 @@ void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums
       }
     }
     sums[0] += sum(moments.grad_sq);
-    sums[3] += sum(moments.count);
+    sums[3] += sum(moments.nonzero);
   }
   sums[4] += double(end - begin);
   sketch_slowly(g, origin, 0, begin, sketch);

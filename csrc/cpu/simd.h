@@ -62,14 +62,27 @@ YFK_FN double sum(const Floats& a) {
   return wide[0];
 }
 
-// 1 in every lane that is not zero (NaN counts as not zero)
-YFK_FN Floats nonzero(const Floats& a) {
-  Floats r;
-  for (int i = 0; i < kParts; ++i) {
-    const UIntVec mask = (UIntVec)(a.part[i] != 0.0f);
-    r.part[i] = (FloatVec)(mask & (UIntVec)(FloatVec{} + 1.0f));
-  }
+// A count in every lane of how often it was not zero (NaN is not zero).
+struct Counts {
+  UIntVec part[kParts];
+};
+
+YFK_FN Counts no_counts() {
+  Counts r;
+  for (int i = 0; i < kParts; ++i) r.part[i] = UIntVec{};
   return r;
+}
+
+YFK_FN void count_nonzero(Counts* counts, const Floats& a) {
+  for (int i = 0; i < kParts; ++i) counts->part[i] -= (UIntVec)(a.part[i] != 0.0f);  // a mask is -1
+}
+
+YFK_FN double sum(const Counts& a) {
+  uint32_t lane[kLanes];
+  memcpy(lane, &a, sizeof lane);
+  uint32_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += lane[i];
+  return double(total);
 }
 
 // The lanes of `a`, negated where the bit of `signs` from `first_bit` on is set.

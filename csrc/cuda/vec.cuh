@@ -63,8 +63,8 @@ struct PairOf<__nv_bfloat16> {
 
 // Accesses ---------------------------------------------------------------------------------------
 
-// Addresses come out of the table, so the compiler cannot see that they are global memory. The cache
-// operators say so; .ca and .wb are what a plain access would do.
+// Addresses come out of the table, so the compiler has to be told that they are global memory: it
+// would take generic accesses otherwise. The streaming intrinsics say it by themselves.
 template <Reuse kReuse, class Word>
 __device__ __forceinline__ Word load_word(const Word* p) {
   if constexpr (kReuse == Reuse::kStream) {

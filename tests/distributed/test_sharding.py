@@ -135,6 +135,4 @@ def run_checks(rank: int, store: str, variance: str) -> None:
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])
 def test_two_processes(tmp_path: Path, variance: str) -> None:
-    torch.multiprocessing.spawn(
-        run_checks, args=(str(tmp_path / "store"), variance), nprocs=WORLD
-    )
+    torch.multiprocessing.spawn(run_checks, args=(str(tmp_path / "store"), variance), nprocs=WORLD)

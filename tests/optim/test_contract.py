@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -146,6 +147,16 @@ def test_state_dict_hooks(build: Build, model: Model) -> None:
     assert seen == ["state_dict pre", "state_dict post", "load pre", "load post"]
 
 
+def test_state_dict_post_hook_sees_the_whole_state(build: Build, model: Model) -> None:
+    """Checkpointing libraries save what this hook is given."""
+    optimizer = build(model.parameters())
+    train(model, optimizer, 2)
+    seen: list[dict[str, Any]] = []
+    optimizer.register_state_dict_post_hook(lambda _, state: seen.append(copy.deepcopy(state)))
+    state = optimizer.state_dict()
+    assert_same_bits(seen[0], state)
+
+
 def test_load_pre_hook_may_replace_the_state(build: Build, model: Model) -> None:
     optimizer = build(model.parameters())
     train(model, optimizer, 2)
@@ -274,6 +285,15 @@ def test_autograd_notices_the_change(build: Build, model: Model) -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_gradients_are_let_go(build: Build, model: Model) -> None:
+    """zero_grad(set_to_none=True) gives their memory back at once."""
+    optimizer = build(model.parameters())
+    train(model, optimizer, 2)
+    grads = [weakref.ref(p.grad) for p in model.parameters() if p.grad is not None]
+    optimizer.zero_grad(set_to_none=True)
+    assert all(grad() is None for grad in grads)
 
 
 def test_gradients_that_carry_a_graph(build: Build, model: Model) -> None:

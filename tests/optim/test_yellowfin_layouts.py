@@ -161,6 +161,22 @@ def test_half_parameters_take_small_steps(
     assert optimizer.state[p]["momentum_buffer"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64], ids=str)
+def test_values_written_by_the_user(
+    dtype: torch.dtype, target: Target, rng: np.random.Generator
+) -> None:
+    """Loading weights or clamping them between steps counts, master copy or not."""
+    twin = Twin(target, (Group(specs((50,), (3,), dtype=dtype)),), rng)
+    gradients = list(Gradients(6).draw(rng, twin.params))
+    for g in gradients[:3]:
+        twin.step(g)
+    with torch.no_grad():
+        twin.params[0].copy_(normal(rng, twin.params[0]))
+    twin.oracle.groups[0].params[0] = memory_order(twin.params[0], twin.params[0])
+    for g in gradients[3:]:
+        twin.step(g)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 def test_data_replaced_by_another_tensor(
     layout: str, target: Target, rng: np.random.Generator
@@ -184,6 +200,22 @@ def test_data_replaced_by_another_tensor(
     for g in gradients[3:]:
         twin.step(g)
     assert_same_bits(old, kept, "the tensor that was replaced")
+
+
+def test_data_transposed_in_place(target: Target, rng: np.random.Generator) -> None:
+    """The same address and shape, but other strides: element (i, j) is now (j, i)."""
+    twin = Twin(target, (Group(specs((6, 6), (4,))),), rng)
+    gradients = list(Gradients(6).draw(rng, twin.params))
+    for g in gradients[:3]:
+        twin.step(g)
+    p = twin.params[0]
+    p.data = p.data.t()
+    # State belongs to logical elements: in the new memory order it is transposed, values are not.
+    group = twin.oracle.groups[0]
+    for arrays in (group.buffers, group.grad_avgs, group.path):
+        arrays[0] = arrays[0].reshape(6, 6).T.reshape(-1)
+    for g in gradients[3:]:
+        twin.step(g)
 
 
 def test_gradient_tensors_may_be_reused_or_fresh(target: Target, rng: np.random.Generator) -> None:

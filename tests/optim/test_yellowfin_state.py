@@ -270,6 +270,10 @@ def _short_tuner(state: dict[str, Any]) -> None:
     state["param_groups"][0]["tuner"] = state["param_groups"][0]["tuner"][:-1]
 
 
+def _another_version(state: dict[str, Any]) -> None:
+    state["param_groups"][0]["tuner"][0] = 99.0
+
+
 def _no_groups(state: dict[str, Any]) -> None:
     del state["param_groups"]
 
@@ -284,6 +288,7 @@ def _no_groups(state: dict[str, Any]) -> None:
         (_missing_buffer, "grad_avg"),
         (_no_tuner, "tuner"),
         (_short_tuner, "tuner"),
+        (_another_version, "99"),
         (_no_groups, "param_groups"),
     ],
 )

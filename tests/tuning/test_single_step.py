@@ -9,13 +9,25 @@ import numpy as np
 import pytest
 
 from yfkernels import single_step
+from yfkernels.ops import native
 
 EPS = Decimal("1e-6")
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled module, and as a machine without it computes."""
+    reason = native.unusable("cpu")
+    if request.param == "torch":
+        monkeypatch.setattr(native, "unusable", lambda device_type: "switched off by the test")
+    elif reason:
+        pytest.skip(reason)
+
+
 def exact(distance: float, variance: float, h_min: float, h_max: float) -> tuple[Decimal, Decimal]:
     """(lr, momentum) in 60 digits: y³ + p y = p for y = 1 - x by bisection, then the floor."""
-    with localcontext(prec=60, Emin=-99999, Emax=99999):
+    with localcontext() as context:
+        context.prec, context.Emin, context.Emax = 60, -99999, 99999
         d, c, lo, hi = (Decimal(v) + EPS for v in (distance, variance, h_min, h_max))
         p = d * d * lo * lo / (2 * c)
         # y in [y0, 1]: the floor of mu is a ceiling of y. Bisect on a grid of relative fineness.

@@ -23,6 +23,12 @@ class SlowSGD(torch.optim.SGD):
         return super().step(*args, **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads: None) -> None:
+    """Tasks this small only wait for a second thread where other programs hold the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def task() -> DigitsTask:
     return digits_mlp()

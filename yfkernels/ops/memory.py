@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from yfkernels.ops import native
 
 
 def memory_order(tensor: Tensor) -> list[int]:
@@ -33,3 +36,10 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape keep their elements in the same order in memory."""
     strides = zip(a.shape, a.stride(), b.stride())
     return all(size == 1 or first == second for size, first, second in strides)
+
+
+def new_state(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros in the layout of `tensor`."""
+    state = torch.empty_like(tensor, dtype=dtype)
+    native.prefer_huge_pages(state)
+    return state.zero_()

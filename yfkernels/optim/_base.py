@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from yfkernels import ops
 from yfkernels.distributed import sharding
 from yfkernels.distributed.sharding import ShardGroup
-from yfkernels.ops.memory import is_dense, same_layout
+from yfkernels.ops.memory import is_dense, new_state, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tuner import TILE
 
@@ -245,7 +245,7 @@ class FusedOptimizer(Optimizer):
     @staticmethod
     def _state_tensor(name: str, view: Tensor, value: Tensor | None) -> Tensor:
         """A state tensor in the parameter's layout, with `value` in it or as it begins."""
-        tensor = torch.zeros_like(view, dtype=_STATE_DTYPE.get(view.dtype, torch.float32))
+        tensor = new_state(view, _STATE_DTYPE.get(view.dtype, torch.float32))
         if value is None and name == "master":
             value = view
         return tensor if value is None else tensor.copy_(value)

@@ -1,5 +1,129 @@
-"""The Triton backend (under construction)."""
+"""The Triton backend: CUDA without the extension, and a CPU through Triton's interpreter.
+
+Triton is imported with the first use, not with this package: it takes a second.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tuner import TunerOptions
 
 
+@cache
 def unusable(device_type: str) -> str | None:
-    return "under construction"
+    """Why this backend cannot serve a kind of device, or None."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if device_type == "cuda":
+        if not torch.cuda.is_available():
+            return "torch finds no CUDA device"
+        return _refusal(interpreter=False)
+    if device_type == "cpu":
+        if "TRITON_INTERPRET" not in os.environ:
+            return "Triton has no compiler for CPUs; TRITON_INTERPRET=1 runs its interpreter"
+        return _refusal(interpreter=True)
+    return f"it has no kernels for {device_type} devices"
+
+
+def _refusal(interpreter: bool) -> str | None:
+    """Why Triton as it was imported cannot interpret, or cannot compile; None if it can."""
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    if not hasattr(triton, "constexpr_function"):
+        return f"Triton {triton.__version__} is too old: install 3.5 or newer"
+    # Triton decides when it is imported whether to interpret, for its own functions and for ours
+    from yfkernels.ops.triton.apply import yellowfin_apply
+
+    compiled = [
+        isinstance(function, triton.JITFunction) for function in (tl.zeros, yellowfin_apply)
+    ]
+    if any(compiled) if interpreter else not all(compiled):
+        mend = "set" if interpreter else "unset"
+        return f"{mend} TRITON_INTERPRET before Triton is imported"
+    return None
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def write_words(target: Tensor, words: list[int]) -> None:
+    """Writes int64 words (or the bits of doubles) to a one-dimensional tensor.
+
+    On CUDA asynchronous, and legal under graph capture.
+    """
+    target = target.view(torch.int64)
+    if target.is_cpu:
+        target.copy_(torch.tensor(words, dtype=torch.int64))
+        return
+    with _on(target.device):
+        if torch.cuda.is_current_stream_capturing():
+            # Every replay of a graph would read a pinned buffer again, long after it was freed.
+            # These kernels carry the words in their arguments.
+            cells = list(target.unbind())
+            torch._foreach_zero_(cells)
+            torch._foreach_add_(cells, words)
+        else:
+            pinned = torch.tensor(words, dtype=torch.int64, pin_memory=True)
+            target.copy_(pinned, non_blocking=True)
+
+
+def upload_grads(table: TensorTable, pointers: list[int]) -> None:
+    """Refreshes the gradients' addresses in the table."""
+    write_words(table.grad_column, pointers)
+
+
+def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+    """One pass over g (and gbar): sums of squares and products into the table's slots."""
+    from yfkernels.ops.triton import measure
+
+    with _on(table.device):
+        measure.launch(table, partials, sketches)
+
+
+def yellowfin_tune(
+    options: TunerOptions,
+    partials: Tensor,
+    sketches: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    groups: Tensor,
+    coefficients: Tensor,
+    scratch: Tensor,
+) -> None:
+    """Adds up the slots and runs the tuner where `state` lives."""
+    from yfkernels.ops.triton import tune
+
+    with _on(state.device):
+        tune.launch(
+            options,
+            partials,
+            sketches,
+            grad_scale,
+            found_inf,
+            state,
+            groups,
+            coefficients,
+            scratch,
+        )
+
+
+def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: gradient average, momentum and parameters advance."""
+    from yfkernels.ops.triton import apply
+
+    with _on(table.device):
+        apply.launch(table, coefficients)

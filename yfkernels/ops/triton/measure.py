@@ -7,30 +7,23 @@ import triton.language as tl
 from torch import Tensor
 
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.triton.table import (
-    DTYPES,
-    GRAD,
-    GRAD_AVG,
-    ORIGIN,
-    chunk_at,
-    column,
-    elements,
-    load,
-)
-from yfkernels.ops.tuner import SUMS, TILE
+from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.table import DTYPES, chunk_at, column, elements
+from yfkernels.ops.tuner import TILE
 
-_TILE: tl.constexpr = tl.constexpr(TILE)
-_SUMS: tl.constexpr = tl.constexpr(len(SUMS))
+_WARPS = 8
 
 
 @triton.jit
-def _flip_signs(grad, tile, WIDTH: tl.constexpr):
-    """The elements of a tile with the sketch's signs: sign_bits() of csrc/rules.h.
+def _flip_signs(grad, tile):
+    """A tile with the sketch's signs; as sign_bits() of csrc/rules.h. tile: its index, int64.
 
     One hash gives the signs of 32 elements; it is worked out once for each row of the tile.
     """
-    first_block = tile * (_TILE // 32)
-    place = tl.arange(0, _TILE // WIDTH) * WIDTH
+    ROWS: tl.constexpr = grad.shape[0]
+    WIDTH: tl.constexpr = grad.shape[1]
+    first_block = tile * (ROWS * WIDTH // 32)
+    place = tl.arange(0, ROWS) * WIDTH
     x = first_block.to(tl.uint32) + (place // 32).to(tl.uint32)
     x ^= (first_block >> 32).to(tl.uint32)
     x ^= x >> 16
@@ -44,18 +37,10 @@ def _flip_signs(grad, tile, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _add_tile(g, gbar, at, mask, tile, grad_sq, dot, avg_sq, nonzero, sketch, SKETCH: tl.constexpr):
-    """The running float32 sums of a chunk with one more tile; at, mask: [rows, width]."""
-    grad = load(g, at, mask)
-    grad_sq += tl.sum(grad * grad, axis=1)
-    nonzero += tl.sum((grad != 0.0).to(tl.float32), axis=1)
-    if SKETCH:
-        sketch += _flip_signs(grad, tile, grad.shape[1])
-    else:
-        average = load(gbar, at, mask)
-        dot += tl.sum(average * grad, axis=1)
-        avg_sq += tl.sum(average * average, axis=1)
-    return grad_sq, dot, avg_sq, nonzero, sketch
+def _sum_by_thread(tile, THREADS: tl.constexpr):
+    """The sum of what each thread holds of a tile: row r belongs to thread r mod THREADS."""
+    rows = tl.sum(tile, axis=1)
+    return tl.sum(tl.reshape(rows, [tile.shape[0] // THREADS, THREADS]), axis=0)
 
 
 @triton.jit(do_not_specialize=["num_chunks", "partials"])
@@ -67,67 +52,73 @@ def yellowfin_measure(
     sketches,
     DTYPE: tl.constexpr,
     CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+    THREADS: tl.constexpr,
     SKETCH: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """Program s sums a fixed run of chunks into slot s, so that no sum hangs on the device.
+    """Program s sums a fixed run of chunks into slot s: the sums do not hang on the device.
 
-    A tile is a matrix of 4096 elements in the order of memory, each row one 16-byte load of the
-    gradient. Sums are float32 along a row and over a chunk, float64 over the slot. Lane j of a
-    tile is always bucket j of the sketch, which therefore stays in registers.
+    A tile is a matrix of 4096 elements in the order of memory, a row as wide as a 16-byte load of
+    the gradient. Sums are float32 along a row and over a chunk, float64 over the slot. Place j of
+    a tile is always bucket j of the sketch, which therefore stays in registers.
     """
     WIDTH: tl.constexpr = 128 // DTYPE.primitive_bitwidth
-    ROWS: tl.constexpr = _TILE // WIDTH
+    ROWS: tl.constexpr = TILE // WIDTH
+    lanes = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     slot = tl.program_id(0).to(tl.int64)
     begin = slot * num_chunks // tl.num_programs(0)
     end = (slot + 1) * num_chunks // tl.num_programs(0)
-    lanes = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
 
-    slot_grad_sq = tl.zeros([ROWS], tl.float64)
-    slot_dot = tl.zeros([ROWS], tl.float64)
-    slot_avg_sq = tl.zeros([ROWS], tl.float64)
-    slot_nonzero = tl.zeros([ROWS], tl.float64)
-    count = tl.zeros([], tl.int64)
+    slot_grad_sq = tl.zeros([THREADS], tl.float64)
+    slot_dot = tl.zeros([THREADS], tl.float64)
+    slot_avg_sq = tl.zeros([THREADS], tl.float64)
+    slot_nonzero = tl.zeros([THREADS], tl.float64)
+    slot_count = tl.zeros([], tl.int64)
     sketch = tl.zeros([ROWS, WIDTH], tl.float32)
     for index in range(begin, end):
         row, first = chunk_at(words, chunks, index)
         n = elements(row, first, CHUNK)
-        g = column(row, GRAD, DTYPE, first, ALIGNED)
-        gbar = column(row, GRAD_AVG, tl.float32, first, ALIGNED)
-        start = tl.load(row + ORIGIN) + first
-        # a shard may begin inside a tile; then no tile of it is whole
-        shift = (start % _TILE).to(tl.int32) if SKETCH else 0
-        whole = n // _TILE * _TILE if shift == 0 else -shift
+        g = column(row, "row.grad", first, DTYPE, ALIGNED)
+        gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
+        origin = tl.load(row + at("row.origin")) + first
+        # a shard may begin inside a tile, and then none of its tiles is whole
+        shift = (origin % TILE).to(tl.int32) if SKETCH else 0
+        whole = n // TILE * TILE if shift == 0 else -shift
 
-        grad_sq = tl.zeros([ROWS], tl.float32)
-        dot = tl.zeros([ROWS], tl.float32)
-        avg_sq = tl.zeros([ROWS], tl.float32)
-        nonzero = tl.zeros([ROWS], tl.float32)
-        for i in range(0, whole, _TILE):
-            grad_sq, dot, avg_sq, nonzero, sketch = _add_tile(
-                g, gbar, i + lanes, None, (start + i) // _TILE,
-                grad_sq, dot, avg_sq, nonzero, sketch, SKETCH,
-            )  # fmt: skip
-        for i in range(whole, n, _TILE):
-            at = i + lanes
-            grad_sq, dot, avg_sq, nonzero, sketch = _add_tile(
-                g, gbar, at, (at >= 0) & (at < n), (start + i) // _TILE,
-                grad_sq, dot, avg_sq, nonzero, sketch, SKETCH,
-            )  # fmt: skip
+        grad_sq = tl.zeros([THREADS], tl.float32)
+        dot = tl.zeros([THREADS], tl.float32)
+        avg_sq = tl.zeros([THREADS], tl.float32)
+        nonzero = tl.zeros([THREADS], tl.float32)
+        # whole tiles without a mask, so that every load is 16 bytes wide; then the ragged ends
+        for RAGGED in tl.static_range(2):
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
+                place = i + lanes
+                mask = (place >= 0) & (place < n) if RAGGED else None
+                other = 0.0 if RAGGED else None
+                grad = tl.load(g + place, mask, other).to(tl.float32)
+                grad_sq += _sum_by_thread(grad * grad, THREADS)
+                nonzero += _sum_by_thread((grad != 0.0).to(tl.float32), THREADS)
+                if SKETCH:
+                    sketch += _flip_signs(grad, (origin + i) // TILE)
+                else:
+                    average = tl.load(gbar + place, mask, other)
+                    dot += _sum_by_thread(average * grad, THREADS)
+                    avg_sq += _sum_by_thread(average * average, THREADS)
         slot_grad_sq += grad_sq.to(tl.float64)
         slot_dot += dot.to(tl.float64)
         slot_avg_sq += avg_sq.to(tl.float64)
         slot_nonzero += nonzero.to(tl.float64)
-        count += n
+        slot_count += n
 
-    out = partials + slot * _SUMS
-    tl.store(out + 0, tl.sum(slot_grad_sq))
-    tl.store(out + 1, tl.sum(slot_dot))
-    tl.store(out + 2, tl.sum(slot_avg_sq))
-    tl.store(out + 3, tl.sum(slot_nonzero))
-    tl.store(out + 4, count.to(tl.float64))
+    out = partials + slot * size("slot")
+    tl.store(out + at("slot.grad_sq"), tl.sum(slot_grad_sq))
+    tl.store(out + at("slot.avg_dot_grad"), tl.sum(slot_dot))
+    tl.store(out + at("slot.avg_sq"), tl.sum(slot_avg_sq))
+    tl.store(out + at("slot.nonzero"), tl.sum(slot_nonzero))
+    tl.store(out + at("slot.count"), slot_count.to(tl.float64))
     if SKETCH:
-        tl.store(sketches + slot * _TILE + lanes, sketch)
+        tl.store(sketches + slot * TILE + lanes, sketch)
 
 
 def launch(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
@@ -140,7 +131,9 @@ def launch(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> Non
         sketches,
         DTYPE=DTYPES[table.dtype],
         CHUNK=table.chunk_size,
+        TILE=TILE,
+        THREADS=32 * _WARPS,
         SKETCH=sketches is not None,
         ALIGNED=table.aligned and table.grads_aligned,
-        num_warps=8,
+        num_warps=_WARPS,
     )

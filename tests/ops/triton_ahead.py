@@ -1,0 +1,141 @@
+"""Compiles every Triton kernel for GPUs that are not here: run by test_triton_compile.py.
+
+A stand-in for Triton's driver names the architecture, and each backend operation is called as the
+optimizer calls it, so that what is compiled is what a launch on that GPU would compile. Prints one
+JSON object a kernel: its name, architecture, PTX and the assembler's account of its resources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import tempfile
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
+from yfkernels.ops.triton import apply, measure, tune
+from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, SUMS, TILE, TunerOptions
+
+ARCHITECTURES = (80, 90, 100)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OPTIONS = TunerOptions(
+    beta=0.999,
+    max_norm=math.inf,
+    initial_lr=1e-4,
+    initial_momentum=0.0,
+    window=20,
+    adaptive_clip=True,
+    polyak=False,
+    log_smooth=True,
+    sparsity_debias=True,
+    sketch=False,
+)
+
+
+class Driver:
+    """What Triton asks of a driver before it launches."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+    def get_current_device(self) -> int:
+        return self.architecture  # Triton keeps a cache of kernels for each device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Ahead:
+    """Stands for a kernel: compiles where that would launch."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.compiled: Any = None
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def compile_only(*args: Any, **options: Any) -> None:
+            self.compiled = self.kernel.warmup(*args, grid=grid, **options)
+
+        return compile_only
+
+
+def table_of(dtype: torch.dtype, sketch: bool) -> TensorTable:
+    """A table as it would be on a GPU, but for the addresses."""
+    columns = {Column.PARAM: torch.zeros(9, dtype=dtype), Column.MOMENTUM: torch.zeros(9)}
+    if dtype != torch.float32:
+        columns[Column.MASTER] = torch.zeros(9)
+    if not sketch:
+        columns[Column.GRAD_AVG] = torch.zeros(9)
+    table = TensorTable("triton", [Row(0, 0, 0, columns)])
+    table.chunk_size = GRANULARITY["cuda"].chunk
+    return table
+
+
+def compile_all() -> dict[str, Any]:
+    """Every kernel in every form that an option or a dtype brings about, by name."""
+    kernels = {}
+    measure.yellowfin_measure = measuring = Ahead(_measure)
+    apply.yellowfin_apply = applying = Ahead(_apply)
+    tune.yellowfin_tune = tuning = Ahead(_tune)
+    partials = torch.zeros(1, len(SUMS), dtype=torch.float64)
+    sketches = torch.zeros(1, TILE)
+    groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
+    coefficients = torch.zeros(1, len(COEFFICIENT_FIELDS), dtype=torch.float64)
+    scratch = torch.zeros(TILE + 1, dtype=torch.float64)
+    for name, dtype in DTYPES.items():
+        for variance in ("exact", "sketch"):
+            table = table_of(dtype, variance == "sketch")
+            measure.launch(table, partials, sketches if variance == "sketch" else None)
+            kernels[f"measure-{variance}-{name}"] = measuring.compiled
+            apply.launch(table, coefficients)
+            kernels[f"apply-{variance}-{name}"] = applying.compiled
+    for name, options in {
+        "tune-exact": OPTIONS,
+        "tune-linear": dataclasses.replace(OPTIONS, log_smooth=False),
+        "tune-sketch": dataclasses.replace(OPTIONS, sketch=True),
+    }.items():
+        state = torch.zeros(options.state_words, dtype=torch.float64)
+        scalar = torch.ones(())
+        shared = (scalar, scalar, state, groups, coefficients, scratch)
+        tune.launch(options, partials, sketches if options.sketch else None, *shared)
+        kernels[name] = tuning.compiled
+    return kernels
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers a thread (REG), and bytes of stack and local memory, where spills go."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = triton.knobs.nvidia.cuobjdump.path
+        command = [tool, "--dump-resource-usage", file.name]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {key: int(value) for key, value in re.findall(r"\b([A-Z]+):(\d+)", report)}
+
+
+if __name__ == "__main__":
+    _measure, _apply, _tune = (
+        measure.yellowfin_measure,
+        apply.yellowfin_apply,
+        tune.yellowfin_tune,
+    )
+    for architecture in ARCHITECTURES:
+        triton.runtime.driver.set_active(Driver(architecture))
+        for name, kernel in compile_all().items():
+            found = {
+                "name": name,
+                "architecture": architecture,
+                "ptx": kernel.asm["ptx"],
+                "resources": resources(kernel.asm["cubin"]),
+            }
+            print(json.dumps(found))

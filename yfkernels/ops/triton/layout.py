@@ -1,0 +1,40 @@
+"""Where every number stands in the table and in the tuner's buffers, for use inside kernels.
+
+A function instead of constants: Triton would compare each constant with its first value at every
+launch, and leave constants of another module out of the key of its compilation cache.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from yfkernels.ops.table import COLUMNS, ROW_WORDS, Column
+from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, STATE_FIELDS, SUMS
+
+_columns = [column.name.lower() for column in sorted(Column)]
+_spare = [""] * (COLUMNS - len(_columns))
+_RECORDS = tl.constexpr(
+    {
+        "row": ("numel", "group", "origin", *_columns, *_spare),
+        "slot": SUMS,
+        "state": STATE_FIELDS,
+        "group": GROUP_FIELDS,
+        "coefficients": COEFFICIENT_FIELDS,
+    }
+)
+assert len(_RECORDS.value["row"]) == ROW_WORDS
+
+
+@triton.constexpr_function
+def at(field: str) -> int:
+    """The place of a field in its record: at("state.lr")."""
+    record, name = field.split(".")
+    place: int = _RECORDS.value[record].index(name)
+    return place
+
+
+@triton.constexpr_function
+def size(record: str) -> int:
+    """How many words a record takes."""
+    return len(_RECORDS.value[record])

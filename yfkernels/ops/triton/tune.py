@@ -1,0 +1,303 @@
+"""The YellowFin tuner on the device: tune() of csrc/tuner.h line by line, in one launch.
+
+Launched with `enable_fp_fusion=False`, so that products and sums round as they do on the host. Two
+things differ from the host in the last bits: ln and exp, and the order in which slots and buckets
+are added up, which is fixed too but is that of a tree.
+Source: Zhang, Mitliagkas, Ré, arXiv 1706.03471.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.single_step import clip_factor, double, single_step
+from yfkernels.ops.tuner import TILE, TunerOptions
+
+_SHARE = 256  # buckets of the sketch that one program folds
+
+
+@triton.jit
+def _total(partials, num_slots, FIELD: tl.constexpr):
+    """One of the sums over all slots."""
+    lanes = tl.arange(0, 256)
+    total = tl.zeros([256], tl.float64)
+    for first in range(0, num_slots, 256):
+        slot = first + lanes
+        value = partials + slot * size("slot") + at(FIELD)
+        total += tl.load(value, mask=slot < num_slots, other=0.0)
+    return tl.sum(total)
+
+
+@triton.jit
+def _fold_sketches(sketches, num_slots, folded, TILE: tl.constexpr, SHARE: tl.constexpr):
+    """This program's share of the buckets, summed over all slots in float64."""
+    slots = tl.arange(0, 16)[:, None]
+    buckets = tl.program_id(0) * SHARE + tl.arange(0, SHARE)[None, :]
+    total = tl.zeros([16, SHARE], tl.float64)
+    for first in range(0, num_slots, 16):
+        slot = first + slots
+        value = tl.load(sketches + slot * TILE + buckets, mask=slot < num_slots, other=0.0)
+        total += value.to(tl.float64)
+    tl.store(folded + tl.program_id(0) * SHARE + tl.arange(0, SHARE), tl.sum(total, axis=0))
+
+
+@triton.jit
+def _is_last(ticket):
+    """Whether every other program has come by; what they stored before can then be read."""
+    tl.debug_barrier()  # one thread draws the ticket on behalf of all
+    last = tl.atomic_add(ticket, 1, sem="acq_rel") == tl.num_programs(0) - 1
+    if last:
+        tl.store(ticket, 0)
+    return last
+
+
+@triton.jit(do_not_specialize=["num_slots", "num_groups"])
+def yellowfin_tune(
+    numbers,
+    num_slots,
+    partials,
+    sketches,
+    grad_scale,
+    found_inf,
+    state,
+    num_groups,
+    groups,
+    coefficients,
+    scratch,
+    WINDOW: tl.constexpr,
+    WINDOW_TILE: tl.constexpr,
+    TILE: tl.constexpr,
+    SHARE: tl.constexpr,
+    ADAPTIVE_CLIP: tl.constexpr,
+    POLYAK: tl.constexpr,
+    LOG_SMOOTH: tl.constexpr,
+    SPARSITY_DEBIAS: tl.constexpr,
+    SKETCH: tl.constexpr,
+):
+    """numbers: beta, max_norm, initial_lr, initial_momentum. Others: as in ops/__init__.py.
+
+    With a sketch each program folds a share of the buckets into `scratch`, and the last one to be
+    done with that tunes; without, there is one program.
+    """
+    EPSILON: tl.constexpr = 1e-6
+    if SKETCH:
+        _fold_sketches(sketches, num_slots, scratch, TILE, SHARE)
+        if not _is_last((scratch + TILE).to(tl.pointer_type(tl.int32))):
+            return
+
+    # everything is read before the first store, behind a barrier: all warps run the same scalars
+    beta = tl.load(numbers)
+    max_norm = tl.load(numbers + 1)
+    initial_lr = tl.load(numbers + 2)
+    initial_momentum = tl.load(numbers + 3)
+    step = tl.load(state + at("state.step"))
+    skipped = tl.load(state + at("state.skipped"))
+    beta_power = tl.load(state + at("state.beta_power"))
+    grad_sq_avg = tl.load(state + at("state.grad_sq_avg"))
+    h_min_avg = tl.load(state + at("state.h_min_avg"))
+    h_max_avg = tl.load(state + at("state.h_max_avg"))
+    grad_norm_avg = tl.load(state + at("state.grad_norm_avg"))
+    distance_avg = tl.load(state + at("state.distance_avg"))
+    sparsity_avg = tl.load(state + at("state.sparsity_avg"))
+    last_h_max = tl.load(state + at("state.h_max"))
+    window = state + size("state")
+    place = tl.arange(0, WINDOW_TILE)
+    recent = tl.load(window + place, mask=place < WINDOW, other=0.0)
+    grad_sq = _total(partials, num_slots, "slot.grad_sq")
+    avg_dot_grad = _total(partials, num_slots, "slot.avg_dot_grad")
+    avg_sq = _total(partials, num_slots, "slot.avg_sq")
+    avg_grad_sq = grad_sq
+    if SKETCH:
+        bucket = tl.arange(0, TILE)
+        sketch = tl.load(scratch + bucket)
+        average = tl.load(window + WINDOW + bucket)
+        avg_dot_grad = tl.sum(average * sketch)
+        avg_sq = tl.sum(average * average)
+        avg_grad_sq = tl.sum(sketch * sketch)
+    inv_scale = double(1.0)
+    if grad_scale is not None:
+        inv_scale = inv_scale / tl.load(grad_scale).to(tl.float64)
+    grad_sq = grad_sq * inv_scale * inv_scale
+    active = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
+    if found_inf is not None:
+        active = active & (tl.load(found_inf) == 0.0)
+    tl.debug_barrier()
+
+    if not active:
+        tl.store(state + at("state.skipped"), skipped + 1.0)
+        for i in range(num_groups):
+            out = coefficients + i * size("coefficients")
+            tl.store(out + at("coefficients.active"), 0.0)
+        return
+
+    gain = 1.0 - beta
+    k = step.to(tl.int64)
+    envelope = tl.sqrt(last_h_max)  # of the step before
+
+    # 1-2. the manual clip, then the guard that caps how fast the statistics can grow
+    norm = tl.sqrt(grad_sq)
+    clip = clip_factor(max_norm, norm)
+    if ADAPTIVE_CLIP:
+        guard = clip_factor(10.0 * envelope + EPSILON, clip * norm)
+        clip = tl.where(k >= 2, clip * guard, clip)
+
+    # 3. h and its average
+    h = clip * clip * grad_sq
+    h_root = tl.sqrt(h)
+    exploding = (k >= 1) & (h >= last_h_max)
+    grad_sq_avg = beta * grad_sq_avg + gain * h
+    beta_power = beta_power * beta
+    debias = 1.0 - beta_power
+
+    # 4. curvature range over the window
+    filled = (place < WINDOW) & (place <= k)
+    recent = tl.where(place == k % WINDOW, h, recent)
+    low = tl.min(tl.where(filled, recent, float("inf")))
+    high = tl.max(tl.where(filled, recent, float("-inf")))
+    if LOG_SMOOTH:
+        low = tl.log(low + EPSILON)
+        high = tl.log(high + EPSILON)
+    h_min_avg = beta * h_min_avg + gain * low
+    h_max_avg = beta * h_max_avg + gain * high
+    h_min = h_min_avg / debias
+    h_max = h_max_avg / debias
+    if LOG_SMOOTH:
+        h_min = tl.exp(h_min)
+        h_max = tl.exp(h_max)
+
+    # 5. variance
+    average_gain = gain * clip * inv_scale
+    new_avg_sq = (
+        beta * beta * avg_sq
+        + 2.0 * beta * average_gain * avg_dot_grad
+        + average_gain * average_gain * avg_grad_sq
+    )
+    variance = grad_sq_avg / debias - new_avg_sq / (debias * debias)
+    variance = tl.maximum(variance, double(EPSILON))
+
+    # 6. distance to the optimum
+    grad_norm_avg = beta * grad_norm_avg + gain * h_root
+    distance_avg = beta * distance_avg + gain * (grad_norm_avg / (grad_sq_avg + EPSILON))
+    distance = distance_avg / debias
+
+    if SPARSITY_DEBIAS:
+        nonzero = _total(partials, num_slots, "slot.nonzero")
+        count = _total(partials, num_slots, "slot.count")
+        share = tl.where(count > 0.0, nonzero / tl.maximum(count, double(1.0)), 0.0)
+        sparsity_avg = beta * sparsity_avg + gain * share
+        share = sparsity_avg / debias
+        h_min *= share
+        h_max *= share
+        variance *= share
+        distance = distance / (tl.sqrt(share) + EPSILON)
+
+    # 7. SingleStep, with a slow start over ten windows
+    lr, momentum = single_step(distance, variance, h_min, h_max)
+    warmup = (step + 1.0) / (10.0 * WINDOW)
+    lr = tl.where(k >= 1, lr * tl.minimum(warmup, double(1.0)), initial_lr)
+    momentum = tl.where(k >= 1, momentum, initial_momentum)
+
+    # 9. an exploding gradient is clipped in the update, after the statistics saw it
+    update_clip = clip
+    if ADAPTIVE_CLIP:
+        exploding_clip = clip * clip_factor(envelope + EPSILON, h_root)
+        update_clip = tl.where(exploding, exploding_clip, clip)
+
+    # 8. the user's multiplier, and a cap on the move of one step
+    for i in range(num_groups):
+        group = groups + i * size("group")
+        group_lr = lr * tl.load(group + at("group.lr"))
+        if ADAPTIVE_CLIP:
+            capped = 100.0 / tl.sqrt(h + EPSILON)
+            group_lr = tl.where(group_lr * h_root >= 100.0, capped, group_lr)
+        tl.store(state + at("state.lr"), group_lr, mask=i == 0)
+        decay = tl.load(group + at("group.weight_decay"))
+        decoupled = tl.load(group + at("group.decoupled")) != 0.0
+        sign = tl.load(group + at("group.sign"))
+
+        out = coefficients + i * size("coefficients")
+        keeps = 1.0 if POLYAK else tl.where(momentum != 0.0, 1.0, 0.0)
+        tl.store(out + at("coefficients.active"), 1.0)
+        tl.store(out + at("coefficients.grad_scale"), sign * (update_clip * inv_scale))
+        tl.store(out + at("coefficients.coupled_decay"), tl.where(decoupled, 0.0, decay))
+        tl.store(out + at("coefficients.momentum"), momentum)
+        tl.store(out + at("coefficients.velocity_gain"), -group_lr if POLYAK else 1.0)
+        tl.store(out + at("coefficients.velocity_keep"), keeps)
+        kept = tl.where(decoupled, 1.0 - group_lr * decay, 1.0)
+        tl.store(out + at("coefficients.param_keep"), kept)
+        tl.store(out + at("coefficients.param_gain"), 1.0 if POLYAK else -group_lr)
+        tl.store(out + at("coefficients.average_decay"), beta)
+        tl.store(out + at("coefficients.average_gain"), average_gain)
+
+    tl.store(state + at("state.step"), step + 1.0)
+    tl.store(state + at("state.beta_power"), beta_power)
+    tl.store(state + at("state.grad_sq_avg"), grad_sq_avg)
+    tl.store(state + at("state.h_min_avg"), h_min_avg)
+    tl.store(state + at("state.h_max_avg"), h_max_avg)
+    tl.store(state + at("state.grad_norm_avg"), grad_norm_avg)
+    tl.store(state + at("state.distance_avg"), distance_avg)
+    tl.store(state + at("state.sparsity_avg"), sparsity_avg)
+    tl.store(state + at("state.h_min"), h_min)
+    tl.store(state + at("state.h_max"), h_max)
+    tl.store(state + at("state.variance"), variance)
+    tl.store(state + at("state.distance"), distance)
+    tl.store(state + at("state.momentum"), momentum)
+    tl.store(state + at("state.grad_norm"), norm)
+    tl.store(state + at("state.clip_coefficient"), update_clip)
+    tl.store(window + k % WINDOW, h)
+    if SKETCH:
+        tl.store(window + WINDOW + bucket, beta * average + average_gain * sketch)
+
+
+@cache
+def _numbers(options: TunerOptions, device: torch.device) -> Tensor:
+    """The options that are numbers: as kernel arguments they would be rounded to float32.
+
+    Kept for good, as a captured graph may go on reading them.
+    """
+    numbers = (options.beta, options.max_norm, options.initial_lr, options.initial_momentum)
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+
+def launch(
+    options: TunerOptions,
+    partials: Tensor,
+    sketches: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    groups: Tensor,
+    coefficients: Tensor,
+    scratch: Tensor,
+) -> None:
+    """Runs the tuner where `state` lives."""
+    yellowfin_tune[(TILE // _SHARE if options.sketch else 1,)](
+        _numbers(options, state.device),
+        len(partials),
+        partials,
+        sketches,
+        grad_scale,
+        found_inf,
+        state,
+        len(groups),
+        groups,
+        coefficients,
+        scratch,
+        WINDOW=options.window,
+        WINDOW_TILE=triton.next_power_of_2(options.window),
+        TILE=TILE,
+        SHARE=_SHARE,
+        ADAPTIVE_CLIP=options.adaptive_clip,
+        POLYAK=options.polyak,
+        LOG_SMOOTH=options.log_smooth,
+        SPARSITY_DEBIAS=options.sparsity_debias,
+        SKETCH=options.sketch,
+        num_warps=8,
+        enable_fp_fusion=False,
+    )
