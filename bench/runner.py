@@ -83,8 +83,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--backend", choices=("auto", *BACKENDS), default="auto", help="default: auto"
     )
-    parser.add_argument("--rounds", type=_positive, help="samples per contestant and size")
-    parser.add_argument("--threads", type=_positive, help="CPU threads; without it, torch's choice")
+    parser.add_argument("--rounds", type=_at_least(2), help="samples per contestant and size")
+    parser.add_argument(
+        "--threads", type=_at_least(1), help="CPU threads; without it, torch's choice"
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds on the smaller sizes")
     parser.add_argument("--check", action="store_true", help="print targets beside measurements")
     parser.add_argument(
@@ -113,10 +115,13 @@ def _contestants(text: str) -> tuple[str, ...]:
     return names
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} up")
+        return int(text)
+
+    return whole_number
 
 
 @contextmanager

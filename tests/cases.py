@@ -62,7 +62,7 @@ SMALL = (Group(specs((3, 5), (17,), ())),)
 class Gradients:
     """A trace of gradients: a fixed mean plus noise, and what can go wrong at given steps."""
 
-    steps: int = 10
+    steps: int = 6
     noise: float = 1.0
     density: float = 1.0
     factor: Mapping[int, float] = field(default_factory=dict)  # step -> spike (or 0.0)

@@ -21,6 +21,12 @@ SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kernel_free: left out under Triton's slow interpreter")
+    # NumPy, under the interpreter, warns of the infinities that the tests put in on purpose.
+    config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
+
+
 def pytest_report_header() -> str:
     return f"random input: YFK_TEST_SEED={SEED} repeats this run"
 
@@ -60,6 +66,8 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 def target(request: pytest.FixtureRequest) -> Target:
     """Every backend on every device here; one that is not usable skips with its reason."""
     reason = why_unusable(request.param)
+    if request.param.interpreted and request.node.get_closest_marker("kernel_free"):
+        reason = reason or "independent of the kernels: not repeated in the slow interpreter"
     if reason:
         pytest.skip(reason)
     return request.param

@@ -143,7 +143,7 @@ def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (["--sizes", "50M"], "Invalid size: '50M'"),
         (["--contestants", "adam"], "no contestant 'adam'"),
-        (["--rounds", "0"], "'0' is not a positive whole number"),
+        (["--rounds", "1"], "'1' is not a whole number from 2 up"),
         pytest.param(
             ["--device", "cuda"],
             "torch sees no CUDA device",

@@ -19,17 +19,23 @@ YFK_DECLARE_KERNELS(avx2)
 YFK_DECLARE_KERNELS(avx512)
 #endif
 
+#if YFK_ISA_AVX2
+// everything CMakeLists.txt lets the compiler use at this level
+static bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+}
+#endif
+
 const KernelSet& kernels() {
   static const KernelSet& best = []() -> const KernelSet& {
 #if YFK_ISA_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    if (has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       return avx512::kernel_set;
 #endif
 #if YFK_ISA_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2"))
-      return avx2::kernel_set;
+    if (has_avx2()) return avx2::kernel_set;
 #endif
     return baseline::kernel_set;
   }();

@@ -14,6 +14,9 @@ namespace yfk {
 namespace YFK_ISA {
 namespace {
 
+// Places a pass works at in turn: two columns read, or up to four read and three written.
+constexpr int kReading = 4, kWriting = 2;
+
 template <class T>
 YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
   return reinterpret_cast<T*>(row.column[index]) + first;
@@ -23,7 +26,7 @@ YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
 // YellowFin, measure
 
 // Lanes are emptied into doubles every kFold elements, so that no float sum grows long.
-constexpr int64_t kFold = 1024;
+constexpr int64_t kFold = kReading * kStride;
 
 struct Moments {
   Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros();
@@ -45,7 +48,7 @@ void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
   const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
   for (int64_t i = 0; i < n; i += kFold) {
     Moments moments;
-    for_each_block(i, n - i < kFold ? n : i + kFold,
+    for_each_block<kLanes, kReading>(i, n - i < kFold ? n : i + kFold,
                    [&](int64_t j, auto lanes) YFK_INLINE_BODY {
                      const Floats grad = load(g + j, lanes);
                      moments.add(grad);
@@ -61,47 +64,38 @@ void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
   sums[4] += double(n);
 }
 
-// Elements [begin, end) into the sketch, one by one: the ragged ends of a shard or a tensor.
-template <class G>
-void sketch_slowly(const G* g, int64_t origin, int64_t begin, int64_t end, float* sketch) {
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t e = origin + i;
-    const Floats signed_grad =
-        flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
-    sketch[e % kTile] += signed_grad.part[0][0];
-  }
-}
-
 template <class G>
 void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
+  constexpr int kWord = 32;  // elements that share a word of signs
   const G* g = column<const G>(row, kGrad, first);
   const int64_t origin = row.origin + first;
-  // whole blocks of 32 signs in the middle; only a shard starts off such a block
-  const int64_t head = (32 - origin % 32) % 32;
-  const int64_t begin = head < n ? head : n;
-  const int64_t end = begin + (n - begin) / 32 * 32;
-  for (int64_t i = begin; i < end; i += kFold) {
+  // only a shard begins inside a word; it takes the rest of that word one by one
+  const int64_t ragged = (kWord - origin % kWord) % kWord;
+  const int64_t head = ragged < n ? ragged : n;
+  measure<G, false>(row, first, head, sums);
+  for (int64_t i = 0; i < head; ++i) {
+    const int64_t e = origin + i;
+    const Floats grad = flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
+    sketch[e % kTile] += grad.part[0][0];
+  }
+  for (int64_t i = head; i < n; i += kFold) {
     Moments moments;
-    const int64_t stop = end - i < kFold ? end : i + kFold;
-    for (int64_t j = i; j < stop; j += 32) {
-      const int64_t e = origin + j;
-      const uint32_t signs = sign_bits(e >> 5);
-      float* bucket = sketch + e % kTile;
-      for (int half = 0; half < 32; half += kLanes) {
-        const Floats grad = load(g + j + half, AllLanes{});
-        moments.add(grad);
-        store(bucket + half, load(bucket + half, AllLanes{}) + flip_signs(grad, signs, half),
-              AllLanes{});
-      }
-    }
+    for_each_block<kWord, kReading>(
+        i, n - i < kFold ? n : i + kFold, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
+          const int64_t e = origin + j;
+          const uint32_t signs = sign_bits(e >> 5);
+          for (int half = 0; half < kWord; half += kLanes) {
+            const auto there = lanes_from(lanes, half);
+            const Floats grad = load(g + j + half, there);
+            moments.add(grad);
+            float* bucket = sketch + e % kTile + half;
+            store(bucket, load(bucket, there) + flip_signs(grad, signs, half), there);
+          }
+        });
     sums[0] += sum(moments.grad_sq);
     sums[3] += sum(moments.nonzero);
   }
-  sums[4] += double(end - begin);
-  sketch_slowly(g, origin, 0, begin, sketch);
-  measure<G, false>(row, first, begin, sums);
-  sketch_slowly(g, origin, end, n, sketch);
-  measure<G, false>(row, first + end, n - end, sums);
+  sums[4] += double(n - head);
 }
 
 template <class G>
@@ -132,7 +126,7 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
   float* v = column<float>(row, kMomentum, first);
   float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
   float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
-  for_each_block(0, n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+  for_each_block<kLanes, kWriting>(0, n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats grad = load(g + i, lanes);
     Floats param = load_param(p, master, i, lanes);
     Floats velocity = load(v + i, lanes);

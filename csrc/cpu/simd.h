@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../rules.h"
+#include "../table.h"
 
 namespace yfk {
 namespace YFK_ISA {
@@ -197,11 +198,25 @@ YFK_FN void store(T* p, const Floats& a, SomeLanes some) {
   memcpy(p, block, size_t(some.count) * sizeof(T));
 }
 
-// body(i, lanes) for i = begin, begin + 16, ... until end.
-template <class Body>
+// Those of `lanes` that are left from lane `first` on.
+YFK_FN AllLanes lanes_from(AllLanes, int) { return {}; }
+YFK_FN SomeLanes lanes_from(SomeLanes lanes, int first) {
+  const int64_t rest = lanes.count - first;
+  return {rest < 0 ? 0 : rest > kLanes ? kLanes : rest};
+}
+
+// body(i, lanes) for every block of kSize elements from begin to end, kStreams places at a time:
+// a block of each in turn, the places kStride apart. The processor's prefetcher stops at the end of
+// a page; with several pages under way the memory stays busy while it finds the next (bench/NOTES.md).
+constexpr int64_t kStride = kTile;
+
+template <int kSize, int kStreams, class Body>
 YFK_FN void for_each_block(int64_t begin, int64_t end, Body body) {
   int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) body(i, AllLanes{});
+  for (; i + kStreams * kStride <= end; i += kStreams * kStride)
+    for (int64_t j = i; j < i + kStride; j += kSize)
+      for (int stream = 0; stream < kStreams; ++stream) body(j + stream * kStride, AllLanes{});
+  for (; i + kSize <= end; i += kSize) body(i, AllLanes{});
   if (i < end) body(i, SomeLanes{end - i});
 }
 

@@ -3,6 +3,8 @@
 A stand-in for Triton's driver names the architecture, and each backend operation is called as the
 optimizer calls it, so that what is compiled is what a launch on that GPU would compile. Prints one
 JSON object a kernel: its name, architecture, PTX and the assembler's account of its resources.
+
+Usage: triton_ahead.py 80 90 100
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import math
 import re
 import subprocess
+import sys
 import tempfile
 from typing import Any
 
@@ -23,7 +26,6 @@ from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
 from yfkernels.ops.triton import apply, measure, tune
 from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, SUMS, TILE, TunerOptions
 
-ARCHITECTURES = (80, 90, 100)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIONS = TunerOptions(
     beta=0.999,
@@ -81,12 +83,14 @@ def table_of(dtype: torch.dtype, sketch: bool) -> TensorTable:
     return table
 
 
+MEASURE = measure.yellowfin_measure = Ahead(measure.yellowfin_measure)
+APPLY = apply.yellowfin_apply = Ahead(apply.yellowfin_apply)
+TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
+
+
 def compile_all() -> dict[str, Any]:
     """Every kernel in every form that an option or a dtype brings about, by name."""
     kernels = {}
-    measure.yellowfin_measure = measuring = Ahead(_measure)
-    apply.yellowfin_apply = applying = Ahead(_apply)
-    tune.yellowfin_tune = tuning = Ahead(_tune)
     partials = torch.zeros(1, len(SUMS), dtype=torch.float64)
     sketches = torch.zeros(1, TILE)
     groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
@@ -96,9 +100,9 @@ def compile_all() -> dict[str, Any]:
         for variance in ("exact", "sketch"):
             table = table_of(dtype, variance == "sketch")
             measure.launch(table, partials, sketches if variance == "sketch" else None)
-            kernels[f"measure-{variance}-{name}"] = measuring.compiled
+            kernels[f"measure-{variance}-{name}"] = MEASURE.compiled
             apply.launch(table, coefficients)
-            kernels[f"apply-{variance}-{name}"] = applying.compiled
+            kernels[f"apply-{variance}-{name}"] = APPLY.compiled
     for name, options in {
         "tune-exact": OPTIONS,
         "tune-linear": dataclasses.replace(OPTIONS, log_smooth=False),
@@ -108,7 +112,7 @@ def compile_all() -> dict[str, Any]:
         scalar = torch.ones(())
         shared = (scalar, scalar, state, groups, coefficients, scratch)
         tune.launch(options, partials, sketches if options.sketch else None, *shared)
-        kernels[name] = tuning.compiled
+        kernels[name] = TUNE.compiled
     return kernels
 
 
@@ -124,12 +128,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    _measure, _apply, _tune = (
-        measure.yellowfin_measure,
-        apply.yellowfin_apply,
-        tune.yellowfin_tune,
-    )
-    for architecture in ARCHITECTURES:
+    for architecture in map(int, sys.argv[1:]):
         triton.runtime.driver.set_active(Driver(architecture))
         for name, kernel in compile_all().items():
             found = {

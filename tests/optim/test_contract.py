@@ -12,6 +12,8 @@ from cases import Target, assert_same_bits
 from torch import Tensor
 from training import Build, Model, backward, moved, train, values
 
+pytestmark = pytest.mark.kernel_free
+
 
 def test_is_an_optimizer(build: Build, model: Model) -> None:
     optimizer = build(model.parameters())

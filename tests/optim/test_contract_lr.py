@@ -12,6 +12,8 @@ from cases import Target, assert_same_bits
 from torch.optim import lr_scheduler
 from training import Build, Model, backward, moved, train, values
 
+pytestmark = pytest.mark.kernel_free
+
 
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_tensor_lr(shape: tuple[int, ...], build: Build, model: Model, target: Target) -> None:

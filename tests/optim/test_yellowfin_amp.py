@@ -94,6 +94,7 @@ def test_the_scale_may_change(target: Target, rng: np.random.Generator) -> None:
         twin.step([scale * g for g in gradients if g is not None], grad_scale=scale)
 
 
+@pytest.mark.kernel_free
 def test_scaler_disabled(target: Target, rng: np.random.Generator) -> None:
     twin = Twin(target, SMALL, rng)
     scaler = torch.amp.GradScaler(target.device, enabled=False)
@@ -101,6 +102,7 @@ def test_scaler_disabled(target: Target, rng: np.random.Generator) -> None:
         twin.step(gradients, call=lambda: scaler.step(twin.optimizer))
 
 
+@pytest.mark.kernel_free
 def test_scaler_without_any_gradient(target: Target, rng: np.random.Generator) -> None:
     """found_inf is then the plain number 0, since no device reported one."""
     twin = Twin(target, SMALL, rng)
@@ -111,6 +113,7 @@ def test_scaler_without_any_gradient(target: Target, rng: np.random.Generator) -
     assert_same_bits(before, [p.detach() for p in twin.params])
 
 
+@pytest.mark.kernel_free
 def test_autocast_training(target: Target) -> None:
     """The usual loop, on a real model."""
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from twin import Twin
 
 from yfkernels import YellowFin
 
+pytestmark = pytest.mark.kernel_free
 NAN, INF = math.nan, math.inf
 BAD_VALUES: list[tuple[str, Any]] = [
     ("lr", -0.1),

@@ -41,6 +41,7 @@ def test_same_run_twice(variance: str, target: Target, rng: np.random.Generator)
 
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.kernel_free
 def test_any_number_of_threads(
     variance: str, target: Target, rng: np.random.Generator, threads: None
 ) -> None:
@@ -53,6 +54,7 @@ def test_any_number_of_threads(
         assert_same_bits(results[0], other)
 
 
+@pytest.mark.kernel_free
 def test_threads_changed_between_steps(
     target: Target, rng: np.random.Generator, threads: None
 ) -> None:

@@ -14,7 +14,7 @@ from twin import Twin
 
 from yfkernels import YellowFin
 
-TEN_STEPS = Gradients()
+SIX_STEPS = Gradients()
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Case:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    gradients: Gradients = TEN_STEPS
+    gradients: Gradients = SIX_STEPS
     groups: tuple[Group, ...] = SMALL
 
 
@@ -36,7 +36,7 @@ EVERY_OVERRIDE = (
     Group(specs((6,)), {"lr": 0.0}),
 )
 QUIET = dict.fromkeys(range(3), 0.0)
-STORM = {1: 1e3, 4: 1e6, 5: 1e3, 8: 0.0, 9: 0.0}
+STORM = {1: 1e3, 3: 1e6, 4: 1e3, 5: 0.0}
 # What the step size needs to reach the move cap of 100 with a handful of ordinary gradients.
 HUGE = {"lr": 1e7}
 
@@ -44,18 +44,18 @@ CASES = [
     Case("defaults"),
     Case("no clip", PLAIN),
     Case("manual clip", {**PLAIN, "max_norm": 0.1}),
-    Case("both clips", {"max_norm": 0.1}, Gradients(factor=STORM)),
+    Case("both clips", {"max_norm": 0.1}, Gradients(7, factor=STORM)),
     Case("manual clip out of reach", {"max_norm": 1e9}),
-    Case("spikes", {}, Gradients(14, factor=STORM)),
+    Case("spikes", {}, Gradients(9, factor=STORM)),
     Case("spike at step 1 is not guarded", {}, Gradients(6, factor={1: 1e3})),
     Case("spike at step 2 is", {}, Gradients(6, factor={2: 1e3})),
-    Case("spikes, no clip", PLAIN, Gradients(14, factor=STORM)),
+    Case("spikes, no clip", PLAIN, Gradients(9, factor=STORM)),
     Case("beta 0.9", {"beta": 0.9}),
     Case("beta 0", {"beta": 0.0}),
     Case("window 1", {"window": 1}),
     Case("flat curvature", {"window": 1, "beta": 0.0}, Gradients(noise=0.0)),
     Case("window 3", {"window": 3}),
-    Case("slow start ends", {"window": 1}, Gradients(14)),
+    Case("slow start ends", {"window": 1}, Gradients(12)),
     Case("coupled decay", {"weight_decay": 0.1}),
     Case("decoupled decay", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     Case("polyak", {"momentum_form": "polyak"}),
@@ -65,7 +65,7 @@ CASES = [
         {"momentum_form": "polyak", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ),
     Case("sketch", {"variance": "sketch"}, groups=WRAPPED),
-    Case("sketch, clipped", {"variance": "sketch", "max_norm": 0.1}, Gradients(factor=STORM)),
+    Case("sketch, clipped", {"variance": "sketch", "max_norm": 0.1}, Gradients(7, factor=STORM)),
     Case("linear smoothing", {"log_smooth": False}, Gradients(factor={3: 1e3})),
     Case("sparsity", {"sparsity_debias": True}, Gradients(density=0.2)),
     Case(
@@ -73,7 +73,7 @@ CASES = [
         {"sparsity_debias": True, "variance": "sketch"},
         Gradients(density=0.2),
     ),
-    Case("sparsity, spikes", {"sparsity_debias": True}, Gradients(density=0.5, factor=STORM)),
+    Case("sparsity, spikes", {"sparsity_debias": True}, Gradients(8, density=0.5, factor=STORM)),
     Case("initial values", {"initial_lr": 0.01, "initial_momentum": 0.5}),
     Case(
         "initial values, polyak",
@@ -112,13 +112,13 @@ CASES = [
         Gradients(density=0.3, factor={0: 0.0, 4: 0.0}),
     ),
     Case("one non-finite at the start", {}, Gradients(6, poison={0: np.nan, 1: np.inf})),
-    Case("non-finite", {}, Gradients(poison={3: np.nan, 4: -np.inf, 8: np.inf})),
+    Case("non-finite", {}, Gradients(7, poison={2: np.nan, 3: -np.inf, 5: np.inf})),
     Case(
         "non-finite, sketch, polyak",
         {"variance": "sketch", "momentum_form": "polyak"},
-        Gradients(poison={0: np.inf, 5: np.nan}),
+        Gradients(poison={0: np.inf, 3: np.nan}),
     ),
-    Case("square overflows float32", {}, Gradients(poison={4: 1e25})),
+    Case("square overflows float32", {}, Gradients(poison={3: 1e25})),
     Case("late gradient", {}, Gradients(present=lambda step, i: i == 0 or step >= 4)),
     Case(
         "gradients that come and go",
@@ -132,7 +132,7 @@ CASES = [
         Gradients(present=lambda step, i: (step + i) % 3 != 0),
         (Group(specs((4100,), (2, 3))), Group(specs((7,)), {"lr": 0.5})),
     ),
-    Case("capturable", {"capturable": True}, Gradients(factor=STORM, poison={6: np.nan})),
+    Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),
     Case(
         "all at once",
         {
@@ -146,7 +146,7 @@ CASES = [
             "initial_lr": 1e-3,
             "initial_momentum": 0.3,
         },
-        Gradients(14, density=0.7, factor=STORM, poison={7: np.nan}),
+        Gradients(9, density=0.7, factor=STORM, poison={6: np.nan}),
         EVERY_OVERRIDE,
     ),
 ]
@@ -163,10 +163,12 @@ def test_long_trace(
     variance: str, momentum_form: str, target: Target, rng: np.random.Generator
 ) -> None:
     """120 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups."""
+    if target.interpreted and (variance == "exact") != (momentum_form == "buffer"):
+        pytest.skip("two of the four are enough for the slow interpreter")
     groups = (
-        Group(specs((6, 7), (19,), ()), {"weight_decay": 1e-3}),
+        Group(specs((6, 7), (19,)), {"weight_decay": 1e-3}),
         Group(
-            specs((5,), (2, 3, 4)),
+            specs((2, 3, 4)),
             {"lr": 0.5, "weight_decay": 0.01, "decoupled_weight_decay": True},
         ),
     )
@@ -175,7 +177,7 @@ def test_long_trace(
         120,
         factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},
         poison={7: np.nan, 45: np.inf, 46: -np.inf, 110: np.nan},
-        present=lambda step, i: not (i == 1 and step < 10) and not (i == 3 and 60 <= step < 70),
+        present=lambda step, i: not (i == 1 and step < 10) and not (i == 2 and 60 <= step < 70),
     )
     twin.run(gradients, rng)
     assert twin.oracle.skipped_steps == 4
@@ -186,7 +188,7 @@ def test_noise_free_gradients(variance: str, target: Target, rng: np.random.Gene
     """The variance is its floor there, and the float32 cubic of the reference broke down."""
     one_tensor = (Group(specs((90,))),)  # several would collide in the sketch
     twin = Twin(target, one_tensor, rng, variance=variance)
-    for g in Gradients(40, noise=0.0).draw(rng, twin.params):
+    for g in Gradients(12 if target.interpreted else 40, noise=0.0).draw(rng, twin.params):
         twin.step(g)
     seen = twin.optimizer.diagnostics()
     assert 0.0 <= seen["momentum"] < 1.0

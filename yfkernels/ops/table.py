@@ -102,7 +102,7 @@ class TensorTable:
         self.numel = sum(sizes)
         self.num_chunks = sum(counts)
         self.num_slots = granularity.slots(self.num_chunks, self.numel) if backend != "torch" else 1
-        self._grad_pointers: list[int] = [0] * len(self.rows)
+        self.grad_pointers: list[int] = [0] * len(self.rows)
         if backend != "torch":
             self._upload(counts)
 
@@ -129,25 +129,21 @@ class TensorTable:
         """The gradients' addresses inside the table: int64, one a row, strided."""
         return self.words[:, _HEAD + Column.GRAD]
 
-    def bind(self, grads: list[Tensor | None]) -> list[int] | None:
-        """Takes this step's gradients, one a row, None where there is none.
-
-        Returns:
-            The gradients' addresses if the table on the device has to be refreshed with them.
-        """
+    def bind(self, grads: list[Tensor | None]) -> None:
+        """Takes this step's gradients, one a row, None where there is none."""
         self.grads = grads
-        if self.backend == "torch":
-            return None
-        pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
-        if pointers == self._grad_pointers:
-            return None
-        self._grad_pointers = pointers
-        return pointers
+
+    def moved(self, pointers: list[int]) -> bool:
+        """Takes the gradients' addresses, one a row, 0 for none; whether the table must follow."""
+        if pointers == self.grad_pointers:
+            return False
+        self.grad_pointers = pointers
+        return True
 
     @property
     def grads_aligned(self) -> bool:
         """Whether every gradient starts on a 16-byte boundary."""
-        return not any(pointer % 16 for pointer in self._grad_pointers)
+        return not any(pointer % 16 for pointer in self.grad_pointers)
 
     def release(self) -> None:
         """Lets go of the gradients, whose memory belongs to the training loop."""

@@ -155,8 +155,16 @@ class FusedOptimizer(Optimizer):
         except RuntimeError:
             self._refuse_sparse(grads)
             raise
-        if fingerprint == self._fingerprint and not self._must_rebind:
-            return self._tables
+        known = self._fingerprint
+        if known is not None and not self._must_rebind and fingerprint.params == known.params:
+            if fingerprint == known:
+                return self._tables
+            if fingerprint.grad_strides == known.grad_strides and self._dtypes_planned(grads):
+                # the same gradients in other places, as after every zero_grad()
+                self._fingerprint = fingerprint
+                for table in self._tables:
+                    self._upload(table, [fingerprint.grads[row.index] for row in table.rows])
+                return self._tables
         self._refuse_sparse(grads)
         if all(grad is None for grad in grads):
             return None
@@ -168,7 +176,7 @@ class FusedOptimizer(Optimizer):
         return self._tables
 
     def _bind_grads(self, grads: list[Tensor | None]) -> None:
-        self._must_rebind = False
+        self._must_rebind = any(table.backend == "torch" for table in self._tables)
         for table in self._tables:
             bound: list[Tensor | None] = []
             for row in table.rows:
@@ -179,15 +187,23 @@ class FusedOptimizer(Optimizer):
                         grad = torch.empty_like(row.param).copy_(grad)
                         self._must_rebind = True
                 bound.append(grad)
-            pointers = table.bind(bound)
-            if pointers is not None:
-                ops.module(table.backend).upload_grads(table, pointers)
-            self._must_rebind |= table.backend == "torch"
+            table.bind(bound)
+            if table.backend != "torch":
+                self._upload(table, [0 if grad is None else grad.data_ptr() for grad in bound])
+
+    @staticmethod
+    def _upload(table: TensorTable, pointers: list[int]) -> None:
+        if table.moved(pointers):
+            ops.module(table.backend).upload_grads(table, pointers)
 
     def _plan_fits(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> bool:
         """Whether the tables still describe the parameters and have a row for each gradient."""
         if self._fingerprint is None or fingerprint.params != self._fingerprint.params:
             return False
+        return self._dtypes_planned(grads)
+
+    def _dtypes_planned(self, grads: list[Tensor | None]) -> bool:
+        """Whether every gradient there is has the dtype that its row was made for."""
         return all(
             grad is None or grad.dtype == planned
             for grad, planned in zip(grads, self._planned_dtypes)

@@ -13,8 +13,6 @@ from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.table import DTYPES, chunk_at, column, elements, round_to
 
-PIECE = 16384  # elements a program takes at a time
-
 
 @triton.jit(do_not_specialize=["num_chunks"])
 def yellowfin_apply(
@@ -88,16 +86,18 @@ def yellowfin_apply(
 
 @cache
 def _programs(device: torch.device) -> int:
-    """As many as a GPU runs at once; a handful for the interpreter, which runs them in turn."""
+    """Far more than run at once, so that they end together; few for the interpreter."""
     if device.type == "cpu":
         return 4
-    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+    return 64 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def launch(table: TensorTable, coefficients: Tensor) -> None:
     """Advances every tensor of the table that has a gradient."""
-    pieces = table.chunk_size // PIECE
-    programs = min(table.num_chunks * pieces, _programs(table.device))
+    most = _programs(table.device)
+    # chunks are cut up where there are too few of them to share out evenly
+    pieces = table.chunk_size // 16384 if table.num_chunks < most else 1
+    programs = min(table.num_chunks * pieces, most)
     yellowfin_apply[(programs,)](
         table.words,
         table.chunks,
@@ -105,7 +105,7 @@ def launch(table: TensorTable, coefficients: Tensor) -> None:
         coefficients,
         DTYPE=DTYPES[table.dtype],
         PIECES=pieces,
-        PIECE=PIECE,
+        PIECE=table.chunk_size // pieces,
         AVERAGES=Column.GRAD_AVG in table.rows[0].columns,
         ALIGNED=table.aligned and table.grads_aligned,
         num_warps=8,
