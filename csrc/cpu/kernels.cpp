@@ -25,9 +25,6 @@ YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
 // ---------------------------------------------------------------------------------------------
 // YellowFin, measure
 
-// Lanes are emptied into doubles every kFold elements, so that no float sum grows long.
-constexpr int64_t kFold = kReading * kStride;
-
 struct Moments {
   Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros();
   Counts nonzero = no_counts();
@@ -40,27 +37,33 @@ struct Moments {
     dot = dot + gbar * g;
     avg_sq = avg_sq + gbar * gbar;
   }
+
+  // Empties the lanes into doubles, often enough that no float sum grows long.
+  template <bool kAverages>
+  YFK_FN void flush(double* sums) {
+    sums[0] += sum(grad_sq);
+    sums[3] += sum(nonzero);
+    if (kAverages) {
+      sums[1] += sum(dot);
+      sums[2] += sum(avg_sq);
+    }
+    *this = Moments();
+  }
 };
 
 template <class G, bool kAverages>
 void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
   const G* g = column<const G>(row, kGrad, first);
   const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
-  for (int64_t i = 0; i < n; i += kFold) {
-    Moments moments;
-    for_each_block<kLanes, kReading>(i, n - i < kFold ? n : i + kFold,
-                   [&](int64_t j, auto lanes) YFK_INLINE_BODY {
-                     const Floats grad = load(g + j, lanes);
-                     moments.add(grad);
-                     if (kAverages) moments.add_average(grad, load(gbar + j, lanes));
-                   });
-    sums[0] += sum(moments.grad_sq);
-    sums[3] += sum(moments.nonzero);
-    if (kAverages) {
-      sums[1] += sum(moments.dot);
-      sums[2] += sum(moments.avg_sq);
-    }
-  }
+  Moments moments;
+  for_each_block<kLanes, kReading>(
+      0, n,
+      [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+        const Floats grad = load(g + i, lanes);
+        moments.add(grad);
+        if (kAverages) moments.add_average(grad, load(gbar + i, lanes));
+      },
+      [&]() YFK_INLINE_BODY { moments.flush<kAverages>(sums); });
   sums[4] += double(n);
 }
 
@@ -78,23 +81,21 @@ void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums
     const Floats grad = flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
     sketch[e % kTile] += grad.part[0][0];
   }
-  for (int64_t i = head; i < n; i += kFold) {
-    Moments moments;
-    for_each_block<kWord, kReading>(
-        i, n - i < kFold ? n : i + kFold, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
-          const int64_t e = origin + j;
-          const uint32_t signs = sign_bits(e >> 5);
-          for (int half = 0; half < kWord; half += kLanes) {
-            const auto there = lanes_from(lanes, half);
-            const Floats grad = load(g + j + half, there);
-            moments.add(grad);
-            float* bucket = sketch + e % kTile + half;
-            store(bucket, load(bucket, there) + flip_signs(grad, signs, half), there);
-          }
-        });
-    sums[0] += sum(moments.grad_sq);
-    sums[3] += sum(moments.nonzero);
-  }
+  Moments moments;
+  for_each_block<kWord, kReading>(
+      head, n,
+      [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+        const int64_t e = origin + i;
+        const uint32_t signs = sign_bits(e >> 5);
+        for (int half = 0; half < kWord; half += kLanes) {
+          const auto there = lanes_from(lanes, half);
+          const Floats grad = load(g + i + half, there);
+          moments.add(grad);
+          float* bucket = sketch + e % kTile + half;
+          store(bucket, load(bucket, there) + flip_signs(grad, signs, half), there);
+        }
+      },
+      [&]() YFK_INLINE_BODY { moments.flush<false>(sums); });
   sums[4] += double(n - head);
 }
 
@@ -126,7 +127,7 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
   float* v = column<float>(row, kMomentum, first);
   float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
   float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
-  for_each_block<kLanes, kWriting>(0, n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+  const auto advance = [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats grad = load(g + i, lanes);
     Floats param = load_param(p, master, i, lanes);
     Floats velocity = load(v + i, lanes);
@@ -138,7 +139,8 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
       rule.average(grad, average);
       store(gbar + i, average, lanes);
     }
-  });
+  };
+  for_each_block<kLanes, kWriting>(0, n, advance, [] {});
 }
 
 template <class P>

@@ -208,16 +208,26 @@ YFK_FN SomeLanes lanes_from(SomeLanes lanes, int first) {
 // body(i, lanes) for every block of kSize elements from begin to end, kStreams places at a time:
 // a block of each in turn, the places kStride apart. The processor's prefetcher stops at the end of
 // a page; with several pages under way the memory stays busy while it finds the next (bench/NOTES.md).
-constexpr int64_t kStride = kTile;
+// pause() is called whenever kRun elements of each place are done, and at the end.
+constexpr int64_t kStride = kTile, kRun = 512;
 
-template <int kSize, int kStreams, class Body>
-YFK_FN void for_each_block(int64_t begin, int64_t end, Body body) {
+template <int kSize, int kStreams, class Body, class Pause>
+YFK_FN void for_each_block(int64_t begin, int64_t end, Body body, Pause pause) {
   int64_t i = begin;
-  for (; i + kStreams * kStride <= end; i += kStreams * kStride)
-    for (int64_t j = i; j < i + kStride; j += kSize)
-      for (int stream = 0; stream < kStreams; ++stream) body(j + stream * kStride, AllLanes{});
-  for (; i + kSize <= end; i += kSize) body(i, AllLanes{});
-  if (i < end) body(i, SomeLanes{end - i});
+  for (; i + kStreams * kStride <= end; i += kStreams * kStride) {
+    for (int64_t run = i; run < i + kStride; run += kRun) {
+      for (int64_t j = run; j < run + kRun; j += kSize)
+        for (int stream = 0; stream < kStreams; ++stream) body(j + stream * kStride, AllLanes{});
+      pause();
+    }
+  }
+  while (i < end) {
+    const int64_t stop = end - i < kRun ? end : i + kRun;
+    for (; i + kSize <= stop; i += kSize) body(i, AllLanes{});
+    if (i < stop) body(i, SomeLanes{stop - i});
+    i = stop;
+    pause();
+  }
 }
 
 // A half-precision parameter and its float32 master. The master counts, unless somebody has

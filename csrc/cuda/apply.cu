@@ -157,9 +157,8 @@ __device__ __forceinline__ void apply_piece(const Piece& piece, int n, const Yel
   }
 }
 
-// Four blocks leave a thread 64 registers, three 80: the ends of a half-precision column want those.
 template <class P>
-__global__ void __launch_bounds__(kBlock, sizeof(P) == 4 ? 4 : 3)
+__global__ void __launch_bounds__(kBlock, 4)
     yellowfin_apply_kernel(Table table, const YellowFinCoefficients* coefficients) {
   if (coefficients->active == 0.0) return;
   for_each_piece(table, blockIdx.x, table.num_chunks, gridDim.x, [&](const Piece& piece) {

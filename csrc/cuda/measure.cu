@@ -110,8 +110,12 @@ __device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shi
   moments->end_chunk();
 }
 
+template <class G>
+constexpr int kBlock = kTile / kVec<G>;  // a tile at 16 bytes a thread: 1024 threads, or 512
+
+// 1024 threads on a multiprocessor leave each of them 64 registers.
 template <class G, bool kSketch>
-__global__ void __launch_bounds__(kTile / kVec<G>)
+__global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
     yellowfin_measure_kernel(Table table, double* partials, float* sketches) {
   constexpr int N = kVec<G>;
   const int64_t slot = blockIdx.x;
@@ -146,10 +150,10 @@ void measure(const Table& table, int64_t num_slots, double* partials, float* ske
              const Queue& queue) {
   const DeviceGuard guard(queue.device);
   if (sketches) {
-    YFK_LAUNCH((yellowfin_measure_kernel<G, true>), int(num_slots), kTile / kVec<G>, 0,
+    YFK_LAUNCH((yellowfin_measure_kernel<G, true>), int(num_slots), kBlock<G>, 0,
                stream_of(queue), table, partials, sketches);
   } else {
-    YFK_LAUNCH((yellowfin_measure_kernel<G, false>), int(num_slots), kTile / kVec<G>, 0,
+    YFK_LAUNCH((yellowfin_measure_kernel<G, false>), int(num_slots), kBlock<G>, 0,
                stream_of(queue), table, partials, sketches);
   }
 }

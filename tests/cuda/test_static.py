@@ -48,12 +48,10 @@ def test_no_kernel_spills_registers(compiled: Compiled) -> None:
     assert not spilling
 
 
-def test_blocks_stay_resident(compiled: Compiled) -> None:
-    """65536 registers a multiprocessor: 1024 threads of measure, 768 of apply or more."""
-    for r in compiled.resources:
-        if r.kernel.function in ELEMENT_KERNELS:
-            applies_halves = "apply" in r.kernel.function and r.kernel.dtype != "float32"
-            assert r.registers <= (80 if applies_halves else 64), r
+def test_1024_threads_fit_a_multiprocessor(compiled: Compiled) -> None:
+    """With 64 registers each; that many threads keep enough loads in flight."""
+    kernels = [r for r in compiled.resources if r.kernel.function in ELEMENT_KERNELS]
+    assert [r for r in kernels if r.registers > 64] == []
 
 
 @pytest.mark.parametrize("function", ELEMENT_KERNELS)

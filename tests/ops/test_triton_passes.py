@@ -59,6 +59,14 @@ def put(values: Tensor, offset: int) -> Tensor:
     return room[offset:].copy_(values)
 
 
+def upload(table: TensorTable, grads: list[Tensor | None]) -> None:
+    """Gives the table a step's gradients."""
+    table.bind(grads)
+    pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
+    if table.moved(pointers):
+        backend.upload_grads(table, pointers)
+
+
 class Pair:
     """The same tensors in a table of the Triton backend and in one of the plain backend."""
 
@@ -85,10 +93,8 @@ class Pair:
                 grads[side].append(None if index in case.missing else put(grad, case.offset))
         self.fused = TensorTable("triton", rows[0])
         self.plain = TensorTable("torch", rows[1])
-        pointers = self.fused.bind(grads[0])
         self.plain.bind(grads[1])
-        assert pointers is not None
-        backend.upload_grads(self.fused, pointers)
+        upload(self.fused, grads[0])
 
     def columns(self, dtype: torch.dtype) -> list[Column]:
         average = [Column.GRAD_AVG] if self.variance == "exact" else []
@@ -192,9 +198,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
         Column.MASTER: master.clone(),
     }
     table = TensorTable("triton", [Row(0, 0, 0, columns)])
-    pointers = table.bind([torch.zeros_like(columns[Column.PARAM])])
-    assert pointers is not None
-    backend.upload_grads(table, pointers)
+    upload(table, [torch.zeros_like(columns[Column.PARAM])])
     rule = torch.zeros(1, len(COEFFICIENT_FIELDS), dtype=torch.float64, device=DEVICE)
     for name in ("active", "param_keep"):
         rule[0, COEFFICIENT_FIELDS.index(name)] = 1.0

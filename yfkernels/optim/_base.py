@@ -38,6 +38,7 @@ class _Fingerprint(NamedTuple):
     """
 
     params: list[int]
+    param_strides: list[tuple[int, ...]]
     grads: list[int]
     grad_strides: list[tuple[int, ...]]
 
@@ -49,7 +50,15 @@ class _Fingerprint(NamedTuple):
         except TypeError:  # somewhere there is None instead of a gradient
             addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
             strides = [() if grad is None else grad.stride() for grad in grads]
-        return cls(list(map(_address, params)), addresses, strides)
+        return cls(list(map(_address, params)), list(map(_strides, params)), addresses, strides)
+
+    def same_params(self, other: _Fingerprint | None) -> bool:
+        return other is not None and self[:2] == other[:2]
+
+
+def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
+    for name, value in optimizer._global_state().items():
+        state_dict["param_groups"][0][name] = value.detach().clone()
 
 
 class FusedOptimizer(Optimizer):
@@ -84,6 +93,7 @@ class FusedOptimizer(Optimizer):
         self._backend = backend
         self._capturable = capturable
         super().__init__(params, defaults)
+        self._watch_state_dict()
         for device in {param.device for _, param in self._all_params()}:
             ops.choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
 
@@ -156,7 +166,7 @@ class FusedOptimizer(Optimizer):
             self._refuse_sparse(grads)
             raise
         known = self._fingerprint
-        if known is not None and not self._must_rebind and fingerprint.params == known.params:
+        if known is not None and fingerprint.same_params(known) and not self._must_rebind:
             if fingerprint == known:
                 return self._tables
             if fingerprint.grad_strides == known.grad_strides and self._dtypes_planned(grads):
@@ -198,9 +208,7 @@ class FusedOptimizer(Optimizer):
 
     def _plan_fits(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> bool:
         """Whether the tables still describe the parameters and have a row for each gradient."""
-        if self._fingerprint is None or fingerprint.params != self._fingerprint.params:
-            return False
-        return self._dtypes_planned(grads)
+        return fingerprint.same_params(self._fingerprint) and self._dtypes_planned(grads)
 
     def _dtypes_planned(self, grads: list[Tensor | None]) -> bool:
         """Whether every gradient there is has the dtype that its row was made for."""
@@ -302,15 +310,15 @@ class FusedOptimizer(Optimizer):
         return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        unpickled = "_optimizer_state_dict_post_hooks" not in self.__dict__
         super().__setstate__(state)
+        if unpickled:
+            self._watch_state_dict()
         self._forget_plan()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The whole state, in full precision; resuming from it continues bit for bit."""
-        state_dict = super().state_dict()
-        for name, value in self._global_state().items():
-            state_dict["param_groups"][0][name] = value.detach().clone()
-        return state_dict
+    def _watch_state_dict(self) -> None:
+        # the first hook to run, so that the user's own see the whole state
+        self.register_state_dict_post_hook(_add_global_state, prepend=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what state_dict() saved.

@@ -180,7 +180,7 @@ def yellowfin_tune(
     decoupled = group["decoupled"] != 0.0
     keeps = torch.where(momentum != 0.0, ones, 0.0)
     out = {
-        "active": ones * active,
+        "active": ones,
         "grad_scale": group["sign"] * update_clip * inv_scale,
         "coupled_decay": torch.where(decoupled, 0.0, group["weight_decay"]),
         "momentum": ones * momentum,
@@ -191,4 +191,6 @@ def yellowfin_tune(
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
     }
-    coefficients.copy_(torch.stack([out[name] for name in COEFFICIENT_FIELDS], dim=1))
+    advanced_coefficients = torch.stack([out[name] for name in COEFFICIENT_FIELDS], dim=1)
+    coefficients.copy_(torch.where(active, advanced_coefficients, coefficients))
+    coefficients[:, COEFFICIENT_FIELDS.index("active")] = active.double()
