@@ -1,4 +1,4 @@
-// YellowFin, measure: one reading pass over the gradients, and over their averages if there are any.
+// YellowFin, measure: one reading pass over the gradients, and their averages if there are any.
 //
 // A slot is a fixed run of chunks and belongs to one block, and a thread always meets the same
 // elements of it, whatever their alignment. Its sums therefore do not depend on the GPU, and every
@@ -164,7 +164,8 @@ void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, doubl
                        float* sketches, Queue queue) {
   switch (dtype) {
     case DType::kFloat32: return measure<float>(table, num_slots, partials, sketches, queue);
-    case DType::kBFloat16: return measure<__nv_bfloat16>(table, num_slots, partials, sketches, queue);
+    case DType::kBFloat16:
+      return measure<__nv_bfloat16>(table, num_slots, partials, sketches, queue);
     case DType::kFloat16: return measure<__half>(table, num_slots, partials, sketches, queue);
   }
 }

@@ -30,8 +30,8 @@ struct Arguments {
   unsigned* ticket;
 };
 
-// folded[j] = sum of bucket j over the slots, for this block's share of the buckets: each warp takes
-// every kWarps-th slot, then the warps are added up in order.
+// folded[j] = sum of bucket j over the slots, for this block's share of the buckets: each warp
+// takes every kWarps-th slot, then the warps are added up in order.
 __device__ __forceinline__ void fold_share(const Arguments& a) {
   __shared__ double warps[kWarps][kShare];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;

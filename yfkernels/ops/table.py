@@ -103,6 +103,7 @@ class TensorTable:
         self.num_chunks = sum(counts)
         self.num_slots = granularity.slots(self.num_chunks, self.numel) if backend != "torch" else 1
         self.grad_pointers: list[int] = [0] * len(self.rows)
+        self.updated: list[Tensor] = []  # parameters that have a gradient in this step
         if backend != "torch":
             self._upload(counts)
 
@@ -138,6 +139,7 @@ class TensorTable:
         if pointers == self.grad_pointers:
             return False
         self.grad_pointers = pointers
+        self.updated = [row.param for row, pointer in zip(self.rows, pointers) if pointer]
         return True
 
     @property

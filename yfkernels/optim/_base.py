@@ -150,6 +150,8 @@ class FusedOptimizer(Optimizer):
         if tables is not None:
             self._update(tables)
             for table in tables:
+                # kernels write behind autograd's back; empty for the torch backend
+                torch.autograd.graph.increment_version(table.updated)
                 table.release()
         return loss
 

@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+_PIECE = 16384  # elements; torch sums up to 32768 on one thread
+
+
 def unusable(device_type: str) -> None:
     """This backend serves every device."""
     return None
@@ -36,6 +39,16 @@ def upload_grads(table: TensorTable, pointers: list[int]) -> None:
 def write_words(target: Tensor, words: list[int]) -> None:
     """Writes int64 words (or the bits of doubles) to a one-dimensional tensor."""
     target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64))
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Σx in float64, in pieces that torch never shares out: the same bits on any number of threads."""
+    x = x.reshape(-1)
+    whole = x.numel() // _PIECE * _PIECE
+    total = x[whole:].sum(dtype=torch.float64)
+    if whole:
+        total = total + _sum(x[:whole].view(-1, _PIECE).sum(1, dtype=torch.float64))
+    return total
 
 
 def _signs(origin: int, count: int, device: torch.device) -> Tensor:
@@ -72,9 +85,9 @@ def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | N
         g = grad.to(row.columns[Column.MOMENTUM].dtype)
         zero = g.new_zeros((), dtype=torch.float64)
         sums = [
-            (g * g).sum(dtype=torch.float64),
-            zero if average is None else (average * g).sum(dtype=torch.float64),
-            zero if average is None else (average * average).sum(dtype=torch.float64),
+            _sum(g * g),
+            zero if average is None else _sum(average * g),
+            zero if average is None else _sum(average * average),
             torch.count_nonzero(g).double(),
             torch.full_like(zero, g.numel()),
         ]

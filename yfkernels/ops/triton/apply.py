@@ -39,8 +39,10 @@ def yellowfin_apply(
         g = column(row, "row.grad", first, DTYPE, ALIGNED)
         p = column(row, "row.param", first, DTYPE, ALIGNED)
         v = column(row, "row.momentum", first, tl.float32, ALIGNED)
-        gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
-        master = column(row, "row.master", first, tl.float32, ALIGNED)
+        if AVERAGES:
+            gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
+        if HALF:
+            master = column(row, "row.master", first, tl.float32, ALIGNED)
 
         # doubles, because float64 parameters are served from the same buffer
         rule = coefficients + tl.load(row + at("row.group")) * size("coefficients")
@@ -75,7 +77,8 @@ def yellowfin_apply(
                 velocity = momentum * velocity + velocity_gain * d
                 param = param_keep * param + param_gain * velocity
 
-                tl.store(p + place, round_to(param, DTYPE), mask)
+                rounded = round_to(param, DTYPE) if HALF else param
+                tl.store(p + place, rounded, mask)
                 tl.store(v + place, velocity_keep * velocity, mask)
                 if HALF:
                     tl.store(master + place, param, mask)

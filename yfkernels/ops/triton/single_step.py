@@ -7,15 +7,9 @@ import triton.language as tl
 
 
 @triton.jit
-def double(value: tl.constexpr):
-    """A constant in full precision; a bare literal in where, minimum or maximum is a float32."""
-    return tl.full([], value, tl.float64)
-
-
-@triton.jit
 def clip_factor(target, norm):
     """min(1, target / norm)."""
-    return tl.minimum(target / (norm + 1e-6), double(1.0))
+    return tl.minimum(target / (norm + 1e-6), 1.0)
 
 
 @triton.jit
@@ -24,7 +18,7 @@ def cubic_complement(p):
     # an upper bound of the cube root of p, at most 2.6 times too large: a power of two
     exponent = (p.to(tl.int64, bitcast=True) >> 52) - 1023
     third = (exponent + 3 * 1024 + 3) // 3 - 1024
-    y = tl.where(p < 1.0, ((third + 1023) << 52).to(tl.float64, bitcast=True), double(1.0))
+    y = tl.where(p < 1.0, ((third + 1023) << 52).to(tl.float64, bitcast=True), 1.0)
     for _ in range(12):
         y2 = y * y
         y = (2.0 * y2 * y + p) / (3.0 * y2 + p)
@@ -35,12 +29,15 @@ def cubic_complement(p):
 def single_step(distance, variance, h_min, h_max):
     """SingleStep (arXiv 1706.03471, equation 15): (lr, momentum)."""
     EPSILON: tl.constexpr = 1e-6
+    # beside a tensor in minimum or maximum a bare literal would be a float32
+    largest = tl.full([], 1e300, tl.float64)
+    least_ratio = tl.full([], 1.0 + EPSILON, tl.float64)
     h = h_min + EPSILON
     dh = (distance + EPSILON) * h
-    p = tl.minimum(dh * dh / (2.0 * (variance + EPSILON)), double(1e300))
+    p = tl.minimum(dh * dh / (2.0 * (variance + EPSILON)), largest)
     y = cubic_complement(p)
     x = tl.where(p > 1.0, y * y * y / p, 1.0 - y)
-    root = tl.sqrt(tl.maximum((h_max + EPSILON) / h, double(1.0 + EPSILON)))
+    root = tl.sqrt(tl.maximum((h_max + EPSILON) / h, least_ratio))
     sqrt_mu = tl.maximum(x, (root - 1.0) / (root + 1.0))
     gap = tl.minimum(y, 2.0 / (root + 1.0))
     return gap * gap / h, sqrt_mu * sqrt_mu

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from yfkernels.ops.triton.layout import at, size
-from yfkernels.ops.triton.single_step import clip_factor, double, single_step
+from yfkernels.ops.triton.single_step import clip_factor, single_step
 from yfkernels.ops.tuner import TILE, TunerOptions
 
 _SHARE = 256  # buckets of the sketch that one program folds
@@ -26,7 +26,7 @@ _SHARE = 256  # buckets of the sketch that one program folds
 def _total(partials, num_slots, FIELD: tl.constexpr):
     """One of the sums over all slots."""
     lanes = tl.arange(0, 256)
-    total = tl.zeros([256], tl.float64)
+    total = tl.full([256], 0.0, tl.float64)
     for first in range(0, num_slots, 256):
         slot = first + lanes
         value = partials + slot * size("slot") + at(FIELD)
@@ -39,22 +39,12 @@ def _fold_sketches(sketches, num_slots, folded, TILE: tl.constexpr, SHARE: tl.co
     """This program's share of the buckets, summed over all slots in float64."""
     slots = tl.arange(0, 16)[:, None]
     buckets = tl.program_id(0) * SHARE + tl.arange(0, SHARE)[None, :]
-    total = tl.zeros([16, SHARE], tl.float64)
+    total = tl.full([16, SHARE], 0.0, tl.float64)
     for first in range(0, num_slots, 16):
         slot = first + slots
         value = tl.load(sketches + slot * TILE + buckets, mask=slot < num_slots, other=0.0)
         total += value.to(tl.float64)
     tl.store(folded + tl.program_id(0) * SHARE + tl.arange(0, SHARE), tl.sum(total, axis=0))
-
-
-@triton.jit
-def _is_last(ticket):
-    """Whether every other program has come by; what they stored before can then be read."""
-    tl.debug_barrier()  # one thread draws the ticket on behalf of all
-    last = tl.atomic_add(ticket, 1, sem="acq_rel") == tl.num_programs(0) - 1
-    if last:
-        tl.store(ticket, 0)
-    return last
 
 
 @triton.jit(do_not_specialize=["num_slots", "num_groups"])
@@ -88,8 +78,11 @@ def yellowfin_tune(
     EPSILON: tl.constexpr = 1e-6
     if SKETCH:
         _fold_sketches(sketches, num_slots, scratch, TILE, SHARE)
-        if not _is_last((scratch + TILE).to(tl.pointer_type(tl.int32))):
+        ticket = (scratch + TILE).to(tl.pointer_type(tl.int32))
+        tl.debug_barrier()  # one thread draws the ticket, for all that this program has stored
+        if tl.atomic_add(ticket, 1, sem="acq_rel") != tl.num_programs(0) - 1:
             return
+        tl.store(ticket, 0)  # ready for the next step
 
     # everything is read before the first store, behind a barrier: all warps run the same scalars
     beta = tl.load(numbers)
@@ -120,9 +113,9 @@ def yellowfin_tune(
         avg_dot_grad = tl.sum(average * sketch)
         avg_sq = tl.sum(average * average)
         avg_grad_sq = tl.sum(sketch * sketch)
-    inv_scale = double(1.0)
+    inv_scale = 1.0
     if grad_scale is not None:
-        inv_scale = inv_scale / tl.load(grad_scale).to(tl.float64)
+        inv_scale = 1.0 / tl.load(grad_scale).to(tl.float64)
     grad_sq = grad_sq * inv_scale * inv_scale
     active = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
     if found_inf is not None:
@@ -179,7 +172,7 @@ def yellowfin_tune(
         + average_gain * average_gain * avg_grad_sq
     )
     variance = grad_sq_avg / debias - new_avg_sq / (debias * debias)
-    variance = tl.maximum(variance, double(EPSILON))
+    variance = tl.maximum(variance, tl.full([], EPSILON, tl.float64))
 
     # 6. distance to the optimum
     grad_norm_avg = beta * grad_norm_avg + gain * h_root
@@ -189,7 +182,7 @@ def yellowfin_tune(
     if SPARSITY_DEBIAS:
         nonzero = _total(partials, num_slots, "slot.nonzero")
         count = _total(partials, num_slots, "slot.count")
-        share = tl.where(count > 0.0, nonzero / tl.maximum(count, double(1.0)), 0.0)
+        share = tl.where(count > 0.0, nonzero / tl.maximum(count, 1.0), 0.0)
         sparsity_avg = beta * sparsity_avg + gain * share
         share = sparsity_avg / debias
         h_min *= share
@@ -200,7 +193,7 @@ def yellowfin_tune(
     # 7. SingleStep, with a slow start over ten windows
     lr, momentum = single_step(distance, variance, h_min, h_max)
     warmup = (step + 1.0) / (10.0 * WINDOW)
-    lr = tl.where(k >= 1, lr * tl.minimum(warmup, double(1.0)), initial_lr)
+    lr = tl.where(k >= 1, lr * tl.minimum(warmup, 1.0), initial_lr)
     momentum = tl.where(k >= 1, momentum, initial_momentum)
 
     # 9. an exploding gradient is clipped in the update, after the statistics saw it
