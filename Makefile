@@ -29,7 +29,7 @@ test: build ## run all tests
 	$(PYTHON) -m pytest
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
-	$(PYTHON) -m yfkernels.cli bench
+	$(PYTHON) -m yfkernels.cli bench --check
 
 lint: $(requirements) ## ruff and mypy
 	$(PYTHON) -m ruff check
@@ -39,7 +39,7 @@ lint: $(requirements) ## ruff and mypy
 gpu: build ## on a CUDA machine: all GPU tests, then GPU benchmarks into bench/results
 	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch sees no CUDA device; run `nvidia-smi` and check that torch is a CUDA build")'
 	$(PYTHON) -m pytest -m cuda
-	$(PYTHON) -m yfkernels.cli bench --device cuda
+	$(PYTHON) -m yfkernels.cli bench --device cuda --check --out bench/results/cuda
 
 # Ninja knows what changed and is quick when nothing did, so this runs every time.
 build: $(requirements) ## compile the extension in place

@@ -42,7 +42,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Σx in float64, in pieces that torch never shares out: the same bits on any number of threads."""
+    """Σx in float64, in pieces that torch never shares out: the same on any number of threads."""
     x = x.reshape(-1)
     whole = x.numel() // _PIECE * _PIECE
     total = x[whole:].sum(dtype=torch.float64)

@@ -69,9 +69,9 @@ def yellowfin_apply(
                     average = tl.load(gbar + place, mask)
                 if HALF:
                     # the master counts, unless somebody has written to the parameter since
-                    exact = tl.load(master + place, mask)
-                    untouched = round_to(exact, DTYPE).to(tl.float32) == param
-                    param = tl.where(untouched, exact, param)
+                    stored = tl.load(master + place, mask)
+                    untouched = round_to(stored, DTYPE).to(tl.float32) == param
+                    param = tl.where(untouched, stored, param)
 
                 d = grad_scale * grad + coupled_decay * param
                 velocity = momentum * velocity + velocity_gain * d
