@@ -44,9 +44,17 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """Averages short steps over a window, which finds their tensors warm in cache."""
+    """Averages short steps over a window, which finds their tensors warm in cache.
+
+    A step as long as the window is taken once, from a cache that holds nothing of it: else it
+    would find what the contestant before it happened to leave, or have to write that back.
+    """
 
     _WINDOW = 5e-3
+    _FLUSHED_BYTES = 2**28  # far above any last-level cache
+
+    def __init__(self) -> None:
+        self._flushed = torch.ones(self._FLUSHED_BYTES // 4)
 
     def repeats_for(self, step: Step) -> int:
         step()
@@ -57,6 +65,8 @@ class CpuClock:
     def sample(self, step: Step, repeats: int, before: Step) -> Sample:
         if repeats > 1:
             step()  # takes back the cache lines that the previous contestant displaced
+        else:
+            self._flushed.sum()
         elapsed = 0.0
         for _ in range(repeats):
             before()

@@ -19,7 +19,7 @@ constexpr int kSums = 5;          // doubles a measurement leaves in each slot
 struct TensorRow {
   int64_t numel;
   int64_t group;                  // index of the parameter group
-  int64_t origin;                 // index of element 0 in the whole model (the sketch's signs hang on it)
+  int64_t origin;                 // index of element 0 in the whole model: the sketch's signs and buckets
   int64_t column[kColumns];       // addresses: gradient, parameter, then the rule's state
 };
 

@@ -60,7 +60,7 @@ struct Moments {
 //
 // With the sketch the tiles lie on multiples of kTile of the whole model, so that a thread's lanes
 // fall into the same buckets in every tile and the buckets' sums stay in its registers. `shift` is
-// where the chunk begins in its first tile: 0, unless the tensor is a shard.
+// where the chunk begins in its first tile: 0, unless the tensor is small or a shard.
 template <class G, bool kSketch, bool kAllWide>
 __device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shift, bool wide_grad,
                                               bool wide_average,

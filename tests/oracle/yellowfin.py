@@ -54,17 +54,22 @@ def sketch_sign(element: NDArray[np.uint64]) -> Array:
 
 
 def sketch(gradients: Sequence[Array | None], sizes: Sequence[int]) -> Array:
-    """Signed bucket sums of the gradient; a tensor starts at a multiple of the bucket count."""
+    """Signed bucket sums of the gradient.
+
+    A tensor starts at a multiple of the bucket count, one smaller than that at a multiple of 32.
+    """
     buckets = np.zeros(SKETCH_BUCKETS)
-    origin = 0
+    end = 0
     for gradient, size in zip(gradients, sizes, strict=True):
+        step = SKETCH_BUCKETS if size >= SKETCH_BUCKETS else 32
+        origin = -(-end // step) * step
+        end = origin + size
         if gradient is not None:
             element = np.arange(origin, origin + size, dtype=np.uint64)
             signed = sketch_sign(element) * gradient
             buckets += np.bincount(
                 (element % np.uint64(SKETCH_BUCKETS)).astype(np.int64), signed, SKETCH_BUCKETS
             )
-        origin += -(-size // SKETCH_BUCKETS) * SKETCH_BUCKETS
     return buckets
 
 

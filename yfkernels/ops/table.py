@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.ops.tuner import TILE
 
 COLUMNS = 9
 _HEAD = 3  # numel, group, origin
@@ -54,6 +55,18 @@ class Granularity:
 # CPU: a chunk of four columns fits the second-level cache, and 32 slots feed more threads than a
 # memory bus does. GPU: a chunk is 16 tiles of 4096, and 256 slots fill two blocks on each SM.
 GRANULARITY = {"cpu": Granularity(16384, 32), "cuda": Granularity(65536, 256)}
+
+
+def origin_after(end: int, numel: int) -> int:
+    """Where in the model a tensor of `numel` elements begins if the one before ended at `end`.
+
+    The place decides which buckets of the sketch the tensor's elements fall into (their index in the
+    model modulo 4096). Large tensors begin at bucket 0, so that a thread meets the same buckets in
+    every tile. Small ones follow one another at the next word of 32 signs: began they all at bucket
+    0, most buckets would stay empty and the estimate would suffer.
+    """
+    step = TILE if numel >= TILE else 32
+    return -(-end // step) * step
 
 
 @dataclass

@@ -13,8 +13,7 @@ from yfkernels import ops
 from yfkernels.distributed import sharding
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.memory import is_dense, new_state, same_layout
-from yfkernels.ops.table import Column, Row, TensorTable
-from yfkernels.ops.tuner import TILE
+from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 
 _STATE_DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
@@ -224,13 +223,16 @@ class FusedOptimizer(Optimizer):
         rows: dict[tuple[Any, ...], list[Row]] = {}
         shards: dict[ShardGroup, None] = {}
         self._planned_dtypes = []
-        origin = 0
+        end = 0
         for index, (group, param) in enumerate(self._all_params()):
             grad, view = grads[index], _view(param)
             started = grad is not None or bool(self.state.get(param))
             grad_dtype = param.dtype if grad is None else grad.dtype
             self._planned_dtypes.append(grad_dtype if started else None)
             shard = sharding.shard_group(param)
+            numel = param.numel() * (2 if param.is_complex() else 1)
+            start = origin_after(end, numel)
+            end = start + numel
             if started:
                 if shard is not None:
                     shards[shard] = None
@@ -238,11 +240,9 @@ class FusedOptimizer(Optimizer):
                 backend = ops.choose(self._backend, view.device, view.dtype, fusible)
                 columns = {Column.PARAM: view, **self._state_of(param, view)}
                 key = (backend, view.device, view.dtype, shard)
-                first = origin + sharding.shard_offset(param)
+                first = start + sharding.shard_offset(param)
                 if view.numel():
                     rows.setdefault(key, []).append(Row(index, group, first, columns))
-            width = 2 if param.is_complex() else 1
-            origin += -(-width * param.numel() // TILE) * TILE
         self._tables = [TensorTable(key[0], same, shard=key[3]) for key, same in rows.items()]
         self._prepare(self._tables, list(shards))
 

@@ -76,7 +76,7 @@ def yellowfin_measure(
         if not SKETCH:
             gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
         origin = tl.load(row + at("row.origin")) + first
-        # a shard may begin inside a tile, and then none of its tiles is whole
+        # a small tensor or a shard may begin inside a tile, and then none of its tiles is whole
         shift = (origin % TILE).to(tl.int32) if SKETCH else 0
         whole = n // TILE * TILE if shift == 0 else -shift
 
