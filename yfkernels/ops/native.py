@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -126,7 +127,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
     On CUDA the words travel as kernel arguments: asynchronous, and legal under graph capture.
     """
     if target.is_cpu:
-        target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64))
+        target.view(torch.int64).copy_(torch.frombuffer(array("q", words), dtype=torch.int64))
     else:
         _C.cuda_write_words(target.data_ptr(), target.stride(0), words, *_queue(target.device))
 

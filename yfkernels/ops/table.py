@@ -60,10 +60,10 @@ GRANULARITY = {"cpu": Granularity(16384, 32), "cuda": Granularity(65536, 256)}
 def origin_after(end: int, numel: int) -> int:
     """Where in the model a tensor of `numel` elements begins if the one before ended at `end`.
 
-    The place decides which buckets of the sketch the tensor's elements fall into (their index in the
-    model modulo 4096). Large tensors begin at bucket 0, so that a thread meets the same buckets in
-    every tile. Small ones follow one another at the next word of 32 signs: began they all at bucket
-    0, most buckets would stay empty and the estimate would suffer.
+    The place decides into which buckets of the sketch the tensor's elements fall (their index in
+    the model modulo 4096). Large tensors begin at bucket 0, so that a thread meets the same buckets
+    in every tile. Small ones follow one another, at the next word of 32 signs: if they all began at
+    bucket 0, most buckets would stay empty and the estimate would be poor.
     """
     step = TILE if numel >= TILE else 32
     return -(-end // step) * step
@@ -116,6 +116,7 @@ class TensorTable:
         self.num_chunks = sum(counts)
         self.num_slots = granularity.slots(self.num_chunks, self.numel) if backend != "torch" else 1
         self.grad_pointers: list[int] = [0] * len(self.rows)
+        self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
         if backend != "torch":
             self._upload(counts)
@@ -152,7 +153,9 @@ class TensorTable:
         if pointers == self.grad_pointers:
             return False
         self.grad_pointers = pointers
-        self.updated = [row.param for row, pointer in zip(self.rows, pointers) if pointer]
+        self.updated = self._params
+        if not all(pointers):
+            self.updated = [param for param, pointer in zip(self._params, pointers) if pointer]
         return True
 
     @property

@@ -213,10 +213,10 @@ class FusedOptimizer(Optimizer):
 
     def _dtypes_planned(self, grads: list[Tensor | None]) -> bool:
         """Whether every gradient there is has the dtype that its row was made for."""
-        return all(
-            grad is None or grad.dtype == planned
-            for grad, planned in zip(grads, self._planned_dtypes)
-        )
+        dtypes = [None if grad is None else grad.dtype for grad in grads]
+        if dtypes == self._planned_dtypes:
+            return True
+        return all(d is None or d == planned for d, planned in zip(dtypes, self._planned_dtypes))
 
     def _make_plan(self, grads: list[Tensor | None]) -> None:
         """Sorts the parameters that have had a gradient into tables."""

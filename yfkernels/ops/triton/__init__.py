@@ -16,6 +16,8 @@ from torch import Tensor
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.tuner import TunerOptions
 
+_OLDEST = (3, 6)  # 3.5 cannot compile the sketch's measure kernel
+
 
 @cache
 def unusable(device_type: str) -> str | None:
@@ -40,8 +42,8 @@ def _refusal(interpreter: bool) -> str | None:
         import triton.language as tl
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
-    if not hasattr(triton, "constexpr_function"):
-        return f"Triton {triton.__version__} is too old: install 3.5 or newer"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
+        return f"Triton {triton.__version__} is too old: install {_OLDEST[0]}.{_OLDEST[1]} or newer"
     # Triton decides when it is imported whether to interpret, for its own functions and for ours
     from yfkernels.ops.triton.apply import yellowfin_apply
 
