@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 
 from yfkernels._version import __version__
-from yfkernels.ops import backend_status, native
+from yfkernels.ops import backend_status, native, preferred
 
 DEVICE_TYPES = ("cpu", "cuda")
 _BUILD_RECORD = Path(__file__).with_name("_build.json")
@@ -127,14 +127,10 @@ def _devices() -> dict[str, str]:
 
 
 def _service(kind: str, devices: dict[str, str]) -> Service:
-    status = backend_status(kind)
-    usable = [name for name, reason in status.items() if reason is None]
-    if kind == "cpu" and "triton" in usable:
-        usable.remove("triton")  # its interpreter, which "auto" never chooses
     visible = any(torch.device(name).type == kind for name in devices)
     return Service(
-        backend=usable[0] if visible else None,
-        unusable={name: reason for name, reason in status.items() if reason is not None},
+        backend=preferred(kind) if visible else None,
+        unusable={name: why for name, why in backend_status(kind).items() if why is not None},
     )
 
 

@@ -51,23 +51,33 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype, fusible: bo
     Raises:
         RuntimeError: the backend requested by name cannot serve this device.
     """
-    status = backend_status(device.type)
-    if requested != "auto" and status[requested] is not None:
-        usable = [name for name, reason in status.items() if reason is None]
-        raise RuntimeError(
-            f"backend={requested!r} cannot serve parameters on {device}: {status[requested]}. "
-            f"Usable here: {', '.join(['auto', *usable])}"
-        )
+    if requested != "auto":
+        _require_usable(requested, device)
     if dtype not in FUSED_DTYPES or not fusible:
         return "torch"
     if requested != "auto":
         return requested
-    # Triton on a CPU is its interpreter: for tests, never chosen on its own
-    candidates = [name for name in BACKENDS if name != "triton" or device.type == "cuda"]
-    chosen = next(name for name in candidates if status[name] is None)
+    chosen = preferred(device.type)
     if chosen != "native":
-        _warn_of_fallback(device.type, str(status["native"]), chosen)
+        _warn_of_fallback(device.type, module("native").unusable(device.type), chosen)
     return chosen
+
+
+def preferred(device_type: str) -> str:
+    """The backend `backend="auto"` takes for a kind of device; asks no more than it must."""
+    # Triton on a CPU is its interpreter: for tests, never chosen on its own
+    candidates = [name for name in BACKENDS if name != "triton" or device_type == "cuda"]
+    return next(name for name in candidates if module(name).unusable(device_type) is None)
+
+
+def _require_usable(name: str, device: torch.device) -> None:
+    status = backend_status(device.type)
+    if status[name] is not None:
+        usable = [other for other, reason in status.items() if reason is None]
+        raise RuntimeError(
+            f"backend={name!r} cannot serve parameters on {device}: {status[name]}. "
+            f"Usable here: {', '.join(['auto', *usable])}"
+        )
 
 
 @cache

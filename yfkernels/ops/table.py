@@ -35,26 +35,38 @@ class Column(IntEnum):
 
 @dataclass(frozen=True)
 class Granularity:
-    """How the work over a table is cut.
+    """How the work over a table is cut: a function of the model and the kind of device alone.
+
+    A measurement is summed into slots, each a fixed run of chunks, so that sums depend neither on
+    the number of threads nor on the model of the GPU.
 
     Attributes:
-        chunk: elements of one chunk, a multiple of 4096.
-        max_slots: places a measurement is summed into. A slot takes a fixed run of chunks, so
-            that sums depend neither on the number of threads nor on the model of the GPU.
+        chunk: elements of a chunk; for models with less than one such chunk a slot, fewer.
+        slots: places a measurement is summed into, at most.
+        slot_numel: elements that are worth a slot of their own.
     """
 
     chunk: int
-    max_slots: int
+    slots: int
+    slot_numel: int
 
-    def slots(self, num_chunks: int, numel: int) -> int:
-        """Slots for a table: enough to share out the work, few enough to add up at once."""
-        worthwhile = num_chunks if self.max_slots > 64 else 1 + numel // (4 * self.chunk)
-        return max(1, min(self.max_slots, num_chunks, worthwhile))
+    def chunk_size(self, numel: int) -> int:
+        """Elements of a chunk, a multiple of TILE."""
+        share = max(numel // self.slots, self.slot_numel)
+        return min(self.chunk, -(-share // TILE) * TILE)
+
+    def num_slots(self, num_chunks: int, numel: int) -> int:
+        """Slots for a table of `num_chunks` chunks."""
+        return max(1, min(self.slots, num_chunks, 1 + numel // self.slot_numel))
 
 
-# CPU: a chunk of four columns fits the second-level cache, and 32 slots feed more threads than a
-# memory bus does. GPU: a chunk is 16 tiles of 4096, and 256 slots fill two blocks on each SM.
-GRANULARITY = {"cpu": Granularity(16384, 32), "cuda": Granularity(65536, 256)}
+# CPU: a chunk of four columns fits the second-level cache, 32 slots feed more threads than a memory
+# bus does, and a small model is not worth the adding up of many slots. GPU: a chunk is 16 tiles,
+# 256 slots fill two blocks on each multiprocessor, and even tiny tensors want blocks of their own.
+GRANULARITY = {
+    "cpu": Granularity(chunk=16384, slots=32, slot_numel=65536),
+    "cuda": Granularity(chunk=65536, slots=256, slot_numel=1),
+}
 
 
 def origin_after(end: int, numel: int) -> int:
@@ -91,6 +103,13 @@ class Row:
         return self.columns[Column.PARAM]
 
 
+def _words(row: Row) -> list[int]:
+    pointers = [0] * COLUMNS
+    for column, tensor in row.columns.items():
+        pointers[column] = tensor.data_ptr()
+    return [row.param.numel(), row.group, row.origin, *pointers]
+
+
 class TensorTable:
     """Tensors that share a backend, a device and a dtype.
 
@@ -109,26 +128,22 @@ class TensorTable:
         self.dtype = param.dtype
         self.grads: list[Tensor | None] = []
         granularity = GRANULARITY.get(self.device.type, GRANULARITY["cuda"])
-        self.chunk_size = granularity.chunk
         sizes = [row.param.numel() for row in self.rows]
+        self.chunk_size = granularity.chunk_size(sum(sizes))
         counts = [-(-size // self.chunk_size) for size in sizes]
         self.numel = sum(sizes)
         self.num_chunks = sum(counts)
-        self.num_slots = granularity.slots(self.num_chunks, self.numel) if backend != "torch" else 1
+        fused = backend != "torch"
+        self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
         self.grad_pointers: list[int] = [0] * len(self.rows)
+        self.grads_aligned = True  # every gradient starts on a 16-byte boundary
         self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
-        if backend != "torch":
+        if fused:
             self._upload(counts)
 
     def _upload(self, counts: list[int]) -> None:
-        words = torch.zeros(len(self.rows), ROW_WORDS, dtype=torch.int64)
-        for i, row in enumerate(self.rows):
-            head = [row.param.numel(), row.group, row.origin]
-            pointers = [0] * COLUMNS
-            for column, tensor in row.columns.items():
-                pointers[column] = tensor.data_ptr()
-            words[i] = torch.tensor(head + pointers, dtype=torch.int64)
+        words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64)
         count = torch.tensor(counts)
         row_of_chunk = torch.repeat_interleave(torch.arange(len(counts)), count)
         first_chunk = torch.repeat_interleave(count.cumsum(0) - count, count)
@@ -153,15 +168,11 @@ class TensorTable:
         if pointers == self.grad_pointers:
             return False
         self.grad_pointers = pointers
+        self.grads_aligned = not any(pointer & 15 for pointer in pointers)
         self.updated = self._params
         if not all(pointers):
             self.updated = [param for param, pointer in zip(self._params, pointers) if pointer]
         return True
-
-    @property
-    def grads_aligned(self) -> bool:
-        """Whether every gradient starts on a 16-byte boundary."""
-        return not any(pointer % 16 for pointer in self.grad_pointers)
 
     def release(self) -> None:
         """Lets go of the gradients, whose memory belongs to the training loop."""
