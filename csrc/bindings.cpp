@@ -86,9 +86,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_yellowfin_measure",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
-         int64_t num_slots, Address partials, Address sketches, int threads) {
+         int64_t num_slots, bool nonzero, Address partials, Address sketches, int threads) {
         cpu::yellowfin_measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                               num_slots, at<double>(partials), at<float>(sketches), threads);
+                               num_slots, nonzero, at<double>(partials), at<float>(sketches),
+                               threads);
       },
       no_gil);
   m.def(

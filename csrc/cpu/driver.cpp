@@ -58,8 +58,8 @@ void for_each_chunk(const Table& table, int64_t begin, int64_t end, Body body) {
 
 }  // namespace
 
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       float* sketches, int threads) {
+void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
+                       double* partials, float* sketches, int threads) {
   const KernelSet& set = kernels();
   parallel_for(num_slots, threads, [&](int64_t slot) {
     double sums[kSums] = {};
@@ -68,7 +68,7 @@ void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, doubl
     for_each_chunk(table, slot * table.num_chunks / num_slots,
                    (slot + 1) * table.num_chunks / num_slots,
                    [&](const TensorRow& row, int64_t first, int64_t n) {
-                     set.yellowfin_measure(dtype, row, first, n, sums, sketch);
+                     set.yellowfin_measure(dtype, row, first, n, nonzero, sums, sketch);
                    });
     std::copy_n(sums, kSums, partials + slot * kSums);
   });

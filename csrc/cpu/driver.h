@@ -8,9 +8,10 @@ namespace yfk {
 namespace cpu {
 
 // Measures into `num_slots` slots: partials[num_slots][kSums], and sketches[num_slots][kTile] unless
-// it is null. A slot takes a fixed run of chunks, so the sums do not depend on the threads.
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       float* sketches, int threads);
+// it is null; non-zero entries are counted if `nonzero`. A slot takes a fixed run of chunks, so the
+// sums do not depend on the threads.
+void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
+                       double* partials, float* sketches, int threads);
 
 // Adds up the slots in order and runs the tuner. `state` is a TunerState with its window and sketch.
 void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double* partials,

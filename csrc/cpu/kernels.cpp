@@ -25,13 +25,15 @@ YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
 // ---------------------------------------------------------------------------------------------
 // YellowFin, measure
 
+// kNonzero: count the entries that are not zero; a good part of the arithmetic, and seldom wanted.
+template <bool kAverages, bool kNonzero>
 struct Moments {
   Floats grad_sq = zeros(), dot = zeros(), avg_sq = zeros();
   Counts nonzero = no_counts();
 
   YFK_FN void add(const Floats& g) {
     grad_sq = grad_sq + g * g;
-    count_nonzero(&nonzero, g);
+    if (kNonzero) count_nonzero(&nonzero, g);
   }
   YFK_FN void add_average(const Floats& g, const Floats& gbar) {
     dot = dot + gbar * g;
@@ -39,81 +41,100 @@ struct Moments {
   }
 
   // Empties the lanes into doubles, often enough that no float sum grows long.
-  template <bool kAverages>
   YFK_FN void flush(double* sums) {
     sums[0] += sum(grad_sq);
-    sums[3] += sum(nonzero);
     if (kAverages) {
       sums[1] += sum(dot);
       sums[2] += sum(avg_sq);
     }
+    if (kNonzero) sums[3] += sum(nonzero);
     *this = Moments();
   }
 };
 
-template <class G, bool kAverages>
+template <class G, bool kAverages, bool kNonzero>
 void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
   const G* g = column<const G>(row, kGrad, first);
   const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
-  Moments moments;
-  for_each_block<kLanes, kReading>(
-      0, n,
-      [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-        const Floats grad = load(g + i, lanes);
-        moments.add(grad);
-        if (kAverages) moments.add_average(grad, load(gbar + i, lanes));
-      },
-      [&]() YFK_INLINE_BODY { moments.flush<kAverages>(sums); });
+  Moments<kAverages, kNonzero> moments;
+  const auto add = [&](int64_t i, auto places, auto lanes) YFK_INLINE_BODY {
+#pragma GCC unroll 4
+    for (int place = 0; place < places.kCount; ++place) {
+      const int64_t at = i + place * kStride;
+      const Floats grad = load(g + at, lanes);
+      moments.add(grad);
+      if (kAverages) moments.add_average(grad, load(gbar + at, lanes));
+    }
+  };
+  for_each_block<kLanes, kReading>(0, n, add, [&]() YFK_INLINE_BODY { moments.flush(sums); });
   sums[4] += double(n);
 }
 
-template <class G>
+template <class G, bool kNonzero>
 void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
   constexpr int kWord = 32;  // elements that share a word of signs
+  static_assert(kStride % kTile == 0, "all places of a block fall into the same buckets");
   const G* g = column<const G>(row, kGrad, first);
   const int64_t origin = row.origin + first;
   // only a shard begins inside a word; it takes the rest of that word one by one
   const int64_t ragged = (kWord - origin % kWord) % kWord;
   const int64_t head = ragged < n ? ragged : n;
-  measure<G, false>(row, first, head, sums);
+  measure<G, false, kNonzero>(row, first, head, sums);
   for (int64_t i = 0; i < head; ++i) {
     const int64_t e = origin + i;
     const Floats grad = flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
     sketch[e % kTile] += grad.part[0][0];
   }
-  Moments moments;
-  for_each_block<kWord, kReading>(
-      head, n,
-      [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-        const int64_t e = origin + i;
-        const uint32_t signs = sign_bits(e >> 5);
-        for (int half = 0; half < kWord; half += kLanes) {
-          const auto there = lanes_from(lanes, half);
-          const Floats grad = load(g + i + half, there);
-          moments.add(grad);
-          float* bucket = sketch + e % kTile + half;
-          store(bucket, load(bucket, there) + flip_signs(grad, signs, half), there);
-        }
-      },
-      [&]() YFK_INLINE_BODY { moments.flush<false>(sums); });
+  Moments<false, kNonzero> moments;
+  const auto add = [&](int64_t i, auto places, auto lanes) YFK_INLINE_BODY {
+    const int64_t e = origin + i;
+    uint32_t signs[places.kCount];
+#pragma GCC unroll 4
+    for (int place = 0; place < places.kCount; ++place)
+      signs[place] = sign_bits((e + place * kStride) >> 5);
+#pragma GCC unroll 2
+    for (int half = 0; half < kWord; half += kLanes) {
+      const auto there = lanes_from(lanes, half);
+      float* bucket = sketch + e % kTile + half;
+      Floats total = load(bucket, there);
+#pragma GCC unroll 4
+      for (int place = 0; place < places.kCount; ++place) {
+        const Floats grad = load(g + i + place * kStride + half, there);
+        moments.add(grad);
+        total = total + flip_signs(grad, signs[place], half);
+      }
+      store(bucket, total, there);
+    }
+  };
+  for_each_block<kWord, kReading>(head, n, add, [&]() YFK_INLINE_BODY { moments.flush(sums); });
   sums[4] += double(n - head);
 }
 
-template <class G>
+template <class G, bool kNonzero>
 void measure_chunk(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
   if (sketch) {
-    measure_sketch<G>(row, first, n, sums, sketch);
+    measure_sketch<G, kNonzero>(row, first, n, sums, sketch);
   } else {
-    measure<G, true>(row, first, n, sums);
+    measure<G, true, kNonzero>(row, first, n, sums);
   }
 }
 
-void yellowfin_measure(DType dtype, const TensorRow& row, int64_t first, int64_t n, double* sums,
-                       float* sketch) {
+template <class G>
+void measure_any(const TensorRow& row, int64_t first, int64_t n, bool nonzero, double* sums,
+                 float* sketch) {
+  if (nonzero) {
+    measure_chunk<G, true>(row, first, n, sums, sketch);
+  } else {
+    measure_chunk<G, false>(row, first, n, sums, sketch);
+  }
+}
+
+void yellowfin_measure(DType dtype, const TensorRow& row, int64_t first, int64_t n, bool nonzero,
+                       double* sums, float* sketch) {
   switch (dtype) {
-    case DType::kFloat32: return measure_chunk<float>(row, first, n, sums, sketch);
-    case DType::kBFloat16: return measure_chunk<BFloat16>(row, first, n, sums, sketch);
-    case DType::kFloat16: return measure_chunk<Float16>(row, first, n, sums, sketch);
+    case DType::kFloat32: return measure_any<float>(row, first, n, nonzero, sums, sketch);
+    case DType::kBFloat16: return measure_any<BFloat16>(row, first, n, nonzero, sums, sketch);
+    case DType::kFloat16: return measure_any<Float16>(row, first, n, nonzero, sums, sketch);
   }
 }
 
@@ -127,17 +148,21 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
   float* v = column<float>(row, kMomentum, first);
   float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
   float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
-  const auto advance = [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-    const Floats grad = load(g + i, lanes);
-    Floats param = load_param(p, master, i, lanes);
-    Floats velocity = load(v + i, lanes);
-    rule.update(grad, param, velocity);
-    store_param(p, master, i, param, lanes);
-    store(v + i, velocity, lanes);
-    if (kAverages) {
-      Floats average = load(gbar + i, lanes);
-      rule.average(grad, average);
-      store(gbar + i, average, lanes);
+  const auto advance = [&](int64_t block, auto places, auto lanes) YFK_INLINE_BODY {
+#pragma GCC unroll 4
+    for (int place = 0; place < places.kCount; ++place) {
+      const int64_t i = block + place * kStride;
+      const Floats grad = load(g + i, lanes);
+      Floats param = load_param(p, master, i, lanes);
+      Floats velocity = load(v + i, lanes);
+      rule.update(grad, param, velocity);
+      store_param(p, master, i, param, lanes);
+      store(v + i, velocity, lanes);
+      if (kAverages) {
+        Floats average = load(gbar + i, lanes);
+        rule.average(grad, average);
+        store(gbar + i, average, lanes);
+      }
     }
   };
   for_each_block<kLanes, kWriting>(0, n, advance, [] {});

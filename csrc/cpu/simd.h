@@ -205,26 +205,31 @@ YFK_FN SomeLanes lanes_from(SomeLanes lanes, int first) {
   return {rest < 0 ? 0 : rest > kLanes ? kLanes : rest};
 }
 
-// body(i, lanes) for every block of kSize elements from begin to end, kStreams places at a time:
-// a block of each in turn, the places kStride apart. The processor's prefetcher stops at the end of
-// a page; with several pages under way the memory stays busy while it finds the next (bench/NOTES.md).
+// body(i, places, lanes) over the elements from begin to end in blocks of kSize: the blocks at
+// i + place * kStride for every place < places, all of them at once. The processor's prefetcher stops at
+// the end of a page; with several pages under way the memory stays busy while it finds the next
+// (bench/NOTES.md). The last elements come one block at a time.
 // pause() is called whenever kRun elements of each place are done, and at the end.
 constexpr int64_t kStride = kTile, kRun = 512;
 
-template <int kSize, int kStreams, class Body, class Pause>
+template <int n>
+struct Places {
+  static constexpr int kCount = n;
+};
+
+template <int kSize, int kPlaces, class Body, class Pause>
 YFK_FN void for_each_block(int64_t begin, int64_t end, Body body, Pause pause) {
   int64_t i = begin;
-  for (; i + kStreams * kStride <= end; i += kStreams * kStride) {
+  for (; i + kPlaces * kStride <= end; i += kPlaces * kStride) {
     for (int64_t run = i; run < i + kStride; run += kRun) {
-      for (int64_t j = run; j < run + kRun; j += kSize)
-        for (int stream = 0; stream < kStreams; ++stream) body(j + stream * kStride, AllLanes{});
+      for (int64_t j = run; j < run + kRun; j += kSize) body(j, Places<kPlaces>{}, AllLanes{});
       pause();
     }
   }
   while (i < end) {
     const int64_t stop = end - i < kRun ? end : i + kRun;
-    for (; i + kSize <= stop; i += kSize) body(i, AllLanes{});
-    if (i < stop) body(i, SomeLanes{stop - i});
+    for (; i + kSize <= stop; i += kSize) body(i, Places<1>{}, AllLanes{});
+    if (i < stop) body(i, Places<1>{}, SomeLanes{stop - i});
     i = stop;
     pause();
   }

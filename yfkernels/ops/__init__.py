@@ -2,7 +2,8 @@
 
 Every backend offers the same functions on a TensorTable:
     upload_grads(table, pointers)         refresh the gradient column
-    yellowfin_measure(table, partials, sketches)
+    yellowfin_measure(table, partials, sketches, nonzero)
+                                          nonzero: whether that sum will be used
     yellowfin_tune(options, partials, sketches, grad_scale, found_inf, state, groups, coefficients,
                    scratch)
     yellowfin_apply(table, coefficients)

@@ -137,15 +137,19 @@ def upload_grads(table: TensorTable, pointers: list[int]) -> None:
     write_words(table.grad_column, pointers)
 
 
-def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+def yellowfin_measure(
+    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's slots."""
+    slots, sketch = partials.data_ptr(), _address(sketches)
     if table.device.type == "cpu":
-        where: tuple[int, ...] = (_threads(table),)
-        measure = _C.cpu_yellowfin_measure
-    else:
-        where = _queue(table.device)
-        measure = _C.cuda_yellowfin_measure
-    measure(*_table(table), table.num_slots, partials.data_ptr(), _address(sketches), *where)
+        _C.cpu_yellowfin_measure(
+            *_table(table), table.num_slots, nonzero, slots, sketch, _threads(table)
+        )
+    else:  # counting is free on a GPU
+        _C.cuda_yellowfin_measure(
+            *_table(table), table.num_slots, slots, sketch, *_queue(table.device)
+        )
 
 
 def yellowfin_tune(

@@ -28,17 +28,18 @@ class Measurement:
 
     Args:
         tables: tables of one device and one shard group; at least one.
-        sketch: whether to measure the sketch too.
+        options: which sums will be used.
     """
 
-    def __init__(self, tables: Sequence[TensorTable], sketch: bool) -> None:
+    def __init__(self, tables: Sequence[TensorTable], options: TunerOptions) -> None:
         self.device = tables[0].device
         self.shard = tables[0].shard
+        self._nonzero = options.sparsity_debias
         slots = [table.num_slots for table in tables]
         self.partials = torch.zeros(sum(slots), len(SUMS), dtype=torch.float64, device=self.device)
         plain = all(table.backend == "torch" for table in tables)
         self.sketches: Tensor | None = None
-        if sketch:
+        if options.sketch:
             self.sketches = torch.zeros(
                 sum(slots),
                 TILE,
@@ -51,7 +52,7 @@ class Measurement:
     def run(self) -> None:
         """Measures this step's gradients, a launch a table."""
         for table, partials, sketches in self._parts:
-            ops.module(table.backend).yellowfin_measure(table, partials, sketches)
+            ops.module(table.backend).yellowfin_measure(table, partials, sketches, self._nonzero)
 
     def fold(self) -> Tensor:
         """All sums of this device in one float64 vector: len(SUMS) sums, then the sketch."""
@@ -111,7 +112,7 @@ class YellowFinTuner:
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         places = dict.fromkeys((table.device, table.shard) for table in tables)
         self._measurements = [
-            Measurement([t for t in tables if (t.device, t.shard) == place], self.options.sketch)
+            Measurement([t for t in tables if (t.device, t.shard) == place], self.options)
             for place in places
         ]
         self._shards = list(shards)

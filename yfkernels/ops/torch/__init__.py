@@ -75,7 +75,9 @@ def _sketch(row: Row, grad: Tensor) -> Tensor:
     return padded.view(-1, TILE).sum(0)
 
 
-def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+def yellowfin_measure(
+    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's one slot."""
     partials.zero_()
     if sketches is not None:

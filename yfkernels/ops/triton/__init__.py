@@ -87,7 +87,9 @@ def upload_grads(table: TensorTable, pointers: list[int]) -> None:
     write_words(table.grad_column, pointers)
 
 
-def yellowfin_measure(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+def yellowfin_measure(
+    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's slots."""
     from yfkernels.ops.triton import measure
 

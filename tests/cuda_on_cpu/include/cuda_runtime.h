@@ -1,0 +1,138 @@
+// Stands in for CUDA's header of this name: as much of the language and the runtime as csrc/cuda
+// uses, with kernels run by fibers.h. Whatever is missing here fails to compile, which is the sign
+// to add it.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "fibers.h"
+
+// The language -----------------------------------------------------------------------------------
+
+#define __host__
+#define __device__
+#define __global__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __builtin_assume(condition) ((void)(condition))
+// Blocks run one at a time and can use the same memory. A block finds there what the one before
+// it left, where a GPU promises nothing.
+#define __shared__ static
+
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+namespace cuda_on_cpu {
+struct Index {
+  unsigned x;
+};
+}  // namespace cuda_on_cpu
+#define threadIdx (::cuda_on_cpu::Index{::cuda_on_cpu::here().thread})
+#define blockDim (::cuda_on_cpu::Index{::cuda_on_cpu::here().threads})
+#define blockIdx (::cuda_on_cpu::Index{::cuda_on_cpu::here().block})
+#define gridDim (::cuda_on_cpu::Index{::cuda_on_cpu::here().blocks})
+
+#define YFK_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  ::cuda_on_cpu::launch((grid), (block), [&] { (kernel)(__VA_ARGS__); })
+
+// Intrinsics -------------------------------------------------------------------------------------
+
+inline void __syncthreads() { cuda_on_cpu::barrier(); }
+
+// One thread of the host: everybody sees every write at once.
+inline void __threadfence() {}
+
+inline double __shfl_down_sync(unsigned mask, double x, unsigned delta) {
+  if (mask != 0xffffffffu) cuda_on_cpu::trap("a shuffle among part of a warp is not modelled");
+  uint64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = cuda_on_cpu::shuffle_down(bits, delta);
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline unsigned atomicInc(unsigned* address, unsigned last) {
+  const unsigned old = *address;
+  *address = old >= last ? 0 : old + 1;
+  return old;
+}
+
+// Kernels ask this of every address they load from or store to, which makes it the place to see
+// what a processor may let pass and a GPU does not.
+template <class T>
+bool __isGlobal(const T* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) cuda_on_cpu::trap("misaligned address");
+  return true;
+}
+
+template <class T>
+T __ldcs(const T* p) {
+  __isGlobal(p);
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
+  __isGlobal(p);
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T x) {
+  __isGlobal(p);
+  *p = x;
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// The host's side --------------------------------------------------------------------------------
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorNoDevice = 100 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+using cudaStream_t = struct CUstream_st*;
+
+inline const char* cudaGetErrorName(cudaError_t) { return "no name"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "no description"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+// A device of six blocks: few enough that each of them has to stride over the chunks.
+inline cudaError_t cudaDeviceGetAttribute(int* multiprocessors, cudaDeviceAttr, int) {
+  *multiprocessors = 3;
+  return cudaSuccess;
+}
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int,
+                                                                 size_t) {
+  *blocks = 2;
+  return cudaSuccess;
+}

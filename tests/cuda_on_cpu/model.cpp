@@ -1,0 +1,117 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "small_float.h"
+
+namespace yfk {
+namespace {
+
+constexpr int kUsedColumns = kMaster + 1;
+
+bool is_used(const Blueprint& blueprint, int column) {
+  if (column == kGradAvg) return blueprint.averages;
+  if (column == kMaster) return blueprint.dtype != DType::kFloat32;
+  return true;
+}
+
+bool is_float32(const Blueprint& blueprint, int column) {
+  return blueprint.dtype == DType::kFloat32 || column > kParam;
+}
+
+void write(Array& array, const Blueprint& blueprint, int column, int64_t i, float x) {
+  if (is_float32(blueprint, column)) {
+    std::memcpy(array.data() + 4 * i, &x, 4);
+    return;
+  }
+  const bool half = blueprint.dtype == DType::kFloat16;
+  const uint16_t bits = (half ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16).narrow(x);
+  std::memcpy(array.data() + 2 * i, &bits, 2);
+}
+
+// `arrays` are the columns of one tensor.
+void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& random) {
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform;
+  for (int64_t i = 0; i < numel; ++i) {
+    float values[kUsedColumns];
+    for (float& x : values) x = normal(random);
+    if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
+    values[kGradAvg] = values[kGrad] + 0.3f * values[kGradAvg];
+    values[kMaster] = values[kParam];
+    // somebody has written to a half-precision parameter since its master was rounded
+    if (uniform(random) < 0.2f) values[kMaster] *= 1.5f;
+    for (int c = 0; c < kUsedColumns; ++c)
+      if (is_used(blueprint, c)) write(arrays[c], blueprint, c, i, values[c]);
+  }
+}
+
+}  // namespace
+
+Array::Array(int64_t numel, int64_t width, int64_t offset)
+    : begin_(int64_t(sizeof(Line)) + offset * width),
+      size_(numel * width),
+      lines_(size_t(begin_ + size_) / sizeof(Line) + 2) {
+  std::memset(bytes(), 0xff, lines_.size() * sizeof(Line));
+}
+
+bool Array::same(Array& other) {
+  return size_ == other.size_ && std::equal(data(), data() + size_, other.data());
+}
+
+bool Array::guards_intact() {
+  const auto intact = [](unsigned char byte) { return byte == 0xff; };
+  return std::all_of(bytes(), data(), intact) &&
+         std::all_of(data() + size_, bytes() + lines_.size() * sizeof(Line), intact);
+}
+
+std::vector<Tensor> awkward_tensors(Random& random) {
+  std::vector<Tensor> tensors;
+  int64_t next = 0;
+  for (const int64_t numel : {1, 3, 1023, 1025, 65537, 33, 4096, 4097, 20000}) {
+    const int64_t origins[] = {next, int64_t(random() % 100000),
+                               (int64_t(1) << 41) + int64_t(random() % 9999)};
+    tensors.push_back({numel, origins[random() % 3], numel != 33 && numel != 20000});
+    next += numel;
+  }
+  std::shuffle(tensors.begin(), tensors.end(), random);
+  return tensors;
+}
+
+Model::Model(const Blueprint& blueprint, Alignment alignment)
+    : chunk_size_(blueprint.chunk_size), arrays_(blueprint.tensors.size() * kUsedColumns) {
+  Random contents(blueprint.seed), offsets(blueprint.seed + 1);
+  for (const Tensor& tensor : blueprint.tensors) {
+    const int64_t index = int64_t(rows_.size());
+    Array* arrays = &arrays_[index * kUsedColumns];
+    TensorRow row = {tensor.numel, index % kGroups, tensor.origin, {}};
+    for (int c = 0; c < kUsedColumns; ++c) {
+      if (!is_used(blueprint, c)) continue;
+      // some of them on 16 bytes after all: each column of a tensor has its own way to be read
+      const int64_t offset = alignment == Alignment::kOdd ? int64_t(offsets() % 9) : 0;
+      arrays[c] = Array(tensor.numel, is_float32(blueprint, c) ? 4 : 2, offset);
+      row.column[c] = int64_t(reinterpret_cast<intptr_t>(arrays[c].data()));
+    }
+    if (!tensor.has_grad) row.column[kGrad] = 0;
+    fill(arrays, blueprint, tensor.numel, contents);
+    rows_.push_back(row);
+    for (int64_t first = 0; first < tensor.numel; first += chunk_size_)
+      chunks_.push_back({index, first});
+  }
+}
+
+Table Model::table() const {
+  return {rows_.data(), chunks_.data(), int64_t(chunks_.size()), chunk_size_};
+}
+
+bool Model::same(Model& other) {
+  return std::equal(arrays_.begin(), arrays_.end(), other.arrays_.begin(), other.arrays_.end(),
+                    [](Array& a, Array& b) { return a.same(b); });
+}
+
+bool Model::guards_intact() {
+  return std::all_of(arrays_.begin(), arrays_.end(), [](Array& a) { return a.guards_intact(); });
+}
+
+}  // namespace yfk

@@ -1,0 +1,74 @@
+// A model of random tensors in a tensor table.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "check.h"
+#include "table.h"
+
+namespace yfk {
+
+// One column of a tensor. The memory around it is filled with bytes that are NaN in every type: a
+// read outside spoils the result, a write outside is seen.
+class Array {
+ public:
+  Array() = default;
+  Array(int64_t numel, int64_t width, int64_t offset);  // offset: elements after a 64-byte line
+
+  unsigned char* data() { return bytes() + begin_; }
+  bool same(Array& other);
+  bool guards_intact();
+
+ private:
+  struct alignas(64) Line {
+    unsigned char bytes[64];
+  };
+  unsigned char* bytes() { return reinterpret_cast<unsigned char*>(lines_.data()); }
+
+  int64_t begin_ = 0, size_ = 0;
+  std::vector<Line> lines_;
+};
+
+struct Tensor {
+  int64_t numel;
+  int64_t origin;
+  bool has_grad;
+};
+
+struct Blueprint {
+  DType dtype;
+  bool averages;  // the state of variance="exact"
+  int64_t chunk_size;
+  std::vector<Tensor> tensors;
+  unsigned seed;
+};
+
+enum class Alignment { kWide, kOdd };
+
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
+constexpr int kGroups = 3;
+
+// Tensors of lengths around everything that kernels round to, two of them without a gradient;
+// origins as whole tensors, shards and models of 2^41 elements have them.
+std::vector<Tensor> awkward_tensors(Random& random);
+
+class Model {
+ public:
+  // Contents follow from the blueprint alone: models of any alignment hold the same values.
+  Model(const Blueprint& blueprint, Alignment alignment);
+  Model(const Model&) = delete;  // the rows hold addresses
+  Model& operator=(const Model&) = delete;
+
+  Table table() const;
+  bool same(Model& other);
+  bool guards_intact();
+
+ private:
+  int64_t chunk_size_;
+  std::vector<Array> arrays_;
+  std::vector<TensorRow> rows_;
+  std::vector<Chunk> chunks_;
+};
+
+}  // namespace yfk

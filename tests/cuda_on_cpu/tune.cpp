@@ -1,0 +1,134 @@
+// Tune: a trace of steps, with a NaN, an overflow that GradScaler found and an explosion in it.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "cpu/driver.h"
+#include "cuda/driver.h"
+
+namespace yfk {
+namespace {
+
+constexpr int kSteps = 13, kNanStep = 5, kOverflowStep = 8, kExplosionStep = 11;
+constexpr float kLossScale = 1024.0f;
+constexpr GroupHyper kHyper[] = {
+    {1.0, 0.0, 0.0, 1.0}, {0.5, 0.01, 1.0, 1.0}, {2.0, 0.1, 0.0, -1.0}};
+constexpr int kGroups = 3;
+
+// The slots of one measurement.
+struct Slots {
+  std::vector<double> partials;
+  std::vector<float> sketches;
+
+  Slots(int64_t count, bool sketch, int step, Random& random)
+      : partials(count * kSums), sketches(sketch ? count * kTile : 0) {
+    std::uniform_real_distribution<double> uniform;
+    std::normal_distribution<double> normal;
+    const double size = (1 + step % 7) * (step == kExplosionStep ? 1e6 : 1.0);
+    for (int64_t slot = 0; slot < count; ++slot) {
+      double* sums = &partials[slot * kSums];
+      sums[0] = (uniform(random) + 0.1) * size;
+      sums[1] = 0.01 * normal(random);
+      sums[2] = 0.01 * uniform(random);
+      sums[3] = 5.0;
+      sums[4] = 9.0;
+    }
+    if (step == kNanStep) partials[0] = NAN;
+    for (float& x : sketches) x = float(normal(random) * (1 + step));
+  }
+
+  int64_t count() const { return int64_t(partials.size()) / kSums; }
+  const float* sketch_data() const { return sketches.empty() ? nullptr : sketches.data(); }
+};
+
+// What one driver keeps from step to step.
+struct Tuner {
+  std::vector<double> state;
+  std::vector<YellowFinCoefficients> coefficients;
+  std::vector<double> scratch;
+
+  explicit Tuner(const TunerOptions& options)
+      : state(sizeof(TunerState) / sizeof(double) + options.window + (options.sketch ? kTile : 0)),
+        coefficients(kGroups),
+        scratch(kTile + 1) {
+    TunerState first = {};
+    first.format = kStateFormat;
+    first.beta_power = 1.0;
+    std::memcpy(state.data(), &first, sizeof first);
+  }
+
+  void step_on_cpu(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
+    cpu::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
+                        amp ? 1.0 / double(kLossScale) : 1.0, overflow, state.data(), kGroups,
+                        &kHyper[0].lr, &coefficients[0].active);
+  }
+
+  void step_on_cuda(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
+    const float scale = kLossScale, found_inf = overflow ? 1.0f : 0.0f;
+    cuda::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
+                         amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(), kGroups,
+                         &kHyper[0].lr, &coefficients[0].active, scratch.data(), {0, nullptr});
+    EXPECT(scratch[kTile] == 0.0, "the ticket is not back at zero");
+  }
+
+  // State and coefficients in one list.
+  std::vector<double> values() const {
+    std::vector<double> all = state;
+    const double* first = &coefficients[0].active;
+    all.insert(all.end(), first, first + kGroups * sizeof(YellowFinCoefficients) / sizeof(double));
+    return all;
+  }
+};
+
+// The largest relative difference; an absolute one for values next to zero.
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double worst = 0.0;
+  for (size_t i = 0; i < a.size(); ++i)
+    worst = std::max(worst, std::fabs(a[i] - b[i]) / (std::fabs(a[i]) + 1e-12));
+  return worst;
+}
+
+void check_trace(const TunerOptions& options, int64_t num_slots, bool amp, Random& random) {
+  // Sums over slots and buckets are the only ones that run in another order.
+  const double tolerance = num_slots == 1 && !options.sketch ? 0.0 : 1e-9;
+  Tuner cpu(options);
+  std::vector<Tuner> cuda(std::size(kOrders), Tuner(options));
+  for (int step = 0; step < kSteps; ++step) {
+    const Slots slots(num_slots, options.sketch, step, random);
+    const bool overflow = amp && step == kOverflowStep;
+    cpu.step_on_cpu(options, slots, amp, overflow);
+    for (const auto order : kOrders) {
+      Tuner& tuner = cuda[int(order)];
+      cuda_on_cpu::schedule = {order, unsigned(random())};
+      tuner.step_on_cuda(options, slots, amp, overflow);
+      EXPECT(tuner.values() == cuda[0].values(),
+             "step " << step << ", " << num_slots << " slots: " << name_of(order)
+                     << " order changes the result");
+    }
+    const double off = distance(cpu.values(), cuda[0].values());
+    EXPECT(off <= tolerance, "step " << step << ", " << num_slots << " slots: off by " << off);
+  }
+  TunerState last;
+  std::memcpy(&last, cuda[0].state.data(), sizeof last);
+  EXPECT(last.skipped == 1.0 + amp, last.skipped << " steps skipped");
+  EXPECT(last.step == kSteps - last.skipped, last.step << " steps taken");
+}
+
+}  // namespace
+
+void check_tune(Random& random) {
+  for (const bool sketch : {false, true}) {
+    const TunerOptions usual = {0.999, INFINITY, 1e-4, 0.0, 20, true, false, true, false, sketch};
+    const TunerOptions other = {0.99, 1.0, 1e-4, 0.1, 3, true, true, false, true, sketch};
+    check_trace(usual, 33, false, random);
+    check_trace(other, 1, true, random);
+    if (sketch) continue;  // 32 blocks a step: what follows would repeat it at some length
+    check_trace(usual, 1, true, random);
+    check_trace(other, 31, false, random);
+    check_trace(other, 256, true, random);
+  }
+}
+
+}  // namespace yfk

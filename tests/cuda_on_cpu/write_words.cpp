@@ -1,0 +1,28 @@
+// Words written at a stride, in as many launches as they take.
+#include <vector>
+
+#include "check.h"
+#include "cuda/driver.h"
+
+namespace yfk {
+
+void check_write_words(Random& random) {
+  for (const int64_t count : {0, 1, 479, 480, 481, 1500}) {
+    for (const int64_t stride : {1, 12}) {
+      for (const auto order : kOrders) {
+        cuda_on_cpu::schedule = {order, unsigned(random())};
+        constexpr int64_t kUntouched = -1;
+        std::vector<int64_t> words(count), expected(count * stride + 1, kUntouched);
+        for (int64_t i = 0; i < count; ++i) {
+          words[i] = int64_t(random() >> 1);
+          expected[i * stride] = words[i];
+        }
+        std::vector<int64_t> got(expected.size(), kUntouched);
+        cuda::write_words(got.data(), stride, words.data(), count, {0, nullptr});
+        EXPECT(got == expected, count << " words at stride " << stride);
+      }
+    }
+  }
+}
+
+}  // namespace yfk
