@@ -55,8 +55,8 @@ void check_apply(Random& random) {
       for (const int64_t chunk_size : {kTile, 16 * kTile}) {
         const Blueprint blueprint = {dtype, averages, chunk_size, awkward_tensors(random),
                                      unsigned(random())};
-        check_blueprint(blueprint, Alignment::kWide, random);
-        check_blueprint(blueprint, Alignment::kOdd, random);
+        for (const auto alignment : {Alignment::kWide, Alignment::kOneOdd, Alignment::kOdd})
+          check_blueprint(blueprint, alignment, random);
       }
     }
   }

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "small_float.h"
@@ -47,6 +48,15 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
   }
 }
 
+// Elements by which each column lies off a 64-byte line.
+std::array<int64_t, kUsedColumns> offsets_of(Alignment alignment, Random& random) {
+  std::array<int64_t, kUsedColumns> offsets = {};
+  if (alignment == Alignment::kOneOdd) offsets[random() % kUsedColumns] = 1 + random() % 3;
+  if (alignment == Alignment::kOdd)
+    for (int64_t& offset : offsets) offset = random() % 9;
+  return offsets;
+}
+
 }  // namespace
 
 Array::Array(int64_t numel, int64_t width, int64_t offset)
@@ -81,16 +91,15 @@ std::vector<Tensor> awkward_tensors(Random& random) {
 
 Model::Model(const Blueprint& blueprint, Alignment alignment)
     : chunk_size_(blueprint.chunk_size), arrays_(blueprint.tensors.size() * kUsedColumns) {
-  Random contents(blueprint.seed), offsets(blueprint.seed + 1);
+  Random contents(blueprint.seed), places(blueprint.seed + 1);
   for (const Tensor& tensor : blueprint.tensors) {
     const int64_t index = int64_t(rows_.size());
     Array* arrays = &arrays_[index * kUsedColumns];
     TensorRow row = {tensor.numel, index % kGroups, tensor.origin, {}};
+    const auto offsets = offsets_of(alignment, places);
     for (int c = 0; c < kUsedColumns; ++c) {
       if (!is_used(blueprint, c)) continue;
-      // some of them on 16 bytes after all: each column of a tensor has its own way to be read
-      const int64_t offset = alignment == Alignment::kOdd ? int64_t(offsets() % 9) : 0;
-      arrays[c] = Array(tensor.numel, is_float32(blueprint, c) ? 4 : 2, offset);
+      arrays[c] = Array(tensor.numel, is_float32(blueprint, c) ? 4 : 2, offsets[c]);
       row.column[c] = int64_t(reinterpret_cast<intptr_t>(arrays[c].data()));
     }
     if (!tensor.has_grad) row.column[kGrad] = 0;

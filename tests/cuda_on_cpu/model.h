@@ -44,7 +44,8 @@ struct Blueprint {
   unsigned seed;
 };
 
-enum class Alignment { kWide, kOdd };
+// Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.
+enum class Alignment { kWide, kOneOdd, kOdd };
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
 constexpr int kGroups = 3;

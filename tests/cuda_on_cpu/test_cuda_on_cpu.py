@@ -1,7 +1,7 @@
 """The CUDA kernels run without a GPU: compiled as C++, the threads of a block being fibers.
 
-The headers in include/ stand in for CUDA's; the kernels are compiled as they are. What only a GPU
-can show stays open: memory ordering between blocks, and nvcc's own code.
+The headers in include/ stand in for CUDA's; the kernels are compiled as they are. Blocks run one at
+a time, so what needs two of them at once stays open: the order in which one sees another's writes.
 """
 
 from __future__ import annotations
