@@ -127,6 +127,7 @@ class FusedOptimizer(Optimizer):
 
     # ---- step
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # raw addresses cannot be traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.

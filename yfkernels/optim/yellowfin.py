@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ _GLOBAL_OPTIONS = frozenset(
 def _require(ok: bool, name: str, value: object, mend: str) -> None:
     if not ok:
         raise ValueError(f"Invalid {name} value: {value!r}; it must be {mend}")
+
+
+def _require_number(name: str, value: Any) -> None:
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give a number")
 
 
 def _finite(value: Any) -> bool:
@@ -116,6 +122,11 @@ class YellowFin(FusedOptimizer):
         capturable: bool = False,
         backend: str = "auto",
     ) -> None:
+        numbers = {"beta": beta, "initial_lr": initial_lr, "initial_momentum": initial_momentum}
+        for name, value in numbers.items():
+            _require_number(name, value)
+        if max_norm is not None:
+            _require_number("max_norm", max_norm)
         _require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
         _require(isinstance(window, int) and window >= 1, "window", window, "an integer >= 1")
         _require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
@@ -153,7 +164,9 @@ class YellowFin(FusedOptimizer):
     # ---- what the tuner chose
 
     def diagnostics(self) -> dict[str, float]:
-        """What the last step measured and used, as Python floats; on CUDA this waits.
+        """What the last step that was taken measured and used, as floats; on CUDA this waits.
+
+        A skipped step leaves everything as it was but `skipped_steps`.
 
         Returns:
             lr: the step size of the first group, multiplier and cap included.
@@ -242,6 +255,8 @@ class YellowFin(FusedOptimizer):
                 "give it to the constructor"
             )
         lr = group["lr"]
+        _require_number("lr", lr)
+        _require_number("weight_decay", group["weight_decay"])
         if isinstance(lr, Tensor):
             _require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
         if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device

@@ -23,7 +23,7 @@ def single_step(
         distance: estimated distance to the optimum, >= 0.
         variance: variance of the gradient, >= 0.
         h_min: smallest curvature of the recent past, >= 0.
-        h_max: largest curvature of the recent past, >= 0.
+        h_max: largest curvature of the recent past, >= 0; taken for h_min if it is below it.
 
     Returns:
         ``(lr, momentum)``.
