@@ -1,6 +1,6 @@
 // What this machine's memory gives to loops with nothing in them: the floor under every pass of a step.
 //
-//   g++ -O3 -mavx2 -pthread bench/streams.cpp -o /tmp/streams && /tmp/streams
+//   g++ -O3 -mavx2 -pthread bench/streams.cpp -o streams && ./streams
 //
 // Columns of 50M floats; some are read, some of those written back, two threads, a cold cache before
 // every repeat. Prints median time and GB/s, counted and read alone. Results: bench/NOTES.md.
