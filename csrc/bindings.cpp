@@ -9,6 +9,7 @@
 
 #include "cpu/driver.h"
 #include "cpu/pages.h"
+#include "cpu/parallel.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
 #endif
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
     info["cuda_version"] = YFK_BUILD_CUDA_VERSION;
     info["cuda_archs"] = YFK_BUILD_CUDA_ARCHS;
     info["instruction_set"] = cpu::instruction_set();
+    info["threads"] = thread_source();
     return info;
   });
 

@@ -66,14 +66,20 @@ struct YellowFinApply {
 
 // 32 random signs for the 32 elements of block `index / 32`: bit i set means minus for element i.
 // One hash serves 32 elements, so that the sign costs less than the load it rides on.
-YFK_FN uint32_t sign_bits(int64_t block) {
-  uint32_t x = uint32_t(block) ^ uint32_t(uint64_t(block) >> 32);
+// T: uint32_t, or a vector of them; the two halves of the block's index.
+template <class T>
+YFK_FN T sign_bits(T low, T high) {
+  T x = low ^ high;
   x ^= x >> 16;
   x *= 0x7feb352du;
   x ^= x >> 15;
   x *= 0x846ca68bu;
   x ^= x >> 16;
   return x;
+}
+
+YFK_FN uint32_t sign_bits(int64_t block) {
+  return sign_bits(uint32_t(block), uint32_t(uint64_t(block) >> 32));
 }
 
 }  // namespace yfk

@@ -21,10 +21,12 @@ class Build(TypedDict):
     Attributes:
         code: "cuda" (CPU and CUDA code), "cpu", or "none" (pure Python).
         reason: why there is not more; empty if there is all.
-        compiler: name and version of the C++ compiler; empty in pure Python, as the next three.
+        compiler: name and version of the C++ compiler; empty in pure Python, as the next four.
         cuda_version: version of nvcc.
         cuda_archs: GPU architectures, such as "sm_80 sm_90 compute_90".
         instruction_set: what the CPU kernels use on this processor.
+        threads: whose threads they run on: PyTorch's OpenMP team, by the name of its library, or
+            "own threads".
     """
 
     code: str
@@ -33,6 +35,7 @@ class Build(TypedDict):
     cuda_version: str
     cuda_archs: str
     instruction_set: str
+    threads: str
 
 
 class Service(TypedDict):
@@ -108,6 +111,7 @@ def _build() -> Build:
         cuda_version=cuda_version,
         cuda_archs=info.get("cuda_archs", ""),
         instruction_set=info.get("instruction_set", ""),
+        threads=info.get("threads", ""),
     )
 
 
@@ -137,7 +141,7 @@ def _service(kind: str, devices: dict[str, str]) -> Service:
 def _describe(build: Build) -> str:
     if build["code"] == "none":
         return "pure Python"
-    text = f"{build['compiler']}, {build['instruction_set']}"
+    text = f"{build['compiler']}, {build['instruction_set']}, {build['threads']}"
     if build["code"] == "cuda":
         text += f"; CUDA {build['cuda_version']} for {build['cuda_archs']}"
     return text

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels.h"
-#include "thread_pool.h"
+#include "parallel.h"
 
 namespace yfk {
 

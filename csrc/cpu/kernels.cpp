@@ -14,8 +14,8 @@ namespace yfk {
 namespace YFK_ISA {
 namespace {
 
-// Places a pass works at in turn: two columns read, or up to four read and three written.
-constexpr int kReading = 4, kWriting = 2;
+// Places a measurement reads in turn, by the number of columns it reads.
+constexpr int kReadingOne = 4, kReadingTwo = 2;
 
 template <class T>
 YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
@@ -39,16 +39,28 @@ struct Moments {
     dot = dot + gbar * g;
     avg_sq = avg_sq + gbar * gbar;
   }
+};
 
-  // Empties the lanes into doubles, often enough that no float sum grows long.
-  YFK_FN void flush(double* sums) {
-    sums[0] += sum(grad_sq);
+// The same in double precision. The floats are added to it often enough that none of them grows long.
+template <bool kAverages, bool kNonzero>
+struct MomentSums {
+  Sums grad_sq = no_sums(), dot = no_sums(), avg_sq = no_sums(), nonzero = no_sums();
+
+  YFK_FN void add_run(const Moments<kAverages, kNonzero>& run) {
+    add(&grad_sq, run.grad_sq);
     if (kAverages) {
-      sums[1] += sum(dot);
-      sums[2] += sum(avg_sq);
+      add(&dot, run.dot);
+      add(&avg_sq, run.avg_sq);
     }
-    if (kNonzero) sums[3] += sum(nonzero);
-    *this = Moments();
+    if (kNonzero) add(&nonzero, run.nonzero);
+  }
+  YFK_FN void add_to(double* sums) const {
+    sums[0] += total(grad_sq);
+    if (kAverages) {
+      sums[1] += total(dot);
+      sums[2] += total(avg_sq);
+    }
+    if (kNonzero) sums[3] += total(nonzero);
   }
 };
 
@@ -56,24 +68,28 @@ template <class G, bool kAverages, bool kNonzero>
 void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
   const G* g = column<const G>(row, kGrad, first);
   const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
-  Moments<kAverages, kNonzero> moments;
-  const auto add = [&](int64_t i, auto places, auto lanes) YFK_INLINE_BODY {
+  MomentSums<kAverages, kNonzero> total;
+  for_each_run<kReadingTwo>(0, n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
+    Moments<kAverages, kNonzero> moments;
+    for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
 #pragma GCC unroll 4
-    for (int place = 0; place < places.kCount; ++place) {
-      const int64_t at = i + place * kStride;
-      const Floats grad = load(g + at, lanes);
-      moments.add(grad);
-      if (kAverages) moments.add_average(grad, load(gbar + at, lanes));
-    }
-  };
-  for_each_block<kLanes, kReading>(0, n, add, [&]() YFK_INLINE_BODY { moments.flush(sums); });
+      for (int place = 0; place < places.kCount; ++place) {
+        const int64_t at = i + j + place * kStride;
+        const Floats grad = load(g + at, lanes);
+        moments.add(grad);
+        if (kAverages) moments.add_average(grad, load(gbar + at, lanes));
+      }
+    });
+    total.add_run(moments);
+  });
+  total.add_to(sums);
   sums[4] += double(n);
 }
 
 template <class G, bool kNonzero>
 void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
   constexpr int kWord = 32;  // elements that share a word of signs
-  static_assert(kStride % kTile == 0, "all places of a block fall into the same buckets");
+  static_assert(kStride % kTile == 0, "all places of a run fall into the same buckets");
   const G* g = column<const G>(row, kGrad, first);
   const int64_t origin = row.origin + first;
   // only a shard begins inside a word; it takes the rest of that word one by one
@@ -85,28 +101,31 @@ void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums
     const Floats grad = flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
     sketch[e % kTile] += grad.part[0][0];
   }
-  Moments<false, kNonzero> moments;
-  const auto add = [&](int64_t i, auto places, auto lanes) YFK_INLINE_BODY {
-    const int64_t e = origin + i;
-    uint32_t signs[places.kCount];
-#pragma GCC unroll 4
+  MomentSums<false, kNonzero> total;
+  for_each_run<kReadingOne>(head, n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
+    static_assert(kRun == kLanes * kWord, "the signs of a run are one vector");
+    uint32_t signs[places.kCount][kLanes];
     for (int place = 0; place < places.kCount; ++place)
-      signs[place] = sign_bits((e + place * kStride) >> 5);
+      sign_words((origin + i + place * kStride) >> 5, signs[place]);
+    Moments<false, kNonzero> moments;
+    for_each_block<kWord>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
 #pragma GCC unroll 2
-    for (int half = 0; half < kWord; half += kLanes) {
-      const auto there = lanes_from(lanes, half);
-      float* bucket = sketch + e % kTile + half;
-      Floats total = load(bucket, there);
+      for (int half = 0; half < kWord; half += kLanes) {
+        const auto there = lanes_from(lanes, half);
+        float* bucket = sketch + (origin + i + j) % kTile + half;
+        Floats sum = load(bucket, there);
 #pragma GCC unroll 4
-      for (int place = 0; place < places.kCount; ++place) {
-        const Floats grad = load(g + i + place * kStride + half, there);
-        moments.add(grad);
-        total = total + flip_signs(grad, signs[place], half);
+        for (int place = 0; place < places.kCount; ++place) {
+          const Floats grad = load(g + i + j + place * kStride + half, there);
+          moments.add(grad);
+          sum = sum + flip_signs(grad, signs[place][j / kWord], half);
+        }
+        store(bucket, sum, there);
       }
-      store(bucket, total, there);
-    }
-  };
-  for_each_block<kWord, kReading>(head, n, add, [&]() YFK_INLINE_BODY { moments.flush(sums); });
+    });
+    total.add_run(moments);
+  });
+  total.add_to(sums);
   sums[4] += double(n - head);
 }
 
@@ -148,24 +167,19 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
   float* v = column<float>(row, kMomentum, first);
   float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
   float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
-  const auto advance = [&](int64_t block, auto places, auto lanes) YFK_INLINE_BODY {
-#pragma GCC unroll 4
-    for (int place = 0; place < places.kCount; ++place) {
-      const int64_t i = block + place * kStride;
-      const Floats grad = load(g + i, lanes);
-      Floats param = load_param(p, master, i, lanes);
-      Floats velocity = load(v + i, lanes);
-      rule.update(grad, param, velocity);
-      store_param(p, master, i, param, lanes);
-      store(v + i, velocity, lanes);
-      if (kAverages) {
-        Floats average = load(gbar + i, lanes);
-        rule.average(grad, average);
-        store(gbar + i, average, lanes);
-      }
+  for_each_block<kLanes>(n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+    const Floats grad = load(g + i, lanes);
+    Floats param = load_param(p, master, i, lanes);
+    Floats velocity = load(v + i, lanes);
+    rule.update(grad, param, velocity);
+    store_param(p, master, i, param, lanes);
+    store(v + i, velocity, lanes);
+    if (kAverages) {
+      Floats average = load(gbar + i, lanes);
+      rule.average(grad, average);
+      store(gbar + i, average, lanes);
     }
-  };
-  for_each_block<kLanes, kWriting>(0, n, advance, [] {});
+  });
 }
 
 template <class P>

@@ -27,6 +27,7 @@ constexpr int kParts = kLanes / kWidth;
 typedef float FloatVec __attribute__((vector_size(4 * kWidth)));
 typedef uint32_t UIntVec __attribute__((vector_size(4 * kWidth)));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
+typedef double DoubleVec __attribute__((vector_size(8 * kWidth)));
 
 struct Floats {
   FloatVec part[kParts];
@@ -53,14 +54,27 @@ YFK_FN Floats zeros() {
   return r;
 }
 
-YFK_FN double sum(const Floats& a) {
-  float lane[kLanes];
-  memcpy(lane, &a, sizeof lane);
-  double wide[kLanes];
-  for (int i = 0; i < kLanes; ++i) wide[i] = double(lane[i]);
+// Sixteen sums in double precision, one a lane.
+struct Sums {
+  DoubleVec part[kParts];
+};
+
+YFK_FN Sums no_sums() {
+  Sums r;
+  for (int i = 0; i < kParts; ++i) r.part[i] = DoubleVec{};
+  return r;
+}
+
+YFK_FN void add(Sums* sums, const Floats& a) {
+  for (int i = 0; i < kParts; ++i) sums->part[i] += __builtin_convertvector(a.part[i], DoubleVec);
+}
+
+YFK_FN double total(const Sums& sums) {
+  double lane[kLanes];
+  memcpy(lane, &sums, sizeof lane);
   for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) wide[i] += wide[i + half];
-  return wide[0];
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
 }
 
 // A count in every lane of how often it was not zero (NaN is not zero).
@@ -78,12 +92,20 @@ YFK_FN void count_nonzero(Counts* counts, const Floats& a) {
   for (int i = 0; i < kParts; ++i) counts->part[i] -= (UIntVec)(a.part[i] != 0.0f);  // a mask is -1
 }
 
-YFK_FN double sum(const Counts& a) {
-  uint32_t lane[kLanes];
-  memcpy(lane, &a, sizeof lane);
-  uint32_t total = 0;
-  for (int i = 0; i < kLanes; ++i) total += lane[i];
-  return double(total);
+YFK_FN void add(Sums* sums, const Counts& a) {
+  for (int i = 0; i < kParts; ++i) sums->part[i] += __builtin_convertvector(a.part[i], DoubleVec);
+}
+
+// The signs of sixteen blocks from `block` on.
+YFK_FN void sign_words(int64_t block, uint32_t* signs) {
+  const uint32_t low = uint32_t(block), high = uint32_t(uint64_t(block) >> 32);
+  for (int i = 0; i < kParts; ++i) {
+    UIntVec at;
+    for (int j = 0; j < kWidth; ++j) at[j] = low + uint32_t(i * kWidth + j);
+    const UIntVec carry = (UIntVec)(at < low);  // a mask is -1
+    const UIntVec bits = yfk::sign_bits<UIntVec>(at, high - carry);
+    memcpy(signs + i * kWidth, &bits, sizeof bits);
+  }
 }
 
 // The lanes of `a`, negated where the bit of `signs` from `first_bit` on is set.
@@ -205,11 +227,9 @@ YFK_FN SomeLanes lanes_from(SomeLanes lanes, int first) {
   return {rest < 0 ? 0 : rest > kLanes ? kLanes : rest};
 }
 
-// body(i, places, lanes) over the elements from begin to end in blocks of kSize: the blocks at
-// i + place * kStride for every place < places, all of them at once. The processor's prefetcher stops at
-// the end of a page; with several pages under way the memory stays busy while it finds the next
-// (bench/NOTES.md). The last elements come one block at a time.
-// pause() is called whenever kRun elements of each place are done, and at the end.
+// run(i, count, places): the `count` elements from i + place * kStride on, for every place < places.
+// The processor's prefetcher stops at the end of a page; with several pages under way the memory
+// stays busy while it finds the next (bench/NOTES.md). Short runs, so that no float sum grows long.
 constexpr int64_t kStride = kTile, kRun = 512;
 
 template <int n>
@@ -217,22 +237,20 @@ struct Places {
   static constexpr int kCount = n;
 };
 
-template <int kSize, int kPlaces, class Body, class Pause>
-YFK_FN void for_each_block(int64_t begin, int64_t end, Body body, Pause pause) {
+template <int kPlaces, class Run>
+YFK_FN void for_each_run(int64_t begin, int64_t end, Run run) {
   int64_t i = begin;
-  for (; i + kPlaces * kStride <= end; i += kPlaces * kStride) {
-    for (int64_t run = i; run < i + kStride; run += kRun) {
-      for (int64_t j = run; j < run + kRun; j += kSize) body(j, Places<kPlaces>{}, AllLanes{});
-      pause();
-    }
-  }
-  while (i < end) {
-    const int64_t stop = end - i < kRun ? end : i + kRun;
-    for (; i + kSize <= stop; i += kSize) body(i, Places<1>{}, AllLanes{});
-    if (i < stop) body(i, Places<1>{}, SomeLanes{stop - i});
-    i = stop;
-    pause();
-  }
+  for (; i + kPlaces * kStride <= end; i += kPlaces * kStride)
+    for (int64_t j = i; j < i + kStride; j += kRun) run(j, kRun, Places<kPlaces>{});
+  for (; i < end; i += kRun) run(i, end - i < kRun ? end - i : kRun, Places<1>{});
+}
+
+// body(i, lanes) for each block of kSize elements, the last of them with lanes missing.
+template <int kSize, class Body>
+YFK_FN void for_each_block(int64_t count, Body body) {
+  int64_t i = 0;
+  for (; i + kSize <= count; i += kSize) body(i, AllLanes{});
+  if (i < count) body(i, SomeLanes{count - i});
 }
 
 // A half-precision parameter and its float32 master. The master counts, unless somebody has

@@ -64,7 +64,7 @@ class Granularity:
 # bus does, and a small model is not worth the adding up of many slots. GPU: a chunk is 16 tiles,
 # 256 slots fill two blocks on each multiprocessor, and even tiny tensors want blocks of their own.
 GRANULARITY = {
-    "cpu": Granularity(chunk=16384, slots=32, slot_numel=65536),
+    "cpu": Granularity(chunk=65536, slots=32, slot_numel=65536),
     "cuda": Granularity(chunk=65536, slots=256, slot_numel=1),
 }
 
