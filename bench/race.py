@@ -1,12 +1,13 @@
-"""One size, all contestants: build them, run them round-robin, keep every sample."""
+"""One size, all contestants: build them, run them in rounds, keep every sample."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 
 import torch
 from torch import Tensor
@@ -45,8 +46,9 @@ def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) ->
     """Measure every contestant of the plan at one size.
 
     All contestants share the parameters and gradients and own their state. Each round times every
-    contestant once, and a large copy; the next round starts one place further on, so that drift of
-    the machine falls on all alike and ratios can be taken within a round.
+    contestant once, and a large copy, so that drift of the machine falls on all alike and ratios can
+    be taken within a round; in another order each time, so that nobody always follows the same
+    neighbour, whose threads may still be spinning.
 
     Args:
         size: the parameter shapes.
@@ -67,9 +69,10 @@ def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) ->
     clock: Clock = CudaClock(plan.device) if plan.device.type == "cuda" else CpuClock()
     repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
     result.samples = {key: [] for key in steps}
+    order = Random(0)
     with _no_garbage_collection():
-        for start in range(plan.rounds_for(size)):
-            for key in _rotated(list(steps), start):
+        for _ in range(plan.rounds_for(size)):
+            for key in order.sample(list(steps), len(steps)):
                 moved = key != COPY and result.entries[key].mode == "moved"
                 before = gradients.move if moved else _nothing
                 result.samples[key].append(clock.sample(steps[key], repeats[key], before))
@@ -112,11 +115,6 @@ def _copy(device: torch.device) -> tuple[Step, int]:
     source = torch.ones(_COPY_BYTES[device.type] // 4, device=device)
     destination = torch.zeros_like(source)
     return lambda: destination.copy_(source), 2 * source.nbytes
-
-
-def _rotated(keys: Sequence[str], start: int) -> list[str]:
-    start %= len(keys)
-    return [*keys[start:], *keys[:start]]
 
 
 @contextmanager

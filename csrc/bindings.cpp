@@ -113,6 +113,10 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
 
+  m.def("cpu_write_words",
+        [](Address destination, int64_t stride, const std::vector<int64_t>& words) {
+          cpu::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()));
+        });
   m.def("cpu_prefer_huge_pages", [](Address address, int64_t bytes) {
     cpu::prefer_huge_pages(at<void>(address), bytes);
   });

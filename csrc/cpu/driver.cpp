@@ -43,21 +43,6 @@ const KernelSet& kernels() {
 }
 
 namespace cpu {
-namespace {
-
-// Calls body(row, first, n) for chunks [begin, end) of the table that have a gradient.
-template <class Body>
-void for_each_chunk(const Table& table, int64_t begin, int64_t end, Body body) {
-  for (int64_t c = begin; c < end; ++c) {
-    const Chunk& chunk = table.chunks[c];
-    const TensorRow& row = table.rows[chunk.row];
-    if (!row.column[kGrad]) continue;
-    body(row, chunk.first, std::min(table.chunk_size, row.numel - chunk.first));
-  }
-}
-
-}  // namespace
-
 void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
                        double* partials, float* sketches, int threads) {
   const KernelSet& set = kernels();
@@ -65,11 +50,8 @@ void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool 
     double sums[kSums] = {};
     float* sketch = sketches ? sketches + slot * kTile : nullptr;
     if (sketch) std::fill_n(sketch, kTile, 0.0f);
-    for_each_chunk(table, slot * table.num_chunks / num_slots,
-                   (slot + 1) * table.num_chunks / num_slots,
-                   [&](const TensorRow& row, int64_t first, int64_t n) {
-                     set.yellowfin_measure(dtype, row, first, n, nonzero, sums, sketch);
-                   });
+    set.yellowfin_measure(table, slot * table.num_chunks / num_slots,
+                          (slot + 1) * table.num_chunks / num_slots, dtype, nonzero, sums, sketch);
     std::copy_n(sums, kSums, partials + slot * kSums);
   });
 }
@@ -115,12 +97,13 @@ void yellowfin_apply(const Table& table, DType dtype, const double* coefficients
   // from the end: there the gradients that the measurement has read last are still in cache
   parallel_for(num_runs, threads, [&](int64_t turn) {
     const int64_t run = num_runs - 1 - turn;
-    for_each_chunk(table, run * table.num_chunks / num_runs,
-                   (run + 1) * table.num_chunks / num_runs,
-                   [&](const TensorRow& row, int64_t first, int64_t n) {
-                     set.yellowfin_apply(dtype, row, first, n, groups[row.group]);
-                   });
+    set.yellowfin_apply(table, run * table.num_chunks / num_runs,
+                        (run + 1) * table.num_chunks / num_runs, dtype, groups);
   });
+}
+
+void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) destination[i * stride] = words[i];
 }
 
 const char* instruction_set() { return kernels().name; }

@@ -21,6 +21,9 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 // Advances every tensor of the table; does nothing when the coefficients are not active.
 void yellowfin_apply(const Table& table, DType dtype, const double* coefficients, int threads);
 
+// Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.
+void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count);
+
 // The instruction set in use: "baseline", "avx2" or "avx512".
 const char* instruction_set();
 

@@ -1,6 +1,6 @@
-// The rules of rules.h run over one chunk of one tensor, sixteen elements at a time.
+// The rules of rules.h run over chunks of a table, sixteen elements at a time.
 //
-// Compiled once per instruction set (YFK_ISA names the namespace); dispatch.cpp picks one at run
+// Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
 #include "kernels.h"
 
@@ -17,9 +17,22 @@ namespace {
 // Places a measurement reads in turn, by the number of columns it reads.
 constexpr int kReadingOne = 4, kReadingTwo = 2;
 
-template <class T>
-YFK_FN T* column(const TensorRow& row, int index, int64_t first) {
-  return reinterpret_cast<T*>(row.column[index]) + first;
+// The part of a tensor that a chunk covers.
+struct Piece {
+  const TensorRow& row;
+  int64_t first, n;
+
+  template <class T>
+  YFK_FN T* column(int index) const {
+    return reinterpret_cast<T*>(row.column[index]) + first;
+  }
+};
+
+YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
+  const int64_t first = table.chunks[chunk].first;
+  const TensorRow& row = table.rows[table.chunks[chunk].row];
+  const int64_t rest = row.numel - first;
+  return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -41,10 +54,12 @@ struct Moments {
   }
 };
 
-// The same in double precision. The floats are added to it often enough that none of them grows long.
+// The same over a whole slot, in double precision; the floats are added often enough that none of
+// them grows long.
 template <bool kAverages, bool kNonzero>
-struct MomentSums {
+struct SlotMoments {
   Sums grad_sq = no_sums(), dot = no_sums(), avg_sq = no_sums(), nonzero = no_sums();
+  int64_t entries = 0;
 
   YFK_FN void add_run(const Moments<kAverages, kNonzero>& run) {
     add(&grad_sq, run.grad_sq);
@@ -61,15 +76,15 @@ struct MomentSums {
       sums[2] += total(avg_sq);
     }
     if (kNonzero) sums[3] += total(nonzero);
+    sums[4] += double(entries);
   }
 };
 
 template <class G, bool kAverages, bool kNonzero>
-void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
-  const G* g = column<const G>(row, kGrad, first);
-  const float* gbar = kAverages ? column<const float>(row, kGradAvg, first) : nullptr;
-  MomentSums<kAverages, kNonzero> total;
-  for_each_run<kReadingTwo>(0, n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
+YFK_FN void measure(const Piece& piece, SlotMoments<kAverages, kNonzero>* slot) {
+  const G* g = piece.column<const G>(kGrad);
+  const float* gbar = kAverages ? piece.column<const float>(kGradAvg) : nullptr;
+  for_each_run<kReadingTwo>(0, piece.n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
     Moments<kAverages, kNonzero> moments;
     for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
 #pragma GCC unroll 4
@@ -80,30 +95,29 @@ void measure(const TensorRow& row, int64_t first, int64_t n, double* sums) {
         if (kAverages) moments.add_average(grad, load(gbar + at, lanes));
       }
     });
-    total.add_run(moments);
+    slot->add_run(moments);
   });
-  total.add_to(sums);
-  sums[4] += double(n);
 }
 
 template <class G, bool kNonzero>
-void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
+YFK_FN void measure_sketch(const Piece& piece, SlotMoments<false, kNonzero>* slot, float* sketch) {
   constexpr int kWord = 32;  // elements that share a word of signs
   static_assert(kStride % kTile == 0, "all places of a run fall into the same buckets");
-  const G* g = column<const G>(row, kGrad, first);
-  const int64_t origin = row.origin + first;
+  static_assert(kRun == kLanes * kWord, "the signs of a run are one vector");
+  const G* g = piece.column<const G>(kGrad);
+  const int64_t origin = piece.row.origin + piece.first;
   // only a shard begins inside a word; it takes the rest of that word one by one
   const int64_t ragged = (kWord - origin % kWord) % kWord;
-  const int64_t head = ragged < n ? ragged : n;
-  measure<G, false, kNonzero>(row, first, head, sums);
+  const int64_t head = ragged < piece.n ? ragged : piece.n;
   for (int64_t i = 0; i < head; ++i) {
     const int64_t e = origin + i;
-    const Floats grad = flip_signs(load(g + i, SomeLanes{1}), sign_bits(e >> 5) >> (e & 31), 0);
-    sketch[e % kTile] += grad.part[0][0];
+    const Floats grad = load(g + i, SomeLanes{1});
+    Moments<false, kNonzero> moments;
+    moments.add(grad);
+    slot->add_run(moments);
+    sketch[e % kTile] += flip_signs(grad, sign_bits(e >> 5) >> (e & 31), 0).part[0][0];
   }
-  MomentSums<false, kNonzero> total;
-  for_each_run<kReadingOne>(head, n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
-    static_assert(kRun == kLanes * kWord, "the signs of a run are one vector");
+  const auto run = [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
     uint32_t signs[places.kCount][kLanes];
     for (int place = 0; place < places.kCount; ++place)
       sign_words((origin + i + place * kStride) >> 5, signs[place]);
@@ -123,37 +137,45 @@ void measure_sketch(const TensorRow& row, int64_t first, int64_t n, double* sums
         store(bucket, sum, there);
       }
     });
-    total.add_run(moments);
-  });
-  total.add_to(sums);
-  sums[4] += double(n - head);
+    slot->add_run(moments);
+  };
+  for_each_run<kReadingOne>(head, piece.n, run);
 }
 
-template <class G, bool kNonzero>
-void measure_chunk(const TensorRow& row, int64_t first, int64_t n, double* sums, float* sketch) {
-  if (sketch) {
-    measure_sketch<G, kNonzero>(row, first, n, sums, sketch);
-  } else {
-    measure<G, true, kNonzero>(row, first, n, sums);
+template <class G, bool kSketch, bool kNonzero>
+void measure_chunks(const Table& table, int64_t begin, int64_t end, double* sums, float* sketch) {
+  SlotMoments<!kSketch, kNonzero> slot;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const Piece piece = piece_of(table, chunk);
+    if (!piece.row.column[kGrad]) continue;
+    slot.entries += piece.n;
+    if constexpr (kSketch) {
+      measure_sketch<G>(piece, &slot, sketch);
+    } else {
+      measure<G>(piece, &slot);
+    }
   }
+  slot.add_to(sums);
 }
 
 template <class G>
-void measure_any(const TensorRow& row, int64_t first, int64_t n, bool nonzero, double* sums,
+void measure_any(const Table& table, int64_t begin, int64_t end, bool nonzero, double* sums,
                  float* sketch) {
-  if (nonzero) {
-    measure_chunk<G, true>(row, first, n, sums, sketch);
+  if (sketch) {
+    (nonzero ? measure_chunks<G, true, true> : measure_chunks<G, true, false>)(table, begin, end,
+                                                                             sums, sketch);
   } else {
-    measure_chunk<G, false>(row, first, n, sums, sketch);
+    (nonzero ? measure_chunks<G, false, true> : measure_chunks<G, false, false>)(
+        table, begin, end, sums, nullptr);
   }
 }
 
-void yellowfin_measure(DType dtype, const TensorRow& row, int64_t first, int64_t n, bool nonzero,
+void yellowfin_measure(const Table& table, int64_t begin, int64_t end, DType dtype, bool nonzero,
                        double* sums, float* sketch) {
   switch (dtype) {
-    case DType::kFloat32: return measure_any<float>(row, first, n, nonzero, sums, sketch);
-    case DType::kBFloat16: return measure_any<BFloat16>(row, first, n, nonzero, sums, sketch);
-    case DType::kFloat16: return measure_any<Float16>(row, first, n, nonzero, sums, sketch);
+    case DType::kFloat32: return measure_any<float>(table, begin, end, nonzero, sums, sketch);
+    case DType::kBFloat16: return measure_any<BFloat16>(table, begin, end, nonzero, sums, sketch);
+    case DType::kFloat16: return measure_any<Float16>(table, begin, end, nonzero, sums, sketch);
   }
 }
 
@@ -161,13 +183,13 @@ void yellowfin_measure(DType dtype, const TensorRow& row, int64_t first, int64_t
 // YellowFin, apply
 
 template <class P, bool kAverages>
-void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply& rule) {
-  const P* g = column<const P>(row, kGrad, first);
-  P* p = column<P>(row, kParam, first);
-  float* v = column<float>(row, kMomentum, first);
-  float* gbar = kAverages ? column<float>(row, kGradAvg, first) : nullptr;
-  float* master = sizeof(P) < 4 ? column<float>(row, kMaster, first) : nullptr;
-  for_each_block<kLanes>(n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+YFK_FN void apply(const Piece& piece, const YellowFinApply& rule) {
+  const P* g = piece.column<const P>(kGrad);
+  P* p = piece.column<P>(kParam);
+  float* v = piece.column<float>(kMomentum);
+  float* gbar = kAverages ? piece.column<float>(kGradAvg) : nullptr;
+  float* master = sizeof(P) < 4 ? piece.column<float>(kMaster) : nullptr;
+  for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats grad = load(g + i, lanes);
     Floats param = load_param(p, master, i, lanes);
     Floats velocity = load(v + i, lanes);
@@ -183,21 +205,26 @@ void apply(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply&
 }
 
 template <class P>
-void apply_chunk(const TensorRow& row, int64_t first, int64_t n, const YellowFinApply& rule) {
-  if (row.column[kGradAvg]) {
-    apply<P, true>(row, first, n, rule);
-  } else {
-    apply<P, false>(row, first, n, rule);
+void apply_chunks(const Table& table, int64_t begin, int64_t end,
+                  const YellowFinCoefficients* groups) {
+  for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
+    const Piece piece = piece_of(table, chunk);
+    if (!piece.row.column[kGrad]) continue;
+    const YellowFinApply rule(groups[piece.row.group]);
+    if (piece.row.column[kGradAvg]) {
+      apply<P, true>(piece, rule);
+    } else {
+      apply<P, false>(piece, rule);
+    }
   }
 }
 
-void yellowfin_apply(DType dtype, const TensorRow& row, int64_t first, int64_t n,
-                     const YellowFinCoefficients& coefficients) {
-  const YellowFinApply rule(coefficients);
+void yellowfin_apply(const Table& table, int64_t begin, int64_t end, DType dtype,
+                     const YellowFinCoefficients* groups) {
   switch (dtype) {
-    case DType::kFloat32: return apply_chunk<float>(row, first, n, rule);
-    case DType::kBFloat16: return apply_chunk<BFloat16>(row, first, n, rule);
-    case DType::kFloat16: return apply_chunk<Float16>(row, first, n, rule);
+    case DType::kFloat32: return apply_chunks<float>(table, begin, end, groups);
+    case DType::kBFloat16: return apply_chunks<BFloat16>(table, begin, end, groups);
+    case DType::kFloat16: return apply_chunks<Float16>(table, begin, end, groups);
   }
 }
 

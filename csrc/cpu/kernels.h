@@ -9,15 +9,16 @@ namespace yfk {
 struct KernelSet {
   const char* name;
 
-  // One chunk, elements [first, first + n) of a tensor. Adds to
+  // Chunks [begin, end) of the table. Adds to
   // sums[kSums] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries}. With `sketch` (kTile floats)
   // there is no gbar: the second and third stay as they are and signed bucket sums are added there.
   // The fourth is counted if `nonzero` asks for it.
-  void (*yellowfin_measure)(DType dtype, const TensorRow& row, int64_t first, int64_t n,
+  void (*yellowfin_measure)(const Table& table, int64_t begin, int64_t end, DType dtype,
                             bool nonzero, double* sums, float* sketch);
 
-  void (*yellowfin_apply)(DType dtype, const TensorRow& row, int64_t first, int64_t n,
-                          const YellowFinCoefficients& coefficients);
+  // The same chunks, the last first. `groups`: coefficients of each parameter group.
+  void (*yellowfin_apply)(const Table& table, int64_t begin, int64_t end, DType dtype,
+                          const YellowFinCoefficients* groups);
 };
 
 // The best set this processor can run.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -126,10 +125,11 @@ def write_words(target: Tensor, words: list[int]) -> None:
 
     On CUDA the words travel as kernel arguments: asynchronous, and legal under graph capture.
     """
+    place = target.data_ptr(), target.stride(0)
     if target.is_cpu:
-        target.view(torch.int64).copy_(torch.frombuffer(array("q", words), dtype=torch.int64))
+        _C.cpu_write_words(*place, words)
     else:
-        _C.cuda_write_words(target.data_ptr(), target.stride(0), words, *_queue(target.device))
+        _C.cuda_write_words(*place, words, *_queue(target.device))
 
 
 def upload_grads(table: TensorTable, pointers: list[int]) -> None:

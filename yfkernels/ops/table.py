@@ -136,7 +136,6 @@ class TensorTable:
         fused = backend != "torch"
         self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
         self.grad_pointers: list[int] = [0] * len(self.rows)
-        self.grads_aligned = True  # every gradient starts on a 16-byte boundary
         self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
         if fused:
@@ -150,9 +149,14 @@ class TensorTable:
         first = (torch.arange(self.num_chunks) - first_chunk) * self.chunk_size
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
-        self.aligned = all(
+        self._columns_aligned = all(
             tensor.data_ptr() % 16 == 0 for row in self.rows for tensor in row.columns.values()
         )
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every column of every tensor starts on a 16-byte boundary in this step."""
+        return self._columns_aligned and not any(pointer & 15 for pointer in self.grad_pointers)
 
     @property
     def grad_column(self) -> Tensor:
@@ -168,7 +172,6 @@ class TensorTable:
         if pointers == self.grad_pointers:
             return False
         self.grad_pointers = pointers
-        self.grads_aligned = not any(pointer & 15 for pointer in pointers)
         self.updated = self._params
         if not all(pointers):
             self.updated = [param for param, pointer in zip(self._params, pointers) if pointer]

@@ -54,6 +54,10 @@ class _Fingerprint(NamedTuple):
     def same_params(self, other: _Fingerprint | None) -> bool:
         return other is not None and self[:2] == other[:2]
 
+    def moved_from(self, other: _Fingerprint) -> bool:
+        """Whether gradients have changed places, and nothing else."""
+        return self._replace(grads=other.grads) == other
+
 
 def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
     for name, value in optimizer._global_state().items():
@@ -168,10 +172,10 @@ class FusedOptimizer(Optimizer):
             self._refuse_sparse(grads)
             raise
         known = self._fingerprint
-        if known is not None and fingerprint.same_params(known) and not self._must_rebind:
+        if known is not None and not self._must_rebind:
             if fingerprint == known:
                 return self._tables
-            if fingerprint.grad_strides == known.grad_strides and self._dtypes_planned(grads):
+            if fingerprint.moved_from(known) and self._dtypes_planned(grads):
                 # the same gradients in other places, as after every zero_grad()
                 self._fingerprint = fingerprint
                 for table in self._tables:

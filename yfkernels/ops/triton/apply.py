@@ -110,6 +110,6 @@ def launch(table: TensorTable, coefficients: Tensor) -> None:
         PIECES=pieces,
         PIECE=table.chunk_size // pieces,
         AVERAGES=Column.GRAD_AVG in table.rows[0].columns,
-        ALIGNED=table.aligned and table.grads_aligned,
+        ALIGNED=table.aligned,
         num_warps=8,
     )

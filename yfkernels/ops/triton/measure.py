@@ -128,6 +128,6 @@ def launch(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> Non
         TILE=TILE,
         THREADS=32 * _WARPS,
         SKETCH=sketches is not None,
-        ALIGNED=table.aligned and table.grads_aligned,
+        ALIGNED=table.aligned,
         num_warps=_WARPS,
     )
