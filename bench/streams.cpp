@@ -1,20 +1,23 @@
-// What this machine's memory gives to loops with nothing in them: the floor under every pass of a step.
+// What this machine's memory gives to loops with nothing in them, beside the columns of fused AdamW.
 //
 //   g++ -O3 -mavx2 -pthread bench/streams.cpp -o streams && ./streams
 //
-// Columns of 50M floats; some are read, some of those written back, two threads, a cold cache before
-// every repeat. Prints median time and GB/s, counted and read alone. Results: bench/NOTES.md.
+// Columns of 50M floats; a pass reads some and writes some of those back, on two threads. In each
+// round every line is timed once, from a cold cache; its ratio to AdamW's is taken within the round.
+// Prints medians. A step of YellowFin is two of these passes. Results: bench/NOTES.md.
 #include <immintrin.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
-constexpr long kLength = 50'000'000, kStride = 4096, kFlushed = 1L << 24;
-constexpr int kRepeats = 9;
+constexpr long kLength = 50'000'000, kStride = 4096, kFlushed = 1L << 26;
+constexpr int kRounds = 25;
 volatile float sink;
 
 float* column(bool large_pages) {
@@ -43,38 +46,66 @@ void pass(float* const* columns, long begin, long end) {
   sink = total[0];
 }
 
+// The same on two threads, each with its half.
 template <int kRead, int kWritten, int kPlaces>
-void time_pass(const char* name, std::vector<float*> columns) {
+void pass(const std::vector<float*>& columns) {
+  std::thread half([&] { pass<kRead, kWritten, kPlaces>(columns.data(), kLength / 2, kLength); });
+  pass<kRead, kWritten, kPlaces>(columns.data(), 0, kLength / 2);
+  half.join();
+}
+
+struct Line {
+  std::string name;
+  int columns_read, columns_written;
+  std::function<void()> run;
+  std::vector<double> seconds = {}, ratios = {};
+};
+
+double timed(const std::function<void()>& run) {
   static const std::vector<float> flushed(kFlushed, 1.0f);
-  std::vector<double> seconds;
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    float sum = 0.0f;
-    for (long i = 0; i < kFlushed; i += 16) sum += flushed[i];
-    sink = sum;
-    const auto start = std::chrono::steady_clock::now();
-    std::thread half([&] { pass<kRead, kWritten, kPlaces>(columns.data(), kLength / 2, kLength); });
-    pass<kRead, kWritten, kPlaces>(columns.data(), 0, kLength / 2);
-    half.join();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  std::sort(seconds.begin(), seconds.end());
-  const double median = seconds[kRepeats / 2], read = 4e-9 * kLength * kRead;
-  const double counted = read + 4e-9 * kLength * kWritten;
-  std::printf("%-34s places %d  %6.1f ms  counted %5.1f GB/s  read %5.1f GB/s\n", name, kPlaces,
-              1e3 * median, counted / median, read / median);
+  float sum = 0.0f;
+  for (long i = 0; i < kFlushed; i += 16) sum += flushed[i];
+  sink = sum;
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 int main() {
   // parameters and gradients come on small pages, the optimizer's state on large ones
   float *g = column(false), *p = column(false), *v = column(true), *average = column(true);
   float *m = column(false), *s = column(false);
-  time_pass<1, 0, 1>("read g (sketch measure)", {g});
-  time_pass<1, 0, 4>("read g (sketch measure)", {g});
-  time_pass<2, 0, 1>("read g, average (exact measure)", {g, average});
-  time_pass<2, 0, 4>("read g, average (exact measure)", {g, average});
-  time_pass<3, 2, 1>("p v, read g (sketch apply)", {p, v, g});
-  time_pass<3, 2, 2>("p v, read g (sketch apply)", {p, v, g});
-  time_pass<4, 3, 1>("p v average, read g (exact apply)", {p, v, average, g});
-  time_pass<4, 3, 2>("p v average, read g (exact apply)", {p, v, average, g});
-  time_pass<4, 3, 1>("p m s, read g (AdamW)", {p, m, s, g});
+  const std::vector<float*> exact_read = {g, average}, exact_apply = {p, v, average, g};
+  const std::vector<float*> sketch_read = {g}, sketch_apply = {p, v, g}, adamw = {p, m, s, g};
+  std::vector<Line> lines = {
+      {"p m s, read g: AdamW", 4, 3, [&] { pass<4, 3, 1>(adamw); }},
+      {"read g: sketch measure", 1, 0, [&] { pass<1, 0, 1>(sketch_read); }},
+      {"the same, 4 places in turn", 1, 0, [&] { pass<1, 0, 4>(sketch_read); }},
+      {"p v, read g: sketch apply", 3, 2, [&] { pass<3, 2, 1>(sketch_apply); }},
+      {"the same, 2 places in turn", 3, 2, [&] { pass<3, 2, 2>(sketch_apply); }},
+      {"sketch, both passes", 4, 2, [&] { pass<1, 0, 4>(sketch_read), pass<3, 2, 1>(sketch_apply); }},
+      {"read g average: exact measure", 2, 0, [&] { pass<2, 0, 1>(exact_read); }},
+      {"the same, 2 places in turn", 2, 0, [&] { pass<2, 0, 2>(exact_read); }},
+      {"the same, 4 places in turn", 2, 0, [&] { pass<2, 0, 4>(exact_read); }},
+      {"p v average, read g: exact apply", 4, 3, [&] { pass<4, 3, 1>(exact_apply); }},
+      {"the same, 2 places in turn", 4, 3, [&] { pass<4, 3, 2>(exact_apply); }},
+      {"exact, both passes", 6, 3, [&] { pass<2, 0, 2>(exact_read), pass<4, 3, 1>(exact_apply); }},
+  };
+  for (int round = 0; round < kRounds; ++round)
+    for (Line& line : lines) {
+      line.seconds.push_back(timed(line.run));
+      line.ratios.push_back(line.seconds.back() / lines[0].seconds.back());
+    }
+  std::printf("%-34s %8s %9s %9s %8s\n", "columns", "ms", "GB/s", "read", "x AdamW");
+  for (const Line& line : lines) {
+    const double seconds = median(line.seconds), gigabytes = 4e-9 * kLength;
+    std::printf("%-34s %8.1f %9.1f %9.1f %8.3f\n", line.name.c_str(), 1e3 * seconds,
+                gigabytes * (line.columns_read + line.columns_written) / seconds,
+                gigabytes * line.columns_read / seconds, median(line.ratios));
+  }
 }
