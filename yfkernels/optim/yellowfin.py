@@ -161,6 +161,25 @@ class YellowFin(FusedOptimizer):
         }
         super().__init__(params, defaults, backend=backend, capturable=capturable)
 
+    def __repr__(self) -> str:
+        options = self._tuner.options
+        chosen = {
+            "beta": options.beta,
+            "window": options.window,
+            "clip": "adaptive" if options.adaptive_clip else None,
+            "max_norm": None if math.isinf(options.max_norm) else options.max_norm,
+            "variance": "sketch" if options.sketch else "exact",
+            "momentum_form": "polyak" if options.polyak else "buffer",
+            "log_smooth": options.log_smooth,
+            "sparsity_debias": options.sparsity_debias,
+            "initial_lr": options.initial_lr,
+            "initial_momentum": options.initial_momentum,
+            "capturable": self._capturable,
+            "backend": self._backend,
+        }
+        lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
+        return super().__repr__().replace("(\n", f"(\n{lines}", 1)
+
     # ---- what the tuner chose
 
     def diagnostics(self) -> dict[str, float]:
@@ -190,7 +209,7 @@ class YellowFin(FusedOptimizer):
         return {name: values[name] for name in names} | {"skipped_steps": values["skipped"]}
 
     def tuned_lrs(self) -> list[float]:
-        """The step size the last step used in each parameter group."""
+        """The step size the last step used in each parameter group; empty before the first."""
         return self._tuner.lrs()
 
     # ---- one step
