@@ -46,9 +46,9 @@ def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) ->
     """Measure every contestant of the plan at one size.
 
     All contestants share the parameters and gradients and own their state. Each round times every
-    contestant once, and a large copy, so that drift of the machine falls on all alike and ratios can
-    be taken within a round; in another order each time, so that nobody always follows the same
-    neighbour, whose threads may still be spinning.
+    contestant once, and a large copy, so that drift of the machine falls on all alike and ratios
+    can be taken within a round; in another order each time, so that nobody always follows the
+    same neighbour, whose threads may still be spinning.
 
     Args:
         size: the parameter shapes.

@@ -20,10 +20,10 @@ constexpr long kLength = 50'000'000, kStride = 4096, kFlushed = 1L << 26;
 constexpr int kRounds = 25;
 volatile float sink;
 
-float* column(bool large_pages) {
+float* column() {
   const size_t bytes = kLength * sizeof(float);
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  madvise(memory, bytes, large_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  madvise(memory, bytes, MADV_NOHUGEPAGE);
   float* floats = static_cast<float*>(memory);
   std::fill_n(floats, kLength, 1e-3f);
   return floats;
@@ -77,9 +77,7 @@ double median(std::vector<double> values) {
 }
 
 int main() {
-  // parameters and gradients come on small pages, the optimizer's state on large ones
-  float *g = column(false), *p = column(false), *v = column(true), *average = column(true);
-  float *m = column(false), *s = column(false);
+  float *g = column(), *p = column(), *v = column(), *average = column(), *m = column(), *s = column();
   const std::vector<float*> exact_read = {g, average}, exact_apply = {p, v, average, g};
   const std::vector<float*> sketch_read = {g}, sketch_apply = {p, v, g}, adamw = {p, m, s, g};
   std::vector<Line> lines = {

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cpu/driver.h"
-#include "cpu/pages.h"
 #include "cpu/parallel.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
@@ -117,9 +116,6 @@ PYBIND11_MODULE(_C, m) {
         [](Address destination, int64_t stride, const std::vector<int64_t>& words) {
           cpu::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()));
         });
-  m.def("cpu_prefer_huge_pages", [](Address address, int64_t bytes) {
-    cpu::prefer_huge_pages(at<void>(address), bytes);
-  });
 
 #if YFK_WITH_CUDA
   m.def("cuda_device_count", [] {

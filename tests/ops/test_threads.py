@@ -24,8 +24,8 @@ class Model:
 
     def __init__(self, seed: int, variance: str = "exact") -> None:
         rng = np.random.default_rng(seed)
-        self.param = torch.nn.Parameter(normal(rng, torch.empty(NUMEL)))
-        self.param.grad = normal(rng, torch.empty(NUMEL))
+        self.param = torch.nn.Parameter(normal(rng, torch.empty(NUMEL)).float())
+        self.param.grad = normal(rng, torch.empty(NUMEL)).float()
         self.optimizer = YellowFin([self.param], variance=variance, backend="native")
 
     def train(self, steps: int) -> torch.Tensor:

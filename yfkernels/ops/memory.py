@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops import native
-
 
 def memory_order(tensor: Tensor) -> list[int]:
     """The dimensions of `tensor` from the slowest to the fastest in memory."""
@@ -40,6 +38,4 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 def new_state(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Zeros in the layout of `tensor`."""
-    state = torch.empty_like(tensor, dtype=dtype)
-    native.prefer_huge_pages(state)
-    return state.zero_()
+    return torch.zeros_like(tensor, dtype=dtype)

@@ -21,7 +21,6 @@ from yfkernels.ops.tuner import (
 )
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_HUGE_PAGES_FROM = 4 << 20  # bytes
 _PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
 
 
@@ -112,12 +111,6 @@ def _table(table: TensorTable) -> tuple[int, int, int, int, int]:
 
 def _threads(table: TensorTable) -> int:
     return torch.get_num_threads() if table.numel >= _PARALLEL_NUMEL else 1
-
-
-def prefer_huge_pages(tensor: Tensor) -> None:
-    """Hints that untouched CPU memory will be streamed through; does nothing elsewhere."""
-    if _C is not None and tensor.is_cpu and tensor.nbytes >= _HUGE_PAGES_FROM:
-        _C.cpu_prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
 
 
 def write_words(target: Tensor, words: list[int]) -> None:
