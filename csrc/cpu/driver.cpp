@@ -43,6 +43,7 @@ const KernelSet& kernels() {
 }
 
 namespace cpu {
+
 void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
                        double* partials, float* sketches, int threads) {
   const KernelSet& set = kernels();
