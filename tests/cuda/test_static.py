@@ -1,99 +1,113 @@
-"""What the compilers can prove about the CUDA kernels where there is no GPU."""
+"""What the compilers can prove about the GPU kernels where there is no GPU, from machine code."""
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from pathlib import Path
 
-import pytest
-from ahead import SOURCES, Code, Compiled, Loop, compile_all, source_flags
+from from_nvcc import SOURCES, known_archs, source_flags
+from kernel import ARCHS, Kernel, Traffic
 
-KERNELS = 6 + 3 + 2 + 1  # measure by dtype and variance, apply by dtype, tune by variance, write
-ELEMENT_KERNELS = ["yellowfin_measure_kernel", "yellowfin_apply_kernel"]
+HALVES = ("bfloat16", "float16")
 
+# measure by dtype and variance, apply by dtype (Triton: and variance), tune by variance (Triton:
+# and by log_smooth), write_words
+CUDA_KERNELS = 6 + 3 + 2 + 1
+TRITON_KERNELS = 6 + 6 + 3
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("nvcc is not on PATH")
-    return compile_all(nvcc, tmp_path_factory.mktemp("nvcc"))
-
-
-def wide_loops(code: Code) -> list[Loop]:
-    """The loops that run while every column lies on 16 bytes: the ones that set the speed."""
-    return [loop for loop in code.element_loops() if not loop.narrow]
-
-
-def bytes_read(code: Code, averages: bool) -> int:
-    """Bytes of g, gbar, p, v and the float32 master that an element costs, by kernel."""
-    element = 4 if code.kernel.dtype == "float32" else 2
-    gbar = 4 * averages
-    if code.kernel.function == "yellowfin_measure_kernel":
-        return element + gbar
-    master = 0 if code.kernel.dtype == "float32" else 4
-    return element + element + master + 4 + gbar
+# Bytes of an element: g, and gbar with the exact variance | g p v (gbar) and, for the halves, the
+# float32 master; all of these but g are written.
+TRAFFIC: dict[tuple[str, str, str | None], Traffic] = {
+    ("yellowfin_measure", "exact", "float32"): Traffic(read=8, written=0),
+    ("yellowfin_measure", "sketch", "float32"): Traffic(read=4, written=0),
+    ("yellowfin_apply", "exact", "float32"): Traffic(read=16, written=12),
+    ("yellowfin_apply", "sketch", "float32"): Traffic(read=12, written=8),
+}
+for half in HALVES:
+    TRAFFIC |= {
+        ("yellowfin_measure", "exact", half): Traffic(read=6, written=0),
+        ("yellowfin_measure", "sketch", half): Traffic(read=2, written=0),
+        ("yellowfin_apply", "exact", half): Traffic(read=16, written=14),
+        ("yellowfin_apply", "sketch", half): Traffic(read=12, written=10),
+    }
 
 
-def bytes_written(code: Code, averages: bool) -> int:
-    """The same without the gradient, which is only read."""
-    if code.kernel.function == "yellowfin_measure_kernel":
-        return 0
-    return bytes_read(code, averages) - (4 if code.kernel.dtype == "float32" else 2)
+def elementwise(kernels: list[Kernel]) -> list[Kernel]:
+    found = [kernel for kernel in kernels if kernel.elementwise]
+    assert found
+    return found
 
 
-def test_no_kernel_spills_registers(compiled: Compiled) -> None:
-    assert len(compiled.resources) == KERNELS * len(compiled.archs)
-    spilling = [r for r in compiled.resources if r.stack or r.spill_stores or r.spill_loads]
-    assert not spilling
+def test_every_kernel_is_here_for_every_architecture(nvcc: str, cuda_kernels: list[Kernel]) -> None:
+    counts = Counter(kernel.arch for kernel in cuda_kernels)
+    assert counts == dict.fromkeys(known_archs(nvcc), CUDA_KERNELS)
 
 
-def test_1024_threads_fit_a_multiprocessor(compiled: Compiled) -> None:
-    """With 64 registers each; that many threads keep enough loads in flight."""
-    kernels = [r for r in compiled.resources if r.kernel.function in ELEMENT_KERNELS]
-    assert [r for r in kernels if r.registers > 64] == []
+def test_every_triton_kernel_is_here(triton_kernels: list[Kernel]) -> None:
+    counts = Counter(kernel.arch for kernel in triton_kernels)
+    assert counts == dict.fromkeys(ARCHS, TRITON_KERNELS)
 
 
-@pytest.mark.parametrize("function", ELEMENT_KERNELS)
-def test_element_loops_hold_no_doubles_and_no_divisions(compiled: Compiled, function: str) -> None:
-    for code in compiled.of(function):
-        loops = code.element_loops()
-        assert loops, code.kernel
+def test_no_kernel_spills_registers(kernels: list[Kernel]) -> None:
+    assert [str(kernel) for kernel in kernels if kernel.spilled] == []
+    assert {str(kernel): kernel.code.local for kernel in kernels if kernel.code.local} == {}
+
+
+def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
+    """So many that their loads hide the memory's latency; every kernel fits at all."""
+    enough = {
+        ("CUDA", "yellowfin_measure"): 1024,
+        ("CUDA", "yellowfin_apply"): 1024,
+        ("Triton", "yellowfin_measure"): 512,  # two slots for each multiprocessor
+        ("Triton", "yellowfin_apply"): 768,
+    }
+    few = {
+        str(kernel): kernel.resident
+        for kernel in kernels
+        if kernel.resident < enough.get((kernel.backend, kernel.function), kernel.block)
+    }
+    assert few == {}
+
+
+def test_element_loops_hold_no_doubles_no_divisions_and_no_spills(kernels: list[Kernel]) -> None:
+    for kernel in elementwise(kernels):
+        loops = kernel.code.element_loops
+        assert len(loops) > len(kernel.variants), f"{kernel}: ragged ends need a loop as well"
         for loop in loops:
-            assert loop.count(r"\.f64") == 0, f"{code.kernel}\n{loop.text}"
-            assert loop.count(r"\b(div|rem|rcp|sqrt|rsqrt)\.") == 0, f"{code.kernel}\n{loop.text}"
-            assert loop.count(r"\b(ld|st)\.local") == 0, f"{code.kernel}\n{loop.text}"
+            assert not loop.doubles, f"{kernel}\n{loop}"
+            assert not loop.divisions, f"{kernel}\n{loop}"
+            assert not loop.local, f"{kernel}\n{loop}"
+        # sums go on, and coefficients come, in float64, once a chunk: it is there to be found
+        assert kernel.code.doubles, kernel
 
 
-@pytest.mark.parametrize("function", ELEMENT_KERNELS)
-def test_no_generic_access(compiled: Compiled, function: str) -> None:
+def test_only_plain_accesses_of_global_memory(kernels: list[Kernel]) -> None:
     """Addresses come out of the table: the compiler must still know that they are global."""
-    for code in compiled.of(function):
-        generic = Loop(code.text).count(r"\b(ld|st)(\.v[24])?\.[bfsu]\d")
-        assert generic == 0, code.kernel
+    for kernel in elementwise(kernels):
+        assert not kernel.code.uncounted, kernel
 
 
-@pytest.mark.parametrize("function", ELEMENT_KERNELS)
-def test_bytes_of_an_element(compiled: Compiled, function: str) -> None:
-    """16-byte accesses only, several in flight, and no more of them than the columns need."""
-    for code in compiled.of(function):
-        measures = function == "yellowfin_measure_kernel"
-        variants = [not code.kernel.flag] if measures else [True, False]
-        loops = sorted(wide_loops(code), key=lambda loop: -loop.wide_loads)
-        assert len(loops) == len(variants), code.kernel
-        for loop, averages in zip(loops, variants, strict=True):
-            elements, left = divmod(16 * loop.wide_loads, bytes_read(code, averages))
-            vector = 4 if code.kernel.dtype == "float32" else 8
-            assert left == 0, (code.kernel, averages, loop.wide_loads)
-            assert elements % vector == 0, (code.kernel, averages, loop.wide_loads)
-            assert 16 * loop.wide_stores == elements * bytes_written(code, averages), code.kernel
-            assert loop.wide_loads >= 4, code.kernel
+def test_bytes_of_an_element(kernels: list[Kernel]) -> None:
+    """16-byte accesses only, and no more of them than the columns need."""
+    for kernel in elementwise(kernels):
+        for variant, loop in kernel.wide_loops().items():
+            assert {*loop.loads, *loop.stores} == {16}, f"{kernel}\n{loop}"
+            expected = TRAFFIC[kernel.function, variant, kernel.dtype]
+            assert kernel.traffic(variant) == expected, f"{kernel} {variant}\n{loop}"
 
 
-def test_sketches_leave_in_16_bytes(compiled: Compiled) -> None:
-    for code in compiled.of("yellowfin_measure_kernel"):
-        vector = 4 if code.kernel.dtype == "float32" else 8
-        assert Loop(code.text).wide_stores == (vector // 4 if code.kernel.flag else 0)
+def test_loads_in_flight(cuda_kernels: list[Kernel]) -> None:
+    for kernel in elementwise(cuda_kernels):
+        for variant, loop in kernel.wide_loops().items():
+            assert loop.loads[16] >= 4, (str(kernel), variant)
+
+
+def test_sketches_leave_in_16_bytes(cuda_kernels: list[Kernel]) -> None:
+    for kernel in cuda_kernels:
+        if kernel.function == "yellowfin_measure":
+            lanes = 8 if kernel.dtype in HALVES else 4
+            expected = lanes // 4 if kernel.variants == ("sketch",) else 0
+            assert kernel.code.stores[16] == expected, kernel
 
 
 def test_the_tuner_is_not_contracted() -> None:

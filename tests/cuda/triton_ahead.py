@@ -1,14 +1,16 @@
-"""Compiles every Triton kernel for GPUs that are not here: run by test_triton_compile.py.
+"""Compiles every Triton kernel for GPUs that are not here: run by from_triton.py.
 
 A stand-in for Triton's driver names the architecture, and each backend operation is called as the
 optimizer calls it, so that what is compiled is what a launch on that GPU would compile. Prints one
-JSON object a kernel: its name, architecture, PTX and the assembler's account of its resources.
+JSON object a kernel: what it is, its PTX, its machine code in base64, the assembler's account of
+its resources and the shared memory that a launch asks for.
 
-Usage: triton_ahead.py 80 90 100
+Usage: triton_ahead.py 90
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
@@ -26,7 +28,7 @@ from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
 from yfkernels.ops.triton import apply, measure, tune
 from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, SUMS, TILE, TunerOptions
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPTIONS = TunerOptions(
     beta=0.999,
     max_norm=math.inf,
@@ -88,31 +90,32 @@ APPLY = apply.yellowfin_apply = Ahead(apply.yellowfin_apply)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
 
 
-def compile_all() -> dict[str, Any]:
-    """Every kernel in every form that an option or a dtype brings about, by name."""
-    kernels = {}
+def compile_all() -> dict[tuple[str, str | None, str], Any]:
+    """Every kernel in every form that options and dtypes bring about: function, dtype, variant."""
+    kernels: dict[tuple[str, str | None, str], Any] = {}
     partials = torch.zeros(1, len(SUMS), dtype=torch.float64)
     sketches = torch.zeros(1, TILE)
     groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
     coefficients = torch.zeros(1, len(COEFFICIENT_FIELDS), dtype=torch.float64)
     scratch = torch.zeros(TILE + 1, dtype=torch.float64)
-    for name, dtype in DTYPES.items():
+    for dtype in DTYPES:
+        name = str(dtype).removeprefix("torch.")
         for variance in ("exact", "sketch"):
             table = table_of(dtype, variance == "sketch")
             measure.launch(table, partials, sketches if variance == "sketch" else None)
-            kernels[f"measure-{variance}-{name}"] = MEASURE.compiled
+            kernels["yellowfin_measure", name, variance] = MEASURE.compiled
             apply.launch(table, coefficients)
-            kernels[f"apply-{variance}-{name}"] = APPLY.compiled
-    for name, options in {
-        "tune-exact": OPTIONS,
-        "tune-linear": dataclasses.replace(OPTIONS, log_smooth=False),
-        "tune-sketch": dataclasses.replace(OPTIONS, sketch=True),
+            kernels["yellowfin_apply", name, variance] = APPLY.compiled
+    for variant, options in {
+        "exact": OPTIONS,
+        "linear": dataclasses.replace(OPTIONS, log_smooth=False),
+        "sketch": dataclasses.replace(OPTIONS, sketch=True),
     }.items():
         state = torch.zeros(options.state_words, dtype=torch.float64)
         scalar = torch.ones(())
         shared = (scalar, scalar, state, groups, coefficients, scratch)
         tune.launch(options, partials, sketches if options.sketch else None, *shared)
-        kernels[name] = TUNE.compiled
+        kernels["yellowfin_tune", None, variant] = TUNE.compiled
     return kernels
 
 
@@ -128,13 +131,17 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    for architecture in map(int, sys.argv[1:]):
-        triton.runtime.driver.set_active(Driver(architecture))
-        for name, kernel in compile_all().items():
-            found = {
-                "name": name,
-                "architecture": architecture,
-                "ptx": kernel.asm["ptx"],
-                "resources": resources(kernel.asm["cubin"]),
-            }
-            print(json.dumps(found))
+    architecture = int(sys.argv[1])
+    triton.runtime.driver.set_active(Driver(architecture))
+    for (function, dtype, variant), kernel in compile_all().items():
+        found = {
+            "function": function,
+            "dtype": dtype,
+            "variant": variant,
+            "arch": architecture,
+            "ptx": kernel.asm["ptx"],
+            "cubin": base64.b64encode(kernel.asm["cubin"]).decode(),
+            "resources": resources(kernel.asm["cubin"]),
+            "shared": kernel.metadata.shared,
+        }
+        print(json.dumps(found))

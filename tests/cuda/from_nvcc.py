@@ -1,0 +1,105 @@
+"""The CUDA kernels as nvcc compiles them; needs no GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kernel import ARCHS, Kernel
+from sass import disassemble
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+
+_DTYPES = {"f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
+_NAME = re.compile(r"\d([a-z][a-z_]*)_kernel(?:I(f|13__nv_bfloat16|6__half)?(?:Lb([01])E)?E)?")
+# by the template argument kSketch; without one a kernel serves both variances, or neither
+_BY_FLAG = {"0": ("exact",), "1": ("sketch",)}
+_BOTH = {"yellowfin_apply": ("exact", "sketch")}
+_PTX = re.compile(r"\.entry (\w+)\((.*?)\n}", re.DOTALL)
+_SPILLS = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+_REPORT = re.compile(
+    rf"Compiling entry function '(\w+)' for 'sm_(\d+)'\n.*\n\s+{_SPILLS}\n"
+    r".*Used (\d+) registers(?:.*?(\d+) bytes smem)?"
+)
+
+
+def version(nvcc: str) -> str:
+    listing = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"\bV(\d[\d.]*)", listing.stdout)
+    assert found, listing.stdout
+    return found[1]
+
+
+def known_archs(nvcc: str) -> tuple[int, ...]:
+    """Those of ARCHS that nvcc compiles for."""
+    listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    return tuple(arch for arch in ARCHS if f"compute_{arch}" in listing.stdout.split())
+
+
+def source_flags(source: Path) -> list[str]:
+    """The flags that CMakeLists.txt gives to one source beyond those of all."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    place = rf"set_source_files_properties\(csrc/cuda/{source.name} PROPERTIES COMPILE_OPTIONS"
+    match = re.search(rf"{place} ([^)]*)\)", text)
+    return match[1].split() if match else []
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    """The file that nvcc has kept under that name, whatever stands in front of the suffix."""
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, f"{folder}: {pattern} is {found}"
+    return found[0]
+
+
+def compile_source(nvcc: str, nvdisasm: str, source: Path, folder: Path) -> list[Kernel]:
+    """Every kernel of a source on every architecture. A warning is an error."""
+    archs = known_archs(nvcc)
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    command = [nvcc, "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", *targets]
+    command += [*source_flags(source), "--keep", "--keep-dir", str(folder)]
+    command += ["-fatbin", "-o", str(folder / f"{source.stem}.fatbin"), str(source)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
+    assert "warning" not in result.stderr, result.stderr
+    return list(_kernels(nvdisasm, source, archs, folder, result.stderr))
+
+
+def _kernels(
+    nvdisasm: str, source: Path, archs: Sequence[int], folder: Path, report: str
+) -> Iterator[Kernel]:
+    figures = {(name, int(arch)): numbers for name, arch, *numbers in _REPORT.findall(report)}
+    for arch in archs:
+        ptx = dict(_PTX.findall(_only(folder, f"{source.stem}.*_{arch}.ptx").read_text()))
+        code = disassemble(nvdisasm, _only(folder, f"{source.stem}.*_{arch}.cubin"))
+        assert ptx.keys() == code.keys() == {name for name, a in figures if a == arch}, source
+        for mangled, body in ptx.items():
+            name = _NAME.search(mangled)
+            assert name, f"{mangled}: tests/cuda/from_nvcc.py cannot read this kernel's name"
+            function, dtype, flag = name.groups()
+            *spilled, registers, shared = (int(n or 0) for n in figures[mangled, arch])
+            yield Kernel(
+                backend="CUDA",
+                function=function,
+                dtype=_DTYPES.get(dtype),
+                variants=_BY_FLAG[flag] if flag else _BOTH.get(function, ()),
+                arch=arch,
+                registers=registers,
+                spilled=sum(spilled),
+                shared=shared,
+                ptx=body,
+                code=code[mangled],
+            )
+
+
+def compile_all(nvcc: str, nvdisasm: str, folder: Path) -> list[Kernel]:
+    """Every kernel of the package, two sources at a time."""
+    slowest_first = sorted(SOURCES, key=lambda source: -source.stat().st_size)
+    with ThreadPoolExecutor(2) as pool:
+        compiled = pool.map(
+            lambda source: compile_source(nvcc, nvdisasm, source, folder), slowest_first
+        )
+        return [kernel for kernels in compiled for kernel in kernels]

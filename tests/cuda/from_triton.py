@@ -1,0 +1,59 @@
+"""The Triton kernels as they are compiled ahead of time; needs no GPU."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from kernel import ARCHS, Kernel
+from sass import disassemble
+
+
+def version() -> str:
+    return version_of("triton")
+
+
+def _read(nvdisasm: str, found: dict[str, Any], cubin: Path) -> Kernel:
+    cubin.write_bytes(base64.b64decode(found["cubin"]))
+    (code,) = disassemble(nvdisasm, cubin).values()
+    resources = found["resources"]
+    return Kernel(
+        backend="Triton",
+        function=found["function"],
+        dtype=found["dtype"],
+        variants=(found["variant"],),
+        arch=found["arch"],
+        registers=resources["REG"],
+        spilled=resources["STACK"] + resources["LOCAL"],
+        shared=found["shared"],
+        ptx=found["ptx"],
+        code=code,
+    )
+
+
+def _compile(nvdisasm: str, arch: int, folder: Path) -> list[Kernel]:
+    """In a process of its own: there Triton must not interpret, and believes in another GPU."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([root, *sys.path])
+    command = [sys.executable, str(Path(__file__).with_name("triton_ahead.py")), str(arch)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [
+        _read(nvdisasm, json.loads(line), folder / f"triton_{arch}_{place}.cubin")
+        for place, line in enumerate(done.stdout.splitlines())
+    ]
+
+
+def compile_all(nvdisasm: str, folder: Path) -> list[Kernel]:
+    """Every kernel for each of ARCHS, two at a time; Triton caches them from run to run."""
+    with ThreadPoolExecutor(2) as pool:
+        compiled = pool.map(lambda arch: _compile(nvdisasm, arch, folder), ARCHS)
+        return [kernel for kernels in compiled for kernel in kernels]

@@ -1,0 +1,72 @@
+"""What Triton hands to the assembler: forms of operations that machine code no longer shows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+from kernel import ARCHS, Kernel
+
+
+def blocks(kernel: Kernel) -> list[list[str]]:
+    """Opcodes by basic block: what lies between the targets of jumps."""
+    body = kernel.ptx[kernel.ptx.index("\n{") :]
+    opcode = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z]\w*(?:[.:]+\w+)+)\s", re.M)
+    return [opcode.findall(block) for block in re.split(r"^\$L__BB\w+:", body, flags=re.M)]
+
+
+def tile_loops(kernel: Kernel) -> list[list[str]]:
+    """The blocks that load elements of tensors; everything in the table is 64 bits."""
+    return [
+        block
+        for block in blocks(kernel)
+        if any(op.startswith("ld.global") and not op.endswith("b64") for op in block)
+    ]
+
+
+@pytest.fixture(params=ARCHS, ids=lambda arch: f"sm_{arch}")
+def of_arch(request: pytest.FixtureRequest, triton_kernels: list[Kernel]) -> list[Kernel]:
+    return [kernel for kernel in triton_kernels if kernel.arch == request.param]
+
+
+def test_every_access_to_a_whole_tile_is_16_bytes(of_arch: list[Kernel]) -> None:
+    for kernel in of_arch:
+        if not kernel.elementwise:
+            continue
+        whole, ragged = tile_loops(kernel)
+        (machine,) = kernel.wide_loops().values()
+        accesses = Counter(op for op in whole if ".global" in op)
+        wide = {"ld.global.v4.b32": machine.loads[16], "st.global.v4.b32": machine.stores[16]}
+        assert accesses == Counter(wide), kernel
+        # the end of a tensor goes element by element; it shows that the whole tiles were looked at
+        assert not any(".global.v" in op for op in ragged), kernel
+
+
+def test_no_doubles_and_no_divisions_for_each_element(of_arch: list[Kernel]) -> None:
+    for kernel in of_arch:
+        if not kernel.elementwise:
+            continue
+        for block in tile_loops(kernel):
+            assert not [op for op in block if "f64" in op], kernel
+            assert not [op for op in block if op.startswith(("div", "rcp", "rem"))], kernel
+            assert [op for op in block if "f32" in op], kernel
+        # sums are carried on, and coefficients read, in float64: once a chunk
+        assert [op for block in blocks(kernel) for op in block if "f64" in op], kernel
+
+
+def test_the_tuner_rounds_as_the_host_does(of_arch: list[Kernel]) -> None:
+    """IEEE division and root everywhere; fused products in ln and exp only."""
+    arithmetic = re.compile(r"(div|sqrt|rcp|fma|add|sub|mul)\b.*\.f64")
+    tuners = [kernel for kernel in of_arch if kernel.function == "yellowfin_tune"]
+    assert tuners
+    for kernel in tuners:
+        seen = [op for block in blocks(kernel) for op in block]
+        loose = [op for op in seen if arithmetic.match(op) and ".rn" not in op]
+        fused = [op for op in seen if re.match(r"fma\b.*\.f64", op)]
+        assert [op for op in seen if re.match(r"(div|sqrt)\.rn\.f64", op)], kernel
+        if kernel.variants == ("linear",):
+            assert not loose, kernel
+            assert not fused, kernel
+        else:
+            assert set(loose) <= {"rcp.approx.ftz.f64"}, kernel  # inside ln
