@@ -36,10 +36,8 @@ lint: $(requirements) ## ruff and mypy
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-gpu: build ## on a CUDA machine: all GPU tests, then GPU benchmarks into bench/results
-	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch sees no CUDA device; run `nvidia-smi` and check that torch is a CUDA build")'
-	$(PYTHON) -m pytest -m cuda
-	$(PYTHON) -m yfkernels.cli bench --device cuda --check --out bench/results/cuda
+gpu: build ## on a CUDA machine: GPU tests, sanitizers, benchmarks, report; or PART=tests|sanitize|bench
+	$(PYTHON) -m bench.gpu $(PART) $(if $(OUT),--out $(OUT))
 
 # Ninja knows what changed and is quick when nothing did, so this runs every time.
 build: $(requirements) ## compile the extension in place

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from bench.rivals import PerTensorYellowFin
+from bench.rivals import PerTensorYellowFin, packages
 from yfkernels import YellowFin
 
 CLIP_MAX_NORM = 1.0
@@ -42,22 +43,42 @@ class Contestant:
     Attributes:
         name: key used on the command line and in the results.
         label: name in tables and pictures.
-        bytes_per_param: bytes that its passes over fp32 tensors read and write per parameter.
+        bytes_fp32: bytes that its passes read and write per parameter, all of it fp32.
         make: builds it for a list of parameters.
+        bytes_bf16: the same for bf16 parameters and gradients; None where the state is of the
+            parameters' dtype too, which halves everything.
+        package: what has to be installed besides torch.
         clip: whether `clip_grad_norm_` runs before each step.
         keeps_addresses: whether it remembers where gradients were, so that moved ones cost time.
         has_capturable: whether it takes a `capturable` argument.
         graphable: whether its step can be captured in a CUDA graph.
+        essential: whether the targets compare it, so that it stays when time is short.
     """
 
     name: str
     label: str
-    bytes_per_param: int
+    bytes_fp32: int
     make: Make
+    bytes_bf16: int | None = None
+    package: str | None = None
     clip: bool = False
     keeps_addresses: bool = False
     has_capturable: bool = False
     graphable: bool = True
+    essential: bool = False
+
+    def bytes_per_param(self, dtype: torch.dtype) -> int:
+        """Counted traffic for parameters of a dtype in `DTYPES`."""
+        if dtype == torch.float32:
+            return self.bytes_fp32
+        return self.bytes_fp32 // 2 if self.bytes_bf16 is None else self.bytes_bf16
+
+    @property
+    def why_absent(self) -> str | None:
+        """Why it cannot take part on this machine, or None."""
+        if self.package is None or find_spec(self.package):
+            return None
+        return f"{self.package} is not installed"
 
     def step_function(self, optimizer: Steppable, params: list[Tensor]) -> Callable[[], object]:
         """Return what a training loop calls between backward and zero_grad."""
@@ -90,25 +111,29 @@ def _sgd(*, fused: bool = False, foreach: bool = False) -> Make:
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        # 8 measure + 28 apply
+        # fp32: 8 measure + 28 apply; bf16: 6 + 30, of which 8 are the fp32 master copy
         Contestant(
             "yellowfin-exact",
             "YellowFin exact",
             36,
             _yellowfin("exact"),
+            bytes_bf16=36,
             keeps_addresses=True,
             has_capturable=True,
+            essential=True,
         ),
-        # 4 measure + 20 apply
+        # fp32: 4 measure + 20 apply; bf16: 2 + 22
         Contestant(
             "yellowfin-sketch",
             "YellowFin sketch",
             24,
             _yellowfin("sketch"),
+            bytes_bf16=24,
             keeps_addresses=True,
             has_capturable=True,
+            essential=True,
         ),
-        Contestant("adamw-fused", "AdamW fused", 28, _adamw, has_capturable=True),
+        Contestant("adamw-fused", "AdamW fused", 28, _adamw, has_capturable=True, essential=True),
         Contestant(
             "adamw-fused+clip",
             "AdamW fused + clip",
@@ -116,6 +141,7 @@ CONTESTANTS = {
             _adamw,
             clip=True,
             has_capturable=True,
+            essential=True,
         ),
         Contestant("sgd-fused", "SGD-m fused", 20, _sgd(fused=True)),
         Contestant(
@@ -132,5 +158,64 @@ CONTESTANTS = {
             lambda params, build: PerTensorYellowFin(params),
             graphable=False,
         ),
+        # the state stays fp32
+        Contestant(
+            "apex-adam",
+            "apex FusedAdam",
+            28,
+            lambda params, build: packages.apex_adam(params, capturable=build.capturable),
+            bytes_bf16=22,
+            package="apex",
+            has_capturable=True,
+        ),
+        Contestant(
+            "apex-sgd", "apex FusedSGD-m", 20, packages.apex_sgd, package="apex", graphable=False
+        ),
+        Contestant(
+            "deepspeed-adam",
+            "DeepSpeed FusedAdam",
+            28,
+            packages.deepspeed_adam,
+            package="deepspeed",
+            graphable=False,
+        ),
+        # a byte each for both moments; tensors below 4096 elements keep them in fp32
+        Contestant(
+            "bnb-adamw8bit",
+            "bitsandbytes AdamW8bit",
+            16,
+            packages.bnb_adamw8bit,
+            bytes_bf16=10,
+            package="bitsandbytes",
+            graphable=False,
+        ),
+        # 8 decay p + 12 m + 8 and 12 v + 8, 8, 8 denominator + 16 move p
+        Contestant(
+            "timm-adamw",
+            "timm AdamW",
+            80,
+            packages.timm_adamw,
+            package="timm",
+            graphable=False,
+        ),
+        # 8 decay p + 8 and 12 buffer + 12 move p
+        Contestant("timm-sgdw", "timm SGDW foreach", 40, packages.timm_sgdw, package="timm"),
+        # the other self-tuning one. 12, 8 numerator + 20 m + 20 v + 20 s + 12 |s| + 16, 16
+        Contestant(
+            "prodigy",
+            "Prodigy (pytorch_optimizer)",
+            124,
+            packages.prodigy,
+            package="pytorch_optimizer",
+            graphable=False,
+        ),
     )
+}
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+# Those of other packages are there to be beaten on a GPU; on a CPU they join when they are named.
+DEFAULT_CONTESTANTS = {
+    "cpu": tuple(name for name, row in CONTESTANTS.items() if row.package is None),
+    "cuda": tuple(CONTESTANTS),
 }

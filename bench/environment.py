@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,19 +17,23 @@ from yfkernels import ops
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
-def describe(device: torch.device, backend: str) -> dict[str, object]:
+def describe(
+    device: torch.device, backend: str, absent: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """Describe this run for the results file.
 
     Args:
         device: where the race is run.
         backend: the backend that was asked for.
+        absent: contestants that cannot take part on this machine, and why.
     """
     facts: dict[str, object] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "yfkernels": yfkernels.__version__,
         "backend": ops.choose(backend, device, torch.float32, True),
         "torch": torch.__version__,
+        "triton": _version("triton"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
@@ -43,14 +49,23 @@ def describe(device: torch.device, backend: str) -> dict[str, object]:
             "cuda": torch.version.cuda,
             "driver": _first_line(*_DRIVER_QUERY),
         }
+    if absent:
+        facts["left out"] = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
     return facts
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout, marked if the working tree differs from it."""
-    commit = _first_line("git", "rev-parse", "HEAD")
+    head = _first_line("git", "rev-parse", "HEAD")
     changed = _first_line("git", "status", "--porcelain", "--untracked-files=no")
-    return f"{commit} and changes" if commit and changed else commit
+    return f"{head} and changes" if head and changed else head
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -21,28 +23,53 @@ from bench.workload import MovingGradients, make_parameters
 
 WARMUP_STEPS = 3
 _COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
+_CUDA_ROUNDS = 60
+_FEWEST_ROUNDS = 2  # quartiles need them
+# From here on four modes with a state each do not fit a GPU, and the host's time is nothing.
+_LARGE_ON_CUDA = 500_000_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings of a run that hold for every size."""
+    """Settings of a run that hold for every size.
+
+    Attributes:
+        now: the time in seconds, against which a race's share of time is held.
+    """
 
     device: torch.device
     backend: str
     contestants: tuple[str, ...]
     modes: tuple[str, ...]
     rounds: int | None = None
+    now: Callable[[], float] = perf_counter
 
     def rounds_for(self, size: Size) -> int:
         """Large sizes are quiet enough for few rounds on the CPU; a GPU can afford many."""
         if self.rounds is not None:
             return self.rounds
         if self.device.type == "cuda":
-            return 60
+            return _CUDA_ROUNDS
         return 15 if size.numel > 10_000_000 else 51
 
+    def modes_for(self, size: Size) -> tuple[str, ...]:
+        """Every mode, but for a model that nearly fills a GPU."""
+        if self.device.type == "cuda" and size.numel >= _LARGE_ON_CUDA:
+            return tuple(mode for mode in self.modes if mode in ("eager", "graph"))
+        return self.modes
 
-def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) -> Result:
+    def clock(self) -> Clock:
+        """What times a step on this device."""
+        return CudaClock(self.device) if self.device.type == "cuda" else CpuClock()
+
+
+def race(
+    size: Size,
+    plan: Plan,
+    dtype: torch.dtype = torch.float32,
+    seconds: float = math.inf,
+    on_round: Callable[[], None] = lambda: None,
+) -> Result:
     """Measure every contestant of the plan at one size.
 
     All contestants share the parameters and gradients and own their state. Each round times every
@@ -53,30 +80,53 @@ def race(size: Size, plan: Plan, on_round: Callable[[], None] = lambda: None) ->
     Args:
         size: the parameter shapes.
         plan: device, contestants, modes and rounds.
+        dtype: of the parameters and gradients.
+        seconds: time there is. If it is too little for all rounds, the slowest contestants that no
+            target needs are left out; if that is not enough, the last rounds are.
         on_round: called after each round, for a progress bar.
     """
-    params = make_parameters(size, plan.device)
+    end = plan.now() + seconds
+    _free_memory(plan.device)
+    params = make_parameters(size, plan.device, dtype)
     gradients = MovingGradients(params)
     copy_step, copy_bytes = _copy(plan.device)
-    result = Result(size, copy_bytes)
+    result = Result(size, copy_bytes, dtype, planned_rounds=plan.rounds_for(size))
     steps: dict[str, Step] = {COPY: copy_step}
     for name in plan.contestants:
-        for entry, step, footprint in _prepare(CONTESTANTS[name], params, plan):
-            result.entries[entry.key] = entry
-            result.footprints[entry.key] = footprint
-            steps[entry.key] = step
+        try:
+            prepared = list(_prepare(CONTESTANTS[name], params, plan, plan.modes_for(size)))
+        except torch.cuda.OutOfMemoryError:
+            result.left_out[name] = "out of memory"
+        except Exception as error:
+            if CONTESTANTS[name].package is None:
+                raise
+            result.left_out[name] = _one_line(error)
+        else:
+            for entry, step, footprint in prepared:
+                result.entries[entry.key] = entry
+                result.footprints[entry.key] = footprint
+                steps[entry.key] = step
 
-    clock: Clock = CudaClock(plan.device) if plan.device.type == "cuda" else CpuClock()
+    clock = plan.clock()
     repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
+    if end < math.inf:
+        costs = _costs(steps, repeats, clock, plan.now)
+        for key in _too_slow(costs, result, end - plan.now()):
+            result.left_out[key] = f"{result.planned_rounds} x {costs[key]:.2g} s was too long"
+            del steps[key], result.entries[key], result.footprints[key]
+
     result.samples = {key: [] for key in steps}
     order = Random(0)
     with _no_garbage_collection():
-        for _ in range(plan.rounds_for(size)):
+        for done in range(result.planned_rounds):
+            if done >= _FEWEST_ROUNDS and plan.now() >= end:
+                break
             for key in order.sample(list(steps), len(steps)):
                 moved = key != COPY and result.entries[key].mode == "moved"
                 before = gradients.move if moved else _nothing
                 result.samples[key].append(clock.sample(steps[key], repeats[key], before))
-                gradients.restore()
+                if moved:
+                    gradients.restore()
             on_round()
     return result
 
@@ -85,12 +135,42 @@ def _nothing() -> None:
     pass
 
 
+def _one_line(error: Exception) -> str:
+    """An error's type and the first line of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _costs(
+    steps: Mapping[str, Step], repeats: Mapping[str, int], clock: Clock, now: Callable[[], float]
+) -> dict[str, float]:
+    """Seconds that one sample of each costs; serves as a last warm-up too."""
+    costs = {}
+    for key, step in steps.items():
+        start = now()
+        clock.sample(step, repeats[key], _nothing)
+        costs[key] = now() - start
+    return costs
+
+
+def _too_slow(costs: Mapping[str, float], result: Result, seconds: float) -> list[str]:
+    """Entries to leave out, slowest first, until all rounds of the others fit into the time."""
+    dispensable = [key for key, entry in result.entries.items() if not entry.contestant.essential]
+    excess = sum(costs.values()) * result.planned_rounds - seconds
+    dropped = []
+    for key in sorted(dispensable, key=costs.__getitem__, reverse=True):
+        if excess <= 0.0:
+            break
+        dropped.append(key)
+        excess -= costs[key] * result.planned_rounds
+    return dropped
+
+
 def _prepare(
-    contestant: Contestant, params: list[Tensor], plan: Plan
+    contestant: Contestant, params: list[Tensor], plan: Plan, modes: tuple[str, ...]
 ) -> Iterator[tuple[Entry, Step, Footprint]]:
     """All modes of a contestant; a graph is captured from the optimizer that runs eagerly too."""
     built: dict[tuple[bool, bool], tuple[Step, Footprint]] = {}
-    for entry in (Entry(contestant, mode) for mode in plan.modes):
+    for entry in (Entry(contestant, mode) for mode in modes):
         if not entry.possible:
             continue
         kind = (entry.capturable, entry.mode == "moved")
@@ -115,6 +195,13 @@ def _copy(device: torch.device) -> tuple[Step, int]:
     source = torch.ones(_COPY_BYTES[device.type] // 4, device=device)
     destination = torch.zeros_like(source)
     return lambda: destination.copy_(source), 2 * source.nbytes
+
+
+def _free_memory(device: torch.device) -> None:
+    """Give back what the race before this one held: the next may need all there is."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager

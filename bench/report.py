@@ -13,7 +13,15 @@ from bench import tables
 from bench.result import COPY, Result
 from bench.targets import Verdict
 
-SAMPLE_COLUMNS = ("size", "contestant", "round", "repeats", "host_seconds", "device_seconds")
+SAMPLE_COLUMNS = (
+    "size",
+    "dtype",
+    "contestant",
+    "round",
+    "repeats",
+    "host_seconds",
+    "device_seconds",
+)
 
 
 def write(
@@ -23,15 +31,14 @@ def write(
     results: Sequence[Result],
     verdicts: Sequence[Verdict],
 ) -> list[Path]:
-    """Write everything about a run into a folder, which is made if need be.
+    """Write the numbers of a run into a folder, which is made if need be.
 
     Returns:
-        The files: samples.csv, summary.json, tables.md and, where matplotlib is installed,
-        roofline.png.
+        The files: samples.csv, summary.json and tables.md.
     """
     folder.mkdir(parents=True, exist_ok=True)
     samples, summary = folder / "samples.csv", folder / "summary.json"
-    text, picture = folder / "tables.md", folder / "roofline.png"
+    text = folder / "tables.md"
 
     _write_samples(samples, results)
     _write_summary(summary, environment, results, verdicts)
@@ -41,12 +48,27 @@ def write(
         tables.target_table(verdicts),
     ]
     text.write_text("\n".join(table.markdown() for table in sections), encoding="utf-8")
+    return [samples, summary, text]
+
+
+def draw(
+    folder: Path,
+    device: torch.device,
+    environment: Mapping[str, object],
+    results: Sequence[Result],
+) -> list[Path]:
+    """Draw roofline.png, and one more for every other dtype; nothing without matplotlib."""
     try:
-        from bench.roofline import draw
+        from bench import roofline
     except ModuleNotFoundError:
-        return [samples, summary, text]
-    draw(picture, device, environment, results)
-    return [samples, summary, text, picture]
+        return []
+    pictures = []
+    for dtype in dict.fromkeys(result.dtype_name for result in results):
+        picture = folder / ("roofline.png" if dtype == "fp32" else f"roofline-{dtype}.png")
+        same = [result for result in results if result.dtype_name == dtype]
+        roofline.draw(picture, device, environment, same)
+        pictures.append(picture)
+    return pictures
 
 
 def _write_samples(path: Path, results: Sequence[Result]) -> None:
@@ -58,7 +80,7 @@ def _write_samples(path: Path, results: Sequence[Result]) -> None:
             for key, samples in result.samples.items():
                 for number, sample in enumerate(samples):
                     device = "" if sample.device is None else f"{sample.device:.9f}"
-                    place = (result.size.name, key, number, sample.repeats)
+                    place = (result.size.name, result.dtype_name, key, number, sample.repeats)
                     writer.writerow((*place, f"{sample.host:.9f}", device))
 
 
@@ -70,7 +92,7 @@ def _write_summary(
 ) -> None:
     document = {
         "environment": environment,
-        "sizes": {result.size.name: _summary(result) for result in results},
+        "sizes": {result.name: _summary(result) for result in results},
         "targets": [
             {
                 "claim": verdict.target.claim,
@@ -90,7 +112,9 @@ def _summary(result: Result) -> dict[str, object]:
     return {
         "tensors": result.size.tensors,
         "parameters": result.size.numel,
-        "rounds": len(result.samples[COPY]),
+        "dtype": result.dtype_name,
+        "rounds": result.rounds,
+        "left_out": result.left_out,
         "copy_gb_per_s": result.gigabytes_per_second(COPY),
         "contestants": {key: _contestant_summary(result, key) for key in result.entries},
     }
@@ -100,8 +124,10 @@ def _contestant_summary(result: Result, key: str) -> dict[str, object]:
     footprint = result.footprints[key]
     reference = result.reference_for(key)
     return {
-        "bytes_per_param": result.entries[key].contestant.bytes_per_param,
+        "bytes_per_param": result.bytes_per_param(key),
+        "label": result.entries[key].label,
         "seconds": result.seconds(key),
+        "spread": result.spread(key),
         "host_seconds": result.host_seconds(key),
         "gb_per_s": result.gigabytes_per_second(key),
         "fraction_of_copy": result.copy_fraction(key),
@@ -110,4 +136,5 @@ def _contestant_summary(result: Result, key: str) -> dict[str, object]:
         "state_bytes": footprint.state_bytes,
         "allocations_per_step": footprint.allocations,
         "launches_per_step": footprint.launches,
+        "kernel_seconds": footprint.kernels,
     }

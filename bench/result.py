@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
+import torch
+
 from bench.clocks import Sample
-from bench.contestants import CONTESTANTS, Contestant
+from bench.contestants import CONTESTANTS, DTYPES, Contestant
 from bench.footprint import Footprint
 from bench.sizes import Size
 
@@ -53,13 +55,36 @@ class Entry:
 
 @dataclass
 class Result:
-    """Everything measured at one size."""
+    """Everything measured at one size with parameters of one dtype.
+
+    Attributes:
+        left_out: contestants that did not take part, and why.
+        planned_rounds: rounds there should have been; time may have run out before.
+    """
 
     size: Size
     copy_bytes: int
+    dtype: torch.dtype = torch.float32
     entries: dict[str, Entry] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     footprints: dict[str, Footprint] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    planned_rounds: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name in the results; the dtype is left out where it is fp32."""
+        return self.size.name + ("" if self.dtype == torch.float32 else f" {self.dtype_name}")
+
+    @property
+    def dtype_name(self) -> str:
+        """Name of the dtype on the command line."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that were run."""
+        return len(self.samples[COPY])
 
     def seconds(self, key: str) -> float:
         """Median time of a step."""
@@ -74,6 +99,11 @@ class Result:
         low, _, high = quantiles([sample.seconds for sample in self.samples[key]], n=4)
         return low, high
 
+    def spread(self, key: str) -> float:
+        """Distance of the quartiles over the median."""
+        low, high = self.quartiles(key)
+        return (high - low) / self.seconds(key)
+
     def ratio(self, key: str, reference: str) -> float:
         """Median over the rounds of time(key) / time(reference) in the same round."""
         pairs = zip(self.samples[key], self.samples[reference], strict=True)
@@ -83,7 +113,11 @@ class Result:
         """Counted traffic: bytes per parameter times parameters."""
         if key == COPY:
             return self.copy_bytes
-        return self.entries[key].contestant.bytes_per_param * self.size.numel
+        return self.bytes_per_param(key) * self.size.numel
+
+    def bytes_per_param(self, key: str) -> int:
+        """Counted traffic of an entry."""
+        return self.entries[key].contestant.bytes_per_param(self.dtype)
 
     def gigabytes_per_second(self, key: str) -> float:
         """Counted traffic over the median time."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.result import COPY, Result
-from bench.tables import duration
+from bench.tables import duration, rate
 
 _INK, _GREY, _COPY = "#23262b", "#6b7280", "#1f7a6d"
 _STYLE: dict[Any, Any] = {
@@ -40,7 +40,18 @@ _COLOURS = {
     "sgd-fused": "#5aa0d6",
     "sgd-fused+clip": "#5aa0d6",
 }
-_MARKERS = {"sgd-loop": "v", "sgd-foreach": "^", "yellowfin-per-tensor": "X"}
+_MARKERS = {
+    "sgd-loop": "v",
+    "sgd-foreach": "^",
+    "yellowfin-per-tensor": "X",
+    "apex-adam": "s",
+    "apex-sgd": "h",
+    "deepspeed-adam": "D",
+    "bnb-adamw8bit": "P",
+    "timm-adamw": "<",
+    "timm-sgdw": ">",
+    "prodigy": "*",
+}
 _OFF_SCALE = 2.0  # times the median of all: such a point would flatten the others
 
 
@@ -56,7 +67,7 @@ def draw(
         path: the file.
         device: where the race was run.
         environment: what `bench.environment.describe` said.
-        results: one per size.
+        results: one per size, all of one dtype.
     """
     by_size = sorted(results, key=lambda result: result.size.numel)
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
@@ -71,7 +82,8 @@ def draw(
             handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5
         )
         figure.suptitle(
-            f"{machine}  ·  fp32  ·  torch {environment['torch']}  ·  medians of {timing}",
+            f"{machine}  ·  {results[0].dtype_name}  ·  torch {environment['torch']}  ·  "
+            f"medians of {timing}",
             fontsize=8.5,
             color=_GREY,
         )
@@ -81,7 +93,7 @@ def draw(
 def _draw_time(axes: Axes, result: Result) -> None:
     """Time of a step against bytes per parameter, and the line of a copy of as many bytes."""
     keys = _plain_entries(result)
-    bytes_per_param = {key: result.entries[key].contestant.bytes_per_param for key in keys}
+    bytes_per_param = {key: result.bytes_per_param(key) for key in keys}
     times = {key: result.seconds(key) * 1e3 for key in keys}
     ceiling = _OFF_SCALE * median(times.values())
     shown = [key for key in keys if times[key] <= ceiling]
@@ -104,7 +116,7 @@ def _draw_time(axes: Axes, result: Result) -> None:
         )
     top = 1.2 * max(times[key] for key in shown)
     axes.annotate(
-        f"copy, {result.gigabytes_per_second(COPY):.3g} GB/s",
+        f"copy, {rate(result.gigabytes_per_second(COPY))}",
         (0.35 * top / copy_time, 0.35 * top),
         xytext=(9, -9),
         textcoords="offset points",
@@ -122,7 +134,7 @@ def _draw_bandwidth(axes: Axes, results: Sequence[Result]) -> None:
     copy_speed = median(result.gigabytes_per_second(COPY) for result in results)
     axes.axvline(copy_speed, color=_COPY, linewidth=1.5, zorder=1)
     axes.annotate(
-        f"copy, {copy_speed:.3g} GB/s",
+        f"copy, {rate(copy_speed)}",
         (copy_speed, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from bench import environment, report, tables
-from bench.contestants import CONTESTANTS
+from bench import environment, page, report, tables
+from bench.contestants import CONTESTANTS, DEFAULT_CONTESTANTS, DTYPES
 from bench.race import Plan, race
 from bench.result import Result
 from bench.sizes import DEFAULT_SIZES, QUICK_SIZES, Size, parse_size
@@ -36,30 +37,55 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     quick_rounds = QUICK_ROUNDS if options.quick else None
+    wanted = options.contestants or DEFAULT_CONTESTANTS[device.type]
+    absent = {
+        name: reason for name in wanted if (reason := CONTESTANTS[name].why_absent) is not None
+    }
     plan = Plan(
         device=device,
         backend=options.backend,
-        contestants=options.contestants,
+        contestants=tuple(name for name in wanted if name not in absent),
         modes=MODES[device.type],
         rounds=options.rounds or quick_rounds,
     )
     default_sizes = QUICK_SIZES if options.quick else DEFAULT_SIZES[device.type]
     sizes = options.sizes or [parse_size(name) for name in default_sizes]
 
-    facts = environment.describe(device, options.backend)
+    facts = environment.describe(device, options.backend, absent)
     tables.show(tables.environment_table(facts))
+    races = [(size, dtype) for dtype in options.dtype for size in sizes]
+    expected = [_expected_cost(size, DTYPES[dtype]) for size, dtype in races]
     results: dict[str, Result] = {}
-    for size in sizes:
+    end = plan.now() + (math.inf if options.budget is None else options.budget)
+    for number, (size, dtype) in enumerate(races):
+        share = (end - plan.now()) * expected[number] / sum(expected[number:])
+        if share <= 0.0:
+            unrun = ", ".join(f"{size.name} {dtype}" for size, dtype in races[number:])
+            facts["no time for"] = unrun
+            print(f"The time is up ({options.budget} s). Left out: {unrun}")
+            break
+        start = plan.now()
         with _progress(size, plan.rounds_for(size)) as advance:
-            results[size.name] = race(size, plan, advance)
-        tables.show(tables.race_table(results[size.name], device))
+            result = race(size, plan, DTYPES[dtype], share, advance)
+        results[result.name] = result
+        tables.show(tables.race_table(result, device))
+        print(f"({plan.now() - start:.0f} s)\n", flush=True)
+        # after each, so that a run that is stopped keeps what it has
+        verdicts = check(results, device.type)
+        report.write(options.out, device, facts, list(results.values()), verdicts)
 
     verdicts = check(results, device.type)
     if options.check:
         tables.show(tables.target_table(verdicts))
     written = report.write(options.out, device, facts, list(results.values()), verdicts)
-    print("Written:", *written)
+    written += report.draw(options.out, device, facts, list(results.values()))
+    print("Written:", *written, page.write(options.out))
     return 0
+
+
+def _expected_cost(size: Size, dtype: torch.dtype) -> float:
+    """What a race takes, relative to one of a few small tensors: by bytes and by launches."""
+    return 1.0 + size.numel * dtype.itemsize / 4e8 + size.tensors / 1e3
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -77,8 +103,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--contestants",
         type=_contestants,
-        default=",".join(CONTESTANTS),
-        help=f"separated by commas; default: {', '.join(CONTESTANTS)}",
+        help=f"of {', '.join(CONTESTANTS)}, separated by commas; default: all, on a CPU without "
+        "those of other packages",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=_dtypes,
+        default="fp32",
+        help="of the parameters: fp32, bf16 or both, separated by a comma; default: fp32",
     )
     parser.add_argument(
         "--backend", choices=("auto", *BACKENDS), default="auto", help="default: auto"
@@ -86,6 +118,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_at_least(2), help="samples per contestant and size")
     parser.add_argument(
         "--threads", type=_at_least(1), help="CPU threads; without it, torch's choice"
+    )
+    parser.add_argument(
+        "--budget",
+        type=_at_least(1),
+        help="seconds: slow rivals, last rounds and last sizes are left out to keep it",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds on the smaller sizes")
     parser.add_argument("--check", action="store_true", help="print targets beside measurements")
@@ -112,6 +149,14 @@ def _contestants(text: str) -> tuple[str, ...]:
             raise argparse.ArgumentTypeError(
                 f"no contestant {name!r}; choose from {', '.join(CONTESTANTS)}"
             )
+    return names
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in DTYPES:
+            raise argparse.ArgumentTypeError(f"no dtype {name!r}; choose from {', '.join(DTYPES)}")
     return names
 
 

@@ -19,19 +19,31 @@ except ModuleNotFoundError:  # a bare GPU machine: plain text will do
     Console = None  # type: ignore[assignment, misc]
 
 
+BUSY_SPREAD = 0.2
+LEGEND = (
+    "spread: distance of the quartiles / median. of copy: speed on the counted bytes / the copy's. "
+    "x AdamW: time / fused AdamW's, in the same mode; like `of copy` a median over the rounds."
+)
+
+
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns, the first column left-aligned and the others right-aligned."""
+    """Text in rows and columns, the first column left-aligned and the others right-aligned.
+
+    Notes are lines below it.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """The table in GitHub's notation, under its title."""
         alignment = [":--", *["--:"] * (len(self.header) - 1)]
         lines = (" | ".join(cells) for cells in (self.header, alignment, *self.rows))
-        return f"### {self.title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        return f"### {self.title}\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n" + notes
 
     def plain(self) -> str:
         """The table in columns padded with blanks."""
@@ -40,7 +52,7 @@ class Table:
             "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
             for cells in (self.header, ["-" * width for width in widths], *self.rows)
         )
-        return "\n".join([self.title, *lines, ""])
+        return "\n".join([self.title, *lines, *self.notes, ""])
 
 
 def show(table: Table) -> None:
@@ -55,15 +67,15 @@ def show(table: Table) -> None:
         rich_table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
     for row in table.rows:
         rich_table.add_row(*row)
-    Console().print(rich_table)
+    console = Console()
+    console.print(rich_table)
+    for note in table.notes:
+        console.print(note, style="dim", markup=False)
+    console.print()
 
 
 def race_table(result: Result, device: torch.device) -> Table:
-    """Every contestant at one size.
-
-    `spread` is the distance of the quartiles over the median; `of copy` and `x AdamW` are medians
-    of ratios within a round, the latter of times (below 1 is faster), in the same mode.
-    """
+    """Every contestant at one size."""
     on_cuda = device.type == "cuda"
     header = [
         "",
@@ -79,10 +91,27 @@ def race_table(result: Result, device: torch.device) -> Table:
         *(["launches"] if on_cuda else []),
     ]
     rows = [tuple(_race_row(result, key, on_cuda=on_cuda)) for key in result.samples if key != COPY]
-    rounds = len(result.samples[COPY])
     copy_speed = result.gigabytes_per_second(COPY)
-    title = f"{result.size.description} (copy {copy_speed:.3g} GB/s, {rounds} rounds)"
-    return Table(title, tuple(header), tuple(rows))
+    rounds = f"{result.rounds} rounds"
+    if result.rounds < result.planned_rounds:
+        rounds = f"{result.rounds} of {result.planned_rounds} rounds: time ran out"
+    title = f"{result.size.description}, {result.dtype_name} (copy {rate(copy_speed)}, {rounds})"
+    return Table(title, tuple(header), tuple(rows), tuple(_race_notes(result)))
+
+
+def _race_notes(result: Result) -> Iterable[str]:
+    yield LEGEND
+    busy = [
+        entry.label for key, entry in result.entries.items() if result.spread(key) > BUSY_SPREAD
+    ]
+    if busy:
+        yield (
+            f"Spread above {BUSY_SPREAD:.0%}: {', '.join(busy)}. "
+            "The machine was busy: repeat the run."
+        )
+    if result.left_out:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in result.left_out.items())
+        yield f"Left out: {reasons}."
 
 
 def target_table(verdicts: Sequence[Verdict]) -> Table:
@@ -92,7 +121,7 @@ def target_table(verdicts: Sequence[Verdict]) -> Table:
             verdict.target.claim,
             verdict.target.size,
             f"{verdict.target.relation} {verdict.target.bound:g}",
-            "-" if verdict.measured is None else f"{verdict.measured:.3g}",
+            "-" if verdict.measured is None else three_digits(verdict.measured),
             verdict.outcome,
         )
         for verdict in verdicts
@@ -108,15 +137,14 @@ def environment_table(facts: Mapping[str, object]) -> Table:
 
 def _race_row(result: Result, key: str, *, on_cuda: bool) -> Iterable[str]:
     entry, footprint = result.entries[key], result.footprints[key]
-    low, high = result.quartiles(key)
     reference = result.reference_for(key)
     yield entry.label
-    yield str(entry.contestant.bytes_per_param)
+    yield str(result.bytes_per_param(key))
     yield duration(result.seconds(key))
-    yield f"{(high - low) / result.seconds(key):.0%}"
+    yield f"{result.spread(key):.0%}"
     if on_cuda:
         yield duration(result.host_seconds(key))
-    yield f"{result.gigabytes_per_second(key):.3g}"
+    yield three_digits(result.gigabytes_per_second(key))
     yield f"{result.copy_fraction(key):.0%}"
     yield "-" if reference is None else f"{result.ratio(key, reference):.3f}"
     yield f"{footprint.state_bytes / result.size.numel:.3g}"
@@ -125,9 +153,19 @@ def _race_row(result: Result, key: str, *, on_cuda: bool) -> Iterable[str]:
         yield "-" if footprint.launches is None else str(footprint.launches)
 
 
+def three_digits(number: float) -> str:
+    """A number to three digits, all of those before the point."""
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
+
+
+def rate(gigabytes_per_second: float) -> str:
+    """A bandwidth with its unit."""
+    return f"{three_digits(gigabytes_per_second)} GB/s"
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that suits it, to three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 1.0:
-            return f"{seconds * scale:.3g} {unit}"
+            return f"{three_digits(seconds * scale)} {unit}"
     return f"{seconds * 1e9:.3g} ns"

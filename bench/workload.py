@@ -7,26 +7,26 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from bench.sizes import Size
+from bench.sizes import Shape, Size
 
 # Below the max_norm of the clipping contestants: clip_grad_norm_ then multiplies by exactly 1 at
 # its usual cost, and all contestants can share one set of gradients.
 GRADIENT_NORM = 0.5
 
 
-def make_parameters(size: Size, device: torch.device) -> list[Tensor]:
-    """Random fp32 parameters whose `.grad` is random, of total norm 0.5, and never replaced."""
+def make_parameters(
+    size: Size, device: torch.device, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Random parameters whose `.grad` is random, of total norm 0.5, and never replaced."""
     generator = torch.Generator(device).manual_seed(0)
-    return [_parameter(shape, size.numel, generator, device) for shape in size.shapes]
 
+    def normal(shape: Shape) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
-def _parameter(
-    shape: tuple[int, ...], numel: int, generator: torch.Generator, device: torch.device
-) -> Tensor:
-    parameter = torch.randn(shape, generator=generator, device=device).requires_grad_()
-    gradient = torch.randn(shape, generator=generator, device=device)
-    parameter.grad = gradient.mul_(GRADIENT_NORM / sqrt(numel))
-    return parameter
+    params = [normal(shape).requires_grad_() for shape in size.shapes]
+    for param in params:
+        param.grad = normal(param.shape).mul_(GRADIENT_NORM / sqrt(size.numel))
+    return params
 
 
 class MovingGradients:
@@ -39,10 +39,11 @@ class MovingGradients:
     def __init__(self, params: list[Tensor]) -> None:
         self._params = params
         self._home = [gradient_of(param) for param in params]
-        self._away = [gradient.clone() for gradient in self._home]
+        self._away: list[Tensor] = []  # made when wanted: at 1e9 parameters they are 4 GB
 
     def move(self) -> None:
         """Give every parameter the gradient it does not have now."""
+        self._away = self._away or [gradient.clone() for gradient in self._home]
         at_home = self._params[0].grad is self._home[0]
         self._assign(self._away if at_home else self._home)
 

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from bench import race as race_module
 from bench import runner
-from bench.clocks import Sample
-from bench.contestants import CONTESTANTS
+from bench.clocks import Sample, Step
+from bench.contestants import CONTESTANTS, DEFAULT_CONTESTANTS, DTYPES, Contestant
 from bench.footprint import Footprint
+from bench.race import Plan, race
 from bench.result import COPY, Entry, Result
 from bench.rivals import PerTensorYellowFin
 from bench.sizes import parse_size
+from bench.tables import BUSY_SPREAD, LEGEND, race_table
 from bench.targets import check
 from yfkernels import YellowFin
 
-# Bytes that the passes over fp32 tensors read and write per parameter.
+# Bytes that the passes read and write per parameter: all fp32; bf16 parameters and gradients.
 COUNTED_BYTES = {
-    "yellowfin-exact": 36,
-    "yellowfin-sketch": 24,
-    "adamw-fused": 28,
-    "adamw-fused+clip": 40,
-    "sgd-fused": 20,
-    "sgd-fused+clip": 32,
-    "sgd-foreach": 32,
-    "sgd-loop": 32,
-    "yellowfin-per-tensor": 80,
+    "yellowfin-exact": (36, 36),
+    "yellowfin-sketch": (24, 24),
+    "adamw-fused": (28, 14),
+    "adamw-fused+clip": (40, 20),
+    "sgd-fused": (20, 10),
+    "sgd-fused+clip": (32, 16),
+    "sgd-foreach": (32, 16),
+    "sgd-loop": (32, 16),
+    "yellowfin-per-tensor": (80, 40),
+    "apex-adam": (28, 22),
+    "apex-sgd": (20, 10),
+    "deepspeed-adam": (28, 14),
+    "bnb-adamw8bit": (16, 10),
+    "timm-adamw": (80, 40),
+    "timm-sgdw": (40, 20),
+    "prodigy": (124, 62),
 }
+ON_CPU = DEFAULT_CONTESTANTS["cpu"]
 
 
 def test_every_contestant_is_counted() -> None:
-    counted = {name: contestant.bytes_per_param for name, contestant in CONTESTANTS.items()}
+    counted = {
+        name: tuple(contestant.bytes_per_param(dtype) for dtype in DTYPES.values())
+        for name, contestant in CONTESTANTS.items()
+    }
     assert counted == COUNTED_BYTES
 
 
@@ -89,10 +106,116 @@ def test_ratios_are_paired_within_rounds() -> None:
     assert math.isclose(
         result.copy_fraction("yellowfin-sketch"), (24 * 50e6 / 0.04) / (2**29 / 0.02)
     )
+    assert result.spread("yellowfin-exact") > BUSY_SPREAD
+    notes = race_table(result, torch.device("cpu")).notes
+    assert notes[0] == LEGEND
+    assert "YellowFin exact, YellowFin sketch, AdamW fused. The machine was busy" in notes[1]
     outcomes = {v.target.claim: v.outcome for v in check({"1x50M": result}, "cpu")}
     assert outcomes["exact / fused AdamW, time"] == "pass"
     assert outcomes["sketch, state bytes / param"] == "FAIL"
     assert outcomes["per-tensor YellowFin / exact, time"] == "not measured"
+
+
+@dataclass
+class FakeClock:
+    """A clock by which every step costs what is written here, and no step is taken."""
+
+    costs: dict[str, float]
+    elapsed: float = 0.0
+    steps: dict[int, str] = field(default_factory=dict)
+
+    def now(self) -> float:
+        return self.elapsed
+
+    def repeats_for(self, step: Step) -> int:
+        # the copy is asked about first, then the entries in their order
+        self.steps[id(step)] = list(self.costs)[len(self.steps)]
+        return 1
+
+    def sample(self, step: Step, repeats: int, before: Step) -> Sample:
+        seconds = self.costs[self.steps[id(step)]]
+        self.elapsed += seconds
+        return Sample(seconds)
+
+
+COSTS = {COPY: 1.0, "yellowfin-exact": 2.0, "adamw-fused": 1.0, "sgd-loop": 5.0, "sgd-fused": 1.0}
+
+
+def fake_race(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, costs: dict[str, float] = COSTS
+) -> Result:
+    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**10)
+    clock = FakeClock(costs)
+    monkeypatch.setattr(Plan, "clock", lambda plan: clock)
+    names = tuple(name for name in costs if name != COPY)
+    plan = Plan(torch.device("cpu"), "torch", names, ("eager",), rounds=10, now=clock.now)
+    return race(parse_size("3x8"), plan, seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left_out", "rounds"),
+    [
+        (1000.0, [], 10),
+        # a look at each costs 10 s, and 10 rounds 100 s
+        (80.0, ["sgd-loop"], 10),
+        (55.0, ["sgd-loop", "sgd-fused"], 10),
+        # only those the targets need are left: 4 s a round
+        (30.0, ["sgd-loop", "sgd-fused"], 5),
+        (1.0, ["sgd-loop", "sgd-fused"], 2),
+    ],
+)
+def test_a_race_keeps_to_its_time(
+    seconds: float, left_out: list[str], rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = fake_race(monkeypatch, seconds)
+    assert list(result.left_out) == left_out
+    assert result.rounds == rounds
+    assert set(result.samples) == set(COSTS) - set(left_out)
+    table = race_table(result, torch.device("cpu"))
+    assert ("of 10 rounds: time ran out" in table.title) == (rounds < 10)
+    assert ("Left out: sgd-loop: 10 x 5 s was too long" in table.notes[-1]) == bool(left_out)
+
+
+def test_modes_that_a_gpu_has_room_for() -> None:
+    plan = Plan(torch.device("cuda"), "auto", (), runner.MODES["cuda"])
+    assert plan.modes_for(parse_size("bert-large")) == ("eager", "moved", "capturable", "graph")
+    assert plan.modes_for(parse_size("1x1G")) == ("eager", "graph")
+    assert plan.rounds_for(parse_size("1x1G")) >= 50
+
+
+def failing(name: str, error: Exception, package: str | None) -> Contestant:
+    def make(params: object, build: object) -> NoReturn:
+        raise error
+
+    return Contestant(name, name, 4, make, package=package)
+
+
+def test_failures_of_contestants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too large or broken elsewhere: left out with the reason; broken here: an error."""
+    monkeypatch.setitem(
+        CONTESTANTS, "large", failing("large", torch.cuda.OutOfMemoryError("no memory"), None)
+    )
+    monkeypatch.setitem(CONTESTANTS, "theirs", failing("theirs", OSError("no file\nat all"), "x"))
+    result = fake_race(monkeypatch, math.inf, {COPY: 1.0, "large": 1.0, "theirs": 1.0})
+    assert result.left_out == {"large": "out of memory", "theirs": "OSError: no file"}
+    monkeypatch.setitem(CONTESTANTS, "ours", failing("ours", OSError("no file"), None))
+    with pytest.raises(OSError, match="no file"):
+        fake_race(monkeypatch, math.inf, {COPY: 1.0, "ours": 1.0})
+
+
+def test_other_packages() -> None:
+    rows = [row for row in CONTESTANTS.values() if row.package]
+    assert {row.package for row in rows} == {
+        "apex",
+        "bitsandbytes",
+        "deepspeed",
+        "pytorch_optimizer",
+        "timm",
+    }
+    assert not any(row.essential for row in rows)
+    absent = [row for row in rows if find_spec(row.package or "") is None]
+    assert all(row.why_absent == f"{row.package} is not installed" for row in absent)
+    assert all(row.why_absent is None for row in rows if row not in absent)
 
 
 def run_tiny(
@@ -100,6 +223,7 @@ def run_tiny(
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     monkeypatch.setitem(race_module._COPY_BYTES, device, 2**16)
     arguments = ["--device", device, "--sizes", "3x64,2x1K", "--rounds", "2", "--check"]
+    arguments += ["--dtype", "fp32,bf16"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     with (tmp_path / "samples.csv").open(encoding="utf-8", newline="") as file:
@@ -111,21 +235,46 @@ def test_report_of_a_tiny_run(
 ) -> None:
     summary, samples = run_tiny(tmp_path, monkeypatch, "cpu")
 
-    entries = [*CONTESTANTS, "yellowfin-exact@moved", "yellowfin-sketch@moved"]
-    assert len(samples) == 2 * 2 * (len(entries) + 1)  # sizes, rounds, entries and copy
+    entries = [*ON_CPU, "yellowfin-exact@moved", "yellowfin-sketch@moved"]
+    assert len(samples) == 2 * 2 * 2 * (len(entries) + 1)  # sizes, dtypes, rounds, entries, copy
+    assert {sample["dtype"] for sample in samples} == {"fp32", "bf16"}
     assert all(float(sample["host_seconds"]) > 0.0 for sample in samples)
     assert summary["environment"]["threads"] == torch.get_num_threads()
     contestants = summary["sizes"]["2x1K"]["contestants"]
     assert set(contestants) == set(entries)
     assert contestants["adamw-fused"]["state_bytes"] == 2 * (2 * 4 * 1000 + 4)
     assert contestants["yellowfin-exact"]["allocations_per_step"] == 0
+    in_bf16 = summary["sizes"]["2x1K bf16"]["contestants"]
+    assert in_bf16["adamw-fused"]["state_bytes"] == 2 * (2 * 2 * 1000 + 4)
+    assert in_bf16["sgd-fused"]["bytes_per_param"] == 10
 
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
     shown = capsys.readouterr().out
-    for contestant in CONTESTANTS.values():
-        assert contestant.label in text
-        assert contestant.label in shown
-    assert (tmp_path / "roofline.png").stat().st_size > 10_000
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for name in ON_CPU:
+        label = CONTESTANTS[name].label
+        assert label in text
+        assert label in shown
+        assert label in page
+    assert "Targets: 0 of 14 met" in page
+    for picture in ("roofline.png", "roofline-bf16.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
+        assert f"({picture})" in page
+
+
+def test_sizes_without_time_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first size takes all the time there is: the others are left out, and the run is kept."""
+    times = itertools.count(0.0, 30.0)
+    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setattr(runner, "Plan", partial(Plan, now=lambda: next(times)))
+    arguments = ["--sizes", "3x64,2x1K", "--dtype", "fp32,bf16", "--contestants", "adamw-fused"]
+    assert runner.main([*arguments, "--budget", "100", "--out", str(tmp_path)]) == 0
+    assert "The time is up (100 s). Left out: 2x1K fp32, 3x64 bf16" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["sizes"]) == ["3x64"]
+    assert "2x1K fp32" in summary["environment"]["no time for"]
 
 
 @pytest.mark.cuda
@@ -143,6 +292,8 @@ def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (["--sizes", "50M"], "Invalid size: '50M'"),
         (["--contestants", "adam"], "no contestant 'adam'"),
+        (["--dtype", "fp8"], "no dtype 'fp8'; choose from fp32, bf16"),
+        (["--budget", "0"], "'0' is not a whole number from 1 up"),
         (["--rounds", "1"], "'1' is not a whole number from 2 up"),
         pytest.param(
             ["--device", "cuda"],

@@ -1,4 +1,4 @@
-"""Rival optimizers written for the benchmarks alone."""
+"""Rival optimizers: one written for the benchmarks alone, and those of other packages."""
 
 from bench.rivals.per_tensor_yellowfin import PerTensorYellowFin
 

@@ -11,8 +11,9 @@ struct Words {
   int64_t at[kWords];
 };
 
-__global__ void write_words_kernel(int64_t* destination, int64_t stride, int count,
-                                   const __grid_constant__ Words words) {
+__global__ void __launch_bounds__(kWords)
+    write_words_kernel(int64_t* destination, int64_t stride, int count,
+                       const __grid_constant__ Words words) {
   const int i = threadIdx.x;
   if (i < count) destination[i * stride] = words.at[i];
 }

@@ -23,9 +23,6 @@ _FLOPS = {
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"yellowfin_measure": 4096, "yellowfin_apply": 2048}
 
-# write_words has no __launch_bounds__: this is kWords of write_words.cu.
-_UNBOUNDED = {"write_words": 480}
-
 
 @dataclass(frozen=True)
 class Traffic:
@@ -54,7 +51,8 @@ class Kernel:
     def block(self) -> int:
         """Threads of a block."""
         bound = re.search(r"\.(?:max|req)ntid\s+(\d+)", self.ptx)
-        return int(bound[1]) if bound else _UNBOUNDED[self.function]
+        assert bound, f"{self.function} has no __launch_bounds__"
+        return int(bound[1])
 
     @property
     def resident(self) -> int:

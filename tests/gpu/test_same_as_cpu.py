@@ -1,0 +1,72 @@
+"""The GPU takes the steps of the CPU kernels, and on tensors of a model's size the oracle's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cases import Gradients, Group, Target, normal, specs, why_unusable
+from twin import Twin
+
+from yfkernels import YellowFin
+
+pytestmark = pytest.mark.cuda
+SHAPES = ((300, 70), (65_537,), (3,), (64, 3, 3, 3), (), (4097,))
+MODEL = ((1000, 512), (256, 256, 3, 3), (64, 3, 7, 7), (1000,), *((64,),) * 150)
+# Both sides are good to 2e-6 in each statistic, and lr multiplies such errors by six: see twin.py.
+CLOSE = 1e-4
+
+
+def masters(optimizer: YellowFin, params: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """The float32 values that the optimizer works on."""
+    return [
+        (p.detach() if p.dtype is torch.float32 else optimizer.state[p]["master"]).cpu()
+        for p in params
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_takes_the_steps_of_the_cpu(
+    *,
+    capturable: bool,
+    variance: str,
+    dtype: torch.dtype,
+    backend: str,
+    device: str,
+    rng: np.random.Generator,
+) -> None:
+    if reason := why_unusable(Target("native", "cpu")):
+        pytest.skip(reason)
+    here = [torch.nn.Parameter(normal(rng, torch.empty(s)).to(dtype)) for s in SHAPES]
+    there = [torch.nn.Parameter(p.detach().to(device, copy=True)) for p in here]
+    options = {"variance": variance, "weight_decay": 0.01}
+    host = YellowFin(here, backend="native", **options)
+    other = YellowFin(there, backend=backend, capturable=capturable, **options)
+    paths = [torch.zeros(p.shape) for p in here]
+    before: list[torch.Tensor] = []
+    for gradients in Gradients(15, factor={6: 1e3, 11: 0.0}, poison={8: np.inf}).draw(rng, here):
+        for p, q, g in zip(here, there, gradients, strict=True):
+            assert g is not None
+            p.grad = g.to(dtype)
+            q.grad = p.grad.to(device)
+        host.step()
+        other.step()
+        now = [m.clone() for m in masters(host, here)]
+        if before:
+            for path, a, b in zip(paths, now, before, strict=True):
+                path.add_((a - b).abs())
+        before = now
+    assert other.diagnostics() == pytest.approx(host.diagnostics(), rel=CLOSE)
+    assert other.diagnostics()["skipped_steps"] == 1
+    for a, b, path in zip(masters(other, there), before, paths, strict=True):
+        assert ((a - b).abs() <= CLOSE * (b.abs() + path)).all()
+
+
+@pytest.mark.parametrize("variance", ["exact", "sketch"])
+def test_tensors_of_a_model_follow_the_oracle(
+    variance: str, backend: str, device: str, rng: np.random.Generator
+) -> None:
+    twin = Twin(Target(backend, device), (Group(specs(*MODEL)),), rng, variance=variance)
+    twin.run(Gradients(4), rng)
