@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
 from yfkernels.optim._base import FusedOptimizer
+from yfkernels.optim._checks import finite, require, require_number
 from yfkernels.tuning.yellowfin import YellowFinTuner
 
 _GLOBAL_OPTIONS = frozenset(
@@ -32,20 +32,6 @@ _GLOBAL_OPTIONS = frozenset(
         "backend",
     )
 )
-
-
-def _require(ok: bool, name: str, value: object, mend: str) -> None:
-    if not ok:
-        raise ValueError(f"Invalid {name} value: {value!r}; it must be {mend}")
-
-
-def _require_number(name: str, value: Any) -> None:
-    if not isinstance(value, Real | Tensor):
-        raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give a number")
-
-
-def _finite(value: Any) -> bool:
-    return math.isfinite(float(value))
 
 
 class YellowFin(FusedOptimizer):
@@ -124,21 +110,21 @@ class YellowFin(FusedOptimizer):
     ) -> None:
         numbers = {"beta": beta, "initial_lr": initial_lr, "initial_momentum": initial_momentum}
         for name, value in numbers.items():
-            _require_number(name, value)
+            require_number(name, value)
         if max_norm is not None:
-            _require_number("max_norm", max_norm)
-        _require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
-        _require(isinstance(window, int) and window >= 1, "window", window, "an integer >= 1")
-        _require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
-        positive = max_norm is None or (_finite(max_norm) and max_norm > 0.0)
-        _require(positive, "max_norm", max_norm, "finite and > 0, or None for no clip")
-        _require(variance in ("exact", "sketch"), "variance", variance, "'exact' or 'sketch'")
+            require_number("max_norm", max_norm)
+        require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
+        require(isinstance(window, int) and window >= 1, "window", window, "an integer >= 1")
+        require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
+        positive = max_norm is None or (finite(max_norm) and max_norm > 0.0)
+        require(positive, "max_norm", max_norm, "finite and > 0, or None for no clip")
+        require(variance in ("exact", "sketch"), "variance", variance, "'exact' or 'sketch'")
         forms = ("buffer", "polyak")
-        _require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
-        ok = _finite(initial_lr) and initial_lr >= 0.0
-        _require(ok, "initial_lr", initial_lr, "finite and >= 0")
+        require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
+        ok = finite(initial_lr) and initial_lr >= 0.0
+        require(ok, "initial_lr", initial_lr, "finite and >= 0")
         ok = 0.0 <= initial_momentum < 1.0
-        _require(ok, "initial_momentum", initial_momentum, "in [0, 1)")
+        require(ok, "initial_momentum", initial_momentum, "in [0, 1)")
         self._tuner = YellowFinTuner(
             TunerOptions(
                 beta=float(beta),
@@ -274,14 +260,14 @@ class YellowFin(FusedOptimizer):
                 "give it to the constructor"
             )
         lr = group["lr"]
-        _require_number("lr", lr)
-        _require_number("weight_decay", group["weight_decay"])
+        require_number("lr", lr)
+        require_number("weight_decay", group["weight_decay"])
         if isinstance(lr, Tensor):
-            _require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
+            require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
         if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device
-            _require(_finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
+            require(finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
         decay = group["weight_decay"]
-        _require(_finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")
+        require(finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")
 
     def _global_state(self) -> dict[str, Tensor]:
         return {"tuner": self._tuner.state}
