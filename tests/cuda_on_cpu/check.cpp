@@ -2,6 +2,7 @@
 // leave behind with what the CPU driver leaves.
 #include "check.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -14,14 +15,52 @@ int failures = 0;
 }  // namespace
 
 void report(const char* file, int line, const std::string& what) {
-  constexpr int kPrinted = 20;
-  if (++failures <= kPrinted) std::printf("%s:%d: %s\n", file, line, what.c_str());
+  constexpr int kEnough = 20;
+  std::printf("%s:%d: %s\n", file, line, what.c_str());
+  if (++failures < kEnough) return;
+  std::fflush(stdout);
+  std::_Exit(1);
+}
+
+std::vector<cuda_on_cpu::Schedule> schedules(Random& random) {
+  using cuda_on_cpu::Blocks;
+  using cuda_on_cpu::Order;
+  constexpr unsigned kBarriers = 4;  // beyond these a kernel only has the last block's work left
+  std::vector<cuda_on_cpu::Schedule> all;
+  for (const Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
+    all.push_back({Blocks::kAlone, order, 0, unsigned(random())});
+    all.push_back({Blocks::kTurns, order, 0, unsigned(random())});
+    for (unsigned after = 0; after < kBarriers; ++after)
+      all.push_back({Blocks::kStalled, order, after, unsigned(random())});
+  }
+  return all;
+}
+
+std::vector<cuda_on_cpu::Schedule> one_of_each(Random& random) {
+  std::vector<cuda_on_cpu::Schedule> all = schedules(random), some;
+  std::shuffle(all.begin(), all.end(), random);
+  for (const auto& schedule : all)
+    if (std::none_of(some.begin(), some.end(),
+                     [&](const auto& other) { return other.blocks == schedule.blocks; }))
+      some.push_back(schedule);
+  return some;
+}
+
+std::string name_of(const cuda_on_cpu::Schedule& schedule) {
+  const char* blocks[] = {"alone", "in turns", "stalled"};
+  const char* orders[] = {"forward", "reversed", "random"};
+  std::ostringstream name;
+  name << "blocks " << blocks[int(schedule.blocks)] << ", " << orders[int(schedule.order)]
+       << ", after " << schedule.stall_after << " barriers, seed " << schedule.seed;
+  return name.str();
 }
 
 int run(const std::string& subject, unsigned long long seed) {
   const std::map<std::string, void (*)(Random&)> checks = {{"measure", check_measure},
                                                            {"apply", check_apply},
                                                            {"tune", check_tune},
+                                                           {"step", check_step},
+                                                           
                                                            {"write_words", check_write_words}};
   const auto check = checks.find(subject);
   if (check == checks.end()) {

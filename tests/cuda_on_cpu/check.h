@@ -4,8 +4,9 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <vector>
 
-#include "fibers.h"
+#include "grid.h"
 
 namespace yfk {
 
@@ -15,18 +16,19 @@ using Random = std::mt19937_64;
 void check_measure(Random& random);
 void check_apply(Random& random);
 void check_tune(Random& random);
+void check_step(Random& random);
 void check_write_words(Random& random);
 
 // Prints a failure and has the program end with one.
 void report(const char* file, int line, const std::string& what);
 
-constexpr cuda_on_cpu::Order kOrders[] = {
-    cuda_on_cpu::Order::kForward, cuda_on_cpu::Order::kReverse, cuda_on_cpu::Order::kRandom};
+// Every way to run a grid, with fresh seeds.
+std::vector<cuda_on_cpu::Schedule> schedules(Random& random);
 
-inline const char* name_of(cuda_on_cpu::Order order) {
-  const char* names[] = {"forward", "reverse", "random"};
-  return names[int(order)];
-}
+// Of those, one for each way in which blocks share the time.
+std::vector<cuda_on_cpu::Schedule> one_of_each(Random& random);
+
+std::string name_of(const cuda_on_cpu::Schedule& schedule);
 
 }  // namespace yfk
 

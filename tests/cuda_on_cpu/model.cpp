@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
 
+#include "sanitizers.h"
 #include "small_float.h"
 
 namespace yfk {
 namespace {
 
+constexpr int64_t kLine = 64;
+constexpr int64_t kGuardBehind = kAddressSanitizer ? 0 : kLine;
 constexpr int kUsedColumns = kMaster + 1;
 
 bool is_used(const Blueprint& blueprint, int column) {
@@ -21,14 +25,28 @@ bool is_float32(const Blueprint& blueprint, int column) {
   return blueprint.dtype == DType::kFloat32 || column > kParam;
 }
 
+const cuda_on_cpu::SmallFloat& small_float(DType dtype) {
+  return dtype == DType::kFloat16 ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16;
+}
+
 void write(Array& array, const Blueprint& blueprint, int column, int64_t i, float x) {
   if (is_float32(blueprint, column)) {
     std::memcpy(array.data() + 4 * i, &x, 4);
     return;
   }
-  const bool half = blueprint.dtype == DType::kFloat16;
-  const uint16_t bits = (half ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16).narrow(x);
+  const uint16_t bits = small_float(blueprint.dtype).narrow(x);
   std::memcpy(array.data() + 2 * i, &bits, 2);
+}
+
+float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) {
+  if (is_float32(blueprint, column)) {
+    float x;
+    std::memcpy(&x, array.data() + 4 * i, 4);
+    return x;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, array.data() + 2 * i, 2);
+  return small_float(blueprint.dtype).widen(bits);
 }
 
 // `arrays` are the columns of one tensor.
@@ -60,10 +78,13 @@ std::array<int64_t, kUsedColumns> offsets_of(Alignment alignment, Random& random
 }  // namespace
 
 Array::Array(int64_t numel, int64_t width, int64_t offset)
-    : begin_(int64_t(sizeof(Line)) + offset * width),
+    : begin_(kLine + offset * width),
       size_(numel * width),
-      lines_(size_t(begin_ + size_) / sizeof(Line) + 2) {
-  std::memset(bytes(), 0xff, lines_.size() * sizeof(Line));
+      capacity_(begin_ + size_ + kGuardBehind) {
+  void* block = nullptr;
+  if (posix_memalign(&block, kLine, size_t(capacity_)) != 0) throw std::bad_alloc();
+  block_.reset(static_cast<unsigned char*>(block));
+  std::memset(block_.get(), 0xff, size_t(capacity_));
 }
 
 bool Array::same(Array& other) {
@@ -72,17 +93,17 @@ bool Array::same(Array& other) {
 
 bool Array::guards_intact() {
   const auto intact = [](unsigned char byte) { return byte == 0xff; };
-  return std::all_of(bytes(), data(), intact) &&
-         std::all_of(data() + size_, bytes() + lines_.size() * sizeof(Line), intact);
+  return std::all_of(block_.get(), data(), intact) &&
+         std::all_of(data() + size_, block_.get() + capacity_, intact);
 }
 
 std::vector<Tensor> awkward_tensors(Random& random) {
   std::vector<Tensor> tensors;
   int64_t next = 0;
-  for (const int64_t numel : {1, 3, 1023, 1025, 65537, 33, 4096, 4097, 20000}) {
+  for (const int64_t numel : {0, 1, 3, 1023, 1025, 65537, 33, 4096, 4097, 5000}) {
     const int64_t origins[] = {next, int64_t(random() % 100000),
                                (int64_t(1) << 41) + int64_t(random() % 9999)};
-    tensors.push_back({numel, origins[random() % 3], numel != 33 && numel != 20000});
+    tensors.push_back({numel, origins[random() % 3], numel != 33 && numel != 5000});
     next += numel;
   }
   std::shuffle(tensors.begin(), tensors.end(), random);
@@ -90,7 +111,7 @@ std::vector<Tensor> awkward_tensors(Random& random) {
 }
 
 Model::Model(const Blueprint& blueprint, Alignment alignment)
-    : chunk_size_(blueprint.chunk_size), arrays_(blueprint.tensors.size() * kUsedColumns) {
+    : blueprint_(blueprint), arrays_(blueprint.tensors.size() * kUsedColumns) {
   Random contents(blueprint.seed), places(blueprint.seed + 1);
   for (const Tensor& tensor : blueprint.tensors) {
     const int64_t index = int64_t(rows_.size());
@@ -105,13 +126,35 @@ Model::Model(const Blueprint& blueprint, Alignment alignment)
     if (!tensor.has_grad) row.column[kGrad] = 0;
     fill(arrays, blueprint, tensor.numel, contents);
     rows_.push_back(row);
-    for (int64_t first = 0; first < tensor.numel; first += chunk_size_)
+    for (int64_t first = 0; first < tensor.numel; first += blueprint.chunk_size)
       chunks_.push_back({index, first});
   }
+  rows_.shrink_to_fit();  // here too the heap block ends where the array ends
+  chunks_.shrink_to_fit();
 }
 
 Table Model::table() const {
-  return {rows_.data(), chunks_.data(), int64_t(chunks_.size()), chunk_size_};
+  return {rows_.data(), chunks_.data(), int64_t(chunks_.size()), blueprint_.chunk_size};
+}
+
+Array& Model::array(int64_t tensor, int column) {
+  return arrays_[tensor * kUsedColumns + column];
+}
+
+std::vector<double> Model::read(int64_t tensor, int column) {
+  std::vector<double> values(is_used(blueprint_, column) ? rows_[tensor].numel : 0);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = read_one(array(tensor, column), blueprint_, column, int64_t(i));
+  return values;
+}
+
+void Model::draw(int column, double size, Random& random) {
+  std::normal_distribution<double> normal;
+  std::bernoulli_distribution zero(0.1);
+  for (size_t tensor = 0; tensor < rows_.size(); ++tensor)
+    for (int64_t i = 0; is_used(blueprint_, column) && i < rows_[tensor].numel; ++i)
+      write(array(tensor, column), blueprint_, column, i,
+            zero(random) ? 0.0f : float(size * normal(random)));
 }
 
 bool Model::same(Model& other) {

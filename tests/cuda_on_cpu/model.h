@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "check.h"
@@ -9,25 +11,25 @@
 
 namespace yfk {
 
-// One column of a tensor. The memory around it is filled with bytes that are NaN in every type: a
-// read outside spoils the result, a write outside is seen.
+// One column of a tensor, in a heap block that ends where the column ends: AddressSanitizer sees a
+// read one byte beyond. Without it a guard follows. The guards on both sides are filled with bytes
+// that are NaN in every type: a read outside spoils the result, a write outside is seen.
 class Array {
  public:
   Array() = default;
   Array(int64_t numel, int64_t width, int64_t offset);  // offset: elements after a 64-byte line
 
-  unsigned char* data() { return bytes() + begin_; }
+  unsigned char* data() { return block_.get() + begin_; }
   bool same(Array& other);
   bool guards_intact();
 
  private:
-  struct alignas(64) Line {
-    unsigned char bytes[64];
+  struct Free {
+    void operator()(unsigned char* block) const { std::free(block); }
   };
-  unsigned char* bytes() { return reinterpret_cast<unsigned char*>(lines_.data()); }
 
-  int64_t begin_ = 0, size_ = 0;
-  std::vector<Line> lines_;
+  int64_t begin_ = 0, size_ = 0, capacity_ = 0;
+  std::unique_ptr<unsigned char, Free> block_;
 };
 
 struct Tensor {
@@ -62,11 +64,18 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   Table table() const;
+  const TensorRow& row(int64_t tensor) const { return rows_[tensor]; }
+  // A column of a tensor, in float64; empty when there is none.
+  std::vector<double> read(int64_t tensor, int column);
+  // Overwrites the columns of that kind with normal random numbers times `size`, and some zeros.
+  void draw(int column, double size, Random& random);
   bool same(Model& other);
   bool guards_intact();
 
  private:
-  int64_t chunk_size_;
+  Array& array(int64_t tensor, int column);
+
+  Blueprint blueprint_;
   std::vector<Array> arrays_;
   std::vector<TensorRow> rows_;
   std::vector<Chunk> chunks_;

@@ -1,74 +1,102 @@
 """The CUDA kernels run without a GPU: compiled as C++, the threads of a block being fibers.
 
-The headers in include/ stand in for CUDA's; the kernels are compiled as they are. Blocks run one at
-a time, so what needs two of them at once stays open: the order in which one sees another's writes.
+The headers in include/ stand in for CUDA's; the kernels are compiled as they are. Deliberately
+broken copies prove that the checks would see a race, a read out of bounds or a misaligned access.
+What is not modelled: the order in which a thread sees another's writes (a missing __threadfence()
+goes unnoticed), warps that run in step, and blocks that wait for each other.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from check_program import CSRC, PLAIN, SANITIZED, Workshop, run
 
-HERE = Path(__file__).resolve().parent
-CSRC = HERE.parents[1] / "csrc"
-SOURCES = [
-    *sorted((CSRC / "cuda").glob("*.cu")),
-    *sorted((CSRC / "cpu").glob("*.cpp")),
-    *sorted(HERE.glob("*.cpp")),
+BARRIER = "__syncthreads();"
+BARRIERS = [
+    (source.name, number)
+    for source in sorted((CSRC / "cuda").glob("*.cu*"))
+    for number, line in enumerate(source.read_text().splitlines(), 1)
+    if BARRIER in line.split("//")[0]
 ]
-FLAGS = [
-    *("-std=c++17", "-O1", "-Wno-psabi", "-pthread"),
-    "-ffp-contract=off",  # as the CPU driver is always built: both have to round alike
-    "-fno-strict-aliasing",  # kernels read columns of floats as float4, which nvcc allows
-    "-DYFK_ISA=baseline",
-    *(f"-I{CSRC}", f"-I{HERE / 'include'}"),
-]
-TIMEOUT = 120  # seconds; a kernel that never ends is a failure
-
-
-def _run(*command: str | Path) -> None:
-    result = subprocess.run(
-        command,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    if result.returncode != 0:
-        pytest.fail(f"{' '.join(map(str, command))}\n{result.stdout}", pytrace=False)
+SEED = "1"  # of broken copies: whether one is seen should not change from run to run
 
 
 @pytest.fixture(scope="session")
-def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program of check.cpp."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     name = os.environ.get("CXX") or "g++"
     compiler = shutil.which(name)
     if compiler is None:
         pytest.skip(f"no C++ compiler: {name} is not on PATH")
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-
-    def compiled(source: Path) -> Path:
-        target = folder / f"{source.parent.name}_{source.name}.o"
-        _run(compiler, *FLAGS, "-x", "c++", "-c", source, "-o", target)
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, SOURCES))
-    program = folder / "check"
-    _run(compiler, *FLAGS, *objects, "-o", program)
-    return program
+    return Workshop(compiler, tmp_path_factory.mktemp("cuda_on_cpu"))
 
 
-@pytest.mark.parametrize("subject", ["measure", "apply", "tune", "write_words"])
-def test_kernels_do_what_the_cpu_driver_does(
-    check: Path, subject: str, rng: np.random.Generator
+@pytest.mark.parametrize("subject", ["measure", "apply", "tune", "write_words", "step"])
+@pytest.mark.parametrize("flags", [PLAIN, SANITIZED], ids=["plain", "sanitized"])
+def test_kernels_equal_the_cpu_driver_and_the_oracle(
+    workshop: Workshop, flags: tuple[str, ...], subject: str, rng: np.random.Generator
 ) -> None:
-    """In forward, reversed and random order of blocks and threads."""
-    _run(check, subject, str(rng.integers(2**32)))
+    """In every schedule of blocks and threads."""
+    outcome = run(workshop.program(flags), subject, str(rng.integers(2**32)))
+    assert not outcome.failed, outcome.output
+
+
+@pytest.mark.parametrize(("file", "line"), BARRIERS, ids=[f"{f}:{n}" for f, n in BARRIERS])
+def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None:
+    """Without it, the results of every kernel that has it change in some schedule."""
+    kernels = workshop.including(file)
+    csrc = workshop.copy(file, BARRIER, "", line=line)
+    program = workshop.changed_program(csrc, kernels, PLAIN)
+    for kernel in kernels:
+        assert run(program, kernel, SEED).failed, f"{kernel} does not miss it"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "flags", "file", "old", "new", "report"),
+    [
+        pytest.param(
+            *("measure", SANITIZED, "vec.cuh"),
+            "begin <= k && k < end ? widen",
+            "begin <= k && k <= end ? widen",
+            "heap-buffer-overflow",
+            id="reads one element too far",
+        ),
+        pytest.param(
+            *("measure", SANITIZED, "vec.cuh"),
+            "load_word<kReuse>(reinterpret_cast<const float4*>(p + k))",
+            "*reinterpret_cast<const float4*>(p + k - 1)",
+            "misaligned address",
+            id="reads sixteen bytes off by four",
+        ),
+        pytest.param(
+            *("tune", PLAIN, "tune.cu"),
+            "atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1",
+            "blockIdx.x == gridDim.x - 1",
+            "the result changes with",
+            id="takes the highest block for the last",
+        ),
+        pytest.param(
+            *("tune", PLAIN, "tune.cu"),
+            "average_decay = a.coefficients->average_decay;",
+            "",
+            "off by",
+            id="leaves shared memory unwritten",
+        ),
+    ],
+)
+def test_a_broken_copy_is_seen(
+    workshop: Workshop,
+    kernel: str,
+    flags: tuple[str, ...],
+    file: str,
+    old: str,
+    new: str,
+    report: str,
+) -> None:
+    program = workshop.changed_program(workshop.copy(file, old, new), [kernel], flags)
+    outcome = run(program, kernel, SEED)
+    assert outcome.failed
+    assert report in outcome.output

@@ -9,8 +9,8 @@ namespace yfk {
 void check_write_words(Random& random) {
   for (const int64_t count : {0, 1, 479, 480, 481, 1500}) {
     for (const int64_t stride : {1, 12}) {
-      for (const auto order : kOrders) {
-        cuda_on_cpu::schedule = {order, unsigned(random())};
+      for (const auto& schedule : schedules(random)) {
+        cuda_on_cpu::schedule = schedule;
         constexpr int64_t kUntouched = -1;
         std::vector<int64_t> words(count), expected(count * stride + 1, kUntouched);
         for (int64_t i = 0; i < count; ++i) {

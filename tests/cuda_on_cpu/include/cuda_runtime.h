@@ -1,5 +1,5 @@
 // Stands in for CUDA's header of this name: as much of the language and the runtime as csrc/cuda
-// uses, with kernels run by fibers.h. Whatever is missing here fails to compile, which is the sign
+// uses, with kernels run by grid.h. Whatever is missing here fails to compile, which is the sign
 // to add it.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "fibers.h"
+#include "grid.h"
 
 // The language -----------------------------------------------------------------------------------
 
@@ -20,9 +20,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __builtin_assume(condition) ((void)(condition))
-// Blocks run one at a time and can use the same memory. A block finds there what the one before
-// it left, where a GPU promises nothing.
-#define __shared__ static
+#define __shared__ static thread_local
 
 struct float2 {
   float x, y;
@@ -51,9 +49,9 @@ struct Index {
 
 // Intrinsics -------------------------------------------------------------------------------------
 
-inline void __syncthreads() { cuda_on_cpu::barrier(); }
+#define __syncthreads() ::cuda_on_cpu::barrier(__FILE__, __LINE__)
 
-// One thread of the host: everybody sees every write at once.
+// One host thread at a time: everybody sees every write at once.
 inline void __threadfence() {}
 
 inline double __shfl_down_sync(unsigned mask, double x, unsigned delta) {
@@ -66,8 +64,10 @@ inline double __shfl_down_sync(unsigned mask, double x, unsigned delta) {
 }
 
 inline unsigned atomicInc(unsigned* address, unsigned last) {
+  cuda_on_cpu::yield();
   const unsigned old = *address;
   *address = old >= last ? 0 : old + 1;
+  cuda_on_cpu::yield();
   return old;
 }
 

@@ -1,0 +1,135 @@
+"""Builds and runs the program of check.cpp, from csrc/cuda as it is or from a changed copy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
+CPU_DRIVER = sorted((CSRC / "cpu").glob("*.cpp"))
+CHECKS = sorted(HERE.rglob("*.cpp"))
+FLAGS = [
+    *("-std=c++17", "-O1", "-Wno-psabi", "-pthread"),
+    "-ffp-contract=off",  # as the CPU driver is always built: both have to round alike
+    "-fno-strict-aliasing",  # kernels read columns of floats as float4, which nvcc allows
+    "-DYFK_ISA=baseline",
+]
+PLAIN = ()
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
+# Nothing is leaked but what lives to the end, and looking for it needs rights that containers lack.
+ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+TIMEOUT = 240  # seconds; a kernel that never ends is a failure
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended, and what it printed."""
+
+    failed: bool
+    output: str
+
+
+def run(*command: str | Path) -> Outcome:
+    """Run a command to its end, however it ends."""
+    result = subprocess.run(
+        command,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=TIMEOUT,
+        env=ENVIRONMENT,
+    )
+    return Outcome(result.returncode != 0, f"{' '.join(map(str, command))}\n{result.stdout}")
+
+
+class Workshop:
+    """Compiles each object once for each set of flags, into one folder."""
+
+    def __init__(self, compiler: str, folder: Path) -> None:
+        self.compiler = compiler
+        self.folder = folder
+        self.program = cache(self._program)  # of a set of flags
+
+    def copy(self, file: str, old: str, new: str, *, line: int | None = None) -> Path:
+        """A copy of csrc in which `old` became `new` in one file of csrc/cuda, once.
+
+        Args:
+            line: Which line of the file (from 1) holds it; else it has to be there only once.
+        """
+        csrc = self.folder / f"copy{len(list(self.folder.glob('copy*')))}" / "csrc"
+        shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
+        target = csrc / "cuda" / file
+        lines = target.read_text().splitlines(keepends=True)
+        places = [i for i, text in enumerate(lines, 1) if old in text and line in (None, i)]
+        if len(places) != 1:
+            raise ValueError(f"old={old!r} is on lines {places} of {file}: it has to be on one")
+        lines[places[0] - 1] = lines[places[0] - 1].replace(old, new)
+        target.write_text("".join(lines))
+        return csrc
+
+    def including(self, file: str) -> list[str]:
+        """The kernels (measure, apply, ...) that are compiled from a file of csrc/cuda."""
+        if file.endswith(".cu"):
+            return [Path(file).stem]
+        scans = [run(self.compiler, *_flags(CSRC), "-x", "c++", "-MM", k) for k in KERNELS]
+        return [k.stem for k, scan in zip(KERNELS, scans) if f"/{file}" in scan.output]
+
+    def changed_program(self, csrc: Path, kernels: Iterable[str], flags: tuple[str, ...]) -> Path:
+        """The program with some of its kernels from a copy of csrc."""
+        copies = {k: csrc / "cuda" / f"{k}.cu" for k in kernels}
+        rest = [k for k in KERNELS if k.stem not in copies]
+        objects = self._objects(rest, flags)
+        changed = [
+            self._compile(source, flags, csrc, csrc.parent / f"{name}.o")
+            for name, source in copies.items()
+        ]
+        return self._linked([*objects, *changed], flags, csrc.parent / "check")
+
+    def _program(self, flags: tuple[str, ...]) -> Path:
+        objects = self._objects(KERNELS, flags)
+        return self._linked(objects, flags, self.folder / f"check{'_'.join(flags)}")
+
+    def _objects(self, kernels: list[Path], flags: tuple[str, ...]) -> list[Path]:
+        """Of these kernels and of everything else.
+
+        Sanitizers slow the compiler down by a factor of up to six, so they are left to what is
+        under test, and to those of the checks that have to know of them.
+        """
+        aware = [s for s in CHECKS if "sanitizers.h" in s.read_text()]
+        others = [s for s in [*CPU_DRIVER, *CHECKS] if s not in aware]
+        return self._compiled([*kernels, *aware], flags) + self._compiled(others, PLAIN)
+
+    def _compiled(self, sources: list[Path], flags: tuple[str, ...]) -> list[Path]:
+        def compiled(source: Path) -> Path:
+            target = self.folder / f"{source.parent.name}_{source.name}{'_'.join(flags)}.o"
+            return target if target.exists() else self._compile(source, flags, CSRC, target)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(compiled, sources))
+
+    def _compile(self, source: Path, flags: tuple[str, ...], csrc: Path, target: Path) -> Path:
+        self._succeed(*_flags(csrc), *flags, "-x", "c++", "-c", source, "-o", target)
+        return target
+
+    def _linked(self, objects: list[Path], flags: tuple[str, ...], target: Path) -> Path:
+        self._succeed(*FLAGS, *flags, *objects, "-o", target)
+        return target
+
+    def _succeed(self, *arguments: str | Path) -> None:
+        outcome = run(self.compiler, *arguments)
+        if outcome.failed:
+            raise RuntimeError(outcome.output)
+
+
+def _flags(csrc: Path) -> list[str]:
+    return [*FLAGS, f"-I{csrc}", f"-I{HERE}", f"-I{HERE / 'include'}"]

@@ -1,0 +1,29 @@
+// The tuner's memory before the first step, as yfkernels/tuning/state.py makes it.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "table.h"
+#include "tuner.h"
+
+namespace yfk {
+
+constexpr size_t kScalars = sizeof(TunerState) / sizeof(double);
+
+inline std::vector<double> fresh_state(const TunerOptions& options) {
+  TunerState first = {};
+  first.format = kStateFormat;
+  first.beta_power = 1.0;
+  std::vector<double> state(kScalars + options.window + (options.sketch ? kTile : 0));
+  std::memcpy(state.data(), &first, sizeof first);
+  return state;
+}
+
+inline TunerState scalars_of(const std::vector<double>& state) {
+  TunerState scalars;
+  std::memcpy(&scalars, state.data(), sizeof scalars);
+  return scalars;
+}
+
+}  // namespace yfk
