@@ -122,7 +122,8 @@ class Workshop:
         return target
 
     def _linked(self, objects: list[Path], flags: tuple[str, ...], target: Path) -> Path:
-        self._succeed(*FLAGS, *flags, *objects, "-o", target)
+        libraries = ["-ldl"]  # a library of its own before glibc 2.34
+        self._succeed(*FLAGS, *flags, *objects, *libraries, "-o", target)
         return target
 
     def _succeed(self, *arguments: str | Path) -> None:
