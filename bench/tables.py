@@ -21,8 +21,11 @@ except ModuleNotFoundError:  # a bare GPU machine: plain text will do
 
 BUSY_SPREAD = 0.2
 LEGEND = (
+    "B/param: bytes a step must move, counted; GB/s: those over the time; allocations: in one step. "
+    "[moved]: gradients at new addresses in each step, as after zero_grad(). "
     "spread: distance of the quartiles / median. of copy: speed on the counted bytes / the copy's. "
-    "x AdamW: time / fused AdamW's, in the same mode; like `of copy` a median over the rounds."
+    "x AdamW: time / fused AdamW's, in the same mode; like `of copy` a median over the rounds. "
+    "More in bench/NOTES.md."
 )
 
 
@@ -105,8 +108,9 @@ def _race_notes(result: Result) -> Iterable[str]:
         entry.label for key, entry in result.entries.items() if result.spread(key) > BUSY_SPREAD
     ]
     if busy:
+        rows = "all rows" if len(busy) == len(result.entries) else ", ".join(busy)
         yield (
-            f"Spread above {BUSY_SPREAD:.0%}: {', '.join(busy)}. "
+            f"Spread above {BUSY_SPREAD:.0%}: {rows}. "
             "The machine was busy: repeat the run."
         )
     if result.left_out:

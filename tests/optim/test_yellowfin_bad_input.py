@@ -162,6 +162,32 @@ def snapshot(twin: Twin) -> Any:
     return copy.deepcopy((twin.optimizer.state_dict(), [p.detach() for p in twin.params]))
 
 
+@pytest.mark.parametrize("option", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.kernel_free
+def test_group_option_spoilt_between_steps(
+    option: str, value: float, target: Target, rng: np.random.Generator
+) -> None:
+    """A scheduler's NaN would pass the guard on gradients and reach every parameter."""
+    twin = Twin(target, SMALL, rng)
+    gradients = list(Gradients(3).draw(rng, twin.params))
+    twin.step(gradients[0])
+    group = twin.optimizer.param_groups[-1]
+    kept = group[option]
+    before = [p.detach().clone() for p in twin.params]
+    diagnostics = twin.optimizer.diagnostics()
+    group[option] = value
+    for p in twin.params:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=f"Invalid {option} value: {value}.*parameter group"):
+        twin.optimizer.step()
+    assert_same_bits(before, [p.detach() for p in twin.params])
+    assert twin.optimizer.diagnostics() == diagnostics
+    group[option] = kept
+    for g in gradients[1:]:
+        twin.step(g)
+
+
 def test_sparse_embedding(target: Target) -> None:
     embedding = nn.Embedding(10, 4, sparse=True, device=target.device)
     optimizer = YellowFin(embedding.parameters(), backend=target.backend)

@@ -195,7 +195,7 @@ class YellowFin(FusedOptimizer):
         return {name: values[name] for name in names} | {"skipped_steps": values["skipped"]}
 
     def tuned_lrs(self) -> list[float]:
-        """The step size the last step used in each parameter group; empty before the first."""
+        """The step size the last step used in each group; empty until this object takes one."""
         return self._tuner.lrs()
 
     # ---- one step
@@ -233,10 +233,15 @@ class YellowFin(FusedOptimizer):
             lr = group["lr"]
             if self._capturable and isinstance(lr, Tensor) and lr.is_cuda:
                 device_lrs[index], lr = lr, 0.0
+            lr, decay = float(lr), float(group["weight_decay"])
+            # assigned since the constructor looked: a NaN would reach every parameter
+            require(0.0 <= lr < math.inf, "lr", lr, f"finite and >= 0 in parameter group {index}")
+            ok = 0.0 <= decay < math.inf
+            require(ok, "weight_decay", decay, f"finite and >= 0 in parameter group {index}")
             values.append(
                 [
-                    float(lr),
-                    float(group["weight_decay"]),
+                    lr,
+                    decay,
                     1.0 if group["decoupled_weight_decay"] else 0.0,
                     -1.0 if group["maximize"] else 1.0,
                 ]

@@ -201,7 +201,7 @@ class YellowFinTuner:
     def lrs(self) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
         name = "velocity_gain" if self.options.polyak else "param_gain"
-        return (-self.coefficients[:, COEFFICIENT_FIELDS.index(name)]).tolist()
+        return (0.0 - self.coefficients[:, COEFFICIENT_FIELDS.index(name)]).tolist()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what was learnt; the tables' buffers are made again
