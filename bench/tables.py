@@ -21,7 +21,7 @@ except ModuleNotFoundError:  # a bare GPU machine: plain text will do
 
 BUSY_SPREAD = 0.2
 LEGEND = (
-    "B/param: bytes a step must move, counted; GB/s: those over the time; allocations: in one step. "
+    "B/param: bytes a step must move, counted; GB/s: those over the time; allocations: of a step. "
     "[moved]: gradients at new addresses in each step, as after zero_grad(). "
     "spread: distance of the quartiles / median. of copy: speed on the counted bytes / the copy's. "
     "x AdamW: time / fused AdamW's, in the same mode; like `of copy` a median over the rounds. "
