@@ -109,10 +109,7 @@ def _race_notes(result: Result) -> Iterable[str]:
     ]
     if busy:
         rows = "all rows" if len(busy) == len(result.entries) else ", ".join(busy)
-        yield (
-            f"Spread above {BUSY_SPREAD:.0%}: {rows}. "
-            "The machine was busy: repeat the run."
-        )
+        yield f"Spread above {BUSY_SPREAD:.0%}: {rows}. The machine was busy: repeat the run."
     if result.left_out:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in result.left_out.items())
         yield f"Left out: {reasons}."
