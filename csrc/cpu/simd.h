@@ -65,7 +65,9 @@ YFK_FN Sums no_sums() {
   return r;
 }
 
-YFK_FN void add(Sums* sums, const Floats& a) {
+// Lanes: Floats or Counts.
+template <class Lanes>
+YFK_FN void add(Sums* sums, const Lanes& a) {
   for (int i = 0; i < kParts; ++i) sums->part[i] += __builtin_convertvector(a.part[i], DoubleVec);
 }
 
@@ -90,10 +92,6 @@ YFK_FN Counts no_counts() {
 
 YFK_FN void count_nonzero(Counts* counts, const Floats& a) {
   for (int i = 0; i < kParts; ++i) counts->part[i] -= (UIntVec)(a.part[i] != 0.0f);  // a mask is -1
-}
-
-YFK_FN void add(Sums* sums, const Counts& a) {
-  for (int i = 0; i < kParts; ++i) sums->part[i] += __builtin_convertvector(a.part[i], DoubleVec);
 }
 
 // The signs of sixteen blocks from `block` on.

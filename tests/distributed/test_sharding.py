@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import gloo_group
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
@@ -120,20 +119,10 @@ CHECKS = [
 
 def run_checks(rank: int, store: str, variance: str) -> None:
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=60),
-    )
     check: Callable[[int, str], None]
-    for check in CHECKS:
-        check(rank, variance)
-    gc.collect()  # DDP and FSDP hold on to the group in cycles
-    dist.barrier()  # nobody leaves while the other still listens
-    dist.destroy_process_group()
+    with gloo_group(rank, WORLD, store):
+        for check in CHECKS:
+            check(rank, variance)
 
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])

@@ -6,13 +6,13 @@ Over gloo: NCCL refuses two ranks on one device.
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from cases import Target, why_unusable
+from processes import gloo_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,30 +45,20 @@ def train(
 
 
 def run_rank(rank: int, store: str, device: str, backends: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=60),
-    )
-    for backend, variance, capturable in itertools.product(
-        backends, ("exact", "sketch"), (False, True)
-    ):
-        options = {"backend": backend, "variance": variance, "capturable": capturable}
-        model = DistributedDataParallel(make_model(device))
-        mine = train(model, YellowFin(model.parameters(), **options), device, (rank,))
-        for param in mine:
-            everyone = [torch.empty_like(param) for _ in range(WORLD)]
-            dist.all_gather(everyone, param)
-            assert torch.equal(*everyone), options
+    with gloo_group(rank, WORLD, store):
+        for choice in itertools.product(backends, ("exact", "sketch"), (False, True)):
+            options = dict(zip(("backend", "variance", "capturable"), choice))
+            model = DistributedDataParallel(make_model(device))
+            mine = train(model, YellowFin(model.parameters(), **options), device, (rank,))
+            for param in mine:
+                everyone = [torch.empty_like(param) for _ in range(WORLD)]
+                dist.all_gather(everyone, param)
+                assert torch.equal(*everyone), options
 
-        model = make_model(device)
-        alone = train(model, YellowFin(model.parameters(), **options), device, (0, 1))
-        for param, reference in zip(mine, alone, strict=True):
-            torch.testing.assert_close(param, reference, rtol=1e-3, atol=1e-5)
-    dist.destroy_process_group()
+            model = make_model(device)
+            alone = train(model, YellowFin(model.parameters(), **options), device, (0, 1))
+            for param, reference in zip(mine, alone, strict=True):
+                torch.testing.assert_close(param, reference, rtol=1e-3, atol=1e-5)
 
 
 def test_replicas_stay_equal(tmp_path: Path, device: str) -> None:
