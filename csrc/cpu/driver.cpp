@@ -95,7 +95,8 @@ void yellowfin_apply(const Table& table, DType dtype, const double* coefficients
   const KernelSet& set = kernels();
   // a few runs of chunks for each thread: even shares, and no counter touched for every tiny tensor
   const int64_t num_runs = std::min<int64_t>(table.num_chunks, int64_t(threads) * 16);
-  // from the end: there the gradients that the measurement has read last are still in cache
+  // from the end, which the measurement has read last: what a cache has kept is met before it is
+  // displaced (too little to show at 50M parameters, bench/NOTES.md)
   parallel_for(num_runs, threads, [&](int64_t turn) {
     const int64_t run = num_runs - 1 - turn;
     set.yellowfin_apply(table, run * table.num_chunks / num_runs,
