@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+import yfkernels
 from bench.rivals import PerTensorYellowFin, packages
-from yfkernels import YellowFin
 
 CLIP_MAX_NORM = 1.0
 CLIP_BYTES = 12  # the norm reads g; the scaling reads and writes it
+_COMPARED_ON_CPU = ("1x50M", "400x64")  # where targets hold ours against rivals of other packages
 
 
 class Steppable(Protocol):
@@ -52,7 +53,8 @@ class Contestant:
         keeps_addresses: whether it remembers where gradients were, so that moved ones cost time.
         has_capturable: whether it takes a `capturable` argument.
         graphable: whether its step can be captured in a CUDA graph.
-        essential: whether the targets compare it, so that it stays when time is short.
+        essential: whether it stays when time is short, for targets compare it and it is quick.
+        cpu_sizes: where it joins on a CPU without being named, if it needs a package.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Contestant:
     has_capturable: bool = False
     graphable: bool = True
     essential: bool = False
+    cpu_sizes: tuple[str, ...] = ()
 
     def bytes_per_param(self, dtype: torch.dtype) -> int:
         """Counted traffic for parameters of a dtype in `DTYPES`."""
@@ -93,9 +96,23 @@ class Contestant:
 
 
 def _yellowfin(variance: str) -> Make:
-    return lambda params, build: YellowFin(
+    return lambda params, build: yfkernels.YellowFin(
         params, variance=variance, backend=build.backend, capturable=build.capturable
     )
+
+
+def _lamb(max_grad_norm: float | None) -> Make:
+    return lambda params, build: yfkernels.LAMB(
+        params, max_grad_norm=max_grad_norm, backend=build.backend, capturable=build.capturable
+    )
+
+
+def _qhm(params: list[Tensor], build: Build) -> Steppable:
+    return yfkernels.QHM(params, backend=build.backend, capturable=build.capturable)
+
+
+def _qhadam(params: list[Tensor], build: Build) -> Steppable:
+    return yfkernels.QHAdam(params, backend=build.backend, capturable=build.capturable)
 
 
 def _adamw(params: list[Tensor], build: Build) -> Steppable:
@@ -111,7 +128,7 @@ def _sgd(*, fused: bool = False, foreach: bool = False) -> Make:
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        # fp32: 8 measure + 28 apply; bf16: 6 + 30, of which 8 are the fp32 master copy
+        # fp32: 8 measure + 28 advance; bf16: 6 + 30, of which 8 are the fp32 master copy
         Contestant(
             "yellowfin-exact",
             "YellowFin exact",
@@ -122,7 +139,7 @@ CONTESTANTS = {
             has_capturable=True,
             essential=True,
         ),
-        # fp32: 4 measure + 20 apply; bf16: 2 + 22
+        # fp32: 4 measure + 20 advance; bf16: 2 + 22
         Contestant(
             "yellowfin-sketch",
             "YellowFin sketch",
@@ -132,6 +149,47 @@ CONTESTANTS = {
             keeps_addresses=True,
             has_capturable=True,
             essential=True,
+        ),
+        # fp32: 4 clip + 24 moments and norms + 16 move; bf16: 2 + 24 + 20, with the master copy
+        Contestant(
+            "lamb",
+            "LAMB",
+            44,
+            _lamb(CLIP_MAX_NORM),
+            bytes_bf16=46,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
+        Contestant(
+            "lamb-unclipped",
+            "LAMB, no clip",
+            40,
+            _lamb(None),
+            bytes_bf16=44,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
+        # one pass, as SGD-m and AdamW fused; bf16: fp32 state and master copy
+        Contestant(
+            "qhm",
+            "QHM",
+            20,
+            _qhm,
+            bytes_bf16=22,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
+        Contestant(
+            "qhadam",
+            "QHAdam",
+            28,
+            _qhadam,
+            bytes_bf16=30,
+            keeps_addresses=True,
+            has_capturable=True,
         ),
         Contestant("adamw-fused", "AdamW fused", 28, _adamw, has_capturable=True, essential=True),
         Contestant(
@@ -143,7 +201,7 @@ CONTESTANTS = {
             has_capturable=True,
             essential=True,
         ),
-        Contestant("sgd-fused", "SGD-m fused", 20, _sgd(fused=True)),
+        Contestant("sgd-fused", "SGD-m fused", 20, _sgd(fused=True), essential=True),
         Contestant(
             "sgd-fused+clip", "SGD-m fused + clip", 20 + CLIP_BYTES, _sgd(fused=True), clip=True
         ),
@@ -157,6 +215,10 @@ CONTESTANTS = {
             80,
             lambda params, build: PerTensorYellowFin(params),
             graphable=False,
+        ),
+        # 4 clip + 4 ‖p‖ + 28 moments, and the update stored over g + 4 its norm + 12 move p
+        Contestant(
+            "apex-lamb", "apex FusedLAMB", 52, packages.apex_lamb, package="apex", graphable=False
         ),
         # the state stays fp32
         Contestant(
@@ -191,15 +253,70 @@ CONTESTANTS = {
         ),
         # 8 decay p + 12 m + 8 and 12 v + 8, 8, 8 denominator + 16 move p
         Contestant(
-            "timm-adamw",
-            "timm AdamW",
-            80,
-            packages.timm_adamw,
-            package="timm",
-            graphable=False,
+            "timm-adamw", "timm AdamW", 80, packages.timm_adamw, package="timm", graphable=False
         ),
         # 8 decay p + 8 and 12 buffer + 12 move p
         Contestant("timm-sgdw", "timm SGDW foreach", 40, packages.timm_sgdw, package="timm"),
+        # 4 clip, 8 + 12 m + 8, 12 v + 8, 8 denominator + 12, 12 update + 8 norms + 12 move p
+        Contestant(
+            "timm-lamb",
+            "timm LAMB foreach",
+            104,
+            packages.timm_lamb,
+            package="timm",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
+        # no clip. 8 decay p + 8, 12 m + 8, 12 v + 8, 8, 8, 12 update + 8 norms + 8, 12 move p
+        Contestant(
+            "pytorch-optimizer-lamb",
+            "pytorch_optimizer LAMB foreach",
+            112,
+            packages.pytorch_optimizer_lamb(foreach=True),
+            package="pytorch_optimizer",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
+        # no clip. 8 decay p + 8, 12 m + 8, 12 v + 8, 8, 12 update + 8 norms + 12 move p
+        Contestant(
+            "pytorch-optimizer-lamb-loop",
+            "pytorch_optimizer LAMB for-loop",
+            96,
+            packages.pytorch_optimizer_lamb(foreach=False),
+            package="pytorch_optimizer",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
+        # no clip. 8, 12 m + 8, 12 v + 8, 8, 12, 12 update + 8 norms + 12 move p
+        Contestant(
+            "torch-optimizer-lamb",
+            "torch_optimizer LAMB",
+            100,
+            packages.torch_optimizer_lamb,
+            package="torch_optimizer",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
+        # 8, 12 d + 12, 12 move p
+        Contestant(
+            "qhoptim-qhm",
+            "qhoptim QHM",
+            44,
+            packages.qhoptim_qhm,
+            package="qhoptim",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
+        # 8, 12 m + 8, 8, 12 v + 8, 12 numerator + 8, 8, 8 denominator + 16 move p
+        Contestant(
+            "qhoptim-qhadam",
+            "qhoptim QHAdam",
+            108,
+            packages.qhoptim_qhadam,
+            package="qhoptim",
+            graphable=False,
+            cpu_sizes=_COMPARED_ON_CPU,
+        ),
         # the other self-tuning one. 12, 8 numerator + 20 m + 20 v + 20 s + 12 |s| + 16, 16
         Contestant(
             "prodigy",
@@ -214,8 +331,15 @@ CONTESTANTS = {
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-# Those of other packages are there to be beaten on a GPU; on a CPU they join when they are named.
-DEFAULT_CONTESTANTS = {
-    "cpu": tuple(name for name, row in CONTESTANTS.items() if row.package is None),
-    "cuda": tuple(CONTESTANTS),
-}
+
+def default_contestants(device_type: str, size_name: str) -> tuple[str, ...]:
+    """Who takes part where nobody is named.
+
+    Those of other packages are there to be beaten on a GPU; on a CPU, where most of them take many
+    times as long, they join where a target compares them.
+    """
+    return tuple(
+        name
+        for name, row in CONTESTANTS.items()
+        if device_type == "cuda" or row.package is None or size_name in row.cpu_sizes
+    )

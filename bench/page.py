@@ -16,6 +16,7 @@ from typing import Any
 from bench.tables import LEGEND, Table, duration, three_digits
 
 _HEADLINE = ("gpu", "cpu", "threads", "commit", "date")
+_OURS = ("yellowfin", "lamb", "qhm", "qhadam")  # how the names of our optimizers begin
 _FEW = 4  # kernels, of a fused step
 _MODES = {
     "eager": "Each step called",
@@ -130,7 +131,7 @@ def _kernels(sizes: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[str]:
     rows = tuple(
         (entry["label"], kernel, duration(seconds))
         for key, entry in size["contestants"].items()
-        if key.startswith("yellowfin") and len(entry["kernel_seconds"]) <= _FEW
+        if key.startswith(_OURS) and len(entry["kernel_seconds"]) <= _FEW
         for kernel, seconds in entry["kernel_seconds"].items()
     )
     if rows:

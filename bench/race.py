@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.clocks import Clock, CpuClock, CudaClock, Step, captured
-from bench.contestants import CONTESTANTS, Build, Contestant
+from bench.contestants import CONTESTANTS, Build, Contestant, default_contestants
 from bench.footprint import Footprint, measure_footprint
 from bench.result import COPY, Entry, Result
 from bench.sizes import Size
@@ -25,8 +25,10 @@ WARMUP_STEPS = 3
 _COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
 _CUDA_ROUNDS = 60
 _FEWEST_ROUNDS = 2  # quartiles need them
-# From here on four modes with a state each do not fit a GPU, and the host's time is nothing.
-_LARGE_ON_CUDA = 500_000_000
+# A contestant that is not essential may take so many seconds of a race, or so many rounds.
+_LONGEST, _ROUNDS_OF_THE_SLOW = 4.0, 5
+# From here on a state for every mode does not fit, and the host's time is nothing.
+_LARGE = {"cpu": 100_000_000, "cuda": 500_000_000}
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,22 @@ class Plan:
     """Settings of a run that hold for every size.
 
     Attributes:
+        contestants: who takes part; None for those that suit the size.
         now: the time in seconds, against which a race's share of time is held.
     """
 
     device: torch.device
     backend: str
-    contestants: tuple[str, ...]
+    contestants: tuple[str, ...] | None
     modes: tuple[str, ...]
     rounds: int | None = None
     now: Callable[[], float] = perf_counter
+
+    def contestants_for(self, size: Size) -> tuple[str, ...]:
+        """Who is to take part, whether or not it can on this machine."""
+        if self.contestants is not None:
+            return self.contestants
+        return default_contestants(self.device.type, size.name)
 
     def rounds_for(self, size: Size) -> int:
         """Large sizes are quiet enough for few rounds on the CPU; a GPU can afford many."""
@@ -53,10 +62,8 @@ class Plan:
         return 15 if size.numel > 10_000_000 else 51
 
     def modes_for(self, size: Size) -> tuple[str, ...]:
-        """Every mode, but for a model that nearly fills a GPU."""
-        if self.device.type == "cuda" and size.numel >= _LARGE_ON_CUDA:
-            return tuple(mode for mode in self.modes if mode in ("eager", "graph"))
-        return self.modes
+        """Every mode, but for a model that nearly fills the memory."""
+        return ("eager",) if size.numel >= _LARGE[self.device.type] else self.modes
 
     def clock(self) -> Clock:
         """What times a step on this device."""
@@ -75,7 +82,8 @@ def race(
     All contestants share the parameters and gradients and own their state. Each round times every
     contestant once, and a large copy, so that drift of the machine falls on all alike and ratios
     can be taken within a round; in another order each time, so that nobody always follows the
-    same neighbour, whose threads may still be spinning.
+    same neighbour, whose threads may still be spinning. Slow ones take part in the first rounds
+    only.
 
     Args:
         size: the parameter shapes.
@@ -92,7 +100,9 @@ def race(
     copy_step, copy_bytes = _copy(plan.device)
     result = Result(size, copy_bytes, dtype, planned_rounds=plan.rounds_for(size))
     steps: dict[str, Step] = {COPY: copy_step}
-    for name in plan.contestants:
+    for name in plan.contestants_for(size):
+        if CONTESTANTS[name].why_absent is not None:
+            continue
         try:
             prepared = list(_prepare(CONTESTANTS[name], params, plan, plan.modes_for(size)))
         except torch.cuda.OutOfMemoryError:
@@ -109,11 +119,12 @@ def race(
 
     clock = plan.clock()
     repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
-    if end < math.inf:
-        costs = _costs(steps, repeats, clock, plan.now)
-        for key in _too_slow(costs, result, end - plan.now()):
-            result.left_out[key] = f"{result.planned_rounds} x {costs[key]:.2g} s was too long"
-            del steps[key], result.entries[key], result.footprints[key]
+    costs = _costs(steps, repeats, clock, plan.now)
+    rounds = {key: _rounds(result, key, cost) for key, cost in costs.items()}
+    needed = {key: cost * rounds[key] for key, cost in costs.items()}
+    for key in _too_slow(needed, result, end - plan.now()):
+        result.left_out[key] = f"{rounds[key]} x {costs[key]:.2g} s was too long"
+        del steps[key], result.entries[key], result.footprints[key]
 
     result.samples = {key: [] for key in steps}
     order = Random(0)
@@ -121,7 +132,8 @@ def race(
         for done in range(result.planned_rounds):
             if done >= _FEWEST_ROUNDS and plan.now() >= end:
                 break
-            for key in order.sample(list(steps), len(steps)):
+            running = [key for key in steps if done < rounds[key]]
+            for key in order.sample(running, len(running)):
                 moved = key != COPY and result.entries[key].mode == "moved"
                 before = gradients.move if moved else _nothing
                 result.samples[key].append(clock.sample(steps[key], repeats[key], before))
@@ -152,16 +164,23 @@ def _costs(
     return costs
 
 
-def _too_slow(costs: Mapping[str, float], result: Result, seconds: float) -> list[str]:
-    """Entries to leave out, slowest first, until all rounds of the others fit into the time."""
+def _rounds(result: Result, key: str, cost: float) -> int:
+    """Rounds of an entry, one of which takes so many seconds."""
+    if key == COPY or result.entries[key].contestant.essential:
+        return result.planned_rounds
+    return min(result.planned_rounds, max(_ROUNDS_OF_THE_SLOW, int(_LONGEST / cost)))
+
+
+def _too_slow(needed: Mapping[str, float], result: Result, seconds: float) -> list[str]:
+    """Entries to leave out, longest first, until all rounds of the others fit into the time."""
     dispensable = [key for key, entry in result.entries.items() if not entry.contestant.essential]
-    excess = sum(costs.values()) * result.planned_rounds - seconds
+    excess = sum(needed.values()) - seconds
     dropped = []
-    for key in sorted(dispensable, key=costs.__getitem__, reverse=True):
+    for key in sorted(dispensable, key=needed.__getitem__, reverse=True):
         if excess <= 0.0:
             break
         dropped.append(key)
-        excess -= costs[key] * result.planned_rounds
+        excess -= needed[key]
     return dropped
 
 

@@ -58,6 +58,7 @@ class Result:
     """Everything measured at one size with parameters of one dtype.
 
     Attributes:
+        samples: one a round, from the first round on; of slow contestants fewer than of others.
         left_out: contestants that did not take part, and why.
         planned_rounds: rounds there should have been; time may have run out before.
     """
@@ -105,8 +106,8 @@ class Result:
         return (high - low) / self.seconds(key)
 
     def ratio(self, key: str, reference: str) -> float:
-        """Median over the rounds of time(key) / time(reference) in the same round."""
-        pairs = zip(self.samples[key], self.samples[reference], strict=True)
+        """Median of time(key) / time(reference) in the same round, over those both were in."""
+        pairs = zip(self.samples[key], self.samples[reference], strict=False)
         return median(ours.seconds / theirs.seconds for ours, theirs in pairs)
 
     def bytes_per_step(self, key: str) -> int:

@@ -35,12 +35,16 @@ _STYLE: dict[Any, Any] = {
 _COLOURS = {
     "yellowfin-exact": "#c2410c",
     "yellowfin-sketch": "#f0a020",
+    "lamb": "#9d174d",
+    "lamb-unclipped": "#db5a94",
+    "qhm": "#7c4a21",
+    "qhadam": "#c9a27a",
     "adamw-fused": "#1d4e89",
     "adamw-fused+clip": "#1d4e89",
     "sgd-fused": "#5aa0d6",
     "sgd-fused+clip": "#5aa0d6",
 }
-_MARKERS = {
+_MARKERS: dict[str, Any] = {
     "sgd-loop": "v",
     "sgd-foreach": "^",
     "yellowfin-per-tensor": "X",
@@ -51,6 +55,13 @@ _MARKERS = {
     "timm-adamw": "<",
     "timm-sgdw": ">",
     "prodigy": "*",
+    "apex-lamb": "d",
+    "timm-lamb": "p",
+    "pytorch-optimizer-lamb": "H",
+    "pytorch-optimizer-lamb-loop": "8",
+    "torch-optimizer-lamb": (3, 1, 0),
+    "qhoptim-qhm": (4, 1, 0),
+    "qhoptim-qhadam": (4, 1, 45),
 }
 _OFF_SCALE = 2.0  # times the median of all: such a point would flatten the others
 
@@ -105,14 +116,18 @@ def _draw_time(axes: Axes, result: Result) -> None:
         low, high = result.quartiles(key)
         axes.vlines(bytes_per_param[key], low * 1e3, high * 1e3, color=_colour(key), linewidth=1.2)
         _mark(axes, key, bytes_per_param[key], times[key])
-    for line, key in enumerate(sorted(set(keys) - set(shown))):
+    beyond = [
+        f"{result.entries[key].label}: {bytes_per_param[key]} bytes, {duration(times[key] / 1e3)}"
+        for key in sorted(set(keys) - set(shown), key=times.__getitem__)
+    ]
+    if beyond:
         axes.annotate(
-            f"{result.entries[key].label}: {bytes_per_param[key]} bytes, "
-            f"{duration(result.seconds(key))}, off the scale",
-            (0.98, 0.03 + 0.05 * line),
+            "\n".join(["off the scale", *beyond]),
+            (0.99, 0.02),
             xycoords="axes fraction",
             horizontalalignment="right",
-            color=_colour(key),
+            fontsize=7.5,
+            color=_GREY,
         )
     top = 1.2 * max(times[key] for key in shown)
     axes.annotate(

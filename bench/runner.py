@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import filter as matching
 from pathlib import Path
 
 import torch
 
 from bench import environment, page, report, tables
-from bench.contestants import CONTESTANTS, DEFAULT_CONTESTANTS, DTYPES
+from bench.contestants import CONTESTANTS, DTYPES
 from bench.race import Plan, race
 from bench.result import Result
 from bench.sizes import DEFAULT_SIZES, QUICK_SIZES, Size, parse_size
@@ -37,20 +38,20 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     quick_rounds = QUICK_ROUNDS if options.quick else None
-    wanted = options.contestants or DEFAULT_CONTESTANTS[device.type]
-    absent = {
-        name: reason for name in wanted if (reason := CONTESTANTS[name].why_absent) is not None
-    }
     plan = Plan(
         device=device,
         backend=options.backend,
-        contestants=tuple(name for name in wanted if name not in absent),
+        contestants=options.contestants,
         modes=MODES[device.type],
         rounds=options.rounds or quick_rounds,
     )
     default_sizes = QUICK_SIZES if options.quick else DEFAULT_SIZES[device.type]
     sizes = options.sizes or [parse_size(name) for name in default_sizes]
 
+    wanted = {name: None for size in sizes for name in plan.contestants_for(size)}
+    absent = {
+        name: reason for name in wanted if (reason := CONTESTANTS[name].why_absent) is not None
+    }
     facts = environment.describe(device, options.backend, absent)
     tables.show(tables.environment_table(facts))
     races = [(size, dtype) for dtype in options.dtype for size in sizes]
@@ -71,10 +72,10 @@ def main(argv: list[str]) -> int:
         tables.show(tables.race_table(result, device))
         print(f"({plan.now() - start:.0f} s)\n", flush=True)
         # after each, so that a run that is stopped keeps what it has
-        verdicts = check(results, device.type)
+        verdicts = check(results, device.type, wanted)
         report.write(options.out, device, facts, list(results.values()), verdicts)
 
-    verdicts = check(results, device.type)
+    verdicts = check(results, device.type, wanted)
     if options.check:
         tables.show(tables.target_table(verdicts))
     written = report.write(options.out, device, facts, list(results.values()), verdicts)
@@ -103,8 +104,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--contestants",
         type=_contestants,
-        help=f"of {', '.join(CONTESTANTS)}, separated by commas; default: all, on a CPU without "
-        "those of other packages",
+        help=f"of {', '.join(CONTESTANTS)}, or patterns such as '*lamb*', separated by commas; "
+        "default: all, on a CPU those of other packages only where a target compares them",
     )
     parser.add_argument(
         "--dtype",
@@ -143,13 +144,16 @@ def _sizes(text: str) -> list[Size]:
 
 
 def _contestants(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in CONTESTANTS:
+    """Names and patterns in the order given, which is the order of the tables."""
+    names: dict[str, None] = {}
+    for pattern in text.split(","):
+        found = matching(CONTESTANTS, pattern)
+        if not found:
             raise argparse.ArgumentTypeError(
-                f"no contestant {name!r}; choose from {', '.join(CONTESTANTS)}"
+                f"no contestant {pattern!r}; choose from {', '.join(CONTESTANTS)}"
             )
-    return names
+        names |= dict.fromkeys(found)
+    return tuple(names)
 
 
 def _dtypes(text: str) -> tuple[str, ...]:

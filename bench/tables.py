@@ -110,6 +110,13 @@ def _race_notes(result: Result) -> Iterable[str]:
     if busy:
         rows = "all rows" if len(busy) == len(result.entries) else ", ".join(busy)
         yield f"Spread above {BUSY_SPREAD:.0%}: {rows}. The machine was busy: repeat the run."
+    slow = [
+        f"{entry.label} {len(result.samples[key])}"
+        for key, entry in result.entries.items()
+        if len(result.samples[key]) < result.rounds
+    ]
+    if slow:
+        yield f"Slow, and in the first rounds only: {', '.join(slow)}."
     if result.left_out:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in result.left_out.items())
         yield f"Left out: {reasons}."

@@ -9,13 +9,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.contestants import CONTESTANTS, DEFAULT_CONTESTANTS, Build
+from bench.contestants import CONTESTANTS, Build
 from bench.sizes import parse_size
 from bench.workload import MovingGradients, make_parameters
 
 SIZES = ("400x64", "1000x1024", "resnet50")
 CPU = torch.device("cpu")
-NAMES = DEFAULT_CONTESTANTS["cpu"]
+NAMES = [name for name, row in CONTESTANTS.items() if row.package is None]
 KEEPING_ADDRESSES = [name for name in NAMES if CONTESTANTS[name].keeps_addresses]
 
 

@@ -39,6 +39,12 @@ Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk
   return {at<const TensorRow>(rows), at<const Chunk>(chunks), num_chunks, chunk_size};
 }
 
+// By RuleId.
+const std::vector<size_t> coefficient_words = {
+    sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
+    sizeof(QHMCoefficients) / sizeof(double), sizeof(QHAdamCoefficients) / sizeof(double),
+    sizeof(LAMBCoefficients) / sizeof(double)};
+
 std::pair<double, double> host_single_step(double distance, double variance, double h_min,
                                            double h_max) {
   const StepSize step = single_step(distance, variance, h_min, h_max);
@@ -58,7 +64,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("STATE_WORDS") = sizeof(TunerState) / sizeof(double);
   m.attr("STATE_FORMAT") = kStateFormat;
   m.attr("GROUP_WORDS") = sizeof(GroupHyper) / sizeof(double);
-  m.attr("COEFFICIENT_WORDS") = sizeof(YellowFinCoefficients) / sizeof(double);
+  m.attr("GATE_WORDS") = sizeof(GateState) / sizeof(double);
+  m.attr("COEFFICIENT_WORDS") = coefficient_words;
 
   m.def("build_info", [] {
     py::dict info;
@@ -73,24 +80,24 @@ PYBIND11_MODULE(_C, m) {
   py::class_<TunerOptions>(m, "TunerOptions")
       .def(py::init([](double beta, double max_norm, double initial_lr, double initial_momentum,
                        int64_t window, bool adaptive_clip, bool polyak, bool log_smooth,
-                       bool sparsity_debias, bool sketch) {
-             return TunerOptions{beta,          max_norm, initial_lr, initial_momentum, window,
-                                 adaptive_clip, polyak,   log_smooth, sparsity_debias,  sketch};
+                       bool sparsity_debias, bool sketch, bool trust_ratio) {
+             return TunerOptions{beta,   max_norm,      initial_lr, initial_momentum,
+                                 window, adaptive_clip, polyak,     log_smooth,
+                                 sparsity_debias, sketch, trust_ratio};
            }),
            py::kw_only(), py::arg("beta"), py::arg("max_norm"), py::arg("initial_lr"),
            py::arg("initial_momentum"), py::arg("window"), py::arg("adaptive_clip"),
            py::arg("polyak"), py::arg("log_smooth"), py::arg("sparsity_debias"),
-           py::arg("sketch"));
+           py::arg("sketch"), py::arg("trust_ratio"));
 
   m.def("single_step", &host_single_step);
 
   m.def(
-      "cpu_yellowfin_measure",
-      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+      "cpu_measure",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int what,
          int64_t num_slots, bool nonzero, Address partials, Address sketches, int threads) {
-        cpu::yellowfin_measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                               num_slots, nonzero, at<double>(partials), at<float>(sketches),
-                               threads);
+        cpu::measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), Measure(what),
+                     num_slots, nonzero, at<double>(partials), at<float>(sketches), threads);
       },
       no_gil);
   m.def(
@@ -104,11 +111,45 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
   m.def(
-      "cpu_yellowfin_apply",
-      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+      "cpu_gate",
+      [](int64_t num_slots, Address partials, double inv_scale, bool found_inf, Address state,
+         int64_t num_groups, int64_t words, Address coefficients) {
+        cpu::gate(num_slots, at<const double>(partials), inv_scale, found_inf,
+                  at<GateState>(state), num_groups, words, at<double>(coefficients));
+      },
+      no_gil);
+  m.def(
+      "cpu_advance",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, int threads) {
-        cpu::yellowfin_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                             at<const double>(coefficients), threads);
+        cpu::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                     at<const double>(coefficients), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_direct",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address chunk_norms, Address norms, int threads) {
+        cpu::direct(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                    at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
+                    threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_direct_and_move",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address chunk_norms, Address norms, int threads) {
+        cpu::direct_and_move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                             RuleId(rule), at<const double>(coefficients), at<double>(chunk_norms),
+                             at<double>(norms), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_move",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address norms, int threads) {
+        cpu::move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                  at<const double>(coefficients), at<const double>(norms), threads);
       },
       no_gil);
 
@@ -123,13 +164,41 @@ PYBIND11_MODULE(_C, m) {
     const int count = cuda::device_count(&reason);
     return std::pair<int, const char*>(count, reason);
   });
+  py::class_<cuda::GateArguments>(m, "GateArguments")
+      .def(py::init([](int64_t num_slots, Address partials, Address grad_scale, Address found_inf,
+                       Address state, int64_t num_groups, int64_t words, Address coefficients) {
+        return cuda::GateArguments{num_slots,
+                                   at<const double>(partials),
+                                   at<const float>(grad_scale),
+                                   at<const float>(found_inf),
+                                   at<GateState>(state),
+                                   num_groups,
+                                   words,
+                                   at<double>(coefficients)};
+      }));
   m.def(
-      "cuda_yellowfin_measure",
-      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+      "cuda_measure",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int what,
          int64_t num_slots, Address partials, Address sketches, int device, Address stream) {
-        cuda::yellowfin_measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                                num_slots, at<double>(partials), at<float>(sketches),
+        cuda::measure(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), Measure(what),
+                      num_slots, at<double>(partials), at<float>(sketches),
+                      {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_measure_then_gate",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         int64_t num_slots, Address partials, const cuda::GateArguments& gate, Address ticket,
+         int device, Address stream) {
+        cuda::measure_then_gate(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                                num_slots, at<double>(partials), gate, at<unsigned>(ticket),
                                 {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_gate",
+      [](const cuda::GateArguments& gate, int device, Address stream) {
+        cuda::gate(gate, {device, at<void>(stream)});
       },
       no_gil);
   m.def(
@@ -145,11 +214,31 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
   m.def(
-      "cuda_yellowfin_apply",
-      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
-         Address coefficients, int device, Address stream) {
-        cuda::yellowfin_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                              at<const double>(coefficients), {device, at<void>(stream)});
+      "cuda_advance",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address tickets, int device, Address stream) {
+        cuda::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                      at<const double>(coefficients), at<unsigned>(tickets),
+                      {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_direct",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address chunk_norms, Address norms, Address tickets, int device,
+         Address stream) {
+        cuda::direct(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                     at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
+                     at<unsigned>(tickets), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_move",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
+         Address coefficients, Address norms, int device, Address stream) {
+        cuda::move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                   at<const double>(coefficients), at<const double>(norms),
+                   {device, at<void>(stream)});
       },
       no_gil);
   m.def("cuda_write_words", [](Address destination, int64_t stride,

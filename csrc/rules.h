@@ -1,8 +1,22 @@
 // Per-element update rules, one small struct each, shared by the CPU and the CUDA driver.
 //
 // A rule is written for a value type T that is `float` on the GPU (and in tails) and a short SIMD
-// vector of floats on the CPU: plain arithmetic only, no branches on data.
+// vector of floats on the CPU: plain arithmetic only, no branches on data. It offers
+//
+//   Coefficients                      what it is given per parameter group, doubles that begin as
+//                                     Gate does; float64 parameters are served from the same buffer
+//   kStates                           how many state columns it keeps, from kState on
+//   Rule(coefficients, step, ratio)   rounded to float once per chunk. step: of this tensor, from 1;
+//                                     ratio: a factor on its move, 1 unless the rule adapts to norms
+//   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
+//   T moved(p, u)                     the parameter after the move
+// and, if the length of the move hangs on the norms of the whole tensor (two passes: the first for
+// state and norms, the second for the move),
+//   T recalled(p, const T* state)     u once more, from the advanced state
+//   trust_ratio(coefficients, p_sq, u_sq)    the ratio, from ‖p‖² and ‖u‖²
 #pragma once
+
+#include <math.h>
 
 #include <cstdint>
 
@@ -14,14 +28,43 @@
 
 namespace yfk {
 
+// Which rule a pass runs.
+enum class RuleId : int { kYellowFin, kYellowFinSketch, kQHM, kQHAdam, kLAMB };
+
+// The head of every rule's coefficients.
+struct Gate {
+  double active;      // 0 when the step is skipped: then nothing may be written
+  double grad_scale;  // unscaling, clips and the sign of `maximize` in one factor
+};
+
+// The square root, also beside the CPU's vectors. csrc/cuda is compiled with the GPU's fast division
+// and root, good to a few units in the last place.
+YFK_FN float root(float a) { return sqrtf(a); }
+
+// base^n for a whole n >= 0, in products alone, so that host and device agree to the last bit.
+YFK_FN double power(double base, double n) {
+  double result = 1.0;
+  for (uint64_t left = uint64_t(n); left; left >>= 1) {
+    if (left & 1) result *= base;
+    base *= base;
+  }
+  return result;
+}
+
+// What ends every rule: p <- keep p + gain u.
+struct Move {
+  float keep, gain;
+
+  template <class T>
+  YFK_FN T moved(const T& p, const T& u) const {
+    return keep * p + gain * u;
+  }
+};
+
 // ---------------------------------------------------------------------------------------------
 // YellowFin (arXiv 1706.03471)
 
-// What the tuner hands to the apply pass, per parameter group. Doubles, because the same buffer
-// also serves float64 parameters; a kernel rounds it to float once per chunk.
-struct YellowFinCoefficients {
-  double active;         // 0 when the step is skipped: then nothing may be written
-  double grad_scale;     // unscaling, clips and the sign of `maximize` in one factor
+struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
   double coupled_decay;  // weight decay added to the gradient
   double momentum;
   double velocity_gain;  // 1, or -lr in the Polyak form
@@ -35,41 +78,175 @@ struct YellowFinCoefficients {
 // Both momentum forms in one expression:
 //   buffer:  v <- mu v + d,       p <- p - lr v      (torch.optim.SGD)
 //   polyak:  v <- mu v - lr d,    p <- p + v         (the paper)
-// with d = c g + wd p, and  gbar <- b gbar + (1-b) c' g.
-struct YellowFinApply {
-  float grad_scale, coupled_decay, momentum, velocity_gain, velocity_keep, param_keep, param_gain;
+// with d = c g + wd p, and  gbar <- b gbar + (1-b) c' g  for variance="exact".
+template <bool kAverages>
+struct YellowFin : Move {
+  using Coefficients = YellowFinCoefficients;
+  static constexpr int kStates = kAverages ? 2 : 1;
+  float grad_scale, coupled_decay, momentum, velocity_gain, velocity_keep;
   float average_decay, average_gain;
 
-  YFK_FN explicit YellowFinApply(const YellowFinCoefficients& c)
-      : grad_scale(float(c.grad_scale)), coupled_decay(float(c.coupled_decay)),
-        momentum(float(c.momentum)), velocity_gain(float(c.velocity_gain)),
-        velocity_keep(float(c.velocity_keep)), param_keep(float(c.param_keep)),
-        param_gain(float(c.param_gain)), average_decay(float(c.average_decay)),
-        average_gain(float(c.average_gain)) {}
+  YFK_FN YellowFin(const Coefficients& c, double, double ratio)
+      : Move{float(c.param_keep), float(ratio * c.param_gain)}, grad_scale(float(c.grad_scale)),
+        coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
+        velocity_gain(float(c.velocity_gain)), velocity_keep(float(c.velocity_keep)),
+        average_decay(float(c.average_decay)), average_gain(float(c.average_gain)) {}
 
   template <class T>
-  YFK_FN void update(const T& g, T& p, T& v) const {
+  YFK_FN T direction(const T& g, const T& p, T* state) const {
     const T d = grad_scale * g + coupled_decay * p;
-    const T velocity = momentum * v + velocity_gain * d;
-    p = param_keep * p + param_gain * velocity;
-    v = velocity_keep * velocity;
+    const T velocity = momentum * state[0] + velocity_gain * d;
+    state[0] = velocity_keep * velocity;
+    if (kAverages) state[kStates - 1] = average_decay * state[kStates - 1] + average_gain * g;
+    return velocity;
   }
 
   template <class T>
-  YFK_FN void average(const T& g, T& gbar) const {
-    gbar = average_decay * gbar + average_gain * g;
+  YFK_FN T recalled(const T&, const T* state) const {
+    return state[0];
+  }
+
+  // The step is lr ‖p‖ long. Polyak's velocity has lr inside: |velocity_gain| is lr there, else 1.
+  static YFK_FN double trust_ratio(const Coefficients& c, double p_sq, double u_sq) {
+    return p_sq > 0.0 && u_sq > 0.0 ? fabs(c.velocity_gain) * sqrt(p_sq) / sqrt(u_sq) : 1.0;
   }
 };
 
 // ---------------------------------------------------------------------------------------------
-// The sketch: a signed sum of the gradient in kTile buckets, bucket = element index mod kTile.
+// Rules whose coefficients are the user's settings
 
-// 32 random signs for the 32 elements of block `index / 32`: bit i set means minus for element i.
-// One hash serves 32 elements, so that the sign costs less than the load it rides on.
-// T: uint32_t, or a vector of them; the two halves of the block's index.
+struct Settings : Gate {
+  double sign;          // -1 to maximize
+  double max_norm;      // of the whole gradient; infinity for no clip
+  double lr;
+  double weight_decay;
+  double decoupled;     // 0 or 1
+};
+
+// Weight decay either added to the gradient (or the direction) or shrinking the parameter.
+YFK_FN double coupled_decay(const Settings& s) { return s.decoupled != 0.0 ? 0.0 : s.weight_decay; }
+YFK_FN double decay_kept(const Settings& s) {
+  return s.decoupled != 0.0 ? 1.0 - s.lr * s.weight_decay : 1.0;
+}
+
+struct QHMCoefficients : Settings {
+  double beta, nu;
+};
+
+// Quasi-hyperbolic momentum (Ma & Yarats 2019):
+//   d <- beta d + (1-beta) g,    p <- p - lr [(1-nu) g + nu d]
+struct QHM : Move {
+  using Coefficients = QHMCoefficients;
+  static constexpr int kStates = 1;
+  float grad_scale, decay, beta, fresh, plain, averaged;
+
+  YFK_FN QHM(const Coefficients& c, double, double)
+      : Move{float(decay_kept(c)), float(-c.lr)}, grad_scale(float(c.grad_scale)),
+        decay(float(coupled_decay(c))), beta(float(c.beta)), fresh(float(1.0 - c.beta)),
+        plain(float(1.0 - c.nu)), averaged(float(c.nu)) {}
+
+  template <class T>
+  YFK_FN T direction(const T& g, const T& p, T* state) const {
+    const T d = grad_scale * g + decay * p;
+    state[0] = beta * state[0] + fresh * d;
+    return plain * d + averaged * state[0];
+  }
+};
+
+struct QHAdamCoefficients : Settings {
+  double beta1, beta2, nu1, nu2, eps;
+};
+
+// Quasi-hyperbolic Adam (Ma & Yarats 2019), with m^ and v^ the debiased averages:
+//   p <- p - lr [(1-nu1) g + nu1 m^] / (sqrt((1-nu2) g² + nu2 v^) + eps)
+struct QHAdam : Move {
+  using Coefficients = QHAdamCoefficients;
+  static constexpr int kStates = 2;
+  float grad_scale, decay, beta1, fresh1, beta2, fresh2, plain1, averaged1, plain2, averaged2, eps;
+
+  YFK_FN QHAdam(const Coefficients& c, double step, double)
+      : Move{float(decay_kept(c)), float(-c.lr)}, grad_scale(float(c.grad_scale)),
+        decay(float(coupled_decay(c))), beta1(float(c.beta1)), fresh1(float(1.0 - c.beta1)),
+        beta2(float(c.beta2)), fresh2(float(1.0 - c.beta2)), plain1(float(1.0 - c.nu1)),
+        averaged1(float(c.nu1 / (1.0 - power(c.beta1, step)))), plain2(float(1.0 - c.nu2)),
+        averaged2(float(c.nu2 / (1.0 - power(c.beta2, step)))), eps(float(c.eps)) {}
+
+  template <class T>
+  YFK_FN T direction(const T& g, const T& p, T* state) const {
+    const T d = grad_scale * g + decay * p;
+    state[0] = beta1 * state[0] + fresh1 * d;
+    state[1] = beta2 * state[1] + fresh2 * (d * d);
+    const T size = eps + root(plain2 * (d * d) + averaged2 * state[1]);
+    return (plain1 * d + averaged1 * state[0]) / size;
+  }
+};
+
+// Where Adam's correction of the moments' bias goes.
+enum class BiasCorrection : int { kNone = 0, kMoments = 1, kLr = 2 };
+
+struct LAMBCoefficients : Settings {
+  double beta1, beta2;
+  double beta3;                // 1 - beta1, or 1 without grad_averaging
+  double eps;
+  double correction;           // a BiasCorrection
+  double adapts;               // 0: ratio 1, plain Adam
+  double norm_min, norm_max;   // phi clamps ‖p‖ to these
+  double ratio_min, ratio_max;
+};
+
+// LAMB (arXiv 1904.00962 v5, algorithm 2; docs/lamb.md for its presets):
+//   m <- b1 m + b3 g,   v <- b2 v + (1-b2) g²,   u = (m/bc1) / (sqrt(v/bc2) + eps) + wd p
+//   p <- p - lr * ratio * u,   ratio = phi(‖p‖) / ‖u‖
+struct LAMB : Move {
+  using Coefficients = LAMBCoefficients;
+  static constexpr int kStates = 2;
+  float grad_scale, decay, beta1, fresh1, beta2, fresh2, debias1, debias2, eps;
+
+  YFK_FN LAMB(const Coefficients& c, double step, double ratio)
+      : Move{float(decay_kept(c)), 0.0f}, grad_scale(float(c.grad_scale)),
+        decay(float(coupled_decay(c))), beta1(float(c.beta1)), fresh1(float(c.beta3)),
+        beta2(float(c.beta2)), fresh2(float(1.0 - c.beta2)), debias1(1.0f), debias2(1.0f),
+        eps(float(c.eps)) {
+    const auto correction = BiasCorrection(int(c.correction));
+    double lr = c.lr;
+    if (correction != BiasCorrection::kNone) {
+      const double bias1 = 1.0 - power(c.beta1, step), bias2 = 1.0 - power(c.beta2, step);
+      if (correction == BiasCorrection::kLr) {
+        lr *= sqrt(bias2) / bias1;
+      } else {
+        debias1 = float(1.0 / bias1);
+        debias2 = float(1.0 / bias2);
+      }
+    }
+    gain = float(-lr * ratio);
+  }
+
+  template <class T>
+  YFK_FN T direction(const T& g, const T& p, T* state) const {
+    const T d = grad_scale * g;
+    state[0] = beta1 * state[0] + fresh1 * d;
+    state[1] = beta2 * state[1] + fresh2 * (d * d);
+    return recalled(p, state);
+  }
+
+  template <class T>
+  YFK_FN T recalled(const T& p, const T* state) const {
+    return debias1 * state[0] / (eps + root(debias2 * state[1])) + decay * p;
+  }
+
+  static YFK_FN double trust_ratio(const Coefficients& c, double p_sq, double u_sq) {
+    if (c.adapts == 0.0 || !(p_sq > 0.0 && u_sq > 0.0)) return 1.0;
+    const double norm = fmin(fmax(sqrt(p_sq), c.norm_min), c.norm_max);
+    return fmin(fmax(norm / sqrt(u_sq), c.ratio_min), c.ratio_max);
+  }
+};
+
+// ---------------------------------------------------------------------------------------------
+// Random bits, from counters: the same on every backend, and nothing to store
+
+// Spreads the bits of x over 32. T: uint32_t, or a vector of them.
 template <class T>
-YFK_FN T sign_bits(T low, T high) {
-  T x = low ^ high;
+YFK_FN T mixed(T x) {
   x ^= x >> 16;
   x *= 0x7feb352du;
   x ^= x >> 15;
@@ -78,8 +255,17 @@ YFK_FN T sign_bits(T low, T high) {
   return x;
 }
 
+// The sketch is a signed sum of the gradient in kTile buckets, bucket = element index mod kTile.
+// 32 random signs for the 32 elements of block `index / 32`: bit i set means minus for element i.
+// One hash serves 32 elements, so that the sign costs less than the load it rides on.
 YFK_FN uint32_t sign_bits(int64_t block) {
-  return sign_bits(uint32_t(block), uint32_t(uint64_t(block) >> 32));
+  return mixed(uint32_t(block) ^ uint32_t(uint64_t(block) >> 32));
+}
+
+// Stochastic rounding: element e of the model is rounded by mixed(uint32_t(e) ^ seed), where the
+// seed belongs to the step and to a stretch of 2^32 elements.
+YFK_FN uint32_t rounding_seed(int64_t element, double step) {
+  return mixed(mixed(uint32_t(step)) + uint32_t(uint64_t(element) >> 32));
 }
 
 }  // namespace yfk

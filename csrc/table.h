@@ -35,13 +35,21 @@ struct Table {
   int64_t chunk_size;             // elements
 };
 
-// Which columns mean what, for the rules that exist.
+// What the columns hold. A rule's state is one or two float32 columns from kState on.
 enum Column : int {
   kGrad = 0,
   kParam = 1,
-  kMomentum = 2,
-  kGradAvg = 3,                   // YellowFin, variance="exact"
-  kMaster = 4,                    // float32 copy of a half-precision parameter
+  kState = 2,                     // momentum_buffer, or exp_avg
+  kGradAvg = 3,                   // YellowFin with variance="exact"; exp_avg_sq of the Adam family
+  kMaster = 4,                    // float32 copy of a half-precision parameter, if it has one
+  kStep = 5,                      // float32: steps this tensor has taken, if its rule counts them
+};
+
+// What a reading pass over the gradients is to sum, besides their squares.
+enum class Measure : int {
+  kNorm = 0,                      // nothing
+  kAverage = 1,                   // with the gradients' averages, column kGradAvg
+  kSketch = 2,                    // signed, into kTile buckets
 };
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };

@@ -44,7 +44,7 @@ struct TunerOptions {
   double max_norm;              // +inf: no manual clip
   double initial_lr, initial_momentum;
   int64_t window;
-  bool adaptive_clip, polyak, log_smooth, sparsity_debias, sketch;
+  bool adaptive_clip, polyak, log_smooth, sparsity_debias, sketch, trust_ratio;
 };
 
 // One step's gradient, before any unscaling or clip.
@@ -121,8 +121,10 @@ YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper&
   out->coupled_decay = group.decoupled != 0.0 ? 0.0 : group.weight_decay;
   out->momentum = momentum;
   out->velocity_gain = options.polyak ? -lr : 1.0;
-  // torch.optim.SGD, and so the reference, has no buffer in a step without momentum
-  out->velocity_keep = options.polyak || momentum != 0.0 ? 1.0 : 0.0;
+  // torch.optim.SGD, and so the reference, has no buffer in a step without momentum; the second
+  // pass of trust_ratio needs one
+  const bool buffered = options.polyak || options.trust_ratio || momentum != 0.0;
+  out->velocity_keep = buffered ? 1.0 : 0.0;
   out->param_keep = group.decoupled != 0.0 ? 1.0 - lr * group.weight_decay : 1.0;
   out->param_gain = options.polyak ? 1.0 : -lr;
   out->average_decay = options.beta;

@@ -18,7 +18,7 @@ import torch
 from bench import race as race_module
 from bench import runner
 from bench.clocks import Sample, Step
-from bench.contestants import CONTESTANTS, DEFAULT_CONTESTANTS, DTYPES, Contestant
+from bench.contestants import CONTESTANTS, DTYPES, Contestant, default_contestants
 from bench.footprint import Footprint
 from bench.race import Plan, race
 from bench.result import COPY, Entry, Result
@@ -32,6 +32,10 @@ from yfkernels import YellowFin
 COUNTED_BYTES = {
     "yellowfin-exact": (36, 36),
     "yellowfin-sketch": (24, 24),
+    "lamb": (44, 46),
+    "lamb-unclipped": (40, 44),
+    "qhm": (20, 22),
+    "qhadam": (28, 30),
     "adamw-fused": (28, 14),
     "adamw-fused+clip": (40, 20),
     "sgd-fused": (20, 10),
@@ -39,15 +43,26 @@ COUNTED_BYTES = {
     "sgd-foreach": (32, 16),
     "sgd-loop": (32, 16),
     "yellowfin-per-tensor": (80, 40),
+    "apex-lamb": (52, 26),
     "apex-adam": (28, 22),
     "apex-sgd": (20, 10),
     "deepspeed-adam": (28, 14),
     "bnb-adamw8bit": (16, 10),
     "timm-adamw": (80, 40),
     "timm-sgdw": (40, 20),
+    "timm-lamb": (104, 52),
+    "pytorch-optimizer-lamb": (112, 56),
+    "pytorch-optimizer-lamb-loop": (96, 48),
+    "torch-optimizer-lamb": (100, 50),
+    "qhoptim-qhm": (44, 22),
+    "qhoptim-qhadam": (108, 54),
     "prodigy": (124, 62),
 }
-ON_CPU = DEFAULT_CONTESTANTS["cpu"]
+ON_CPU = default_contestants("cpu", "2x1K")
+OURS_MOVED = [
+    f"{name}@moved"
+    for name in ("yellowfin-exact", "yellowfin-sketch", "lamb", "lamb-unclipped", "qhm", "qhadam")
+]
 
 
 def test_every_contestant_is_counted() -> None:
@@ -142,7 +157,7 @@ class FakeClock:
         return Sample(seconds)
 
 
-COSTS = {COPY: 1.0, "yellowfin-exact": 2.0, "adamw-fused": 1.0, "sgd-loop": 5.0, "sgd-fused": 1.0}
+COSTS = {COPY: 0.1, "yellowfin-exact": 0.2, "adamw-fused": 0.1, "sgd-loop": 0.3, "sgd-foreach": 0.1}
 
 
 def fake_race(
@@ -159,13 +174,13 @@ def fake_race(
 @pytest.mark.parametrize(
     ("seconds", "left_out", "rounds"),
     [
-        (1000.0, [], 10),
-        # a look at each costs 10 s, and 10 rounds 100 s
-        (80.0, ["sgd-loop"], 10),
-        (55.0, ["sgd-loop", "sgd-fused"], 10),
-        # only those the targets need are left: 4 s a round
-        (30.0, ["sgd-loop", "sgd-fused"], 5),
-        (1.0, ["sgd-loop", "sgd-fused"], 2),
+        (100.0, [], 10),
+        # a look at each costs 0.8 s, and 10 rounds 8 s
+        (6.5, ["sgd-loop"], 10),
+        (5.0, ["sgd-loop", "sgd-foreach"], 10),
+        # only those the targets need are left: 0.4 s a round
+        (2.7, ["sgd-loop", "sgd-foreach"], 5),
+        (0.1, ["sgd-loop", "sgd-foreach"], 2),
     ],
 )
 def test_a_race_keeps_to_its_time(
@@ -177,14 +192,30 @@ def test_a_race_keeps_to_its_time(
     assert set(result.samples) == set(COSTS) - set(left_out)
     table = race_table(result, torch.device("cpu"))
     assert ("of 10 rounds: time ran out" in table.title) == (rounds < 10)
-    assert ("Left out: sgd-loop: 10 x 5 s was too long" in table.notes[-1]) == bool(left_out)
+    assert ("Left out: sgd-loop: 10 x 0.3 s was too long" in table.notes[-1]) == bool(left_out)
 
 
-def test_modes_that_a_gpu_has_room_for() -> None:
-    plan = Plan(torch.device("cuda"), "auto", (), runner.MODES["cuda"])
-    assert plan.modes_for(parse_size("bert-large")) == ("eager", "moved", "capturable", "graph")
-    assert plan.modes_for(parse_size("1x1G")) == ("eager", "graph")
-    assert plan.rounds_for(parse_size("1x1G")) >= 50
+def test_slow_contestants_take_part_in_the_first_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.6 s fit four seconds six times, 20 s are taken five times all the same."""
+    costs = {COPY: 4.5, "adamw-fused": 4.1, "sgd-loop": 0.6, "sgd-foreach": 20.0}
+    result = fake_race(monkeypatch, math.inf, costs)
+    rounds = {key: len(samples) for key, samples in result.samples.items()}
+    assert rounds == {COPY: 10, "adamw-fused": 10, "sgd-loop": 6, "sgd-foreach": 5}
+    notes = race_table(result, torch.device("cpu")).notes
+    assert "Slow, and in the first rounds only: SGD-m for-loop 6, SGD-m foreach 5." in notes
+
+    # of the reference's rounds those count in which both were
+    result.samples["adamw-fused"][6:] = [Sample(100.0)] * 4
+    assert math.isclose(result.ratio("sgd-loop", "adamw-fused"), 0.6 / 4.1)
+    assert math.isclose(result.ratio("adamw-fused", "sgd-loop"), 4.1 / 0.6)
+
+
+def test_modes_that_there_is_room_for() -> None:
+    for device, small, large in (("cuda", "bert-large", "1x1G"), ("cpu", "1x50M", "gpt2")):
+        plan = Plan(torch.device(device), "auto", None, runner.MODES[device])
+        assert plan.modes_for(parse_size(small)) == runner.MODES[device]
+        assert plan.modes_for(parse_size(large)) == ("eager",)
+    assert Plan(torch.device("cuda"), "auto", None, ()).rounds_for(parse_size("1x1G")) >= 50
 
 
 def failing(name: str, error: Exception, package: str | None) -> Contestant:
@@ -199,7 +230,8 @@ def test_failures_of_contestants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         CONTESTANTS, "large", failing("large", torch.cuda.OutOfMemoryError("no memory"), None)
     )
-    monkeypatch.setitem(CONTESTANTS, "theirs", failing("theirs", OSError("no file\nat all"), "x"))
+    theirs = failing("theirs", OSError("no file\nat all"), "pytest")
+    monkeypatch.setitem(CONTESTANTS, "theirs", theirs)
     result = fake_race(monkeypatch, math.inf, {COPY: 1.0, "large": 1.0, "theirs": 1.0})
     assert result.left_out == {"large": "out of memory", "theirs": "OSError: no file"}
     monkeypatch.setitem(CONTESTANTS, "ours", failing("ours", OSError("no file"), None))
@@ -214,7 +246,9 @@ def test_other_packages() -> None:
         "bitsandbytes",
         "deepspeed",
         "pytorch_optimizer",
+        "qhoptim",
         "timm",
+        "torch_optimizer",
     }
     assert not any(row.essential for row in rows)
     absent = [row for row in rows if find_spec(row.package or "") is None]
@@ -239,7 +273,7 @@ def test_report_of_a_tiny_run(
 ) -> None:
     summary, samples = run_tiny(tmp_path, monkeypatch, "cpu")
 
-    entries = [*ON_CPU, "yellowfin-exact@moved", "yellowfin-sketch@moved"]
+    entries = [*ON_CPU, *OURS_MOVED]
     assert len(samples) == 2 * 2 * 2 * (len(entries) + 1)  # sizes, dtypes, rounds, entries, copy
     assert {sample["dtype"] for sample in samples} == {"fp32", "bf16"}
     assert all(float(sample["host_seconds"]) > 0.0 for sample in samples)
@@ -260,7 +294,7 @@ def test_report_of_a_tiny_run(
         assert label in text
         assert label in shown
         assert label in page
-    assert "Targets: 0 of 14 met" in page
+    assert "Targets: 0 of 18 met" in page
     for picture in ("roofline.png", "roofline-bf16.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
         assert f"({picture})" in page
@@ -281,6 +315,31 @@ def test_sizes_without_time_are_named(
     assert "2x1K fp32" in summary["environment"]["no time for"]
 
 
+def test_one_family_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named by patterns, each once; a rival that is not installed is left out with the reason."""
+    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**16)
+    absent = Contestant(
+        "absent-lamb", "absent LAMB", 4, lambda *_: NotImplemented, package="absent"
+    )
+    monkeypatch.setitem(CONTESTANTS, "absent-lamb", absent)
+    arguments = ["--contestants", "adamw-fused,*lamb*,lamb", "--sizes", "3x64", "--rounds", "2"]
+    assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    entries = list(summary["sizes"]["3x64"]["contestants"])
+    assert entries[:3] == ["adamw-fused", "lamb", "lamb@moved"]
+    assert all("lamb" in name for name in entries[1:])
+    assert "absent-lamb" not in entries
+    assert "absent-lamb" not in summary["sizes"]["3x64"]["left_out"]  # once is enough
+    assert "absent-lamb: absent is not installed" in summary["environment"]["left out"]
+    assert {target["claim"].partition(" ")[0] for target in summary["targets"]} == {
+        "LAMB",
+        "fastest",
+    }
+    assert "Targets: 0 of 3 met" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.cuda
 def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary, samples = run_tiny(tmp_path, monkeypatch, "cuda")
@@ -296,6 +355,7 @@ def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (["--sizes", "50M"], "Invalid size: '50M'"),
         (["--contestants", "adam"], "no contestant 'adam'"),
+        (["--contestants", "lamb,*lion*"], "no contestant '*lion*'"),
         (["--dtype", "fp8"], "no dtype 'fp8'; choose from fp32, bf16"),
         (["--budget", "0"], "'0' is not a whole number from 1 up"),
         (["--rounds", "1"], "'1' is not a whole number from 2 up"),

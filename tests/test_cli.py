@@ -12,7 +12,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("typer")
 
-import torch
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
@@ -37,15 +36,6 @@ def test_demo_compares_and_draws(runner: CliRunner, tmp_path: Path) -> None:
     assert height >= 700
 
 
-def test_demo_gives_torch_its_threads_back(
-    runner: CliRunner, tmp_path: Path, threads: None
-) -> None:
-    torch.set_num_threads(3)
-    options = ["--steps", "1", "--optimizers", "sgd", "--out", str(tmp_path)]
-    assert runner.invoke(cli.app, ["demo", *options]).exit_code == 0
-    assert torch.get_num_threads() == 3
-
-
 def test_demo_trains_only_what_was_asked_for(runner: CliRunner, tmp_path: Path) -> None:
     options = ["--steps", "2", "--seed", "7", "--optimizers", "SGD, sgd", "--out", str(tmp_path)]
     result = runner.invoke(cli.app, ["demo", *options])
@@ -58,7 +48,7 @@ def test_demo_trains_only_what_was_asked_for(runner: CliRunner, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--optimizers", "adamw,lion"], "no optimizer 'lion'; choose from yellowfin, adamw, sgd"),
+        (["--optimizers", "adamw,lion"], "no optimizer 'lion'; choose from yellowfin, lamb, qhm"),
         (["--optimizers", ""], "no optimizer ''"),
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
@@ -78,6 +68,59 @@ def test_demo_names_a_folder_it_cannot_make(runner: CliRunner, tmp_path: Path) -
     result = runner.invoke(cli.app, ["demo", "--out", str(occupied)])
     assert result.exit_code == 2
     assert "cannot make the folder" in result.output
+
+
+def test_compare_takes_names_and_settings(runner: CliRunner, tmp_path: Path) -> None:
+    arguments = ["lamb:lr=0.02,preset=timm", "SGD", "sgd:momentum=0.9", "--steps", "2"]
+    sizes = ["--batch-size", "16", "--seeds", "2", "--workload", "digits-mlp"]
+    result = runner.invoke(cli.app, ["compare", *arguments, *sizes, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    for expected in ("LAMB", "0.02", "preset timm", "batch 16, seeds 0 to 1", "compare.png"):
+        assert expected in result.output
+    written = (tmp_path / "compare.csv").read_text().splitlines()
+    assert len(written) == 1 + 2 * 2 * 2  # a setting that says what is so already is the same
+
+
+def test_compare_has_rows_to_start_from(runner: CliRunner, tmp_path: Path) -> None:
+    arguments = ["compare", "--steps", "1", "--workload", "digits-mlp", "--out", str(tmp_path)]
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    for expected in ("YellowFin", "LAMB", "QHM", "QHAdam", "AdamW", "SGD"):
+        assert expected in result.output
+
+
+def test_large_batch_draws(runner: CliRunner, tmp_path: Path) -> None:
+    options = ["--batch-sizes", "1024, 512", "--epochs", "1", "--seeds", "1"]
+    arguments = ["large-batch", "sgd", *options, "--out", str(tmp_path)]
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.index(" 512 ") < result.output.index(" 1024 ")
+    assert (tmp_path / "large-batch.png").exists()
+    assert len((tmp_path / "large-batch.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare", "lion"], "no optimizer 'lion'"),
+        (["compare", "sgd:lr=-1"], "SGD refuses 'lr=-1'"),
+        (["compare", "--batch-size", "2000"], "'--batch-size': Invalid batch_size value: 2000"),
+        (["compare", "--workload", "mnist"], "Invalid value for '--workload'"),
+        (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["compare", "--threads", "0"], "Invalid value for '--threads'"),
+        (["large-batch", "--batch-sizes", "32,big"], "cannot read '32,big'; write whole numbers"),
+        (["large-batch", "--batch-sizes", "32,0"], "Invalid batch_size value: 0"),
+        (["large-batch", "--batch-sizes", "32,4096"], "Invalid batch_size value: 4096"),
+        (["large-batch", "--epochs", "0"], "Invalid value for '--epochs'"),
+    ],
+)
+def test_a_bad_option_is_named_before_anything_is_trained(
+    runner: CliRunner, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    result = runner.invoke(cli.app, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_config_shows_the_backends(runner: CliRunner) -> None:

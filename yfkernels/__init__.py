@@ -2,7 +2,20 @@
 
 from yfkernels._version import __version__
 from yfkernels.config import show_config
+from yfkernels.optim.lamb import LAMB
+from yfkernels.optim.param_groups import param_groups
+from yfkernels.optim.qhadam import QHAdam
+from yfkernels.optim.qhm import QHM
 from yfkernels.optim.yellowfin import YellowFin
 from yfkernels.tuning.single_step import single_step
 
-__all__ = ["YellowFin", "__version__", "show_config", "single_step"]
+__all__ = [
+    "LAMB",
+    "QHM",
+    "QHAdam",
+    "YellowFin",
+    "__version__",
+    "param_groups",
+    "show_config",
+    "single_step",
+]

@@ -7,16 +7,18 @@
 
 namespace yfk {
 
-#define YFK_DECLARE_KERNELS(isa) \
-  namespace isa {                \
-  extern const KernelSet kernel_set; \
+#define YFK_KERNELS(isa)                                                            \
+  namespace isa {                                                                   \
+  MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero);            \
+  UpdateKernels update_kernels(DType dtype, RuleId rule);                           \
+  constexpr KernelSet kernel_set = {#isa, measure_kernel, update_kernels};          \
   }
-YFK_DECLARE_KERNELS(baseline)
+YFK_KERNELS(baseline)
 #if YFK_ISA_AVX2
-YFK_DECLARE_KERNELS(avx2)
+YFK_KERNELS(avx2)
 #endif
 #if YFK_ISA_AVX512
-YFK_DECLARE_KERNELS(avx512)
+YFK_KERNELS(avx512)
 #endif
 
 #if YFK_ISA_AVX2
@@ -44,15 +46,15 @@ const KernelSet& kernels() {
 
 namespace cpu {
 
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
-                       double* partials, float* sketches, int threads) {
-  const KernelSet& set = kernels();
+void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, bool nonzero,
+             double* partials, float* sketches, int threads) {
+  const MeasureKernel kernel = kernels().measure(dtype, what, nonzero);
   parallel_for(num_slots, threads, [&](int64_t slot) {
     double sums[kSums] = {};
-    float* sketch = sketches ? sketches + slot * kTile : nullptr;
+    float* sketch = what == Measure::kSketch ? sketches + slot * kTile : nullptr;
     if (sketch) std::fill_n(sketch, kTile, 0.0f);
-    set.yellowfin_measure(table, slot * table.num_chunks / num_slots,
-                          (slot + 1) * table.num_chunks / num_slots, dtype, nonzero, sums, sketch);
+    kernel(table, slot * table.num_chunks / num_slots, (slot + 1) * table.num_chunks / num_slots,
+           sums, sketch);
     std::copy_n(sums, kSums, partials + slot * kSums);
   });
 }
@@ -89,18 +91,144 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
       average[j] = out->average_decay * average[j] + out->average_gain * sketch[j];
 }
 
-void yellowfin_apply(const Table& table, DType dtype, const double* coefficients, int threads) {
-  const auto* groups = reinterpret_cast<const YellowFinCoefficients*>(coefficients);
-  if (groups->active == 0.0) return;
-  const KernelSet& set = kernels();
-  // a few runs of chunks for each thread: even shares, and no counter touched for every tiny tensor
-  const int64_t num_runs = std::min<int64_t>(table.num_chunks, int64_t(threads) * 16);
+void gate(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
+          GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
+  double norm_sq = 0.0;
+  for (int64_t slot = 0; slot < num_slots; ++slot) norm_sq += partials[slot * kSums];
+  judge(num_slots > 0, norm_sq, inv_scale, found_inf, state, num_groups, words, coefficients);
+}
+
+static bool active(const double* coefficients) {
+  return reinterpret_cast<const Gate*>(coefficients)->active != 0.0;
+}
+
+// A table's chunks in runs, a few for each thread: even shares, and no counter touched for every tiny
+// tensor. A border inside a tensor that is no longer than a run moves to where the tensor begins.
+class Runs {
+ public:
+  Runs(const Table& table, int threads)
+      : table_(table), count_(std::min<int64_t>(table.num_chunks, int64_t(threads) * 16)) {}
+
+  int64_t count() const { return count_; }
+  int64_t begin(int64_t run) const {
+    const int64_t chunk = run * table_.num_chunks / count_;
+    if (run == count_) return chunk;
+    const int64_t first = first_of_tensor(chunk);
+    return end_of_tensor(first) - first <= table_.num_chunks / count_ ? first : chunk;
+  }
+  int64_t end(int64_t run) const { return begin(run + 1); }
+
+  // The chunks of the tensor that `chunk` is a part of.
+  int64_t first_of_tensor(int64_t chunk) const {
+    return chunk - table_.chunks[chunk].first / table_.chunk_size;
+  }
+  int64_t end_of_tensor(int64_t first) const {
+    const int64_t numel = table_.rows[table_.chunks[first].row].numel;
+    return first + (numel + table_.chunk_size - 1) / table_.chunk_size;
+  }
+
+  // body(first, end) for each tensor of a run, or that part of it which belongs to the run.
+  template <class Body>
+  void for_each_tensor(int64_t run, Body body) const {
+    const int64_t last = end(run);
+    for (int64_t chunk = begin(run), next; chunk < last; chunk = next) {
+      next = std::min(last, end_of_tensor(first_of_tensor(chunk)));
+      body(chunk, next);
+    }
+  }
+  bool whole(int64_t begin, int64_t end) const {
+    return begin == first_of_tensor(begin) && end == end_of_tensor(begin);
+  }
+
+ private:
+  const Table& table_;
+  int64_t count_;
+};
+
+// After a pass, when every chunk of the tensor has read how many steps it has taken.
+static void count_step(const TensorRow& row) {
+  auto* step = reinterpret_cast<float*>(row.column[kStep]);
+  if (row.column[kGrad] && step) *step += 1.0f;
+}
+
+// The same, and norms[row] = the sum over the tensor's chunks, in order.
+static void end_tensor(const Table& table, int64_t first, int64_t end, const double* chunk_norms,
+                       double* norms) {
+  const int64_t row = table.chunks[first].row;
+  if (!table.rows[row].column[kGrad]) return;
+  double p_sq = 0.0, u_sq = 0.0;
+  for (int64_t chunk = first; chunk < end; ++chunk) {
+    p_sq += chunk_norms[2 * chunk];
+    u_sq += chunk_norms[2 * chunk + 1];
+  }
+  norms[2 * row] = p_sq;
+  norms[2 * row + 1] = u_sq;
+  count_step(table.rows[row]);
+}
+
+void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             int threads) {
+  if (!active(coefficients)) return;
+  const AdvanceKernel kernel = kernels().update(dtype, rule).advance;
+  const Runs runs(table, threads);
   // from the end, which the measurement has read last: what a cache has kept is met before it is
   // displaced (too little to show at 50M parameters, bench/NOTES.md)
-  parallel_for(num_runs, threads, [&](int64_t turn) {
-    const int64_t run = num_runs - 1 - turn;
-    set.yellowfin_apply(table, run * table.num_chunks / num_runs,
-                        (run + 1) * table.num_chunks / num_runs, dtype, groups);
+  parallel_for(runs.count(), threads, [&](int64_t turn) {
+    const int64_t run = runs.count() - 1 - turn;
+    kernel(table, runs.begin(run), runs.end(run), coefficients);
+  });
+  for (int64_t chunk = 0; chunk < table.num_chunks; chunk = runs.end_of_tensor(chunk))
+    count_step(table.rows[table.chunks[chunk].row]);
+}
+
+void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+            double* chunk_norms, double* norms, int threads) {
+  if (!active(coefficients)) return;
+  const DirectKernel kernel = kernels().update(dtype, rule).direct;
+  const Runs runs(table, threads);
+  parallel_for(runs.count(), threads, [&](int64_t turn) {
+    const int64_t run = runs.count() - 1 - turn;
+    kernel(table, runs.begin(run), runs.end(run), coefficients, chunk_norms);
+  });
+  for (int64_t chunk = 0; chunk < table.num_chunks; chunk = runs.end_of_tensor(chunk))
+    end_tensor(table, chunk, runs.end_of_tensor(chunk), chunk_norms, norms);
+}
+
+void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+          const double* norms, int threads) {
+  if (!active(coefficients)) return;
+  const MoveKernel kernel = kernels().update(dtype, rule).move;
+  const Runs runs(table, threads);
+  parallel_for(runs.count(), threads, [&](int64_t run) {
+    kernel(table, runs.begin(run), runs.end(run), coefficients, norms);
+  });
+}
+
+void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+                     double* chunk_norms, double* norms, int threads) {
+  if (!active(coefficients)) return;
+  const UpdateKernels update = kernels().update(dtype, rule);
+  const Runs runs(table, threads);
+  // a tensor that lies in one run is moved at once, while the caches still have some of it
+  parallel_for(runs.count(), threads, [&](int64_t turn) {
+    runs.for_each_tensor(runs.count() - 1 - turn, [&](int64_t begin, int64_t end) {
+      update.direct(table, begin, end, coefficients, chunk_norms);
+      if (!runs.whole(begin, end)) return;
+      end_tensor(table, begin, end, chunk_norms, norms);
+      update.move(table, begin, end, coefficients, norms);
+    });
+  });
+  for (int64_t run = 0, ended = 0; run < runs.count(); ++run) {
+    runs.for_each_tensor(run, [&](int64_t begin, int64_t end) {
+      if (begin < ended || runs.whole(begin, end)) return;
+      ended = runs.end_of_tensor(begin);
+      end_tensor(table, begin, ended, chunk_norms, norms);
+    });
+  }
+  parallel_for(runs.count(), threads, [&](int64_t run) {
+    runs.for_each_tensor(run, [&](int64_t begin, int64_t end) {
+      if (!runs.whole(begin, end)) update.move(table, begin, end, coefficients, norms);
+    });
   });
 }
 

@@ -1,25 +1,43 @@
 // The operations of the module on the CPU: rules run over a table with threads and SIMD.
 #pragma once
 
+#include "../gate.h"
 #include "../table.h"
 #include "../tuner.h"
 
 namespace yfk {
 namespace cpu {
 
-// Measures into `num_slots` slots: partials[num_slots][kSums], and sketches[num_slots][kTile] unless
-// it is null; non-zero entries are counted if `nonzero`. A slot takes a fixed run of chunks, so the
+// Measures into `num_slots` slots: partials[num_slots][kSums], and sketches[num_slots][kTile] for
+// the sketch; non-zero entries are counted if `nonzero`. A slot takes a fixed run of chunks, so the
 // sums do not depend on the threads.
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, bool nonzero,
-                       double* partials, float* sketches, int threads);
+void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, bool nonzero,
+             double* partials, float* sketches, int threads);
 
 // Adds up the slots in order and runs the tuner. `state` is a TunerState with its window and sketch.
 void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double* partials,
                     const float* sketches, double inv_scale, bool found_inf, double* state,
                     int64_t num_groups, const double* groups, double* coefficients);
 
-// Advances every tensor of the table; does nothing when the coefficients are not active.
-void yellowfin_apply(const Table& table, DType dtype, const double* coefficients, int threads);
+// Decides on the step of a rule whose coefficients are the user's settings. Adds up ‖g‖² over the
+// slots, if there are any, and fills `active` and `grad_scale` of every group's coefficients, which
+// are `words` doubles each. A non-finite norm or found_inf skips the step.
+void gate(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
+          GateState* state, int64_t num_groups, int64_t words, double* coefficients);
+
+// The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
+// are not active.
+//   advance: all at once. Counts the step.
+//   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
+//   move:    the parameters, after direct.
+// chunk_norms: room for two doubles a chunk.
+void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients, int threads);
+void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+            double* chunk_norms, double* norms, int threads);
+void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+                     double* chunk_norms, double* norms, int threads);
+void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+          const double* norms, int threads);
 
 // Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count);

@@ -1,4 +1,4 @@
-// What one instruction-set build of kernels.cpp offers to the driver.
+// What the files compiled once per instruction set offer to the driver.
 #pragma once
 
 #include "../rules.h"
@@ -6,19 +6,33 @@
 
 namespace yfk {
 
+// Every kernel walks chunks [begin, end) of a table and passes over tensors without a gradient.
+
+// Adds to sums[kSums] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries} what was asked for; the
+// second and third only with gbar, the fourth only if wanted. sketch: kTile floats, or null.
+using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, double* sums,
+                               float* sketch);
+
+// groups: coefficients of each parameter group, of the rule's own type. norms: for each chunk of the
+// table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor.
+using AdvanceKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups);
+using DirectKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+                              double* chunk_norms);
+using MoveKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+                            const double* row_norms);
+
+// The rule in one pass, the last chunk first; or in two: state and norms, then the parameters, each
+// from the end at which the pass before has stopped. Null where a rule does not offer it.
+struct UpdateKernels {
+  AdvanceKernel advance;
+  DirectKernel direct;
+  MoveKernel move;
+};
+
 struct KernelSet {
   const char* name;
-
-  // Chunks [begin, end) of the table. Adds to
-  // sums[kSums] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries}. With `sketch` (kTile floats)
-  // there is no gbar: the second and third stay as they are and signed bucket sums are added there.
-  // The fourth is counted if `nonzero` asks for it.
-  void (*yellowfin_measure)(const Table& table, int64_t begin, int64_t end, DType dtype,
-                            bool nonzero, double* sums, float* sketch);
-
-  // The same chunks, the last first. `groups`: coefficients of each parameter group.
-  void (*yellowfin_apply)(const Table& table, int64_t begin, int64_t end, DType dtype,
-                          const YellowFinCoefficients* groups);
+  MeasureKernel (*measure)(DType dtype, Measure what, bool nonzero);
+  UpdateKernels (*update)(DType dtype, RuleId rule);
 };
 
 // The best set this processor can run.

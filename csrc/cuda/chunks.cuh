@@ -8,11 +8,16 @@
 namespace yfk {
 namespace cuda {
 
+__device__ __forceinline__ bool on_16_bytes(int64_t address) { return address % 16 == 0; }
+
 // One chunk with everything the table says about it.
 struct Piece {
   TensorRow row;
-  int64_t first;
+  int64_t index;  // of the row
+  int64_t chunk;
+  int64_t first;  // element
 
+  __device__ __forceinline__ bool has_grad() const { return row.column[kGrad] != 0; }
   template <class T>
   __device__ __forceinline__ int64_t address(int index) const {
     return row.column[index] + first * int64_t(sizeof(T));
@@ -21,35 +26,45 @@ struct Piece {
   __device__ __forceinline__ T* column(int index) const {
     return reinterpret_cast<T*>(address<T>(index));
   }
+  // Whether 16-byte accesses may begin at the first element. A column that is not there may, too.
+  template <class T>
+  __device__ __forceinline__ bool wide(int index) const {
+    return on_16_bytes(address<T>(index));
+  }
   __device__ __forceinline__ int length(int64_t chunk_size) const {
     const int64_t rest = row.numel - first;
     return int(rest < chunk_size ? rest : chunk_size);
   }
 };
 
+__device__ __forceinline__ Piece piece_of(const Table& table, int64_t chunk) {
+  const Chunk place = table.chunks[chunk];
+  return {table.rows[place.row], place.row, chunk, place.first};
+}
+
 constexpr int kBatch = 32;
 
-// Calls body(piece) for chunks begin, begin + stride, ... below `end` that have a gradient; all
-// threads of the block together. Chunk and row are two dependent reads: the block makes them for 32
-// chunks at a time, or a model of small tensors would wait for them at every tensor.
-template <class Body>
-__device__ __forceinline__ void for_each_piece(const Table& table, int64_t begin, int64_t end,
-                                               int64_t stride, Body body) {
-  __shared__ Piece pieces[kBatch];
+struct Nothing {
+  __device__ __forceinline__ void operator()(bool) const {}
+};
+
+// Walks the numbers begin, begin + stride, ... below `end`, kBatch at a time: for each batch thread
+// k calls open(k, number), then all threads body(k) for every k, then all of them close(own), `own`
+// telling a thread whether it has opened. Chunk and row are two dependent reads: made for 32 chunks
+// at a time, or a model of small tensors would wait for them at every tensor.
+template <class Open, class Body, class Close = Nothing>
+__device__ __forceinline__ void for_each_batch(int64_t begin, int64_t end, int64_t stride, Open open,
+                                               Body body, Close close = {}) {
   for (int64_t base = begin; base < end; base += kBatch * stride) {
     __syncthreads();  // nobody is still at the batch before
     const int64_t mine = base + int(threadIdx.x) * stride;
-    if (threadIdx.x < kBatch && mine < end) {
-      const Chunk chunk = table.chunks[mine];
-      pieces[threadIdx.x] = {table.rows[chunk.row], chunk.first};
-    }
+    const bool own = threadIdx.x < kBatch && mine < end;
+    if (own) open(int(threadIdx.x), mine);
     __syncthreads();
-    for (int k = 0; k < kBatch && base + k * stride < end; ++k)
-      if (pieces[k].row.column[kGrad]) body(pieces[k]);
+    for (int k = 0; k < kBatch && base + k * stride < end; ++k) body(k);
+    close(own);
   }
 }
-
-__device__ __forceinline__ bool on_16_bytes(int64_t address) { return address % 16 == 0; }
 
 }  // namespace cuda
 }  // namespace yfk

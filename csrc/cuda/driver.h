@@ -2,6 +2,7 @@
 // nothing, never synchronises and may be captured in a graph. Pointers are device addresses.
 #pragma once
 
+#include "../gate.h"
 #include "../table.h"
 #include "../tuner.h"
 
@@ -14,9 +15,32 @@ struct Queue {
   void* stream;
 };
 
-// partials[num_slots][kSums]; sketches[num_slots][kTile], or null for the exact variance.
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       float* sketches, Queue queue);
+// What the gate (../gate.h) works with. partials[num_slots][kSums], of all tables; none if ‖g‖² is
+// not measured. grad_scale and found_inf are GradScaler's float32 scalars or null. Coefficients are
+// `words` doubles a group.
+struct GateArguments {
+  int64_t num_slots;
+  const double* partials;
+  const float* grad_scale;
+  const float* found_inf;
+  GateState* state;
+  int64_t num_groups;
+  int64_t words;
+  double* coefficients;
+};
+
+// partials[num_slots][kSums]; sketches[num_slots][kTile] for the sketch.
+void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, double* partials,
+             float* sketches, Queue queue);
+
+// Measure::kNorm, and the gate by the last block to be done: one launch. The slots of this table
+// are among those of `gate`, and all others have been measured on the same stream. `ticket` is zero
+// before and zero again afterwards.
+void measure_then_gate(const Table& table, DType dtype, int64_t num_slots, double* partials,
+                       const GateArguments& gate, unsigned* ticket, Queue queue);
+
+// The gate alone.
+void gate(const GateArguments& gate, Queue queue);
 
 // Adds up the slots in order and runs the tuner, in one launch. grad_scale and found_inf are
 // GradScaler's float32 scalars or null. `scratch` is kTile + 1 doubles: room for the sum of each of
@@ -26,7 +50,20 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
                     double* state, int64_t num_groups, const double* groups, double* coefficients,
                     double* scratch, Queue queue);
 
-void yellowfin_apply(const Table& table, DType dtype, const double* coefficients, Queue queue);
+// The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
+// are not active.
+//   advance: all at once. Counts the step.
+//   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
+//   move:    the parameters, after direct.
+// chunk_norms: room for two doubles a chunk. tickets: a word for each row of the table, zero before
+// and zero again afterwards; the last block to finish a tensor adds up its chunks in order and
+// counts its step.
+void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             unsigned* tickets, Queue queue);
+void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+            double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
+void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+          const double* norms, Queue queue);
 
 // destination[i * stride] = words[i], with the words carried in kernel arguments: no copy to wait
 // for, no pinned buffer to keep alive under a captured graph.

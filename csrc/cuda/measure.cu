@@ -1,11 +1,13 @@
-// YellowFin, measure: one reading pass over the gradients, and their averages if there are any.
+// Measure: one reading pass over the gradients, and over their averages if those are asked for.
 //
 // A slot is a fixed run of chunks and belongs to one block, and a thread always meets the same
 // elements of it, whatever their alignment. Its sums therefore do not depend on the GPU, and every
 // replica of a model tunes to the same step size bit for bit.
 #include "chunks.cuh"
+#include "gate.cuh"
 #include "launch.h"
 #include "reduce.cuh"
+#include "ticket.cuh"
 #include "vec.cuh"
 
 namespace yfk {
@@ -14,7 +16,7 @@ namespace {
 
 // What a thread sums: floats within a chunk (64 or 128 elements), doubles across chunks. fmaf, so
 // that every compiler rounds alike.
-template <int N, bool kSketch>
+template <int N, Measure kWhat>
 struct Moments {
   double grad_sq = 0.0, dot = 0.0, avg_sq = 0.0;
   float chunk_grad_sq = 0.0f, chunk_dot = 0.0f, chunk_avg_sq = 0.0f;
@@ -48,7 +50,7 @@ struct Moments {
   __device__ __forceinline__ void end_chunk() {
     grad_sq += double(chunk_grad_sq);
     chunk_grad_sq = 0.0f;
-    if (!kSketch) {
+    if (kWhat == Measure::kAverage) {
       dot += double(chunk_dot);
       avg_sq += double(chunk_avg_sq);
       chunk_dot = chunk_avg_sq = 0.0f;
@@ -61,27 +63,25 @@ struct Moments {
 // With the sketch the tiles lie on multiples of kTile of the whole model, so that a thread's lanes
 // fall into the same buckets in every tile and the buckets' sums stay in its registers. `shift` is
 // where the chunk begins in its first tile: 0, unless the tensor is small or a shard.
-template <class G, bool kSketch, bool kAllWide>
+template <class G, Measure kWhat, bool kAllWide>
 __device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shift, bool wide_grad,
                                               bool wide_average,
-                                              Moments<kVec<G>, kSketch>* moments) {
+                                              Moments<kVec<G>, kWhat>* moments) {
   constexpr int N = kVec<G>;
+  constexpr bool kAverage = kWhat == Measure::kAverage, kSketch = kWhat == Measure::kSketch;
   // loads in flight: enough to fill the memory's latency, few enough for 64 registers
-  constexpr int kUnroll = kSketch ? 4 : 2;
-  // apply reads the same columns next: what fits the L2 cache should stay there
+  constexpr int kUnroll = kAverage ? 2 : 4;
+  // the update reads the same columns next: what fits the L2 cache should stay there
   const Column<const G, N, kAllWide, Reuse::kKeep> grads(piece.column<const G>(kGrad), wide_grad);
   const Column<const float, N, kAllWide, Reuse::kKeep> averages(
-      kSketch ? nullptr : piece.column<const float>(kGradAvg), wide_average);
+      kAverage ? piece.column<const float>(kGradAvg) : nullptr, wide_average);
   const int64_t origin = piece.row.origin + piece.first;
 
   const auto ragged = [&](int i) {
-    const Lanes<N> g = grads.load_inside(i, n);
+    const Lanes<N> g = grads.load(i, Inside{n});
     moments->add(g);
-    if (kSketch) {
-      moments->add_signed(g, origin + i);
-    } else {
-      moments->add_average(g, averages.load_inside(i, n));
-    }
+    if (kSketch) moments->add_signed(g, origin + i);
+    if (kAverage) moments->add_average(g, averages.load(i, Inside{n}));
   };
 
   int i = int(threadIdx.x) * N - shift;
@@ -93,17 +93,14 @@ __device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shi
     Lanes<N> g[kUnroll], gbar[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      g[u] = grads.load(i + u * kTile);
-      if (!kSketch) gbar[u] = averages.load(i + u * kTile);
+      g[u] = grads.load(i + u * kTile, Whole{});
+      if (kAverage) gbar[u] = averages.load(i + u * kTile, Whole{});
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       moments->add(g[u]);
-      if (kSketch) {
-        moments->add_signed(g[u], origin + i + u * kTile);
-      } else {
-        moments->add_average(g[u], gbar[u]);
-      }
+      if (kSketch) moments->add_signed(g[u], origin + i + u * kTile);
+      if (kAverage) moments->add_average(g[u], gbar[u]);
     }
   }
   for (; i < n; i += kTile) ragged(i);
@@ -113,28 +110,36 @@ __device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shi
 template <class G>
 constexpr int kBlock = kTile / kVec<G>;  // a tile at 16 bytes a thread: 1024 threads, or 512
 
-// 1024 threads on a multiprocessor leave each of them 64 registers.
-template <class G, bool kSketch>
+// 1024 threads on a multiprocessor leave each of them 64 registers. With a ticket the block that
+// comes last goes on to the gate.
+template <class G, Measure kWhat>
 __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
-    yellowfin_measure_kernel(Table table, double* partials, float* sketches) {
+    measure_kernel(Table table, double* partials, float* sketches, GateArguments gate,
+                   unsigned* ticket) {
   constexpr int N = kVec<G>;
+  constexpr bool kSketch = kWhat == Measure::kSketch;
+  __shared__ Piece pieces[kBatch];
   const int64_t slot = blockIdx.x;
-  Moments<N, kSketch> moments;
+  Moments<N, kWhat> moments;
   int64_t count = 0;
 
-  for_each_piece(table, slot * table.num_chunks / gridDim.x,
-                 (slot + 1) * table.num_chunks / gridDim.x, 1, [&](const Piece& piece) {
+  const auto open = [&](int k, int64_t chunk) { pieces[k] = piece_of(table, chunk); };
+  const auto measure = [&](int k) {
+    const Piece& piece = pieces[k];
+    if (!piece.has_grad()) return;
     const int n = piece.length(table.chunk_size);
     const int shift = kSketch ? int((piece.row.origin + piece.first) % kTile) : 0;
     const bool wide_grad = on_16_bytes(piece.address<G>(kGrad) - shift * int(sizeof(G)));
-    const bool wide_average = kSketch || on_16_bytes(piece.address<float>(kGradAvg));
+    const bool wide_average = kWhat != Measure::kAverage || piece.wide<float>(kGradAvg);
     count += n;
     if (wide_grad && wide_average) {
-      measure_chunk<G, kSketch, true>(piece, n, shift, true, true, &moments);
+      measure_chunk<G, kWhat, true>(piece, n, shift, true, true, &moments);
     } else {
-      measure_chunk<G, kSketch, false>(piece, n, shift, wide_grad, wide_average, &moments);
+      measure_chunk<G, kWhat, false>(piece, n, shift, wide_grad, wide_average, &moments);
     }
-  });
+  };
+  for_each_batch(slot * table.num_chunks / gridDim.x, (slot + 1) * table.num_chunks / gridDim.x, 1,
+                 open, measure);
 
   double* sums = partials + slot * kSums;
   const double values[kSums - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
@@ -143,31 +148,45 @@ __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
   if (threadIdx.x == 0) sums[kSums - 1] = double(count);
   if (kSketch)
     store_wide<N, Reuse::kKeep>(sketches + slot * kTile + threadIdx.x * N, moments.buckets);
+  if constexpr (kWhat == Measure::kNorm)
+    if (ticket && block_arrives_last(ticket)) judge_step(gate);
+}
+
+template <class G, Measure kWhat>
+void launch(const Table& table, int64_t num_slots, double* partials, float* sketches,
+            const GateArguments& gate, unsigned* ticket, const Queue& queue) {
+  const DeviceGuard guard(queue.device);
+  YFK_LAUNCH((measure_kernel<G, kWhat>), int(num_slots), kBlock<G>, 0, stream_of(queue), table,
+             partials, sketches, gate, ticket);
 }
 
 template <class G>
-void measure(const Table& table, int64_t num_slots, double* partials, float* sketches,
-             const Queue& queue) {
-  const DeviceGuard guard(queue.device);
-  if (sketches) {
-    YFK_LAUNCH((yellowfin_measure_kernel<G, true>), int(num_slots), kBlock<G>, 0,
-               stream_of(queue), table, partials, sketches);
-  } else {
-    YFK_LAUNCH((yellowfin_measure_kernel<G, false>), int(num_slots), kBlock<G>, 0,
-               stream_of(queue), table, partials, sketches);
-  }
+void measure_as(Measure what, const Table& table, int64_t num_slots, double* partials,
+                float* sketches, const GateArguments& gate, unsigned* ticket, const Queue& queue) {
+  const auto kernel = what == Measure::kNorm      ? launch<G, Measure::kNorm>
+                      : what == Measure::kAverage ? launch<G, Measure::kAverage>
+                                                  : launch<G, Measure::kSketch>;
+  kernel(table, num_slots, partials, sketches, gate, ticket, queue);
+}
+
+void measure_of(DType dtype, Measure what, const Table& table, int64_t num_slots, double* partials,
+                float* sketches, const GateArguments& gate, unsigned* ticket, const Queue& queue) {
+  const auto measure = dtype == DType::kFloat32    ? measure_as<float>
+                       : dtype == DType::kBFloat16 ? measure_as<__nv_bfloat16>
+                                                   : measure_as<__half>;
+  measure(what, table, num_slots, partials, sketches, gate, ticket, queue);
 }
 
 }  // namespace
 
-void yellowfin_measure(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       float* sketches, Queue queue) {
-  switch (dtype) {
-    case DType::kFloat32: return measure<float>(table, num_slots, partials, sketches, queue);
-    case DType::kBFloat16:
-      return measure<__nv_bfloat16>(table, num_slots, partials, sketches, queue);
-    case DType::kFloat16: return measure<__half>(table, num_slots, partials, sketches, queue);
-  }
+void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, double* partials,
+             float* sketches, Queue queue) {
+  measure_of(dtype, what, table, num_slots, partials, sketches, {}, nullptr, queue);
+}
+
+void measure_then_gate(const Table& table, DType dtype, int64_t num_slots, double* partials,
+                       const GateArguments& gate, unsigned* ticket, Queue queue) {
+  measure_of(dtype, Measure::kNorm, table, num_slots, partials, nullptr, gate, ticket, queue);
 }
 
 }  // namespace cuda

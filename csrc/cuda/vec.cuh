@@ -133,6 +133,16 @@ __device__ __forceinline__ void store_wide(Half* p, const Lanes<N>& a) {
 
 // A column of one chunk ---------------------------------------------------------------------------
 
+// Which lanes of an access from element i on are there: all, or those before element n (and from
+// element 0 on).
+struct Whole {
+  __device__ __forceinline__ bool has(int) const { return true; }
+};
+struct Inside {
+  int n;
+  __device__ __forceinline__ bool has(int element) const { return 0 <= element && element < n; }
+};
+
 // kAllWide: every column of the chunk lies on 16 bytes, which is the usual case and costs no
 // branch. Otherwise each column tells for itself, and only the one that does not (a gradient inside
 // a DDP bucket, say) is read element by element.
@@ -141,26 +151,24 @@ class Column {
  public:
   __device__ __forceinline__ Column(T* first, bool wide) : first_(first), wide_(wide) {}
 
-  __device__ __forceinline__ Lanes<N> load(int i) const {
+  __device__ __forceinline__ Lanes<N> load(int i, Whole) const {
     if constexpr (!kAllWide)
       if (!wide_) return load_some(i, 0, N);
     return load_wide<N, kReuse>(first_ + i);
   }
-
-  __device__ __forceinline__ void store(int i, const Lanes<N>& a) const {
+  __device__ __forceinline__ void store(int i, const Lanes<N>& a, Whole) const {
     if constexpr (!kAllWide)
       if (!wide_) return store_some(i, 0, N, a);
     store_wide<N, kReuse>(first_ + i, a);
   }
 
-  // Lanes that stick out of the chunk's `n` elements read as 0 and are not written.
-  __device__ __forceinline__ Lanes<N> load_inside(int i, int n) const {
-    return i >= 0 && i + N <= n ? load(i) : load_some(i, -i, n - i);
+  // Lanes that are not there read as 0 and are not written.
+  __device__ __forceinline__ Lanes<N> load(int i, Inside chunk) const {
+    return i >= 0 && i + N <= chunk.n ? load(i, Whole{}) : load_some(i, -i, chunk.n - i);
   }
-
-  __device__ __forceinline__ void store_inside(int i, int n, const Lanes<N>& a) const {
-    if (i >= 0 && i + N <= n) return store(i, a);
-    store_some(i, -i, n - i, a);
+  __device__ __forceinline__ void store(int i, const Lanes<N>& a, Inside chunk) const {
+    if (i >= 0 && i + N <= chunk.n) return store(i, a, Whole{});
+    store_some(i, -i, chunk.n - i, a);
   }
 
  private:

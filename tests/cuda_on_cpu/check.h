@@ -13,11 +13,16 @@ namespace yfk {
 using Random = std::mt19937_64;
 
 // One a file of that name.
+void check_gate(Random& random);
+void check_lamb(Random& random);
 void check_measure(Random& random);
-void check_apply(Random& random);
-void check_tune(Random& random);
+void check_qhadam(Random& random);
+void check_qhm(Random& random);
+void check_rounding(Random& random);
 void check_step(Random& random);
+void check_tune(Random& random);
 void check_write_words(Random& random);
+void check_yellowfin(Random& random);
 
 // Prints a failure and has the program end with one.
 void report(const char* file, int line, const std::string& what);

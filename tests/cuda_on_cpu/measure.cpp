@@ -23,23 +23,29 @@ struct Measurement {
   }
 };
 
-Measurement on_cuda(const Model& model, const Blueprint& blueprint, int64_t slots,
-                    cuda_on_cpu::Schedule schedule = {}) {
-  Measurement result(slots, !blueprint.averages);
+struct Case {
+  Blueprint blueprint;
+  Measure what;
+  int64_t slots;
+
+  Measurement empty() const { return Measurement(slots, what == Measure::kSketch); }
+};
+
+Measurement on_cuda(const Model& model, const Case& c, cuda_on_cpu::Schedule schedule = {}) {
+  Measurement result = c.empty();
   cuda_on_cpu::schedule = schedule;
-  cuda::yellowfin_measure(model.table(), blueprint.dtype, slots, result.partials.data(),
-                          result.sketch_data(), {0, nullptr});
+  cuda::measure(model.table(), c.blueprint.dtype, c.what, c.slots, result.partials.data(),
+                result.sketch_data(), {0, nullptr});
   return result;
 }
 
-void compare_with_cpu(const Model& model, const Blueprint& blueprint, const Measurement& got) {
-  const int64_t slots = int64_t(got.partials.size()) / kSums;
-  Measurement cpu(slots, !blueprint.averages);
+void compare_with_cpu(const Model& model, const Case& c, const Measurement& got) {
+  Measurement cpu = c.empty();
   constexpr bool kNonzero = true;  // the GPU always counts them
-  cpu::yellowfin_measure(model.table(), blueprint.dtype, slots, kNonzero, cpu.partials.data(),
-                         cpu.sketch_data(), 1);
+  cpu::measure(model.table(), c.blueprint.dtype, c.what, c.slots, kNonzero, cpu.partials.data(),
+               cpu.sketch_data(), 1);
   constexpr double kTolerance = 2e-6;  // both sum some dozens of floats before they go to doubles
-  for (int64_t slot = 0; slot < slots; ++slot) {
+  for (int64_t slot = 0; slot < c.slots; ++slot) {
     const double* x = &got.partials[slot * kSums];
     const double* y = &cpu.partials[slot * kSums];
     // by Cauchy and Schwarz: the dot product itself may cancel
@@ -55,35 +61,38 @@ void compare_with_cpu(const Model& model, const Blueprint& blueprint, const Meas
                    << cpu.sketches[j]);
 }
 
-void check_schedules_and_alignment(const Blueprint& blueprint, int64_t slots, Random& random) {
-  Model wide(blueprint, Alignment::kWide), odd(blueprint, Alignment::kOdd);
-  const Measurement forward = on_cuda(wide, blueprint, slots);
-  compare_with_cpu(wide, blueprint, forward);
-  EXPECT(on_cuda(odd, blueprint, slots) == forward, "the sums depend on alignment");
+void check_schedules_and_alignment(const Case& c, Random& random) {
+  Model wide(c.blueprint, Alignment::kWide), odd(c.blueprint, Alignment::kOdd);
+  const Measurement forward = on_cuda(wide, c);
+  compare_with_cpu(wide, c, forward);
+  EXPECT(on_cuda(odd, c) == forward, "the sums depend on alignment");
   for (const auto& schedule : one_of_each(random))
-    EXPECT(on_cuda(odd, blueprint, slots, schedule) == forward,
-           "the sums change with " << name_of(schedule));
+    EXPECT(on_cuda(odd, c, schedule) == forward, "the sums change with " << name_of(schedule));
 }
 
-void check_slots(const Blueprint& blueprint, int64_t slots, Random& random) {
-  Model model(blueprint, Alignment::kOdd);
+void check_slots(const Case& c, Random& random) {
+  Model model(c.blueprint, Alignment::kOdd);
   for (const auto& schedule : schedules(random))
-    compare_with_cpu(model, blueprint, on_cuda(model, blueprint, slots, schedule));
+    compare_with_cpu(model, c, on_cuda(model, c, schedule));
 }
 
 }  // namespace
 
 void check_measure(Random& random) {
   for (const DType dtype : kDTypes) {
-    for (const bool averages : {true, false}) {
+    for (const Measure what : {Measure::kNorm, Measure::kAverage, Measure::kSketch}) {
+      const Second second = what == Measure::kAverage ? Second::kAverage : Second::kNone;
+      const auto blueprint = [&](int64_t chunk_size, const std::vector<Tensor>& tensors) {
+        return Blueprint{dtype, second, chunk_size, tensors, unsigned(random())};
+      };
       for (const int64_t chunk_size : {kTile, 16 * kTile})
-        check_schedules_and_alignment(
-            {dtype, averages, chunk_size, awkward_tensors(random), unsigned(random())}, 2, random);
+        check_schedules_and_alignment({blueprint(chunk_size, awkward_tensors(random)), what, 2},
+                                      random);
       // more chunks than a block reads at a time, and slots without any
       const std::vector<Tensor> tiny(40, Tensor{5, 7, true});
-      check_slots({dtype, averages, kTile, tiny, unsigned(random())}, 1, random);
+      check_slots({blueprint(kTile, tiny), what, 1}, random);
       const std::vector<Tensor> few = {{1025, 0, true}, {3, 1025, true}};
-      check_slots({dtype, averages, kTile, few, unsigned(random())}, 4, random);
+      check_slots({blueprint(kTile, few), what, 4}, random);
     }
   }
 }

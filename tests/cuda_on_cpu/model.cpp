@@ -13,11 +13,12 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kGuardBehind = kAddressSanitizer ? 0 : kLine;
-constexpr int kUsedColumns = kMaster + 1;
+constexpr int kUsedColumns = kStep + 1;
 
 bool is_used(const Blueprint& blueprint, int column) {
-  if (column == kGradAvg) return blueprint.averages;
-  if (column == kMaster) return blueprint.dtype != DType::kFloat32;
+  if (column == kGradAvg) return blueprint.second != Second::kNone;
+  if (column == kMaster) return blueprint.master && blueprint.dtype != DType::kFloat32;
+  if (column == kStep) return blueprint.counts;
   return true;
 }
 
@@ -53,15 +54,18 @@ float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) 
 void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& random) {
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<float> uniform;
+  if (blueprint.counts) write(arrays[kStep], blueprint, kStep, 0, float(random() % 100));
   for (int64_t i = 0; i < numel; ++i) {
     float values[kUsedColumns];
     for (float& x : values) x = normal(random);
     if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
+    if (uniform(random) < 0.1f) values[kParam] *= 1e-5f;  // subnormal as a float16
     values[kGradAvg] = values[kGrad] + 0.3f * values[kGradAvg];
+    if (blueprint.second == Second::kSquare) values[kGradAvg] *= values[kGradAvg];
     values[kMaster] = values[kParam];
     // somebody has written to a half-precision parameter since its master was rounded
     if (uniform(random) < 0.2f) values[kMaster] *= 1.5f;
-    for (int c = 0; c < kUsedColumns; ++c)
+    for (int c = 0; c < kStep; ++c)
       if (is_used(blueprint, c)) write(arrays[c], blueprint, c, i, values[c]);
   }
 }
@@ -120,7 +124,8 @@ Model::Model(const Blueprint& blueprint, Alignment alignment)
     const auto offsets = offsets_of(alignment, places);
     for (int c = 0; c < kUsedColumns; ++c) {
       if (!is_used(blueprint, c)) continue;
-      arrays[c] = Array(tensor.numel, is_float32(blueprint, c) ? 4 : 2, offsets[c]);
+      const int64_t numel = c == kStep ? 1 : tensor.numel;
+      arrays[c] = Array(numel, is_float32(blueprint, c) ? 4 : 2, offsets[c]);
       row.column[c] = int64_t(reinterpret_cast<intptr_t>(arrays[c].data()));
     }
     if (!tensor.has_grad) row.column[kGrad] = 0;

@@ -38,12 +38,17 @@ struct Tensor {
   bool has_grad;
 };
 
+// What the second state column holds.
+enum class Second { kNone, kAverage, kSquare };  // of the gradients
+
 struct Blueprint {
   DType dtype;
-  bool averages;  // the state of variance="exact"
+  Second second;
   int64_t chunk_size;
   std::vector<Tensor> tensors;
   unsigned seed;
+  bool master = true;  // of half-precision parameters
+  bool counts = false;  // the steps of each tensor
 };
 
 // Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.
@@ -64,6 +69,8 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   Table table() const;
+  int64_t tensors() const { return int64_t(rows_.size()); }
+  int64_t chunks() const { return int64_t(chunks_.size()); }
   const TensorRow& row(int64_t tensor) const { return rows_[tensor]; }
   // A column of a tensor, in float64; empty when there is none.
   std::vector<double> read(int64_t tensor, int column);

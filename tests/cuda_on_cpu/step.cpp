@@ -1,4 +1,4 @@
-// Step: measure, tune and apply together, against YellowFin in float64.
+// Step: measure, tune and advance together, against YellowFin in float64.
 //
 // The oracle takes over the kernels' tensors before each step, so that only one step's rounding
 // has to be allowed for; its scalars are its own from the first step on.
@@ -40,7 +40,7 @@ std::vector<OracleTensor> tensors_of(Model& model, const Blueprint& blueprint) {
   for (int64_t t = 0; t < int64_t(blueprint.tensors.size()); ++t) {
     const TensorRow& row = model.row(t);
     OracleTensor tensor = {blueprint.tensors[t].has_grad, row.group, row.origin,
-                           model.read(t, kGrad), model.read(t, kParam), model.read(t, kMomentum),
+                           model.read(t, kGrad), model.read(t, kParam), model.read(t, kState),
                            model.read(t, kGradAvg)};
     // the master counts, unless somebody has written to the parameter since
     const std::vector<double> master = model.read(t, kMaster);
@@ -92,14 +92,18 @@ class Stepper {
     cuda_on_cpu::schedule = all[random_() % all.size()];
     const Blueprint& blueprint = trace_.blueprint;
     std::vector<double> partials(kSlots * kSums), scratch(kTile + 1);
-    std::vector<float> sketches(blueprint.averages ? 0 : kSlots * kTile);
-    float* sketch = blueprint.averages ? nullptr : sketches.data();
-    cuda::yellowfin_measure(model_.table(), blueprint.dtype, kSlots, partials.data(), sketch,
-                            {0, nullptr});
+    const bool sketched = trace_.options.sketch;
+    std::vector<float> sketches(sketched ? kSlots * kTile : 0);
+    const float* sketch = sketched ? sketches.data() : nullptr;
+    cuda::measure(model_.table(), blueprint.dtype,
+                  sketched ? Measure::kSketch : Measure::kAverage, kSlots, partials.data(),
+                  sketches.data(), {0, nullptr});
     cuda::yellowfin_tune(trace_.options, kSlots, partials.data(), sketch, &kLossScale, nullptr,
                          state_.data(), int64_t(kHyper.size()), &kHyper[0].lr,
                          &coefficients_[0].active, scratch.data(), {0, nullptr});
-    cuda::yellowfin_apply(model_.table(), blueprint.dtype, &coefficients_[0].active, {0, nullptr});
+    cuda::advance(model_.table(), blueprint.dtype,
+                  sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin,
+                  &coefficients_[0].active, nullptr, {0, nullptr});
   }
 
   void near(const char* what, double got, double wanted, double tolerance) const {
@@ -175,8 +179,8 @@ void check_step(Random& random) {
       const TunerOptions usual = {0.999, INFINITY, 1e-4, 0.0, 20, true, false, true, false, sketch};
       const TunerOptions other = {0.99, 1000.0, 1e-4, 0.1, 3, true, true, false, true, sketch};
       for (const TunerOptions& options : {usual, other}) {
-        const Blueprint blueprint = {dtype, !sketch, 16 * kTile, awkward_tensors(random),
-                                     unsigned(random())};
+        const Blueprint blueprint = {dtype, sketch ? Second::kNone : Second::kAverage, 16 * kTile,
+                                     awkward_tensors(random), unsigned(random())};
         Stepper stepper({blueprint, options}, random);
         for (const double size : kSizes) stepper.step(size);
       }

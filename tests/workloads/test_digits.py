@@ -97,3 +97,33 @@ def test_accuracy_of_a_model_that_always_says_zero(task: DigitsTask) -> None:
 
     zeros = (task.test_labels == 0).sum().item()
     assert task.evaluate(AlwaysZero()).accuracy == pytest.approx(zeros / 450)
+
+
+def test_evaluation_of_the_training_set_is_over_all_of_it(task: DigitsTask) -> None:
+    model = task.model(seed=0)
+    whole = task.loss(model.eval(), (task.train_images, task.train_labels)).item()
+    assert task.evaluate_training(model).loss == pytest.approx(whole)
+    assert task.evaluate(model).loss != pytest.approx(whole)
+
+
+def test_held_out_images_are_from_the_training_set(task: DigitsTask) -> None:
+    tuning = task.held_out()
+    assert (len(tuning.train_labels), len(tuning.test_labels)) == (1010, 337)
+    both = torch.cat([tuning.train_images, tuning.test_images]).flatten(1)
+    assert torch.equal(both.unique(dim=0), task.train_images.flatten(1).unique(dim=0))
+    shares = tuning.test_labels.bincount(minlength=10) / 337
+    torch.testing.assert_close(shares, torch.full((10,), 0.1), atol=0.01, rtol=0)
+
+
+def test_batches_of_another_size(task: DigitsTask) -> None:
+    resized = task.with_batch_size(1347)
+    (_, labels), _ = islice(resized.batches(seed=0), 2)
+    assert torch.equal(labels.sort().values, task.train_labels.sort().values)
+    assert "batch 1347" in resized.conditions
+    assert task.batch_size == 64
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1348])
+def test_a_batch_that_cannot_be_filled_is_refused(task: DigitsTask, batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size value: {batch_size}; it must be from 1 to"):
+        task.with_batch_size(batch_size)

@@ -36,7 +36,7 @@ def task() -> DigitsTask:
 
 def losses(task: DigitsTask, contender: str, steps: int, seed: int = 0) -> list[float]:
     model = task.model(seed)
-    optimizer = CONTENDERS[contender].build(model.parameters())
+    optimizer = CONTENDERS[contender].build(model)
     return [record.loss for record in train(task, model, optimizer, steps=steps, seed=seed)]
 
 
@@ -83,6 +83,6 @@ def test_what_the_caller_does_between_steps_is_not_timed(task: DigitsTask) -> No
 
 def test_the_loop_waits_for_the_caller(task: DigitsTask) -> None:
     model = task.model(seed=0)
-    optimizer = CONTENDERS["yellowfin"].build(model.parameters())
+    optimizer = CONTENDERS["yellowfin"].build(model)
     for record in train(task, model, optimizer, steps=5, seed=0):
         assert optimizer.diagnostics()["step"] == record.step  # type: ignore[attr-defined]

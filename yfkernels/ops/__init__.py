@@ -2,11 +2,15 @@
 
 Every backend offers the same functions on a TensorTable:
     upload_grads(table, pointers)         refresh the gradient column
-    yellowfin_measure(table, partials, sketches, nonzero)
+    measure(table, what, partials, sketches, nonzero)
                                           nonzero: whether that sum will be used
+    measure_then_gate(table, own, partials, grad_scale, found_inf, state, coefficients)
+    gate(partials, grad_scale, found_inf, state, coefficients)
     yellowfin_tune(options, partials, sketches, grad_scale, found_inf, state, groups, coefficients,
                    scratch)
-    yellowfin_apply(table, coefficients)
+    advance(rule, table, coefficients)    or, for a move that hangs on norms of whole tensors,
+    direct(rule, table, coefficients)     and then
+    move(rule, table, coefficients)
 and unusable(device_type), which says why it cannot serve a kind of device, or None.
 """
 

@@ -39,3 +39,9 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 def new_state(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Zeros in the layout of `tensor`."""
     return torch.zeros_like(tensor, dtype=dtype)
+
+
+def unflatten(flat: Tensor, like: Tensor, order: list[int]) -> Tensor:
+    """Undoes `flatten`: `flat` in the shape of `like`."""
+    sizes = [like.size(dim) for dim in order]
+    return flat.view(sizes).permute([order.index(dim) for dim in range(like.dim())])

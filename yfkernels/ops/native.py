@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.rules import GATE_STATE, RULES, Measure, Rule
 from yfkernels.ops.table import ROW_WORDS, TensorTable
 from yfkernels.ops.tuner import (
-    COEFFICIENT_FIELDS,
     GROUP_FIELDS,
     STATE_FIELDS,
     STATE_FORMAT,
@@ -36,6 +36,7 @@ def _load() -> tuple[Any, str | None]:
         module.STATE_WORDS,
         module.STATE_FORMAT,
         module.GROUP_WORDS,
+        module.GATE_WORDS,
         module.COEFFICIENT_WORDS,
         module.SUMS,
         module.TILE,
@@ -45,7 +46,8 @@ def _load() -> tuple[Any, str | None]:
         len(STATE_FIELDS),
         STATE_FORMAT,
         len(GROUP_FIELDS),
-        len(COEFFICIENT_FIELDS),
+        len(GATE_STATE),
+        [len(rule.fields) for rule in RULES],
         len(SUMS),
         TILE,
     )
@@ -130,19 +132,82 @@ def upload_grads(table: TensorTable, pointers: list[int]) -> None:
     write_words(table.grad_column, pointers)
 
 
-def yellowfin_measure(
-    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+def measure(
+    table: TensorTable,
+    what: Measure,
+    partials: Tensor,
+    sketches: Tensor | None = None,
+    nonzero: bool = False,
 ) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's slots."""
     slots, sketch = partials.data_ptr(), _address(sketches)
     if table.device.type == "cpu":
-        _C.cpu_yellowfin_measure(
-            *_table(table), table.num_slots, nonzero, slots, sketch, _threads(table)
-        )
+        counts = (table.num_slots, nonzero, slots, sketch, _threads(table))
+        _C.cpu_measure(*_table(table), what, *counts)
     else:  # counting is free on a GPU
-        _C.cuda_yellowfin_measure(
-            *_table(table), table.num_slots, slots, sketch, *_queue(table.device)
-        )
+        queue = _queue(table.device)
+        _C.cuda_measure(*_table(table), what, table.num_slots, slots, sketch, *queue)
+
+
+def gate(
+    partials: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Adds up the slots and decides on the step where `state` lives."""
+    if state.is_cpu:
+        inv_scale, overflow = _on_host(grad_scale, found_inf)
+        slots = (0, 0) if partials is None else (len(partials), partials.data_ptr())
+        memory = (state.data_ptr(), *coefficients.shape, coefficients.data_ptr())
+        _C.cpu_gate(*slots, inv_scale, overflow, *memory)
+    else:
+        arguments = _gate_arguments(partials, grad_scale, found_inf, state, coefficients)
+        _C.cuda_gate(arguments, *_queue(state.device))
+
+
+def measure_then_gate(
+    table: TensorTable,
+    own: Tensor,
+    partials: Tensor,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Measures the norm of the last table into `own` of the slots; then the gate."""
+    if table.device.type == "cpu":
+        measure(table, Measure.NORM, own)
+        gate(partials, grad_scale, found_inf, state, coefficients)
+    else:
+        arguments = _gate_arguments(partials, grad_scale, found_inf, state, coefficients)
+        slots = (table.num_slots, own.data_ptr())
+        ticket = table.tickets.data_ptr()
+        _C.cuda_measure_then_gate(*_table(table), *slots, arguments, ticket, *_queue(table.device))
+
+
+def _on_host(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[float, bool]:
+    inv_scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+    return inv_scale, found_inf is not None and bool(found_inf)
+
+
+def _gate_arguments(
+    partials: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> Any:
+    return _C.GateArguments(
+        0 if partials is None else len(partials),
+        _address(partials),
+        _address(grad_scale),
+        _address(found_inf),
+        state.data_ptr(),
+        *coefficients.shape,
+        coefficients.data_ptr(),
+    )
 
 
 def yellowfin_tune(
@@ -160,8 +225,7 @@ def yellowfin_tune(
     slots = (len(partials), partials.data_ptr(), _address(sketches))
     memory = (state.data_ptr(), len(groups), groups.data_ptr(), coefficients.data_ptr())
     if state.is_cpu:
-        inv_scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
-        overflow = found_inf is not None and bool(found_inf)
+        inv_scale, overflow = _on_host(grad_scale, found_inf)
         _C.cpu_yellowfin_tune(_options(options), *slots, inv_scale, overflow, *memory)
     else:
         _C.cuda_yellowfin_tune(
@@ -175,9 +239,40 @@ def yellowfin_tune(
         )
 
 
-def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: gradient average, momentum and parameters advance."""
+def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: state and parameters advance."""
+    given = (*_table(table), rule.id, coefficients.data_ptr())
     if table.device.type == "cpu":
-        _C.cpu_yellowfin_apply(*_table(table), coefficients.data_ptr(), _threads(table))
+        _C.cpu_advance(*given, _threads(table))
     else:
-        _C.cuda_yellowfin_apply(*_table(table), coefficients.data_ptr(), *_queue(table.device))
+        _C.cuda_advance(*given, table.tickets.data_ptr(), *_queue(table.device))
+
+
+def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
+    given = (*_table(table), rule.id, coefficients.data_ptr())
+    norms = (table.chunk_norms.data_ptr(), table.norms.data_ptr())
+    if table.device.type == "cpu":
+        _C.cpu_direct(*given, *norms, _threads(table))
+    else:
+        _C.cuda_direct(*given, *norms, table.tickets.data_ptr(), *_queue(table.device))
+
+
+def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The second of two passes: parameters move by a length that hangs on `table.norms`."""
+    given = (*_table(table), rule.id, coefficients.data_ptr(), table.norms.data_ptr())
+    if table.device.type == "cpu":
+        _C.cpu_move(*given, _threads(table))
+    else:
+        _C.cuda_move(*given, *_queue(table.device))
+
+
+def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """Both passes, where no other process has parts of the tensors."""
+    if table.device.type == "cpu":  # a few tensors at a time: the second pass meets a warm cache
+        given = (*_table(table), rule.id, coefficients.data_ptr())
+        norms = (table.chunk_norms.data_ptr(), table.norms.data_ptr())
+        _C.cpu_direct_and_move(*given, *norms, _threads(table))
+    else:
+        direct(rule, table, coefficients)
+        move(rule, table, coefficients)

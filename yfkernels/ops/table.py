@@ -24,13 +24,14 @@ ROW_WORDS = _HEAD + COLUMNS
 
 
 class Column(IntEnum):
-    """The meaning of a row's columns for the rules that exist; csrc/table.h has the same."""
+    """The meaning of a row's columns; csrc/table.h has the same."""
 
     GRAD = 0
     PARAM = 1
-    MOMENTUM = 2
-    GRAD_AVG = 3
+    STATE = 2  # momentum_buffer, or exp_avg
+    GRAD_AVG = 3  # or exp_avg_sq: a rule's second state
     MASTER = 4
+    STEP = 5  # steps taken: one float32 number a tensor
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,15 @@ class TensorTable:
         self.grad_pointers: list[int] = [0] * len(self.rows)
         self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
+        self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
         if fused:
             self._upload(counts)
 
     def _upload(self, counts: list[int]) -> None:
+        device = self.device
+        # what a rule that counts steps or adapts to norms leaves, and needs for it
+        self.tickets = torch.zeros(len(self.rows), dtype=torch.int32, device=device)
+        self.chunk_norms = torch.zeros(self.num_chunks, 2, dtype=torch.float64, device=device)
         words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64)
         count = torch.tensor(counts)
         row_of_chunk = torch.repeat_interleave(torch.arange(len(counts)), count)
@@ -150,7 +156,10 @@ class TensorTable:
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
         self._columns_aligned = all(
-            tensor.data_ptr() % 16 == 0 for row in self.rows for tensor in row.columns.values()
+            tensor.data_ptr() % 16 == 0
+            for row in self.rows
+            for column, tensor in row.columns.items()
+            if column != Column.STEP
         )
 
     @property

@@ -36,20 +36,6 @@ STATE_FIELDS = (
 GROUP_FIELDS = ("lr", "weight_decay", "decoupled", "sign")
 """What the user sets per parameter group."""
 
-COEFFICIENT_FIELDS = (
-    "active",
-    "grad_scale",
-    "coupled_decay",
-    "momentum",
-    "velocity_gain",
-    "velocity_keep",
-    "param_keep",
-    "param_gain",
-    "average_decay",
-    "average_gain",
-)
-"""What the tuner hands to the apply pass per parameter group; see csrc/rules.h."""
-
 
 @dataclass(frozen=True)
 class TunerOptions:
@@ -66,6 +52,7 @@ class TunerOptions:
         log_smooth: smooth the logarithm of the curvature range.
         sparsity_debias: scale the statistics by the share of non-zero gradient entries.
         sketch: variance="sketch".
+        trust_ratio: moves are scaled in a second pass, which needs the velocity of the first.
     """
 
     beta: float
@@ -78,6 +65,7 @@ class TunerOptions:
     log_smooth: bool
     sparsity_debias: bool
     sketch: bool
+    trust_ratio: bool
 
     @property
     def state_words(self) -> int:

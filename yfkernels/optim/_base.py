@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,49 +14,16 @@ from yfkernels.distributed import sharding
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.memory import is_dense, new_state, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
+from yfkernels.optim._fingerprint import Fingerprint
 
 _STATE_DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
-
-# mapped over thousands of tensors in every step: half the time of a comprehension
-_address = Tensor.data_ptr
-_strides = Tensor.stride
 
 
 def _view(tensor: Tensor) -> Tensor:
     """What the kernels see of a tensor: this process's part, a complex one as pairs of reals."""
     tensor = sharding.local(tensor.detach())
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-class _Fingerprint(NamedTuple):
-    """All that a plan depends on, gathered in every step and cheap to compare.
-
-    Addresses, not identities: zero_grad() makes new gradient tensors in the old places. No
-    reference to a gradient is kept, so its memory stays the training loop's.
-    """
-
-    params: list[int]
-    param_strides: list[tuple[int, ...]]
-    grads: list[int]
-    grad_strides: list[tuple[int, ...]]
-
-    @classmethod
-    def of(cls, params: list[Tensor], grads: list[Any]) -> _Fingerprint:
-        try:
-            addresses = list(map(_address, grads))
-            strides = list(map(_strides, grads))
-        except TypeError:  # somewhere there is None instead of a gradient
-            addresses = [0 if grad is None else grad.data_ptr() for grad in grads]
-            strides = [() if grad is None else grad.stride() for grad in grads]
-        return cls(list(map(_address, params)), list(map(_strides, params)), addresses, strides)
-
-    def same_params(self, other: _Fingerprint | None) -> bool:
-        return other is not None and self[:2] == other[:2]
-
-    def moved_from(self, other: _Fingerprint) -> bool:
-        """Whether gradients have changed places, and nothing else."""
-        return self._replace(grads=other.grads) == other
 
 
 def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
@@ -76,25 +43,35 @@ class FusedOptimizer(Optimizer):
         backend: "auto", "native", "triton" or "torch".
         capturable: keep every scalar on the device, so that step() never waits for it and may be
             captured in a CUDA graph.
+        stochastic_rounding: round half-precision parameters stochastically, instead of keeping a
+            float32 master copy of each.
     """
 
     _step_supports_amp_scaling = True  # GradScaler then leaves unscaling and skipping to step()
-    _attributes: tuple[str, ...] = ("_backend", "_capturable")  # what pickle must keep
+    _attributes: tuple[str, ...] = ("_backend", "_capturable", "_stochastic_rounding")  # for pickle
 
     _tables: list[TensorTable]
-    _fingerprint: _Fingerprint | None  # of the step the tables were last bound for
+    _fingerprint: Fingerprint | None  # of the step the tables were last bound for
     _planned_dtypes: list[torch.dtype | None]  # of each gradient; None before its first
+    _empty_parts: list[tuple[Tensor, Tensor]]  # parameter, its steps: no element is here
     _must_rebind: bool  # addresses are not enough: this step's tensors are needed
     _sharded: bool  # some parameter is a DTensor
 
     def __init__(
-        self, params: Any, defaults: dict[str, Any], *, backend: str, capturable: bool
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        backend: str,
+        capturable: bool,
+        stochastic_rounding: bool,
     ) -> None:
         if backend not in ("auto", *ops.BACKENDS):
             choices = ", ".join(("auto", *ops.BACKENDS))
             raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
         self._backend = backend
         self._capturable = capturable
+        self._stochastic_rounding = stochastic_rounding
         super().__init__(params, defaults)
         self._watch_state_dict()
         for device in {param.device for _, param in self._all_params()}:
@@ -105,6 +82,10 @@ class FusedOptimizer(Optimizer):
     def _state_columns(self) -> dict[str, Column]:
         """Names of the per-parameter state and their columns in the table."""
         raise NotImplementedError
+
+    def _counts_steps(self) -> bool:
+        """Whether the update of a parameter hangs on how many steps it has taken."""
+        return False
 
     def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
         """Called when the set of tables has changed; `shards` are all their shard groups."""
@@ -167,7 +148,7 @@ class FusedOptimizer(Optimizer):
             params = [sharding.local(param) for param in params]
             grads = [None if grad is None else sharding.local(grad) for grad in grads]
         try:
-            fingerprint = _Fingerprint.of(params, grads)
+            fingerprint = Fingerprint.of(params, grads)
         except RuntimeError:
             self._refuse_sparse(grads)
             raise
@@ -212,7 +193,7 @@ class FusedOptimizer(Optimizer):
         if table.moved(pointers):
             ops.module(table.backend).upload_grads(table, pointers)
 
-    def _plan_fits(self, fingerprint: _Fingerprint, grads: list[Tensor | None]) -> bool:
+    def _plan_fits(self, fingerprint: Fingerprint, grads: list[Tensor | None]) -> bool:
         """Whether the tables still describe the parameters and have a row for each gradient."""
         return fingerprint.same_params(self._fingerprint) and self._dtypes_planned(grads)
 
@@ -228,6 +209,7 @@ class FusedOptimizer(Optimizer):
         rows: dict[tuple[Any, ...], list[Row]] = {}
         shards: dict[ShardGroup, None] = {}
         self._planned_dtypes = []
+        self._empty_parts = []
         end = 0
         for index, (group, param) in enumerate(self._all_params()):
             grad, view = grads[index], _view(param)
@@ -248,6 +230,8 @@ class FusedOptimizer(Optimizer):
                 first = start + sharding.shard_offset(param)
                 if view.numel():
                     rows.setdefault(key, []).append(Row(index, group, first, columns))
+                elif Column.STEP in columns:
+                    self._empty_parts.append((param, columns[Column.STEP]))
         self._tables = [TensorTable(key[0], same, shard=key[3]) for key, same in rows.items()]
         self._prepare(self._tables, list(shards))
 
@@ -263,20 +247,29 @@ class FusedOptimizer(Optimizer):
         for name, column in self._columns_of(view).items():
             value = state.get(name)
             part = None if value is None else sharding.local(value)
-            if part is None or part.device != view.device or not same_layout(part, view):
+            kept = part is not None and part.device == view.device
+            if not (kept and (name == "step" or same_layout(part, view))):
                 part = self._state_tensor(name, view, part)
-                state[name] = sharding.like(param, part)
+                state[name] = part if name == "step" else sharding.like(param, part)
             columns[column] = part
         return columns
 
     def _columns_of(self, view: Tensor) -> dict[str, Column]:
-        columns = self._state_columns()
-        return columns | {"master": Column.MASTER} if view.dtype in _HALF else columns
+        columns = dict(self._state_columns())
+        half = view.dtype in _HALF
+        if half and not self._stochastic_rounding:
+            columns["master"] = Column.MASTER
+        if self._counts_steps() or (half and self._stochastic_rounding):
+            columns["step"] = Column.STEP
+        return columns
 
     @staticmethod
     def _state_tensor(name: str, view: Tensor, value: Tensor | None) -> Tensor:
         """A state tensor in the parameter's layout, with `value` in it or as it begins."""
-        tensor = new_state(view, _STATE_DTYPE.get(view.dtype, torch.float32))
+        if name == "step":
+            tensor = torch.zeros((), dtype=torch.float32, device=view.device)
+        else:
+            tensor = new_state(view, _STATE_DTYPE.get(view.dtype, torch.float32))
         if value is None and name == "master":
             value = view
         return tensor if value is None else tensor.copy_(value)
@@ -285,6 +278,7 @@ class FusedOptimizer(Optimizer):
         self._tables = []
         self._fingerprint = None
         self._planned_dtypes = []
+        self._empty_parts = []
         self._must_rebind = False
         self._sharded = any(sharding.is_sharded(param) for _, param in self._all_params())
 
@@ -376,9 +370,9 @@ class FusedOptimizer(Optimizer):
         self._check_global_state(groups[0])
         for index, param, saved in self._saved_state(state_dict):
             view = _view(param)
-            shape = param.shape if sharding.is_sharded(param) else view.shape
+            whole = param.shape if sharding.is_sharded(param) else view.shape
             for name in self._columns_of(view):
-                value = saved.get(name)
+                value, shape = saved.get(name), () if name == "step" else whole
                 if not isinstance(value, Tensor):
                     raise RuntimeError(
                         f"the state_dict has no {name!r} for parameter {index}; it has "
@@ -393,8 +387,11 @@ class FusedOptimizer(Optimizer):
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
         for _, param, saved in self._saved_state(state_dict):
-            view = _view(param)
+            view, state = _view(param), self.state[param]
+            state.clear()  # of what these options have no use for, too
             for name in self._columns_of(view):
-                part = sharding.part_of(saved[name], param)
-                part = self._state_tensor(name, view, part)
-                self.state[param][name] = sharding.like(param, part)
+                if name == "step":
+                    state[name] = self._state_tensor(name, view, saved[name])
+                else:
+                    part = sharding.part_of(saved[name], param)
+                    state[name] = sharding.like(param, self._state_tensor(name, view, part))

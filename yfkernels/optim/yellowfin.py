@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from yfkernels import ops
-from yfkernels.distributed.sharding import ShardGroup
-from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.rules import YELLOWFIN, YELLOWFIN_SKETCH
 from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
-from yfkernels.optim._base import FusedOptimizer
 from yfkernels.optim._checks import finite, require, require_number
+from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.yellowfin import YellowFinTuner
 
 _GLOBAL_OPTIONS = frozenset(
@@ -28,13 +25,15 @@ _GLOBAL_OPTIONS = frozenset(
         "sparsity_debias",
         "initial_lr",
         "initial_momentum",
+        "trust_ratio",
+        "stochastic_rounding",
         "capturable",
         "backend",
     )
 )
 
 
-class YellowFin(FusedOptimizer):
+class YellowFin(RuleOptimizer):
     r"""Momentum SGD whose step size and momentum are measured from the gradients.
 
     Each step reads the gradients once for four global statistics (squared norm, its range over a
@@ -61,6 +60,10 @@ class YellowFin(FusedOptimizer):
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
         initial_lr: step size of the first step, before anything is measured.
         initial_momentum: momentum of the first step, in [0, 1).
+        trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
+            its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
+            master copy.
         maximize: ascend instead of descend. Per group.
         capturable: tune on the device: no host synchronisation, safe in torch.cuda.graph. Without
             effect on CPU parameters.
@@ -85,7 +88,9 @@ class YellowFin(FusedOptimizer):
         1.0
     """
 
-    _attributes = (*FusedOptimizer._attributes, "_tuner")
+    _state_names = ("momentum_buffer", "grad_avg")
+    _tunes_on_host = True
+    _tuner: YellowFinTuner
 
     def __init__(
         self,
@@ -104,6 +109,8 @@ class YellowFin(FusedOptimizer):
         sparsity_debias: bool = False,
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
+        trust_ratio: bool = False,
+        stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
@@ -137,15 +144,24 @@ class YellowFin(FusedOptimizer):
                 log_smooth=bool(log_smooth),
                 sparsity_debias=bool(sparsity_debias),
                 sketch=variance == "sketch",
+                trust_ratio=bool(trust_ratio),
             )
         )
+        self._rule = YELLOWFIN_SKETCH if variance == "sketch" else YELLOWFIN
+        self._adapts = bool(trust_ratio)
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, backend=backend, capturable=capturable)
+        super().__init__(
+            params,
+            defaults,
+            backend=backend,
+            capturable=capturable,
+            stochastic_rounding=bool(stochastic_rounding),
+        )
 
     def __repr__(self) -> str:
         options = self._tuner.options
@@ -160,6 +176,8 @@ class YellowFin(FusedOptimizer):
             "sparsity_debias": options.sparsity_debias,
             "initial_lr": options.initial_lr,
             "initial_momentum": options.initial_momentum,
+            "trust_ratio": self._adapts,
+            "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
         }
@@ -198,62 +216,27 @@ class YellowFin(FusedOptimizer):
         """The step size the last step used in each group; empty until this object takes one."""
         return self._tuner.lrs()
 
+    def trust_ratios(self) -> dict[str, float]:
+        """The factor trust_ratio=True put on the last move of each tensor, by parameter name.
+
+        Parameters without names go by their position. Empty until this object takes a step.
+
+        Raises:
+            RuntimeError: the optimizer was constructed without trust_ratio=True.
+        """
+        if not self._adapts:
+            raise RuntimeError("YellowFin has trust ratios only with trust_ratio=True")
+        return self._trust_ratios()
+
     # ---- one step
 
-    def _state_columns(self) -> dict[str, Column]:
-        columns = {"momentum_buffer": Column.MOMENTUM}
-        if not self._tuner.options.sketch:
-            columns["grad_avg"] = Column.GRAD_AVG
-        return columns
-
-    def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
-        devices = [table.device for table in tables]
-        on_device = self._capturable and devices and devices[0].type == "cuda"
-        device = devices[0] if on_device else torch.device("cpu")
-        fused = [table.backend for table in tables if table.backend != "torch"]
-        backend = fused[0] if fused else "torch"
-        if ops.module(backend).unusable(device.type) is not None:
-            backend = ops.choose("auto", device, torch.float32, fusible=True)
-        self._tuner.prepare(tables, shards, len(self.param_groups), device, backend)
-
-    def _update(self, tables: list[TensorTable]) -> None:
-        if not self._capturable and torch.cuda.is_available():
-            self._refuse_host_tuning_under_capture()
-        self._tuner.set_groups(*self._group_settings())
-        self._tuner.measure()
-        self._tuner.tune(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        for table in tables:
-            coefficients = self._tuner.coefficients_on(table.device)
-            ops.module(table.backend).yellowfin_apply(table, coefficients)
-
-    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
-        """GROUP_FIELDS of each group; and, by group, step sizes that must stay on the device."""
-        values, device_lrs = [], {}
-        for index, group in enumerate(self.param_groups):
-            lr = group["lr"]
-            if self._capturable and isinstance(lr, Tensor) and lr.is_cuda:
-                device_lrs[index], lr = lr, 0.0
-            lr, decay = float(lr), float(group["weight_decay"])
-            # assigned since the constructor looked: a NaN would reach every parameter
-            require(0.0 <= lr < math.inf, "lr", lr, f"finite and >= 0 in parameter group {index}")
-            ok = 0.0 <= decay < math.inf
-            require(ok, "weight_decay", decay, f"finite and >= 0 in parameter group {index}")
-            values.append(
-                [
-                    lr,
-                    decay,
-                    1.0 if group["decoupled_weight_decay"] else 0.0,
-                    -1.0 if group["maximize"] else 1.0,
-                ]
-            )
-        return values, device_lrs
-
-    def _refuse_host_tuning_under_capture(self) -> None:
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "YellowFin(capturable=False) tunes on the host and cannot be captured in a CUDA "
-                "graph; construct it with capturable=True"
-            )
+    def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
+        return [
+            lr,
+            float(group["weight_decay"]),
+            1.0 if group["decoupled_weight_decay"] else 0.0,
+            -1.0 if group["maximize"] else 1.0,
+        ]
 
     # ---- checks and saved state
 
@@ -264,15 +247,7 @@ class YellowFin(FusedOptimizer):
                 f"Invalid parameter group option: {misplaced[0]!r} is global in YellowFin; "
                 "give it to the constructor"
             )
-        lr = group["lr"]
-        require_number("lr", lr)
-        require_number("weight_decay", group["weight_decay"])
-        if isinstance(lr, Tensor):
-            require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
-        if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device
-            require(finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
-        decay = group["weight_decay"]
-        require(finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")
+        self._check_lr_and_decay(group)
 
     def _global_state(self) -> dict[str, Tensor]:
         return {"tuner": self._tuner.state}

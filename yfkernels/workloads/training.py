@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on the test set.
+    """How a model does on a set of examples.
 
     Attributes:
         loss: mean loss.
@@ -46,6 +46,28 @@ class StepRecord:
 class Task(Protocol):
     """A data set, a model for it, and the measure of success."""
 
+    @property
+    def title(self) -> str:
+        """What is trained, for people."""
+
+    @property
+    def conditions(self) -> str:
+        """Sizes of the data and of a batch, for people."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step."""
+
+    @property
+    def training_size(self) -> int:
+        """Number of training examples."""
+
+    def with_batch_size(self, batch_size: int) -> Task:
+        """The same task with batches of another size."""
+
+    def held_out(self) -> Task:
+        """The training examples alone, part of them held out as the test set: for tuning."""
+
     def model(self, seed: int) -> nn.Module:
         """A freshly initialised model; the same seed gives the same weights."""
 
@@ -57,6 +79,9 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss and accuracy on the test set; leaves the model as it was."""
+
+    def evaluate_training(self, model: nn.Module) -> Evaluation:
+        """The same on the training set."""
 
 
 def train(

@@ -84,8 +84,7 @@ bool Block::end_shuffles() {
     uint64_t given[kWarp];
     for (unsigned lane = 0; lane < kWarp; ++lane) given[lane] = warp[lane].value;
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-      const unsigned from = lane + warp[lane].delta;
-      warp[lane].value = given[from < kWarp ? from : lane];
+      warp[lane].value = given[warp[lane].from];
       warp[lane].state = State::kReady;
     }
   }
@@ -116,10 +115,10 @@ void Block::wait_at(const char* file, int line) {
   leave(State::kAtBarrier);
 }
 
-uint64_t Block::shuffle_down(uint64_t value, unsigned delta) {
+uint64_t Block::shuffle(uint64_t value, unsigned from) {
   Fiber& fiber = fibers_[place_.thread];
   fiber.value = value;
-  fiber.delta = delta;
+  fiber.from = from;
   leave(State::kInShuffle);
   return fiber.value;
 }

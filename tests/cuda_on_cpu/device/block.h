@@ -35,7 +35,7 @@ class Block {
   // For the running thread.
   const Place& place() const { return place_; }
   void wait_at(const char* file, int line);
-  uint64_t shuffle_down(uint64_t value, unsigned delta);
+  uint64_t shuffle(uint64_t value, unsigned from);
   void yield() { leave(State::kReady); }
 
  private:
@@ -46,7 +46,7 @@ class Block {
     State state = State::kReady;
     bool leads = false;          // goes on while the block stalls
     uint64_t value = 0;          // what it gives to a shuffle, then what it gets
-    unsigned delta = 0;
+    unsigned from = 0;           // the lane whose value that is
     const char* file = nullptr;  // the barrier where it waits
     int line = 0;
   };

@@ -104,9 +104,7 @@ const Place& here() { return running->place(); }
 
 void barrier(const char* file, int line) { running->wait_at(file, line); }
 
-uint64_t shuffle_down(uint64_t value, unsigned delta) {
-  return running->shuffle_down(value, delta);
-}
+uint64_t shuffle(uint64_t value, unsigned from) { return running->shuffle(value, from); }
 
 void yield() { running->yield(); }
 

@@ -54,13 +54,27 @@ struct Index {
 // One host thread at a time: everybody sees every write at once.
 inline void __threadfence() {}
 
-inline double __shfl_down_sync(unsigned mask, double x, unsigned delta) {
-  if (mask != 0xffffffffu) cuda_on_cpu::trap("a shuffle among part of a warp is not modelled");
-  uint64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  bits = cuda_on_cpu::shuffle_down(bits, delta);
+namespace cuda_on_cpu {
+template <class T>
+T shuffled(unsigned mask, T x, unsigned from) {
+  if (mask != 0xffffffffu) trap("a shuffle among part of a warp is not modelled");
+  uint64_t bits = 0;
+  memcpy(&bits, &x, sizeof x);
+  bits = shuffle(bits, from);
   memcpy(&x, &bits, sizeof x);
   return x;
+}
+}  // namespace cuda_on_cpu
+
+template <class T>
+T __shfl_sync(unsigned mask, T x, unsigned lane) {
+  return cuda_on_cpu::shuffled(mask, x, lane);
+}
+// A lane that has none there keeps its own.
+template <class T>
+T __shfl_down_sync(unsigned mask, T x, unsigned delta) {
+  const unsigned lane = threadIdx.x % 32, from = lane + delta;
+  return cuda_on_cpu::shuffled(mask, x, from < 32 ? from : lane);
 }
 
 inline unsigned atomicInc(unsigned* address, unsigned last) {
@@ -95,6 +109,7 @@ void __stcs(T* p, T x) {
   *p = x;
 }
 
+inline int __float2int_rz(float x) { return int(x); }
 inline float __uint_as_float(unsigned bits) {
   float x;
   memcpy(&x, &bits, sizeof x);

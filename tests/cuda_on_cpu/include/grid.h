@@ -42,9 +42,8 @@ const Place& here();
 // Returns when every thread of the block that has not ended is here: at this very line.
 void barrier(const char* file, int line);
 
-// The value that the lane `delta` further on gives; its own for lanes that have none there. All 32
-// lanes of the warp take part.
-uint64_t shuffle_down(uint64_t value, unsigned delta);
+// The value that lane `from` of the warp gives. All 32 lanes take part.
+uint64_t shuffle(uint64_t value, unsigned from);
 
 // Lets others go first.
 void yield();

@@ -9,17 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.memory import flatten, memory_order
+from yfkernels.ops.memory import flatten, memory_order, unflatten
+from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.torch import random
+from yfkernels.ops.torch.rules import Scalars, update_of
 from yfkernels.ops.torch.tuner import yellowfin_tune
-from yfkernels.ops.tuner import COEFFICIENT_FIELDS, TILE
+from yfkernels.ops.tuner import TILE
 
 __all__ = [
+    "advance",
+    "direct",
+    "gate",
+    "measure",
+    "measure_then_gate",
+    "move",
     "unusable",
     "upload_grads",
     "write_words",
-    "yellowfin_apply",
-    "yellowfin_measure",
     "yellowfin_tune",
 ]
 
@@ -51,81 +58,158 @@ def _sum(x: Tensor) -> Tensor:
     return total
 
 
-def _signs(origin: int, count: int, device: torch.device) -> Tensor:
-    """The sketch's signs, +1.0 or -1.0, of elements origin .. origin + count - 1 of the model."""
-    mask = 0xFFFFFFFF
-    element = torch.arange(origin, origin + count, dtype=torch.int64, device=device)
-    block = element >> 5
-    x = (block ^ (block >> 32)) & mask
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & mask
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & mask
-    x = x ^ (x >> 16)
-    return 1.0 - 2.0 * ((x >> (element & 31)) & 1).double()
-
-
 def _sketch(row: Row, grad: Tensor) -> Tensor:
     """[TILE] float64: signed sums of the gradient's elements by index mod TILE."""
     order = memory_order(row.param)
-    signed = flatten(grad, order).double() * _signs(row.origin, grad.numel(), grad.device)
+    signs = random.signs(row.origin, grad.numel(), grad.device)
+    signed = flatten(grad, order).double() * signs
     shift = row.origin % TILE
     size = shift + grad.numel()
     padded = torch.nn.functional.pad(signed, (shift, -size % TILE))
     return padded.view(-1, TILE).sum(0)
 
 
-def yellowfin_measure(
-    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+def measure(
+    table: TensorTable,
+    what: Measure,
+    partials: Tensor,
+    sketches: Tensor | None = None,
+    nonzero: bool = False,
 ) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's one slot."""
     partials.zero_()
     if sketches is not None:
         sketches.zero_()
     for row, grad in table.pairs():
-        average = row.columns.get(Column.GRAD_AVG)
-        g = grad.to(row.columns[Column.MOMENTUM].dtype)
-        zero = g.new_zeros((), dtype=torch.float64)
-        sums = [
-            _sum(g * g),
-            zero if average is None else _sum(average * g),
-            zero if average is None else _sum(average * average),
-            torch.count_nonzero(g).double(),
-            torch.full_like(zero, g.numel()),
-        ]
-        partials[0] += torch.stack(sums)
+        g = grad.to(row.columns[Column.STATE].dtype)
+        dot = avg_sq = g.new_zeros((), dtype=torch.float64)
+        if what == Measure.AVERAGE:
+            average = row.columns[Column.GRAD_AVG]
+            dot, avg_sq = _sum(average * g), _sum(average * average)
+        count = torch.full_like(dot, g.numel())
+        partials[0] += torch.stack([_sum(g * g), dot, avg_sq, g.count_nonzero().double(), count])
         if sketches is not None:
             sketches[0] += _sketch(row, grad).to(sketches.dtype)
 
 
-def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: gradient average, momentum and parameters advance."""
+def gate(
+    partials: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Adds up the slots and decides on the step where `state` lives; csrc/gate.h line by line."""
+    old_norm, skipped = state.unbind()
+    inv_scale = torch.ones_like(skipped) if grad_scale is None else 1.0 / grad_scale.double()
+    norm = torch.full_like(skipped, torch.nan)
+    active = torch.ones_like(skipped, dtype=torch.bool)
+    if partials is not None:
+        norm_sq = partials[:, 0].sum() * inv_scale * inv_scale
+        norm, active = norm_sq.sqrt(), norm_sq.isfinite()
+    if found_inf is not None:
+        active = active & (found_inf == 0)
+    sign, max_norm = coefficients[:, 2], coefficients[:, 3]
+    clip = torch.where(norm > max_norm, max_norm / norm, 1.0)
+    coefficients[:, 0] = active.double()
+    coefficients[:, 1] = sign * inv_scale * clip
+    norm = torch.where(active, norm, old_norm)
+    state.copy_(torch.stack([norm, skipped + (~active).double()]))
+
+
+def measure_then_gate(
+    table: TensorTable,
+    own: Tensor,
+    partials: Tensor,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Measures the norm of the last table into `own` of the slots; then the gate."""
+    measure(table, Measure.NORM, own)
+    gate(partials, grad_scale, found_inf, state, coefficients)
+
+
+def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
+    return dict(zip(rule.fields, coefficients[row.group].unbind()))
+
+
+def _states(rule: Rule, row: Row) -> list[Tensor]:
+    return [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+
+
+def _steps(row: Row) -> Tensor:
+    """Steps the tensor has taken; 0 if nobody counts them."""
+    step = row.columns.get(Column.STEP)
+    return row.param.new_zeros((), dtype=torch.float64) if step is None else step.double()
+
+
+def _write(old: Tensor, new: Tensor, active: Tensor) -> None:
+    # a skipped step keeps every bit; chosen on the device, so that nothing waits
+    old.copy_(torch.where(active, new.to(old.dtype), old))
+
+
+def _write_param(row: Row, param: Tensor, step: Tensor, active: Tensor) -> None:
+    master = row.columns.get(Column.MASTER)
+    if master is not None:
+        _write(master, param, active)
+    elif row.param.dtype.itemsize < 4:
+        order = memory_order(row.param)
+        flat = random.rounded(flatten(param.float(), order), row.param.dtype, row.origin, step)
+        param = unflatten(flat, row.param, order)
+    _write(row.param, param, active)
+
+
+def _count(row: Row, active: Tensor) -> None:
+    if Column.STEP in row.columns:
+        row.columns[Column.STEP] += active.float()
+
+
+def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: state and parameters advance."""
     active = coefficients[0, 0] != 0.0
     for row, grad in table.pairs():
-        c = dict(zip(COEFFICIENT_FIELDS, coefficients[row.group].unbind()))
-        velocity = row.columns[Column.MOMENTUM]
-        param = _current_param(row)
-        g = grad.to(velocity.dtype)
+        states, param, step = _states(rule, row), _current_param(row), _steps(row) + 1.0
+        update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
+        u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
+        _write_param(row, update.moved(param, u), step, active)
+        for old, new in zip(states, advanced):
+            _write(old, new, active)
+        _count(row, active)
 
-        d = c["grad_scale"] * g + c["coupled_decay"] * param
-        moved = c["momentum"] * velocity + c["velocity_gain"] * d
-        param = c["param_keep"] * param + c["param_gain"] * moved
 
-        updates = {Column.PARAM: param, Column.MOMENTUM: c["velocity_keep"] * moved}
-        if Column.MASTER in row.columns:
-            updates[Column.MASTER] = param
-        if Column.GRAD_AVG in row.columns:
-            average = row.columns[Column.GRAD_AVG]
-            updates[Column.GRAD_AVG] = c["average_decay"] * average + c["average_gain"] * g
-        for column, value in updates.items():
-            old = row.columns[column]
-            # a skipped step keeps every bit; chosen on the device, so that nothing waits
-            old.copy_(torch.where(active, value.to(old.dtype), old))
+def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
+    active = coefficients[0, 0] != 0.0
+    for index, (row, grad) in enumerate(zip(table.rows, table.grads)):
+        if grad is None:
+            continue
+        states, param, step = _states(rule, row), _current_param(row), _steps(row) + 1.0
+        update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
+        u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
+        norms = torch.stack([_sum(param * param), _sum(u * u)])
+        for old, new in zip([table.norms[index], *states], [norms, *advanced]):
+            _write(old, new, active)
+        _count(row, active)
+
+
+def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The second of two passes: parameters move by a length that hangs on `table.norms`."""
+    active = coefficients[0, 0] != 0.0
+    for index, (row, grad) in enumerate(zip(table.rows, table.grads)):
+        if grad is None:
+            continue
+        scalars, param, step = _scalars(rule, row, coefficients), _current_param(row), _steps(row)
+        ratio = update_of(rule).trust_ratio(scalars, *table.norms[index].unbind())
+        update = update_of(rule)(scalars, step, ratio)
+        u = update.recalled(param, _states(rule, row))
+        _write_param(row, update.moved(param, u), step, active)
 
 
 def _current_param(row: Row) -> Tensor:
     """The parameter in the state's precision: its master, unless the user has written to it."""
     param, master = row.param, row.columns.get(Column.MASTER)
     if master is None:
-        return param
+        return param.to(row.columns[Column.STATE].dtype)
     return torch.where(master.to(param.dtype) == param, master, param.to(master.dtype))

@@ -9,13 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.tuner import (
-    COEFFICIENT_FIELDS,
-    GROUP_FIELDS,
-    STATE_FIELDS,
-    TILE,
-    TunerOptions,
-)
+from yfkernels.ops.rules import YELLOWFIN
+from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, TILE, TunerOptions
 
 _EPSILON = 1e-6
 _ENVELOPE_GUARD = 10.0
@@ -185,12 +180,12 @@ def yellowfin_tune(
         "coupled_decay": torch.where(decoupled, 0.0, group["weight_decay"]),
         "momentum": ones * momentum,
         "velocity_gain": -lrs if options.polyak else ones,
-        "velocity_keep": ones if options.polyak else keeps,
+        "velocity_keep": ones if options.polyak or options.trust_ratio else keeps,
         "param_keep": torch.where(decoupled, 1.0 - lrs * group["weight_decay"], ones),
         "param_gain": ones if options.polyak else -lrs,
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
     }
-    advanced_coefficients = torch.stack([out[name] for name in COEFFICIENT_FIELDS], dim=1)
+    advanced_coefficients = torch.stack([out[name] for name in YELLOWFIN.fields], dim=1)
     coefficients.copy_(torch.where(active, advanced_coefficients, coefficients))
-    coefficients[:, COEFFICIENT_FIELDS.index("active")] = active.double()
+    coefficients[:, YELLOWFIN.fields.index("active")] = active.double()

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.tuner import TunerOptions
 
@@ -45,11 +46,9 @@ def _refusal(interpreter: bool) -> str | None:
     if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
         return f"Triton {triton.__version__} is too old: install {_OLDEST[0]}.{_OLDEST[1]} or newer"
     # Triton decides when it is imported whether to interpret, for its own functions and for ours
-    from yfkernels.ops.triton.apply import yellowfin_apply
+    from yfkernels.ops.triton.judge import gate
 
-    compiled = [
-        isinstance(function, triton.JITFunction) for function in (tl.zeros, yellowfin_apply)
-    ]
+    compiled = [isinstance(function, triton.JITFunction) for function in (tl.zeros, gate)]
     if any(compiled) if interpreter else not all(compiled):
         mend = "set" if interpreter else "unset"
         return f"{mend} TRITON_INTERPRET before Triton is imported"
@@ -87,14 +86,50 @@ def upload_grads(table: TensorTable, pointers: list[int]) -> None:
     write_words(table.grad_column, pointers)
 
 
-def yellowfin_measure(
-    table: TensorTable, partials: Tensor, sketches: Tensor | None, nonzero: bool = True
+def measure(
+    table: TensorTable,
+    what: Measure,
+    partials: Tensor,
+    sketches: Tensor | None = None,
+    nonzero: bool = False,
 ) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's slots."""
-    from yfkernels.ops.triton import measure
+    from yfkernels.ops.triton import measurement
 
     with _on(table.device):
-        measure.launch(table, partials, sketches)
+        measurement.launch(table, what, partials, sketches)
+
+
+def gate(
+    partials: Tensor | None,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Adds up the slots and decides on the step where `state` lives."""
+    from yfkernels.ops.triton import judge
+
+    with _on(state.device):
+        judge.launch(partials, grad_scale, found_inf, state, coefficients)
+
+
+def measure_then_gate(
+    table: TensorTable,
+    own: Tensor,
+    partials: Tensor,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Measures the norm of the last table into `own` of the slots; then the gate."""
+    from yfkernels.ops.triton import measurement
+
+    with _on(table.device):
+        measurement.launch_with_gate(
+            table, own, partials, grad_scale, found_inf, state, coefficients
+        )
 
 
 def yellowfin_tune(
@@ -125,9 +160,25 @@ def yellowfin_tune(
         )
 
 
-def yellowfin_apply(table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: gradient average, momentum and parameters advance."""
-    from yfkernels.ops.triton import apply
+def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: state and parameters advance."""
+    from yfkernels.ops.triton import update
 
     with _on(table.device):
-        apply.launch(table, coefficients)
+        update.launch_advance(rule, table, coefficients)
+
+
+def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
+    from yfkernels.ops.triton import update
+
+    with _on(table.device):
+        update.launch_direct(rule, table, coefficients)
+
+
+def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The second of two passes: parameters move by a length that hangs on `table.norms`."""
+    from yfkernels.ops.triton import update
+
+    with _on(table.device):
+        update.launch_move(rule, table, coefficients)

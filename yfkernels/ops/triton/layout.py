@@ -1,4 +1,4 @@
-"""Where every number stands in the table and in the tuner's buffers, for use inside kernels.
+"""Where every number stands in the table and in the backends' buffers, for use inside kernels.
 
 A function instead of constants: Triton would compare each constant with its first value at every
 launch, and leave constants of another module out of the key of its compilation cache.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from yfkernels.ops.rules import GATE_STATE, QHM, RULES, YELLOWFIN, BiasCorrection
 from yfkernels.ops.table import COLUMNS, ROW_WORDS, Column
-from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, STATE_FIELDS, SUMS
+from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, SUMS
 
 _columns = [column.name.lower() for column in sorted(Column)]
 _spare = [""] * (COLUMNS - len(_columns))
@@ -20,10 +21,15 @@ _RECORDS = tl.constexpr(
         "slot": SUMS,
         "state": STATE_FIELDS,
         "group": GROUP_FIELDS,
-        "coefficients": COEFFICIENT_FIELDS,
+        "gate_state": GATE_STATE,
+        # how the coefficients of all rules begin, and of those that the gate decides on
+        "gate": YELLOWFIN.fields[:2],
+        "settings": QHM.fields[: QHM.fields.index("beta")],
+        **{rule.name: rule.fields for rule in RULES},
     }
 )
 assert len(_RECORDS.value["row"]) == ROW_WORDS
+_CORRECTIONS = tl.constexpr({correction.name: correction.value for correction in BiasCorrection})
 
 
 @triton.constexpr_function
@@ -38,3 +44,10 @@ def at(field: str) -> int:
 def size(record: str) -> int:
     """How many words a record takes."""
     return len(_RECORDS.value[record])
+
+
+@triton.constexpr_function
+def bias_correction(name: str) -> int:
+    """The number of a BiasCorrection."""
+    number: int = _CORRECTIONS.value[name]
+    return number

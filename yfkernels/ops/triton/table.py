@@ -12,18 +12,34 @@ DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 
 
 @triton.jit
-def chunk_at(words, chunks, index):
-    """(row, first): the address of a chunk's row in the table, and the chunk's first element."""
-    row = words + tl.load(chunks + 2 * index) * size("row")
+def piece_at(words, chunks, index, CHUNK: tl.constexpr, PIECE: tl.constexpr):
+    """(tensor, row, chunk_first, first, n) of a piece of a chunk.
+
+    tensor: its index; row: the address of its row. chunk_first, first: the first element of the
+    chunk and of the piece. n: elements of the piece; none if the tensor has no gradient.
+    """
+    PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
+    chunk = chunks + 2 * (index // PIECES)
+    tensor = tl.load(chunk)
+    row = words + tensor * size("row")
     # a multiple of the chunk length: the compiler has to be told, or it loads 4 bytes at a time
-    return row, tl.multiple_of(tl.load(chunks + 2 * index + 1), 4096)
+    chunk_first = tl.multiple_of(tl.load(chunk + 1), 4096)
+    offset = index % PIECES * PIECE
+    end = tl.minimum(tl.load(row + at("row.numel")) - chunk_first, CHUNK)
+    n = tl.minimum(tl.maximum(end - offset, 0), PIECE)
+    return (
+        tensor,
+        row,
+        chunk_first,
+        chunk_first + offset,
+        tl.where(has_grad(row), n, 0).to(tl.int32),
+    )
 
 
 @triton.jit
-def elements(row, first, most):
-    """How many elements there are from `first` on, up to `most`; none without a gradient."""
-    left = tl.minimum(tl.load(row + at("row.numel")) - first, most)
-    return tl.where(tl.load(row + at("row.grad")) == 0, 0, tl.maximum(left, 0)).to(tl.int32)
+def has_grad(row):
+    """Whether the tensor takes part in this step."""
+    return tl.load(row + at("row.grad")) != 0
 
 
 @triton.jit
@@ -36,12 +52,17 @@ def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, ALIGNED: tl.cons
 
 
 @triton.jit
-def round_to(x, DTYPE: tl.constexpr):
-    """float32 rounded to nearest even. Spelt out for bfloat16, which the interpreter truncates."""
-    if DTYPE.is_bf16():
-        bits = x.to(tl.uint32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        bits = tl.where(x == x, rounded, (bits >> 16) | 0x40)
-        return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        return x.to(DTYPE)
+def state_columns(row, first, STATES: tl.constexpr, ALIGNED: tl.constexpr):
+    """The rule's state columns, from element `first` on."""
+    states = (column(row, "row.state", first, tl.float32, ALIGNED),)
+    if STATES == 2:
+        states += (column(row, "row.grad_avg", first, tl.float32, ALIGNED),)
+    return states
+
+
+@triton.jit
+def steps(row):
+    """Steps the tensor has taken, or 0 if nobody counts them; float64."""
+    place = tl.load(row + at("row.step"))
+    count = tl.load(place.to(tl.pointer_type(tl.float32)), mask=place != 0, other=0.0)
+    return count.to(tl.float64)

@@ -16,22 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import clip_factor, single_step
 from yfkernels.ops.tuner import TILE, TunerOptions
 
 _SHARE = 256  # buckets of the sketch that one program folds
-
-
-@triton.jit
-def _total(partials, num_slots, FIELD: tl.constexpr):
-    """One of the sums over all slots."""
-    lanes = tl.arange(0, 256)
-    total = tl.full([256], 0.0, tl.float64)
-    for first in range(0, num_slots, 256):
-        slot = first + lanes
-        value = partials + slot * size("slot") + at(FIELD)
-        total += tl.load(value, mask=slot < num_slots, other=0.0)
-    return tl.sum(total)
 
 
 @triton.jit
@@ -79,10 +68,8 @@ def yellowfin_tune(
     if SKETCH:
         _fold_sketches(sketches, num_slots, scratch, TILE, SHARE)
         ticket = (scratch + TILE).to(tl.pointer_type(tl.int32))
-        tl.debug_barrier()  # one thread draws the ticket, for all that this program has stored
-        if tl.atomic_add(ticket, 1, sem="acq_rel") != tl.num_programs(0) - 1:
+        if not is_last(ticket, tl.num_programs(0)):
             return
-        tl.store(ticket, 0)  # ready for the next step
 
     # everything is read before the first store, behind a barrier: all warps run the same scalars
     beta = tl.load(numbers)
@@ -99,12 +86,13 @@ def yellowfin_tune(
     distance_avg = tl.load(state + at("state.distance_avg"))
     sparsity_avg = tl.load(state + at("state.sparsity_avg"))
     last_h_max = tl.load(state + at("state.h_max"))
+    last_momentum = tl.load(state + at("state.momentum"))
     window = state + size("state")
     place = tl.arange(0, WINDOW_TILE)
     recent = tl.load(window + place, mask=place < WINDOW, other=0.0)
-    grad_sq = _total(partials, num_slots, "slot.grad_sq")
-    avg_dot_grad = _total(partials, num_slots, "slot.avg_dot_grad")
-    avg_sq = _total(partials, num_slots, "slot.avg_sq")
+    grad_sq = slot_total(partials, num_slots, "slot.grad_sq")
+    avg_dot_grad = slot_total(partials, num_slots, "slot.avg_dot_grad")
+    avg_sq = slot_total(partials, num_slots, "slot.avg_sq")
     avg_grad_sq = grad_sq
     if SKETCH:
         bucket = tl.arange(0, TILE)
@@ -125,8 +113,8 @@ def yellowfin_tune(
     if not active:
         tl.store(state + at("state.skipped"), skipped + 1.0)
         for i in range(num_groups):
-            out = coefficients + i * size("coefficients")
-            tl.store(out + at("coefficients.active"), 0.0)
+            out = coefficients + i * size("yellowfin")
+            tl.store(out + at("yellowfin.active"), 0.0)
         return
 
     gain = 1.0 - beta
@@ -180,8 +168,8 @@ def yellowfin_tune(
     distance = distance_avg / debias
 
     if SPARSITY_DEBIAS:
-        nonzero = _total(partials, num_slots, "slot.nonzero")
-        count = _total(partials, num_slots, "slot.count")
+        nonzero = slot_total(partials, num_slots, "slot.nonzero")
+        count = slot_total(partials, num_slots, "slot.count")
         share = tl.where(count > 0.0, nonzero / tl.maximum(count, 1.0), 0.0)
         sparsity_avg = beta * sparsity_avg + gain * share
         share = sparsity_avg / debias
@@ -202,6 +190,9 @@ def yellowfin_tune(
         exploding_clip = clip * clip_factor(envelope + EPSILON, h_root)
         update_clip = tl.where(exploding, exploding_clip, clip)
 
+    # torch.optim.SGD, and so the reference, keeps no buffer of a step without momentum
+    kept_momentum = momentum if POLYAK else tl.where(last_momentum != 0.0, momentum, 0.0)
+
     # 8. the user's multiplier, and a cap on the move of one step
     for i in range(num_groups):
         group = groups + i * size("group")
@@ -214,19 +205,17 @@ def yellowfin_tune(
         decoupled = tl.load(group + at("group.decoupled")) != 0.0
         sign = tl.load(group + at("group.sign"))
 
-        out = coefficients + i * size("coefficients")
-        keeps = 1.0 if POLYAK else tl.where(momentum != 0.0, 1.0, 0.0)
-        tl.store(out + at("coefficients.active"), 1.0)
-        tl.store(out + at("coefficients.grad_scale"), sign * (update_clip * inv_scale))
-        tl.store(out + at("coefficients.coupled_decay"), tl.where(decoupled, 0.0, decay))
-        tl.store(out + at("coefficients.momentum"), momentum)
-        tl.store(out + at("coefficients.velocity_gain"), -group_lr if POLYAK else 1.0)
-        tl.store(out + at("coefficients.velocity_keep"), keeps)
+        out = coefficients + i * size("yellowfin")
+        tl.store(out + at("yellowfin.active"), 1.0)
+        tl.store(out + at("yellowfin.grad_scale"), sign * (update_clip * inv_scale))
+        tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay))
+        tl.store(out + at("yellowfin.momentum"), kept_momentum)
+        tl.store(out + at("yellowfin.velocity_gain"), -group_lr if POLYAK else 1.0)
         kept = tl.where(decoupled, 1.0 - group_lr * decay, 1.0)
-        tl.store(out + at("coefficients.param_keep"), kept)
-        tl.store(out + at("coefficients.param_gain"), 1.0 if POLYAK else -group_lr)
-        tl.store(out + at("coefficients.average_decay"), beta)
-        tl.store(out + at("coefficients.average_gain"), average_gain)
+        tl.store(out + at("yellowfin.param_keep"), kept)
+        tl.store(out + at("yellowfin.param_gain"), 1.0 if POLYAK else -group_lr)
+        tl.store(out + at("yellowfin.average_decay"), beta)
+        tl.store(out + at("yellowfin.average_gain"), average_gain)
 
     tl.store(state + at("state.step"), step + 1.0)
     tl.store(state + at("state.beta_power"), beta_power)

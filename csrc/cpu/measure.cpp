@@ -1,14 +1,11 @@
-// The rules of rules.h run over chunks of a table, sixteen elements at a time.
+// The reading pass over chunks of a table: sums over the gradients, sixteen elements at a time.
 //
 // Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
 #include "kernels.h"
-
-#include "simd.h"
+#include "piece.h"
 
 #define YFK_INLINE_BODY __attribute__((always_inline))
-#define YFK_STRING(name) YFK_STRING_OF(name)
-#define YFK_STRING_OF(name) #name
 
 namespace yfk {
 namespace YFK_ISA {
@@ -16,27 +13,6 @@ namespace {
 
 // Places a measurement reads in turn, by the number of columns it reads.
 constexpr int kReadingOne = 4, kReadingTwo = 2;
-
-// The part of a tensor that a chunk covers.
-struct Piece {
-  const TensorRow& row;
-  int64_t first, n;
-
-  template <class T>
-  YFK_FN T* column(int index) const {
-    return reinterpret_cast<T*>(row.column[index]) + first;
-  }
-};
-
-YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
-  const int64_t first = table.chunks[chunk].first;
-  const TensorRow& row = table.rows[table.chunks[chunk].row];
-  const int64_t rest = row.numel - first;
-  return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
-}
-
-// ---------------------------------------------------------------------------------------------
-// YellowFin, measure
 
 // kNonzero: count the entries that are not zero; a good part of the arithmetic, and seldom wanted.
 template <bool kAverages, bool kNonzero>
@@ -84,7 +60,8 @@ template <class G, bool kAverages, bool kNonzero>
 YFK_FN void measure(const Piece& piece, SlotMoments<kAverages, kNonzero>* slot) {
   const G* g = piece.column<const G>(kGrad);
   const float* gbar = kAverages ? piece.column<const float>(kGradAvg) : nullptr;
-  for_each_run<kReadingTwo>(0, piece.n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
+  constexpr int kPlaces = kAverages ? kReadingTwo : kReadingOne;
+  for_each_run<kPlaces>(0, piece.n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
     Moments<kAverages, kNonzero> moments;
     for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
 #pragma GCC unroll 4
@@ -142,14 +119,14 @@ YFK_FN void measure_sketch(const Piece& piece, SlotMoments<false, kNonzero>* slo
   for_each_run<kReadingOne>(head, piece.n, run);
 }
 
-template <class G, bool kSketch, bool kNonzero>
+template <class G, Measure what, bool kNonzero>
 void measure_chunks(const Table& table, int64_t begin, int64_t end, double* sums, float* sketch) {
-  SlotMoments<!kSketch, kNonzero> slot;
+  SlotMoments<what == Measure::kAverage, kNonzero> slot;
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const Piece piece = piece_of(table, chunk);
     if (!piece.row.column[kGrad]) continue;
     slot.entries += piece.n;
-    if constexpr (kSketch) {
+    if constexpr (what == Measure::kSketch) {
       measure_sketch<G>(piece, &slot, sketch);
     } else {
       measure<G>(piece, &slot);
@@ -158,80 +135,31 @@ void measure_chunks(const Table& table, int64_t begin, int64_t end, double* sums
   slot.add_to(sums);
 }
 
+template <class G, Measure what>
+constexpr MeasureKernel kernel_for(bool nonzero) {
+  return nonzero ? measure_chunks<G, what, true> : measure_chunks<G, what, false>;
+}
+
 template <class G>
-void measure_any(const Table& table, int64_t begin, int64_t end, bool nonzero, double* sums,
-                 float* sketch) {
-  if (sketch) {
-    (nonzero ? measure_chunks<G, true, true> : measure_chunks<G, true, false>)(table, begin, end,
-                                                                             sums, sketch);
-  } else {
-    (nonzero ? measure_chunks<G, false, true> : measure_chunks<G, false, false>)(
-        table, begin, end, sums, nullptr);
+MeasureKernel kernel_for(Measure what, bool nonzero) {
+  switch (what) {
+    case Measure::kNorm: return kernel_for<G, Measure::kNorm>(nonzero);
+    case Measure::kAverage: return kernel_for<G, Measure::kAverage>(nonzero);
+    case Measure::kSketch: break;
   }
-}
-
-void yellowfin_measure(const Table& table, int64_t begin, int64_t end, DType dtype, bool nonzero,
-                       double* sums, float* sketch) {
-  switch (dtype) {
-    case DType::kFloat32: return measure_any<float>(table, begin, end, nonzero, sums, sketch);
-    case DType::kBFloat16: return measure_any<BFloat16>(table, begin, end, nonzero, sums, sketch);
-    case DType::kFloat16: return measure_any<Float16>(table, begin, end, nonzero, sums, sketch);
-  }
-}
-
-// ---------------------------------------------------------------------------------------------
-// YellowFin, apply
-
-template <class P, bool kAverages>
-YFK_FN void apply(const Piece& piece, const YellowFinApply& rule) {
-  const P* g = piece.column<const P>(kGrad);
-  P* p = piece.column<P>(kParam);
-  float* v = piece.column<float>(kMomentum);
-  float* gbar = kAverages ? piece.column<float>(kGradAvg) : nullptr;
-  float* master = sizeof(P) < 4 ? piece.column<float>(kMaster) : nullptr;
-  for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-    const Floats grad = load(g + i, lanes);
-    Floats param = load_param(p, master, i, lanes);
-    Floats velocity = load(v + i, lanes);
-    rule.update(grad, param, velocity);
-    store_param(p, master, i, param, lanes);
-    store(v + i, velocity, lanes);
-    if (kAverages) {
-      Floats average = load(gbar + i, lanes);
-      rule.average(grad, average);
-      store(gbar + i, average, lanes);
-    }
-  });
-}
-
-template <class P>
-void apply_chunks(const Table& table, int64_t begin, int64_t end,
-                  const YellowFinCoefficients* groups) {
-  for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
-    const Piece piece = piece_of(table, chunk);
-    if (!piece.row.column[kGrad]) continue;
-    const YellowFinApply rule(groups[piece.row.group]);
-    if (piece.row.column[kGradAvg]) {
-      apply<P, true>(piece, rule);
-    } else {
-      apply<P, false>(piece, rule);
-    }
-  }
-}
-
-void yellowfin_apply(const Table& table, int64_t begin, int64_t end, DType dtype,
-                     const YellowFinCoefficients* groups) {
-  switch (dtype) {
-    case DType::kFloat32: return apply_chunks<float>(table, begin, end, groups);
-    case DType::kBFloat16: return apply_chunks<BFloat16>(table, begin, end, groups);
-    case DType::kFloat16: return apply_chunks<Float16>(table, begin, end, groups);
-  }
+  return kernel_for<G, Measure::kSketch>(nonzero);
 }
 
 }  // namespace
 
-extern const KernelSet kernel_set;
-const KernelSet kernel_set = {YFK_STRING(YFK_ISA), yellowfin_measure, yellowfin_apply};
+MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero) {
+  switch (dtype) {
+    case DType::kFloat32: break;
+    case DType::kBFloat16: return kernel_for<BFloat16>(what, nonzero);
+    case DType::kFloat16: return kernel_for<Float16>(what, nonzero);
+  }
+  return kernel_for<float>(what, nonzero);
+}
 
 }  // namespace YFK_ISA
 }  // namespace yfk

@@ -1,4 +1,4 @@
-"""YellowFin, measure: one pass over the gradients (and their averages) into the table's slots."""
+"""The reading pass over the gradients (and their averages) into the table's slots."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
+from yfkernels.ops.triton.judge import judge
 from yfkernels.ops.triton.layout import at, size
-from yfkernels.ops.triton.table import DTYPES, chunk_at, column, elements
+from yfkernels.ops.triton.reduce import is_last
+from yfkernels.ops.triton.rounding import mixed
+from yfkernels.ops.triton.table import DTYPES, column, piece_at
 from yfkernels.ops.tuner import TILE
 
 _WARPS = 8
@@ -24,28 +28,33 @@ def _flip_signs(grad, tile, rows):
     first_block = tile * (grad.numel // 32)
     x = first_block.to(tl.uint32) + (rows * WIDTH // 32).to(tl.uint32)
     x ^= (first_block >> 32).to(tl.uint32)
-    x ^= x >> 16
-    x *= 0x7FEB352D
-    x ^= x >> 15
-    x *= 0x846CA68B
-    x ^= x >> 16
+    x = mixed(x)
     bits = (rows * WIDTH % 32)[:, :, None] + tl.arange(0, WIDTH)[None, None, :]
     minus = (x[:, :, None] >> bits.to(tl.uint32)) << 31
     return (grad.to(tl.uint32, bitcast=True) ^ minus).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["num_chunks", "partials"])
-def yellowfin_measure(
+@triton.jit(do_not_specialize=["num_chunks", "own", "num_slots", "num_groups", "num_words"])
+def measure(
     words,
     chunks,
     num_chunks,
-    partials,
+    own,
     sketches,
+    ticket,
+    num_slots,
+    partials,
+    grad_scale,
+    found_inf,
+    state,
+    num_groups,
+    num_words,
+    coefficients,
     DTYPE: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
-    SKETCH: tl.constexpr,
+    AVERAGES: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """Program s sums a fixed run of chunks into slot s: the sums do not hang on the device.
@@ -54,7 +63,11 @@ def yellowfin_measure(
     row of elements is one 16-byte load of the gradient. Threads sum what they hold in float32 over
     a chunk, in float64 over the slot. Place j of a tile is always bucket j of the sketch, which
     therefore stays in registers.
+
+    With a ticket the last program to be done passes the gate, for which the arguments from there to
+    `coefficients` are; without, they are None, as `sketches` is if none is wanted.
     """
+    SKETCH: tl.constexpr = sketches is not None
     WIDTH: tl.constexpr = 128 // DTYPE.primitive_bitwidth
     REPEATS: tl.constexpr = TILE // (THREADS * WIDTH)
     rows = tl.arange(0, REPEATS)[:, None] * THREADS + tl.arange(0, THREADS)[None, :]
@@ -70,10 +83,9 @@ def yellowfin_measure(
     slot_count = tl.full([], 0, tl.int64)
     sketch = tl.full([REPEATS, THREADS, WIDTH], 0.0, tl.float32)
     for index in range(begin, end):
-        row, first = chunk_at(words, chunks, index)
-        n = elements(row, first, CHUNK)
+        _, row, _, first, n = piece_at(words, chunks, index, CHUNK, CHUNK)
         g = column(row, "row.grad", first, DTYPE, ALIGNED)
-        if not SKETCH:
+        if AVERAGES:
             gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
         origin = tl.load(row + at("row.origin")) + first
         # a small tensor or a shard may begin inside a tile, and then none of its tiles is whole
@@ -95,7 +107,7 @@ def yellowfin_measure(
                 nonzero += tl.sum(tl.sum((grad != 0.0).to(tl.float32), axis=2), axis=0)
                 if SKETCH:
                     sketch += _flip_signs(grad, (origin + i) // TILE, rows)
-                else:
+                if AVERAGES:
                     average = tl.load(gbar + place, mask, other)
                     dot += tl.sum(tl.sum(average * grad, axis=2), axis=0)
                     avg_sq += tl.sum(tl.sum(average * average, axis=2), axis=0)
@@ -105,7 +117,7 @@ def yellowfin_measure(
         slot_nonzero += nonzero.to(tl.float64)
         slot_count += n
 
-    out = partials + slot * size("slot")
+    out = own + slot * size("slot")
     tl.store(out + at("slot.grad_sq"), tl.sum(slot_grad_sq))
     tl.store(out + at("slot.avg_dot_grad"), tl.sum(slot_dot))
     tl.store(out + at("slot.avg_sq"), tl.sum(slot_avg_sq))
@@ -113,21 +125,58 @@ def yellowfin_measure(
     tl.store(out + at("slot.count"), slot_count.to(tl.float64))
     if SKETCH:
         tl.store(sketches + slot * TILE + lanes, sketch)
+    if ticket is not None:
+        if is_last(ticket, tl.num_programs(0)):
+            judge(
+                num_slots,
+                partials,
+                grad_scale,
+                found_inf,
+                state,
+                num_groups,
+                num_words,
+                coefficients,
+            )
 
 
-def launch(table: TensorTable, partials: Tensor, sketches: Tensor | None) -> None:
+_NO_GATE = (None,) * 9
+
+
+def launch(table: TensorTable, what: Measure, own: Tensor, sketches: Tensor | None) -> None:
     """Measures a table, one program a slot."""
-    yellowfin_measure[(table.num_slots,)](
+    _launch(table, what, own, sketches, *_NO_GATE)
+
+
+def launch_with_gate(
+    table: TensorTable,
+    own: Tensor,
+    partials: Tensor,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    state: Tensor,
+    coefficients: Tensor,
+) -> None:
+    """Measures the norm of the last table, and then decides on the step."""
+    slots = (len(partials), partials)
+    memory = (state, *coefficients.shape, coefficients)
+    _launch(table, Measure.NORM, own, None, table.tickets, *slots, grad_scale, found_inf, *memory)
+
+
+def _launch(
+    table: TensorTable, what: Measure, own: Tensor, sketches: Tensor | None, *gate: object
+) -> None:
+    measure[(table.num_slots,)](
         table.words,
         table.chunks,
         table.num_chunks,
-        partials,
+        own,
         sketches,
+        *gate,
         DTYPE=DTYPES[table.dtype],
         CHUNK=table.chunk_size,
         TILE=TILE,
         THREADS=32 * _WARPS,
-        SKETCH=sketches is not None,
+        AVERAGES=what == Measure.AVERAGE,
         ALIGNED=table.aligned,
         num_warps=_WARPS,
     )

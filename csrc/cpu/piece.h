@@ -1,0 +1,110 @@
+// One chunk of a tensor: where its columns are, and how its parameter is read and written.
+#pragma once
+
+#include "lanes.h"
+
+namespace yfk {
+namespace YFK_ISA {
+
+struct Piece {
+  const TensorRow& row;
+  int64_t first, n;
+
+  template <class T>
+  YFK_FN T* column(int index) const {
+    return reinterpret_cast<T*>(row.column[index]) + first;
+  }
+
+  // Steps the tensor has taken, or 0 if nobody counts them.
+  YFK_FN double steps() const {
+    const auto* step = reinterpret_cast<const float*>(row.column[kStep]);
+    return step ? double(*step) : 0.0;
+  }
+};
+
+YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
+  const int64_t first = table.chunks[chunk].first;
+  const TensorRow& row = table.rows[table.chunks[chunk].row];
+  const int64_t rest = row.numel - first;
+  return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
+}
+
+// A parameter of a piece is read and written in one of three ways. `step`: this one, from 1.
+
+struct FloatParameter {
+  float* p;
+
+  YFK_FN FloatParameter(const Piece& piece, double) : p(piece.column<float>(kParam)) {}
+
+  template <class Lanes>
+  YFK_FN Floats read(int64_t i, Lanes lanes) const {
+    return load(p + i, lanes);
+  }
+  template <class Lanes>
+  YFK_FN void write(int64_t i, const Floats& a, Lanes lanes) const {
+    store(p + i, a, lanes);
+  }
+};
+
+// A half-precision parameter and its float32 master. The master counts, unless somebody has
+// written to the parameter since (a checkpoint loaded, weights averaged): then the parameter does.
+template <class Half>
+struct MasteredParameter {
+  Half* p;
+  float* master;
+
+  YFK_FN MasteredParameter(const Piece& piece, double)
+      : p(piece.column<Half>(kParam)), master(piece.column<float>(kMaster)) {}
+
+  template <class Lanes>
+  YFK_FN Floats read(int64_t i, Lanes lanes) const {
+    const Floats low = load(p + i, lanes), high = load(master + i, lanes);
+    Floats r;
+    for (int k = 0; k < kParts; ++k) {
+      const FloatVec rounded = widen(narrow(high.part[k], Half{}), Half{});
+      const UIntVec same = (UIntVec)(rounded == low.part[k]);
+      r.part[k] = (FloatVec)select(same, (UIntVec)high.part[k], (UIntVec)low.part[k]);
+    }
+    return r;
+  }
+  template <class Lanes>
+  YFK_FN void write(int64_t i, const Floats& a, Lanes lanes) const {
+    store(master + i, a, lanes);
+    store(p + i, a, lanes);
+  }
+};
+
+// A half-precision parameter without a master, rounded stochastically.
+template <class Half>
+struct RoundedParameter {
+  Half* p;
+  uint32_t element, seed;  // of the piece's first element
+
+  YFK_FN RoundedParameter(const Piece& piece, double step)
+      : p(piece.column<Half>(kParam)), element(uint32_t(piece.row.origin + piece.first)),
+        seed(rounding_seed(piece.row.origin + piece.first, step)) {}
+
+  template <class Lanes>
+  YFK_FN Floats read(int64_t i, Lanes lanes) const {
+    return load(p + i, lanes);
+  }
+  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const { round(i, a, p + i); }
+  YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
+    Half block[kLanes];
+    round(i, a, block);
+    memcpy(p + i, block, size_t(some.count) * sizeof(Half));
+  }
+
+ private:
+  YFK_FN void round(int64_t i, const Floats& a, Half* out) const {
+    for (int k = 0; k < kParts; ++k) {
+      UIntVec at;
+      for (int j = 0; j < kWidth; ++j) at[j] = element + uint32_t(i + k * kWidth + j);
+      const HalfVec h = narrow(a.part[k], Half{}, mixed(at ^ seed));
+      memcpy(out + k * kWidth, &h, sizeof h);
+    }
+  }
+};
+
+}  // namespace YFK_ISA
+}  // namespace yfk

@@ -1,0 +1,172 @@
+// The writing passes over chunks of a table: a rule of rules.h, sixteen elements at a time.
+//
+// Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
+// time. Memory bandwidth is the limit: each column is streamed once, in order.
+#include <type_traits>
+
+#include "kernels.h"
+#include "piece.h"
+
+#define YFK_INLINE_BODY __attribute__((always_inline))
+
+namespace yfk {
+namespace YFK_ISA {
+namespace {
+
+// The state columns of a piece, read and written together.
+template <int n>
+struct States {
+  float* column[n];
+
+  YFK_FN explicit States(const Piece& piece) {
+    for (int k = 0; k < n; ++k) column[k] = piece.column<float>(kState + k);
+  }
+  template <class Lanes>
+  YFK_FN void read(int64_t i, Floats* state, Lanes lanes) const {
+    for (int k = 0; k < n; ++k) state[k] = load(column[k] + i, lanes);
+  }
+  template <class Lanes>
+  YFK_FN void write(int64_t i, const Floats* state, Lanes lanes) const {
+    for (int k = 0; k < n; ++k) store(column[k] + i, state[k], lanes);
+  }
+};
+
+template <class Rule, class Parameter, class G>
+YFK_FN void advance(const Piece& piece, const Rule& rule, const Parameter& param, const G* g) {
+  const States<Rule::kStates> states(piece);
+  for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+    const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
+    Floats state[Rule::kStates];
+    states.read(i, state, lanes);
+    const Floats u = rule.direction(grad, p, state);
+    param.write(i, rule.moved(p, u), lanes);
+    states.write(i, state, lanes);
+  });
+}
+
+template <class Rule, class Parameter, class G>
+YFK_FN void direct(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
+                   double* norms) {
+  const States<Rule::kStates> states(piece);
+  Sums p_sq = no_sums(), u_sq = no_sums();
+  for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
+    Floats run_p_sq = zeros(), run_u_sq = zeros();
+    for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
+      const Floats grad = load(g + i + j, lanes), p = param.read(i + j, lanes);
+      Floats state[Rule::kStates];
+      states.read(i + j, state, lanes);
+      const Floats u = rule.direction(grad, p, state);  // 0 in lanes that are not there
+      states.write(i + j, state, lanes);
+      run_p_sq = run_p_sq + p * p;
+      run_u_sq = run_u_sq + u * u;
+    });
+    add(&p_sq, run_p_sq);
+    add(&u_sq, run_u_sq);
+  });
+  norms[0] = total(p_sq);
+  norms[1] = total(u_sq);
+}
+
+template <class Rule, class Parameter>
+YFK_FN void move(const Piece& piece, const Rule& rule, const Parameter& param) {
+  const States<Rule::kStates> states(piece);
+  for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+    const Floats p = param.read(i, lanes);
+    Floats state[Rule::kStates];
+    states.read(i, state, lanes);
+    param.write(i, rule.moved(p, rule.recalled(p, state)), lanes);
+  });
+}
+
+// Calls body(parameter) with the piece's parameter in the form that its dtype and columns ask for.
+template <class P, class Body>
+YFK_FN void with_parameter(const Piece& piece, double step, Body body) {
+  if constexpr (std::is_same_v<P, float>) {
+    body(FloatParameter(piece, step));
+  } else if (piece.row.column[kMaster]) {
+    body(MasteredParameter<P>(piece, step));
+  } else {
+    body(RoundedParameter<P>(piece, step));
+  }
+}
+
+// Coefficients of the piece's parameter group.
+template <class Rule>
+YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const double* groups) {
+  return reinterpret_cast<const typename Rule::Coefficients*>(groups)[piece.row.group];
+}
+
+template <class P, class Rule>
+void advance_chunks(const Table& table, int64_t begin, int64_t end, const double* groups) {
+  for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
+    const Piece piece = piece_of(table, chunk);
+    const auto* g = piece.column<const P>(kGrad);
+    if (!piece.row.column[kGrad]) continue;
+    const double step = piece.steps() + 1.0;
+    const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
+    with_parameter<P>(piece, step, [&](const auto& param) { advance(piece, rule, param, g); });
+  }
+}
+
+template <class P, class Rule>
+void direct_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+                   double* chunk_norms) {
+  for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
+    const Piece piece = piece_of(table, chunk);
+    const auto* g = piece.column<const P>(kGrad);
+    if (!piece.row.column[kGrad]) continue;
+    const double step = piece.steps() + 1.0;
+    const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
+    with_parameter<P>(piece, step, [&](const auto& param) {
+      direct(piece, rule, param, g, chunk_norms + 2 * chunk);
+    });
+  }
+}
+
+template <class P, class Rule>
+void move_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+                 const double* row_norms) {
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const Piece piece = piece_of(table, chunk);
+    if (!piece.row.column[kGrad]) continue;
+    const double step = piece.steps();  // counted by now
+    const auto& group = coefficients<Rule>(piece, groups);
+    const double* norms = row_norms + 2 * table.chunks[chunk].row;
+    const Rule rule(group, step, Rule::trust_ratio(group, norms[0], norms[1]));
+    with_parameter<P>(piece, step, [&](const auto& param) { move(piece, rule, param); });
+  }
+}
+
+template <class P, class Rule>
+constexpr UpdateKernels kOnePass = {advance_chunks<P, Rule>, nullptr, nullptr};
+template <class P, class Rule>
+constexpr UpdateKernels kTwoPasses = {nullptr, direct_chunks<P, Rule>, move_chunks<P, Rule>};
+template <class P, class Rule>
+constexpr UpdateKernels kEither = {advance_chunks<P, Rule>, direct_chunks<P, Rule>,
+                                   move_chunks<P, Rule>};
+
+template <class P>
+UpdateKernels kernels_for(RuleId rule) {
+  switch (rule) {
+    case RuleId::kYellowFin: break;
+    case RuleId::kYellowFinSketch: return kEither<P, YellowFin<false>>;
+    case RuleId::kQHM: return kOnePass<P, QHM>;
+    case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
+    case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
+  }
+  return kEither<P, YellowFin<true>>;
+}
+
+}  // namespace
+
+UpdateKernels update_kernels(DType dtype, RuleId rule) {
+  switch (dtype) {
+    case DType::kFloat32: break;
+    case DType::kBFloat16: return kernels_for<BFloat16>(rule);
+    case DType::kFloat16: return kernels_for<Float16>(rule);
+  }
+  return kernels_for<float>(rule);
+}
+
+}  // namespace YFK_ISA
+}  // namespace yfk

@@ -1,0 +1,89 @@
+// Advance: one pass over gradients, state and parameters.
+#pragma once
+
+#include "pass.cuh"
+#include "passes.h"
+
+namespace yfk {
+namespace cuda {
+
+// Nothing but the parameters is wanted before the next step.
+template <class Rule, class Parameter>
+__device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const Rule& rule,
+                                              const Parameter& param) {
+  constexpr int N = Parameter::N;
+  constexpr bool kAllWide = Parameter::kAllWide;
+  const auto grads =
+      column_of<const typename Parameter::Type, kAllWide, Reuse::kStream>(piece, kGrad);
+  using States = StatesOf<Rule, N, kAllWide, Reuse::kStream>;
+  const States states(piece);
+
+  struct Values {
+    Lanes<N> g;
+    typename Parameter::Value param;
+    typename States::Value state;
+  };
+  const auto load = [&](int i, auto lanes) {
+    return Values{grads.load(i, lanes), param.load(i, lanes), states.load(i, lanes)};
+  };
+  const auto work = [&](int i, Values& value, auto lanes) {
+    Lanes<N> p = Parameter::newest(value.param);
+    const Lanes<N> u = directions(rule, value.g, p, &value.state);
+#pragma unroll
+    for (int k = 0; k < N; ++k) p.at[k] = rule.moved(p.at[k], u.at[k]);
+    param.store(i, p, lanes);
+    states.store(i, value.state, lanes);
+  };
+  for_each_lanes<N, kAllWide>(n, load, work);
+}
+
+// A tensor's step counts as soon as all its chunks have read it: nobody waits for their end.
+template <class P, class Rule>
+__global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
+    advance_kernel(Table table, const typename Rule::Coefficients* groups, unsigned* tickets) {
+  __shared__ Job<Rule> jobs[kBatch];
+  if (groups->active == 0.0) return;
+
+  const auto open = [&](int k, int64_t chunk) {
+    Job<Rule>& job = jobs[k];
+    const Piece& piece = job.piece = piece_of(table, chunk);
+    if (!piece.has_grad()) return;
+    job.set(groups[piece.row.group], steps_of(piece) + 1.0, 1.0);
+    if (!piece.row.column[kStep]) return;
+    const unsigned chunks = chunks_of(piece, table.chunk_size);
+    if (chunks == 1 || thread_arrives_last(tickets + piece.index, chunks)) count_step(piece);
+  };
+  const auto advance = [&](int k) {
+    const Job<Rule>& job = jobs[k];
+    const Piece& piece = job.piece;
+    if (!piece.has_grad()) return;
+    const Rule rule = job.rule();
+    const int n = piece.length(table.chunk_size);
+    with_parameter<P, Reuse::kStream>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
+      advance_chunk(piece, n, rule, param);
+    });
+  };
+  for_each_batch(blockIdx.x, table.num_chunks, gridDim.x, open, advance);
+}
+
+template <class P, class Rule>
+void launch_advance(const Table& table, const double* coefficients, unsigned* tickets,
+                    const Queue& queue) {
+  const DeviceGuard guard(queue.device);
+  const auto* kernel = reinterpret_cast<const void*>(&advance_kernel<P, Rule>);
+  YFK_LAUNCH((advance_kernel<P, Rule>), grid_of(table, kernel, queue.device), kBlock, 0, stream_of(queue), table,
+             reinterpret_cast<const typename Rule::Coefficients*>(coefficients), tickets);
+}
+
+template <class Rule>
+AdvancePass advance_pass(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: break;
+    case DType::kBFloat16: return launch_advance<__nv_bfloat16, Rule>;
+    case DType::kFloat16: return launch_advance<__half, Rule>;
+  }
+  return launch_advance<float, Rule>;
+}
+
+}  // namespace cuda
+}  // namespace yfk

@@ -1,0 +1,37 @@
+// Which rule a pass runs.
+#include "passes.h"
+
+namespace yfk {
+namespace cuda {
+
+static Passes passes_of(RuleId rule, DType dtype) {
+  switch (rule) {
+    case RuleId::kYellowFin: break;
+    case RuleId::kYellowFinSketch: return yellowfin_sketch_passes(dtype);
+    case RuleId::kQHM: return qhm_passes(dtype);
+    case RuleId::kQHAdam: return qhadam_passes(dtype);
+    case RuleId::kLAMB: return lamb_passes(dtype);
+  }
+  return yellowfin_passes(dtype);
+}
+
+void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             unsigned* tickets, Queue queue) {
+  if (table.num_chunks == 0) return;
+  passes_of(rule, dtype).advance(table, coefficients, tickets, queue);
+}
+
+void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+            double* chunk_norms, double* norms, unsigned* tickets, Queue queue) {
+  if (table.num_chunks == 0) return;
+  passes_of(rule, dtype).direct(table, coefficients, chunk_norms, norms, tickets, queue);
+}
+
+void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+          const double* norms, Queue queue) {
+  if (table.num_chunks == 0) return;
+  passes_of(rule, dtype).move(table, coefficients, norms, queue);
+}
+
+}  // namespace cuda
+}  // namespace yfk

@@ -1,0 +1,163 @@
+#include "update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <deque>
+
+#include "cpu/driver.h"
+#include "cuda/driver.h"
+#include "model.h"
+
+namespace yfk {
+namespace {
+
+constexpr cuda::Queue kQueue = {0, nullptr};
+
+// A model, and what two passes leave beside it. NaN, so that a place that nobody writes shows up.
+struct Side {
+  Model model;
+  std::vector<double> chunk_norms, norms;
+  std::vector<unsigned> tickets;
+
+  Side(const Blueprint& blueprint, Alignment alignment)
+      : model(blueprint, alignment),
+        chunk_norms(2 * model.chunks(), NAN),
+        norms(2 * model.tensors(), NAN),
+        tickets(model.tensors(), 0) {}
+
+  bool tickets_back() const {
+    return std::all_of(tickets.begin(), tickets.end(), [](unsigned t) { return t == 0; });
+  }
+};
+
+bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), 8 * a.size()) == 0;
+}
+
+// Both drivers sum float squares of some hundred elements before they go on in double.
+bool near(const std::vector<double>& a, const std::vector<double>& b) {
+  constexpr double kTolerance = 2e-6;
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) {
+    return std::isnan(x) ? std::isnan(y) : std::fabs(x - y) <= kTolerance * y;
+  });
+}
+
+class Checker {
+ public:
+  Checker(const RuleCase& rule_case, const Blueprint& blueprint, Alignment alignment)
+      : case_(rule_case),
+        blueprint_(blueprint),
+        alignment_(alignment),
+        words_(rule_case.coefficients.size() / kGroups),
+        inactive_(rule_case.coefficients) {
+    for (size_t i = 0; i < inactive_.size(); i += words_) inactive_[i] = 0.0;
+  }
+
+  void check(const std::vector<cuda_on_cpu::Schedule>& schedules) const {
+    if (case_.advances) check_advance(schedules);
+    if (case_.directs) check_direct_and_move(schedules);
+  }
+
+ private:
+  const double* coefficients() const { return case_.coefficients.data(); }
+
+  void on_cuda_advance(Side& side, const double* coefficients) const {
+    // a table without a step column needs no tickets
+    unsigned* tickets = blueprint_.counts ? side.tickets.data() : nullptr;
+    cuda::advance(side.model.table(), blueprint_.dtype, case_.rule, coefficients, tickets, kQueue);
+  }
+  void on_cuda_direct(Side& side, const double* coefficients) const {
+    cuda::direct(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+                 side.chunk_norms.data(), side.norms.data(), side.tickets.data(), kQueue);
+  }
+  void on_cuda_move(Side& side, const double* coefficients, const Side& directed) const {
+    cuda::move(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+               directed.norms.data(), kQueue);
+  }
+
+  void expect_same(Side& got, Side& wanted, const char* pass) const {
+    const std::string place = std::string(pass) + ", " + name_of(cuda_on_cpu::schedule);
+    EXPECT(got.model.same(wanted.model), "not the CPU's values: " << place);
+    EXPECT(got.model.guards_intact(), "written outside of a column: " << place);
+    EXPECT(got.tickets_back(), "a ticket is not zero again: " << place);
+  }
+
+  void check_advance(const std::vector<cuda_on_cpu::Schedule>& schedules) const {
+    Side cpu(blueprint_, alignment_);
+    cpu::advance(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), 1);
+    for (const auto& schedule : schedules) {
+      cuda_on_cpu::schedule = schedule;
+      Side side(blueprint_, alignment_);
+      on_cuda_advance(side, coefficients());
+      expect_same(side, cpu, "advance");
+      on_cuda_advance(side, inactive_.data());
+      expect_same(side, cpu, "skipped advance");
+    }
+  }
+
+  void check_direct_and_move(const std::vector<cuda_on_cpu::Schedule>& schedules) const {
+    Side cpu(blueprint_, alignment_);
+    cpu::direct(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
+                cpu.chunk_norms.data(), cpu.norms.data(), 1);
+    std::deque<Side> directed;  // a model stays where it is
+    for (const auto& schedule : schedules) {
+      cuda_on_cpu::schedule = schedule;
+      directed.emplace_back(blueprint_, alignment_);
+      Side& side = directed.back();
+      on_cuda_direct(side, coefficients());
+      expect_same(side, cpu, "direct");
+      EXPECT(near(side.norms, cpu.norms), "norms off the CPU's with " << name_of(schedule));
+      EXPECT(same_bits(side.norms, directed[0].norms), "norms change with " << name_of(schedule));
+      const std::vector<double> before = side.norms;
+      on_cuda_direct(side, inactive_.data());
+      expect_same(side, cpu, "skipped direct");
+      EXPECT(same_bits(side.norms, before), "norms of a skipped step");
+    }
+    // from the same norms on both sides
+    cpu::move(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), cpu.norms.data(), 1);
+    for (size_t i = 0; i < schedules.size(); ++i) {
+      cuda_on_cpu::schedule = schedules[i];
+      on_cuda_move(directed[i], inactive_.data(), cpu);
+      on_cuda_move(directed[i], coefficients(), cpu);
+      expect_same(directed[i], cpu, "move");
+    }
+  }
+
+  const RuleCase& case_;
+  Blueprint blueprint_;
+  Alignment alignment_;
+  size_t words_;
+  std::vector<double> inactive_;
+};
+
+}  // namespace
+
+void check_rule(const RuleCase& rule_case, Random& random) {
+  const bool adaptive = rule_case.rule == RuleId::kQHAdam || rule_case.rule == RuleId::kLAMB;
+  const bool one_state =
+      rule_case.rule == RuleId::kQHM || rule_case.rule == RuleId::kYellowFinSketch;
+  const Second second = one_state  ? Second::kNone
+                        : adaptive ? Second::kSquare
+                                   : Second::kAverage;
+  for (const DType dtype : kDTypes) {
+    for (const bool master : {true, false}) {
+      if (dtype == DType::kFloat32 && !master) continue;
+      const auto check = [&](int64_t chunk_size, const std::vector<Tensor>& tensors,
+                             Alignment alignment, const auto& schedules) {
+        const bool counts = adaptive || !master;
+        const Blueprint blueprint = {dtype,  second, chunk_size, tensors, unsigned(random()),
+                                     master, counts};
+        Checker(rule_case, blueprint, alignment).check(schedules);
+      };
+      // more chunks than each block reads at a time
+      check(kTile, std::vector<Tensor>(300, Tensor{5, 7, true}), Alignment::kOdd,
+            schedules(random));
+      for (const int64_t chunk_size : {kTile, 16 * kTile})
+        for (const auto alignment : {Alignment::kWide, Alignment::kOneOdd, Alignment::kOdd})
+          check(chunk_size, awkward_tensors(random), alignment, one_of_each(random));
+    }
+  }
+}
+
+}  // namespace yfk

@@ -1,0 +1,26 @@
+// YellowFin: the passes of both variances.
+#include "model.h"
+#include "update.h"
+
+namespace yfk {
+
+void check_yellowfin(Random& random) {
+  std::uniform_real_distribution<double> uniform;
+  for (const RuleId rule : {RuleId::kYellowFin, RuleId::kYellowFinSketch}) {
+    std::vector<YellowFinCoefficients> groups(kGroups);
+    for (YellowFinCoefficients& group : groups) {
+      group.active = 1.0;
+      group.grad_scale = uniform(random) + 0.5;
+      group.coupled_decay = 0.1 * uniform(random);
+      group.momentum = uniform(random);
+      group.velocity_gain = random() % 2 ? 1.0 : -0.01;
+      group.param_keep = 1.0 - 0.1 * uniform(random);
+      group.param_gain = -uniform(random);
+      group.average_decay = 0.999;
+      group.average_gain = 0.001 * uniform(random);
+    }
+    check_rule({rule, true, true, words_of(groups)}, random);
+  }
+}
+
+}  // namespace yfk

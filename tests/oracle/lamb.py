@@ -1,0 +1,151 @@
+"""LAMB in plain float64 NumPy: the slow, obvious optimizer that every backend has to equal.
+
+It follows the specification line by line and shares no code with the package; a preset is no more
+than a set of options.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from oracle.walk import Array, Group, Oracle, Trace
+
+# Every option that a preset decides; weight_decay is its default and may be given.
+_APEX: dict[str, Any] = {
+    "eps": 1e-6,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "bias_correction": True,
+    "grad_averaging": True,
+    "always_adapt": False,
+    "trust_clip": None,
+    "trust_norm_bounds": None,
+    "decoupled_weight_decay": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "apex": _APEX,
+    "timm": _APEX,
+    "nvlamb": {**_APEX, "always_adapt": True},
+    "paper": {**_APEX, "always_adapt": True, "max_grad_norm": None},
+    "deepspeed": {
+        **_APEX,
+        "always_adapt": True,
+        "max_grad_norm": None,
+        "bias_correction": "lr",
+        "eps": 1e-8,
+        "trust_clip": (0.01, 10.0),
+        "weight_decay": 0.0,
+    },
+    "v3": {
+        **_APEX,
+        "always_adapt": True,
+        "max_grad_norm": None,
+        "bias_correction": False,
+        "trust_norm_bounds": (0.0, 10.0),
+        "weight_decay": 0.0,
+    },
+}
+
+
+@dataclass
+class LambGroup(Group):
+    """One parameter group with all options of LAMB."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    max_grad_norm: float | None = 1.0
+    bias_correction: bool | Literal["lr"] = True
+    grad_averaging: bool = True
+    always_adapt: bool = False
+    trust_clip: float | tuple[float, float] | None = None
+    trust_norm_bounds: tuple[float, float] | None = None
+    exp_avgs: list[Array] = field(init=False)
+    exp_avg_sqs: list[Array] = field(init=False)
+    exp_avg_magnitudes: list[Array] = field(init=False)  # exp_avg of |g|, for the path
+    trust_ratios: list[float] = field(init=False)  # the last of each; nan before the first step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.exp_avgs = self.zeros()
+        self.exp_avg_sqs = self.zeros()
+        self.exp_avg_magnitudes = self.zeros()
+        self.trust_ratios = [math.nan] * len(self.params)
+
+    def clip_divisor(self, norm: float) -> float:
+        return max(1.0, norm / self.max_grad_norm) if self.max_grad_norm else 1.0
+
+
+@dataclass
+class LambTrace(Trace):
+    """What one taken step of LAMB saw and decided."""
+
+    trust_ratios: list[float]
+
+
+class LambOracle(Oracle[LambGroup, LambTrace]):
+    """The optimizer. The norm behind the clipping runs over all groups, clipped or not."""
+
+    def measures(self) -> bool:
+        return self.skip_nonfinite or any(group.max_grad_norm for group in self.groups)
+
+    def move(self, group: LambGroup, i: int, g: Array, norm: float) -> None:
+        p, lr, wd, t = group.params[i], group.lr, group.weight_decay, group.steps[i]
+        b1, b2 = group.betas
+        b3 = 1.0 - b1 if group.grad_averaging else 1.0
+        g = g / group.clip_divisor(norm)
+
+        # The moments.
+        m = group.exp_avgs[i] = b1 * group.exp_avgs[i] + b3 * g
+        v = group.exp_avg_sqs[i] = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
+        magnitude = group.exp_avg_magnitudes[i] = b1 * group.exp_avg_magnitudes[i] + b3 * np.abs(g)
+
+        # Debias the moments, or lr instead of them, or nothing.
+        bc1, bc2 = 1.0 - b1**t, 1.0 - b2**t
+        correction = 1.0
+        if group.bias_correction == "lr":
+            correction = math.sqrt(bc2) / bc1
+        if group.bias_correction is not True:
+            bc1 = bc2 = 1.0
+
+        # The update before it is scaled.
+        denominator = np.sqrt(v / bc2) + group.eps
+        u, size = m / bc1 / denominator, magnitude / bc1 / denominator
+        if not group.decoupled_weight_decay:
+            u, size = u + wd * p, size + wd * np.abs(p)
+
+        ratio = group.trust_ratios[i] = trust_ratio(group, p, u)
+        group.path[i] += lr * correction * ratio * size
+        if group.decoupled_weight_decay:
+            group.path[i] += lr * wd * np.abs(p)
+            p = p * (1.0 - lr * wd)
+        group.params[i] = p - lr * correction * ratio * u
+
+    def trace(self, norm: float) -> LambTrace:
+        return LambTrace(
+            grad_norm=norm,
+            steps=self.all_steps(),
+            skipped_steps=self.skipped_steps,
+            trust_ratios=[ratio for group in self.groups for ratio in group.trust_ratios],
+        )
+
+
+def trust_ratio(group: LambGroup, p: Array, u: Array) -> float:
+    """phi(‖p‖)/‖u‖, clipped. A ratio of 1 for want of norms or of decay is never clipped."""
+    p_norm, u_norm = math.sqrt(float(p @ p)), math.sqrt(float(u @ u))
+    adapts = group.always_adapt or group.weight_decay != 0.0
+    if not adapts or p_norm == 0.0 or u_norm == 0.0:
+        return 1.0
+    if group.trust_norm_bounds is not None:
+        p_norm = min(max(p_norm, group.trust_norm_bounds[0]), group.trust_norm_bounds[1])
+    ratio = p_norm / u_norm
+    if group.trust_clip is None:
+        return ratio
+    clip = group.trust_clip
+    low, high = clip if isinstance(clip, tuple) else (0.0, clip)
+    return min(max(ratio, low), high)

@@ -1,0 +1,179 @@
+"""What the noise of SGD with momentum leaves behind: stationary loss and a PAC-Bayes bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yfkernels.optim._checks import finite, require, require_number
+
+_SMALL_STEP = 0.25  # largest lr a / (1 - beta); the expansion is then good to 1/64
+
+
+def _symmetric(name: str, value: Any) -> Tensor:
+    """A float64 matrix, or a vector that is the diagonal of one, as checked."""
+    matrix = torch.as_tensor(value).detach().double()
+    square = matrix.ndim == 1 or (matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1])
+    if not square or matrix.numel() == 0:
+        shape = tuple(matrix.shape)
+        raise ValueError(f"Invalid {name} shape: {shape}; it must be (d, d), or (d,) if diagonal")
+    scale = float(matrix.abs().max())
+    require(math.isfinite(scale), name, scale, "finite in every entry")
+    skew = float((matrix - matrix.mT).abs().max()) if matrix.ndim == 2 else 0.0
+    if skew > 1e-6 * scale:  # what float32 leaves of symmetry is allowed for
+        raise ValueError(f"Invalid {name} value: it differs from its transpose by {skew}")
+    return 0.5 * (matrix + matrix.mT) if matrix.ndim == 2 else matrix
+
+
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    return torch.linalg.eigvalsh(matrix) if matrix.ndim == 2 else matrix
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    return matrix.diagonal() if matrix.ndim == 2 else matrix
+
+
+def _trace_of_product(a: Tensor, b: Tensor) -> float:
+    if a.ndim == b.ndim:
+        return float((a * b).sum())
+    return float(_diagonal(a) @ _diagonal(b))
+
+
+def stationary_excess_loss(
+    curvature: Tensor, noise: Tensor, lr: float, beta: float = 0.0, nu: float = 1.0
+) -> float:
+    r"""tr(A Sigma), where QHM comes to rest on a quadratic: the mean of xᵀ A x.
+
+    Sigma is the stationary covariance of x when every gradient is A x plus independent noise of
+    covariance S. To second order in lr, with b for beta,
+
+        tr(A Sigma) = lr/2 tr S + lr²/4 (1 + 2 nu b/(1-b) (2 nu b/(1+b) - 1)) tr(A S) + O(lr³).
+
+    Momentum does not matter at first order and lowers the loss at second: the bracket is 1 for SGD
+    and less for any other nu and beta. The mean excess of the loss ½ xᵀ A x is half of the result.
+
+    Args:
+        curvature: A, symmetric positive definite, (d, d), or (d,) if diagonal.
+        noise: S, symmetric positive semidefinite, likewise: the covariance of a batch's gradient,
+            that is of one sample's divided by the batch size.
+        lr: as QHM counts it, > 0; at most (1 - beta) / (4 a) with a the largest curvature.
+        beta: in [0, 1); 0 is SGD.
+        nu: in [0, 1]; 0 is SGD, 1 momentum.
+
+    Returns:
+        tr(A Sigma), to 1/64 of its value within the range of lr.
+
+    Raises:
+        ValueError: an argument out of its range, or lr outside that of the expansion.
+
+    Source: Gitman, Lang, Zhang, Xiao, "Understanding the Role of Momentum in Stochastic Gradient
+    Methods" (NeurIPS 2019), and Sun et al., doi 10.1145/3544782.
+
+    Example:
+        >>> curvature, noise = torch.tensor([1.0, 0.1]), torch.tensor([0.5, 0.5])
+        >>> round(stationary_excess_loss(curvature, noise, lr=0.1, beta=0.5), 4)
+        0.0505
+    """
+    a, s = _symmetric("curvature", curvature), _symmetric("noise", noise)
+    sizes = (len(a), len(s))
+    require(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", f"of curvature's size {sizes[0]}")
+    for name, value in (("lr", lr), ("beta", beta), ("nu", nu)):
+        require_number(name, value)
+    require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
+    require(0.0 <= nu <= 1.0, "nu", nu, "in [0, 1]")
+    curvatures, variances = _eigenvalues(a), _eigenvalues(s)
+    lowest, highest = float(curvatures.min()), float(curvatures.max())
+    ok = lowest > 0.0
+    require(ok, "curvature", f"smallest eigenvalue {lowest}", "positive definite")
+    lowest, rounding = float(variances.min()), -1e-7 * float(s.abs().max())
+    ok = lowest >= rounding
+    require(ok, "noise", f"smallest eigenvalue {lowest}", "positive semidefinite")
+    limit = _SMALL_STEP * (1.0 - beta) / highest
+    ok = finite(lr) and 0.0 < lr <= limit * (1.0 + 1e-12)
+    require(
+        ok, "lr", lr, f"in (0, {limit:.6g}], a quarter of (1 - beta) over the largest curvature"
+    )
+    bracket = 1.0 + 2.0 * nu * beta / (1.0 - beta) * (2.0 * nu * beta / (1.0 + beta) - 1.0)
+    trace = float(_diagonal(s).sum())
+    return 0.5 * lr * trace + 0.25 * lr**2 * bracket * _trace_of_product(a, s)
+
+
+def _gaussian_kl(covariance: Tensor, offset: Tensor, prior_variance: float) -> float:
+    """The KL of `pac_bayes_bound`, of a Sigma not yet known to be positive definite."""
+    if covariance.ndim == 2:
+        # cholesky_ex gives info > 0, not an error, where the matrix is not positive definite
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        ok = not int(info)
+        log_det = 2.0 * float(factor.diagonal().log().sum()) if ok else math.nan
+    else:
+        ok = bool((covariance > 0.0).all())
+        log_det = float(covariance.log().sum()) if ok else math.nan
+    if not ok:
+        raise ValueError("Invalid covariance value: it must be positive definite")
+    spread = float(_diagonal(covariance).sum() + offset @ offset) / prior_variance
+    return 0.5 * (len(offset) * (math.log(prior_variance) - 1.0) - log_det + spread)
+
+
+def pac_bayes_bound(
+    empirical_risk: float,
+    covariance: Tensor,
+    w: Tensor,
+    w0: Tensor,
+    prior_variance: float,
+    n: int,
+    delta: float = 0.05,
+) -> float:
+    """Bounds the risk of a Gaussian posterior over weights, whatever the data's distribution.
+
+    With probability 1 - delta over the n training samples,
+
+        R <= R_emp + sqrt((KL + ln(1/delta) + ln n + 2) / (2 n - 1)),
+
+    with R and R_emp the means, over weights from N(w, Sigma), of a loss within [0, 1], and
+    KL = ½ (d ln l0 - ln det Sigma - d + ‖w - w0‖²/l0 + tr(Sigma)/l0) the distance of N(w, Sigma)
+    from the prior N(w0, l0 I). The prior must not depend on the n samples: w0 is the
+    initialization, not what training made of it. A value of 1 or more says nothing.
+
+    Args:
+        empirical_risk: R_emp, in [0, 1].
+        covariance: Sigma, symmetric positive definite, (d, d), or (d,) if diagonal.
+        w: mean of the posterior, d elements of any shape.
+        w0: mean of the prior, d elements.
+        prior_variance: l0, > 0.
+        n: number of training samples, >= 1.
+        delta: probability, in (0, 1), that the bound does not hold.
+
+    Returns:
+        The right-hand side above; it may exceed 1.
+
+    Raises:
+        ValueError: an argument out of its range; sizes that differ.
+
+    Source: McAllester, "PAC-Bayesian Stochastic Model Selection" (Machine Learning 51, 2003), as
+    used by Sun et al., doi 10.1145/3544782.
+
+    Example:
+        >>> w = torch.zeros(2)
+        >>> round(pac_bayes_bound(0.1, torch.full((2,), 0.5), w, w, prior_variance=1.0, n=1000), 4)
+        0.1778
+    """
+    sigma = _symmetric("covariance", covariance)
+    mean, center = (torch.as_tensor(value).detach().double().flatten() for value in (w, w0))
+    for name, vector in (("w", mean), ("w0", center)):
+        sizes = (vector.numel(), len(sigma))
+        require(sizes[0] == sizes[1], name, f"of size {sizes[0]}", f"of covariance's {sizes[1]}")
+        require(bool(vector.isfinite().all()), name, "with infinities or NaN", "finite")
+    numbers = {"empirical_risk": empirical_risk, "prior_variance": prior_variance, "delta": delta}
+    for name, value in numbers.items():
+        require_number(name, value)
+    require(0.0 <= empirical_risk <= 1.0, "empirical_risk", empirical_risk, "in [0, 1]")
+    ok = finite(prior_variance) and prior_variance > 0.0
+    require(ok, "prior_variance", prior_variance, "finite and > 0")
+    require(isinstance(n, int) and n >= 1, "n", n, "an integer >= 1")
+    require(0.0 < delta < 1.0, "delta", delta, "in (0, 1)")
+    kl = _gaussian_kl(sigma, mean - center, prior_variance)
+    complexity = (kl - math.log(delta) + math.log(n) + 2.0) / (2 * n - 1)
+    return float(empirical_risk) + math.sqrt(complexity)

@@ -1,0 +1,90 @@
+"""The update rules as the backends see them; mirrors csrc/rules.h and csrc/gate.h word for word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+_GATE = ("active", "grad_scale")
+_SETTINGS = (*_GATE, "sign", "max_norm", "lr", "weight_decay", "decoupled")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How parameters follow from gradients and state.
+
+    Attributes:
+        id: number of the rule in csrc/rules.h.
+        name: as in "yellowfin".
+        states: state columns it keeps, from Column.STATE on.
+        fields: its coefficients for each parameter group.
+        counts: whether it needs to know how many steps a tensor has taken.
+    """
+
+    id: int
+    name: str
+    states: int
+    fields: tuple[str, ...]
+    counts: bool = False
+
+
+_YELLOWFIN_FIELDS = (
+    *_GATE,
+    "coupled_decay",
+    "momentum",
+    "velocity_gain",
+    "velocity_keep",
+    "param_keep",
+    "param_gain",
+    "average_decay",
+    "average_gain",
+)
+YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
+YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)
+QHM = Rule(2, "qhm", states=1, fields=(*_SETTINGS, "beta", "nu"))
+QHADAM = Rule(
+    3,
+    "qhadam",
+    states=2,
+    fields=(*_SETTINGS, "beta1", "beta2", "nu1", "nu2", "eps"),
+    counts=True,
+)
+LAMB = Rule(
+    4,
+    "lamb",
+    states=2,
+    fields=(
+        *_SETTINGS,
+        "beta1",
+        "beta2",
+        "beta3",
+        "eps",
+        "correction",
+        "adapts",
+        "norm_min",
+        "norm_max",
+        "ratio_min",
+        "ratio_max",
+    ),
+    counts=True,
+)
+RULES = (YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM, LAMB)
+
+GATE_STATE = ("grad_norm", "skipped")
+"""What the gate remembers: the norm of the last step that counted, and the steps refused."""
+
+
+class Measure(IntEnum):
+    """What a reading pass over the gradients sums, besides their squares."""
+
+    NORM = 0
+    AVERAGE = 1
+    SKETCH = 2
+
+
+class BiasCorrection(IntEnum):
+    """Where Adam's correction of the moments' bias goes."""
+
+    NONE = 0
+    MOMENTS = 1
+    LR = 2

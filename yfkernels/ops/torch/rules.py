@@ -1,0 +1,144 @@
+"""The update rules in tensor operations: csrc/rules.h line by line, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops import rules
+from yfkernels.ops.rules import BiasCorrection, Rule
+
+Scalars = dict[str, Tensor]
+"""A group's coefficients by name: float64, no dimension."""
+
+
+class Update:
+    """What ends every rule: p <- keep p + gain u.
+
+    Args:
+        c: the coefficients of the tensor's group.
+        step: number of this step for this tensor, from 1.
+        ratio: a factor on the move.
+    """
+
+    keep: Tensor
+    gain: Tensor
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        self.c = c
+        decoupled = c["decoupled"] != 0.0
+        self.decay = torch.where(decoupled, 0.0, c["weight_decay"])
+        self.keep = torch.where(decoupled, 1.0 - c["lr"] * c["weight_decay"], 1.0)
+        self.gain = -c["lr"] * ratio
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """(u, state after the step): the direction of the move."""
+        raise NotImplementedError
+
+    def recalled(self, p: Tensor, state: Sequence[Tensor]) -> Tensor:
+        """u once more, from the state after the step."""
+        raise NotImplementedError
+
+    @staticmethod
+    def trust_ratio(c: Scalars, p_sq: Tensor, u_sq: Tensor) -> Tensor:
+        """The factor on the move, from ‖p‖² and ‖u‖²."""
+        raise NotImplementedError
+
+    def moved(self, p: Tensor, u: Tensor) -> Tensor:
+        return self.keep * p + self.gain * u
+
+
+class YellowFin(Update):
+    """Momentum SGD in two forms; with an average of the gradient if it has a place for one."""
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        self.c = c
+        self.keep, self.gain = c["param_keep"], c["param_gain"] * ratio
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        c = self.c
+        d = c["grad_scale"] * g + c["coupled_decay"] * p
+        velocity = c["momentum"] * state[0] + c["velocity_gain"] * d
+        averages = (c["average_decay"] * gbar + c["average_gain"] * g for gbar in state[1:])
+        return velocity, c["velocity_keep"] * velocity, *averages
+
+    def recalled(self, p: Tensor, state: Sequence[Tensor]) -> Tensor:
+        return state[0]
+
+    @staticmethod
+    def trust_ratio(c: Scalars, p_sq: Tensor, u_sq: Tensor) -> Tensor:
+        ratio = c["velocity_gain"].abs() * p_sq.sqrt() / u_sq.sqrt()
+        return torch.where((p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
+
+
+class QHM(Update):
+    """Quasi-hyperbolic momentum (Ma & Yarats 2019)."""
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        c = self.c
+        d = c["grad_scale"] * g + self.decay * p
+        average = c["beta"] * state[0] + (1.0 - c["beta"]) * d
+        return (1.0 - c["nu"]) * d + c["nu"] * average, average
+
+
+class QHAdam(Update):
+    """Quasi-hyperbolic Adam (Ma & Yarats 2019)."""
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        super().__init__(c, step, ratio)
+        self.averaged1 = c["nu1"] / (1.0 - c["beta1"] ** step)
+        self.averaged2 = c["nu2"] / (1.0 - c["beta2"] ** step)
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        c = self.c
+        d = c["grad_scale"] * g + self.decay * p
+        m = c["beta1"] * state[0] + (1.0 - c["beta1"]) * d
+        v = c["beta2"] * state[1] + (1.0 - c["beta2"]) * (d * d)
+        size = ((1.0 - c["nu2"]) * (d * d) + self.averaged2 * v).sqrt() + c["eps"]
+        return ((1.0 - c["nu1"]) * d + self.averaged1 * m) / size, m, v
+
+
+class LAMB(Update):
+    """LAMB (arXiv 1904.00962 v5, algorithm 2)."""
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        super().__init__(c, step, ratio)
+        bias1, bias2 = 1.0 - c["beta1"] ** step, 1.0 - c["beta2"] ** step
+        of_moments = c["correction"] == BiasCorrection.MOMENTS
+        self.debias1 = torch.where(of_moments, 1.0 / bias1, 1.0)
+        self.debias2 = torch.where(of_moments, 1.0 / bias2, 1.0)
+        of_lr = c["correction"] == BiasCorrection.LR
+        self.gain = self.gain * torch.where(of_lr, bias2.sqrt() / bias1, 1.0)
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        c = self.c
+        d = c["grad_scale"] * g
+        m = c["beta1"] * state[0] + c["beta3"] * d
+        v = c["beta2"] * state[1] + (1.0 - c["beta2"]) * (d * d)
+        return self.recalled(p, (m, v)), m, v
+
+    def recalled(self, p: Tensor, state: Sequence[Tensor]) -> Tensor:
+        m, v = state
+        return self.debias1 * m / ((self.debias2 * v).sqrt() + self.c["eps"]) + self.decay * p
+
+    @staticmethod
+    def trust_ratio(c: Scalars, p_sq: Tensor, u_sq: Tensor) -> Tensor:
+        norm = p_sq.sqrt().clamp(c["norm_min"], c["norm_max"])
+        ratio = (norm / u_sq.sqrt()).clamp(c["ratio_min"], c["ratio_max"])
+        return torch.where((c["adapts"] != 0.0) & (p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
+
+
+_UPDATES: dict[Rule, type[Update]] = {
+    rules.YELLOWFIN: YellowFin,
+    rules.YELLOWFIN_SKETCH: YellowFin,
+    rules.QHM: QHM,
+    rules.QHADAM: QHAdam,
+    rules.LAMB: LAMB,
+}
+
+
+def update_of(rule: Rule) -> type[Update]:
+    """The rule's mathematics."""
+    return _UPDATES[rule]

@@ -1,0 +1,68 @@
+"""float32 to the half precisions, and the random bits of stochastic rounding.
+
+Bit for bit what csrc/rules.h and csrc/cpu/lanes.h do.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def mixed(x):
+    """The bits of x, spread over 32. x: uint32."""
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x ^= x >> 15
+    x *= 0x846CA68B
+    x ^= x >> 16
+    return x
+
+
+@triton.jit
+def rounding_seed(element, step):
+    """Of a step and of the stretch of 2^32 elements that `element` (int64) lies in."""
+    # a block of one: unlike a scalar it may overflow in the interpreter without a warning
+    step = tl.full([1], 0, tl.uint32) + step.to(tl.uint32)
+    return mixed(mixed(step) + (element >> 32).to(tl.uint32))
+
+
+@triton.jit
+def round_to(x, DTYPE: tl.constexpr):
+    """float32 rounded to nearest even. Spelt out for bfloat16, which the interpreter truncates."""
+    if DTYPE.is_bf16():
+        bits = x.to(tl.uint32, bitcast=True)
+        return _bfloat16(x, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
+def round_randomly(x, random, DTYPE: tl.constexpr):
+    """float32 rounded up or down to a neighbour, with a probability that keeps the mean.
+
+    random: 32 random bits for each element.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    if DTYPE.is_bf16():
+        return _bfloat16(x, (bits + (random & 0xFFFF)) >> 16)
+    else:
+        magnitude = bits & 0x7FFFFFFF
+        tail = random & 0x1FFF
+        rounded = (magnitude + tail - (112 << 23)) >> 13
+        # below 2^-14: multiples of 2^-24, counted
+        small = magnitude < (113 << 23)
+        share = tail.to(tl.int32).to(tl.float32) * (1.0 / (1 << 13))
+        count = tl.where(small, tl.abs(x), 0.0) * float(1 << 24) + share
+        rounded = tl.where(small, count.to(tl.int32).to(tl.uint32), rounded)
+        rounded = tl.where(rounded > 0x7C00, 0x7C00, rounded)  # beyond the largest
+        rounded = tl.where(x == x, rounded, 0x7E00) | ((bits >> 16) & 0x8000)
+        return rounded.to(tl.uint16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def _bfloat16(x, rounded):
+    """The bfloat16 with the bits `rounded`, or the NaN that x is."""
+    bits = tl.where(x == x, rounded, (x.to(tl.uint32, bitcast=True) >> 16) | 0x40)
+    return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)

@@ -1,0 +1,305 @@
+"""The writing passes over all tensors of a table, each compiled with a rule of rules.py."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from yfkernels.ops.rules import Rule
+from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.triton.layout import at
+from yfkernels.ops.triton.parameter import (
+    parameter_columns,
+    read_parameter,
+    rounding_of,
+    write_parameter,
+)
+from yfkernels.ops.triton.reduce import is_last, strided_total
+from yfkernels.ops.triton.rules import UPDATES
+from yfkernels.ops.triton.table import (
+    DTYPES,
+    column,
+    has_grad,
+    piece_at,
+    state_columns,
+    steps,
+)
+
+_TILE = 2048
+_PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
+
+
+@triton.jit
+def _load_states(columns, place, mask, other):
+    states = (tl.load(columns[0] + place, mask, other),)
+    if len(columns) == 2:
+        states += (tl.load(columns[1] + place, mask, other),)
+    return states
+
+
+@triton.jit
+def _store_states(columns, place, mask, states):
+    tl.store(columns[0] + place, states[0], mask)
+    if len(columns) == 2:
+        tl.store(columns[1] + place, states[1], mask)
+
+
+@triton.jit
+def _group(row, coefficients, WORDS: tl.constexpr):
+    """The coefficients of the tensor's group."""
+    return coefficients + tl.load(row + at("row.group")) * WORDS
+
+
+@triton.jit
+def _count_step(row):
+    place = tl.load(row + at("row.step"))
+    tl.store(place.to(tl.pointer_type(tl.float32)), (steps(row) + 1.0).to(tl.float32), place != 0)
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def advance(
+    words,
+    chunks,
+    num_chunks,
+    coefficients,
+    tickets,
+    NUMBERS: tl.constexpr,
+    DIRECTION: tl.constexpr,
+    STATES: tl.constexpr,
+    WORDS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    MASTERED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PIECE: tl.constexpr,
+    TILE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """All at once. A fixed number of programs share the pieces of all chunks."""
+    PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
+    lanes = tl.arange(0, TILE)
+    active = tl.load(coefficients + at("gate.active")) != 0.0
+    num_pieces = num_chunks * PIECES if active else 0  # a skipped step writes nothing
+    for piece in range(tl.program_id(0), num_pieces, tl.num_programs(0)):
+        tensor, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
+        step = steps(row) + 1.0
+        move, numbers = NUMBERS(_group(row, coefficients, WORDS), step, 1.0)
+        keep, gain = move
+        randomness = rounding_of(row, chunk_first, first, step)
+        g = column(row, "row.grad", first, DTYPE, ALIGNED)
+        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
+        columns = state_columns(row, first, STATES, ALIGNED)
+
+        # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
+        whole = n // TILE * TILE
+        for RAGGED in tl.static_range(2):
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
+                place = i + lanes
+                mask = place < n if RAGGED else None
+                grad = tl.load(g + place, mask).to(tl.float32)
+                param = read_parameter(param_columns, place, mask, None)
+                states = _load_states(columns, place, mask, None)
+                u, states = DIRECTION(numbers, grad, param, states)
+                param = keep * param + gain * u
+                write_parameter(param_columns, place, mask, param, randomness)
+                _store_states(columns, place, mask, states)
+
+        # where all this is does not stay in registers over the loops
+        tensor, row, _, _, _ = piece_at(words, chunks, piece, CHUNK, PIECE)
+        if has_grad(row) & (tl.load(row + at("row.step")) != 0):
+            pieces = tl.cdiv(tl.load(row + at("row.numel")), CHUNK) * PIECES
+            if is_last(tickets + tensor, pieces):
+                _count_step(row)
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def direct(
+    words,
+    chunks,
+    num_chunks,
+    coefficients,
+    chunk_norms,
+    norms,
+    tickets,
+    NUMBERS: tl.constexpr,
+    DIRECTION: tl.constexpr,
+    STATES: tl.constexpr,
+    WORDS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    MASTERED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+    THREADS: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
+    WIDTH: tl.constexpr = TILE // THREADS
+    lanes = tl.arange(0, THREADS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    active = tl.load(coefficients + at("gate.active")) != 0.0
+    for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
+        tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
+        numbers = NUMBERS(_group(row, coefficients, WORDS), steps(row) + 1.0, 1.0)[1]
+        g = column(row, "row.grad", first, DTYPE, ALIGNED)
+        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
+        columns = state_columns(row, first, STATES, ALIGNED)
+
+        # float32 over a chunk, float64 beyond; the tiles as in advance
+        p_sq = tl.full([THREADS], 0.0, tl.float32)
+        u_sq = tl.full([THREADS], 0.0, tl.float32)
+        whole = n // TILE * TILE
+        for RAGGED in tl.static_range(2):
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
+                place = i + lanes
+                mask = place < n if RAGGED else None
+                other = 0.0 if RAGGED else None
+                grad = tl.load(g + place, mask, other).to(tl.float32)
+                param = read_parameter(param_columns, place, mask, other)
+                states = _load_states(columns, place, mask, other)
+                u, states = DIRECTION(numbers, grad, param, states)
+                _store_states(columns, place, mask, states)
+                p_sq += tl.sum(param * param, axis=1)
+                u_sq += tl.sum(tl.where(mask, u * u, 0.0) if RAGGED else u * u, axis=1)
+
+        # where all this is does not stay in registers over the loops
+        tensor, row, _, first, _ = piece_at(words, chunks, chunk, CHUNK, CHUNK)
+        if has_grad(row):
+            tl.store(chunk_norms + 2 * chunk, tl.sum(p_sq.to(tl.float64)))
+            tl.store(chunk_norms + 2 * chunk + 1, tl.sum(u_sq.to(tl.float64)))
+            num_parts = tl.cdiv(tl.load(row + at("row.numel")), CHUNK)
+            if is_last(tickets + tensor, num_parts):
+                parts = chunk_norms + 2 * (chunk - first // CHUNK)
+                tl.store(norms + 2 * tensor, strided_total(parts, num_parts, 2))
+                tl.store(norms + 2 * tensor + 1, strided_total(parts + 1, num_parts, 2))
+                _count_step(row)
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def move(
+    words,
+    chunks,
+    num_chunks,
+    coefficients,
+    norms,
+    NUMBERS: tl.constexpr,
+    RECALLED: tl.constexpr,
+    TRUST_RATIO: tl.constexpr,
+    STATES: tl.constexpr,
+    WORDS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    MASTERED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PIECE: tl.constexpr,
+    TILE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """The parameters, after direct."""
+    PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
+    lanes = tl.arange(0, TILE)
+    active = tl.load(coefficients + at("gate.active")) != 0.0
+    num_pieces = num_chunks * PIECES if active else 0
+    for turn in range(tl.program_id(0), num_pieces, tl.num_programs(0)):
+        piece = num_pieces - 1 - turn  # what direct has written last may still be in the cache
+        tensor, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
+        step = steps(row)  # counted by now
+        group = _group(row, coefficients, WORDS)
+        p_sq = tl.load(norms + 2 * tensor)
+        u_sq = tl.load(norms + 2 * tensor + 1)
+        move, numbers = NUMBERS(group, step, TRUST_RATIO(group, p_sq, u_sq))
+        keep, gain = move
+        randomness = rounding_of(row, chunk_first, first, step)
+        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
+        columns = state_columns(row, first, STATES, ALIGNED)
+
+        whole = n // TILE * TILE
+        for RAGGED in tl.static_range(2):
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
+                place = i + lanes
+                mask = place < n if RAGGED else None
+                param = read_parameter(param_columns, place, mask, None)
+                states = _load_states(columns, place, mask, None)
+                u = RECALLED(numbers, param, states)
+                param = keep * param + gain * u
+                write_parameter(param_columns, place, mask, param, randomness)
+
+
+@cache
+def _most_programs(device: torch.device) -> int:
+    """Far more than run at once, so that they end together; few for the interpreter."""
+    if device.type == "cpu":
+        return 4
+    return 64 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _cut(table: TensorTable) -> tuple[int, int]:
+    """(elements of a piece, programs) for a pass whose chunks may be cut up."""
+    most = _most_programs(table.device)
+    if table.num_chunks >= most:
+        return table.chunk_size, most
+    piece = min(table.chunk_size, _PIECE)
+    return piece, min(table.num_chunks * -(-table.chunk_size // piece), most)
+
+
+def _structure(rule: Rule, table: TensorTable) -> dict[str, Any]:
+    """What all passes are compiled for."""
+    return {
+        "NUMBERS": UPDATES[rule.name].numbers,
+        "STATES": rule.states,
+        "WORDS": len(rule.fields),
+        "DTYPE": DTYPES[table.dtype],
+        "MASTERED": Column.MASTER in table.rows[0].columns,
+        "CHUNK": table.chunk_size,
+        "TILE": _TILE,
+        "ALIGNED": table.aligned,
+        "num_warps": 8,
+    }
+
+
+def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """Advances every tensor of the table that has a gradient."""
+    piece, programs = _cut(table)
+    advance[(programs,)](
+        table.words,
+        table.chunks,
+        table.num_chunks,
+        coefficients,
+        table.tickets,
+        DIRECTION=UPDATES[rule.name].direction,
+        PIECE=piece,
+        **_structure(rule, table),
+    )
+
+
+def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The first of two passes."""
+    direct[(min(table.num_chunks, _most_programs(table.device)),)](
+        table.words,
+        table.chunks,
+        table.num_chunks,
+        coefficients,
+        table.chunk_norms,
+        table.norms,
+        table.tickets,
+        DIRECTION=UPDATES[rule.name].direction,
+        THREADS=256,
+        **_structure(rule, table),
+    )
+
+
+def launch_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """The second of two passes."""
+    piece, programs = _cut(table)
+    move[(programs,)](
+        table.words,
+        table.chunks,
+        table.num_chunks,
+        coefficients,
+        table.norms,
+        RECALLED=UPDATES[rule.name].recalled,
+        TRUST_RATIO=UPDATES[rule.name].trust_ratio,
+        PIECE=piece,
+        **_structure(rule, table),
+    )

@@ -1,0 +1,142 @@
+"""Optimizers whose scalars are the user's settings: what LAMB, QHM and QHAdam share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from yfkernels.ops.rules import GATE_STATE, Rule
+from yfkernels.optim._checks import finite, require, require_number
+from yfkernels.optim._rule import RuleOptimizer
+from yfkernels.tuning.gate import Gate
+
+_GLOBAL_OPTIONS = frozenset(("skip_nonfinite", "stochastic_rounding", "capturable", "backend"))
+
+
+class GatedOptimizer(RuleOptimizer):
+    """A rule whose coefficients are the options of each parameter group.
+
+    Args:
+        params: as for any torch optimizer.
+        rule: the rule.
+        defaults: per-group options and their defaults.
+        skip_nonfinite: measure the gradient's norm and skip a step in which it is not finite.
+        stochastic_rounding, capturable, backend: as in `FusedOptimizer`.
+    """
+
+    _attributes = (*RuleOptimizer._attributes, "_skip_nonfinite")
+    _tuner: Gate
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        defaults: dict[str, Any],
+        *,
+        adapts: bool = False,
+        skip_nonfinite: bool,
+        stochastic_rounding: bool,
+        capturable: bool,
+        backend: str,
+    ) -> None:
+        self._rule = rule
+        self._adapts = adapts
+        self._tuner = Gate(rule)
+        self._skip_nonfinite = bool(skip_nonfinite)
+        super().__init__(
+            params,
+            defaults,
+            backend=backend,
+            capturable=bool(capturable),
+            stochastic_rounding=bool(stochastic_rounding),
+        )
+
+    def diagnostics(self) -> dict[str, float]:
+        """What is known of the last step that was taken, as floats; on CUDA this waits.
+
+        Returns:
+            grad_norm: norm of the whole gradient, unscaled, before any clip; NaN if it was not
+                measured. skipped_steps: steps refused for a non-finite gradient.
+        """
+        values = self._tuner.values()
+        return {"grad_norm": values["grad_norm"], "skipped_steps": values["skipped"]}
+
+    # ---- one step
+
+    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
+        """The rule's own fields for a parameter group, and max_norm if it clips."""
+        raise NotImplementedError
+
+    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
+        settings = super()._group_settings()
+        bound = self._rule.fields.index("max_norm")
+        clips = any(row[bound] < math.inf for row in settings[0])
+        self._tuner.measures = clips or self._skip_nonfinite
+        return settings
+
+    def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
+        sign = -1.0 if group["maximize"] else 1.0
+        values = {
+            "active": 1.0,
+            "grad_scale": sign,
+            "sign": sign,
+            "max_norm": math.inf,
+            "lr": lr,
+            "weight_decay": float(group["weight_decay"]),
+            "decoupled": 1.0 if group["decoupled_weight_decay"] else 0.0,
+            **self._coefficients(group),
+        }
+        return [values[name] for name in self._rule.fields]
+
+    # ---- checks and saved state
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        misplaced = sorted(_GLOBAL_OPTIONS & group.keys())
+        if misplaced:
+            raise ValueError(
+                f"Invalid parameter group option: {misplaced[0]!r} is global in "
+                f"{type(self).__name__}; give it to the constructor"
+            )
+        self._check_lr_and_decay(group)
+
+    def _global_state(self) -> dict[str, Tensor]:
+        return {"gate": self._tuner.state}
+
+    def _check_global_state(self, saved: dict[str, Any]) -> None:
+        if saved["gate"].shape != (len(GATE_STATE),):
+            raise RuntimeError(
+                f"the state_dict's gate has shape {tuple(saved['gate'].shape)}, this version of "
+                f"yfkernels reads ({len(GATE_STATE)},)"
+            )
+
+    def _load_global_state(self, saved: dict[str, Tensor]) -> None:
+        self._tuner.load(saved["gate"])
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raises unless `value` is a number in [0, 1)."""
+    require_number(name, value)
+    require(0.0 <= value < 1.0, name, value, "in [0, 1)")
+
+
+def check_betas(betas: Any) -> None:
+    """Raises unless `betas` are two numbers in [0, 1)."""
+    check_pair("betas", betas)
+    for index, beta in enumerate(betas):
+        check_fraction(f"betas[{index}]", beta)
+
+
+def check_pair(name: str, value: Any) -> None:
+    """Raises unless `value` is a pair of numbers."""
+    ok = isinstance(value, tuple | list) and len(value) == 2
+    require(ok, name, value, "a pair of numbers")
+    for number in value:
+        require_number(name, number)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number above 0."""
+    require_number(name, value)
+    require(finite(value) and value > 0.0, name, value, "finite and > 0")

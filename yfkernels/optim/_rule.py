@@ -1,0 +1,144 @@
+"""Optimizers whose step is one rule over all tensors, with scalars that a tuner decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from yfkernels import ops
+from yfkernels.distributed.norms import reduce_norms
+from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.ops.rules import Rule
+from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.torch.rules import update_of
+from yfkernels.optim._base import FusedOptimizer
+from yfkernels.optim._checks import finite, require, require_number
+
+
+class Tuner(Protocol):
+    """Decides on a step: whether it is taken, and with which coefficients."""
+
+    def prepare(
+        self,
+        tables: list[TensorTable],
+        shards: list[ShardGroup],
+        num_groups: int,
+        device: torch.device,
+        backend: str,
+    ) -> None: ...
+    def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None: ...
+    def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None: ...
+    def coefficients_on(self, device: torch.device) -> Tensor: ...
+
+
+class RuleOptimizer(FusedOptimizer):
+    """Measure, tune, apply: the step of an optimizer that consists of one rule.
+
+    A subclass sets, before it calls the constructor of its base, what the annotations below name,
+    and puts the user's settings into numbers in `_group_values`. With `_adapts` the move of each
+    tensor is scaled by a ratio of norms, in two passes instead of one.
+    """
+
+    _attributes = (*FusedOptimizer._attributes, "_tuner", "_rule", "_adapts")
+
+    _state_names: tuple[str, ...]  # of the rule's states, in the order of its columns
+    _rule: Rule
+    _adapts: bool
+    _tuner: Any  # a Tuner
+    _tunes_on_host: bool = False
+    _shards: list[ShardGroup]
+
+    def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
+        """The numbers the tuner takes for a parameter group."""
+        raise NotImplementedError
+
+    def _state_columns(self) -> dict[str, Column]:
+        names = self._state_names[: self._rule.states]
+        return {name: Column(Column.STATE + k) for k, name in enumerate(names)}
+
+    def _counts_steps(self) -> bool:
+        return self._rule.counts
+
+    def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
+        device = tables[0].device if tables else torch.device("cpu")
+        if self._tunes_on_host and not self._capturable:
+            device = torch.device("cpu")
+        fused = [table.backend for table in tables if table.backend != "torch"]
+        backend = fused[0] if fused else "torch"
+        if ops.module(backend).unusable(device.type) is not None:
+            backend = ops.choose("auto", device, torch.float32, fusible=True)
+        self._shards = shards
+        self._tuner.prepare(tables, shards, len(self.param_groups), device, backend)
+
+    def _update(self, tables: list[TensorTable]) -> None:
+        if not self._capturable and torch.cuda.is_available():
+            self._refuse_capture_of_host_settings()
+        self._tuner.set_groups(*self._group_settings())
+        self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        passes = ("direct", "move") if self._adapts else ("advance",)
+        for name in passes:
+            if name == "move" and self._shards:
+                reduce_norms(tables, self._shards, sum(1 for _ in self._all_params()))
+            for table in tables:
+                coefficients = self._tuner.coefficients_on(table.device)
+                getattr(ops.module(table.backend), name)(self._rule, table, coefficients)
+        for param, step in self._empty_parts:
+            if param.grad is not None:  # other processes, which have elements of it, count too
+                step += self._tuner.coefficients_on(step.device)[0, 0].float()
+
+    def _trust_ratios(self) -> dict[str, float]:
+        """The ratio that scaled the last move of each tensor, by the parameter's name."""
+        names = [
+            name
+            for group in self.param_groups
+            for name in group.get("param_names", [None] * len(group["params"]))
+        ]
+        ratios = {}
+        for table in self._tables:
+            groups = [row.group for row in table.rows]
+            coefficients = self._tuner.coefficients_on(table.device)[groups]
+            scalars = dict(zip(self._rule.fields, coefficients.unbind(1)))
+            values = update_of(self._rule).trust_ratio(scalars, *table.norms.unbind(1))
+            for row, value in zip(table.rows, values.tolist()):
+                ratios[row.index] = value
+        return {names[i] or str(i): ratio for i, ratio in sorted(ratios.items())}
+
+    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
+        """The tuner's numbers for each group; and, by group, lrs that must stay on the device."""
+        values, device_lrs = [], {}
+        for index, group in enumerate(self.param_groups):
+            lr = group["lr"]
+            if isinstance(lr, Tensor) and lr.is_cuda and not self._reads_on_host():
+                device_lrs[index], lr = lr, 0.0
+            lr, decay = float(lr), float(group["weight_decay"])
+            # assigned since the constructor looked: a NaN would reach every parameter
+            require(0.0 <= lr < math.inf, "lr", lr, f"finite and >= 0 in parameter group {index}")
+            ok = 0.0 <= decay < math.inf
+            require(ok, "weight_decay", decay, f"finite and >= 0 in parameter group {index}")
+            values.append(self._group_values(group, lr))
+        return values, device_lrs
+
+    def _reads_on_host(self) -> bool:
+        return self._tunes_on_host and not self._capturable
+
+    def _refuse_capture_of_host_settings(self) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            name = type(self).__name__
+            raise RuntimeError(
+                f"{name}(capturable=False) cannot be captured in a CUDA graph, which would keep "
+                "what the host decides in this step for ever; construct it with capturable=True"
+            )
+
+    @staticmethod
+    def _check_lr_and_decay(group: dict[str, Any]) -> None:
+        lr, decay = group["lr"], group["weight_decay"]
+        require_number("lr", lr)
+        require_number("weight_decay", decay)
+        if isinstance(lr, Tensor):
+            require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
+        if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device
+            require(finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
+        require(finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")

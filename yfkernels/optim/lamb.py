@@ -1,0 +1,190 @@
+"""LAMB: Adam whose move of each tensor is as long as the tensor's norm says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from yfkernels.ops import rules
+from yfkernels.ops.rules import BiasCorrection
+from yfkernels.optim._checks import finite, require, require_number
+from yfkernels.optim._gated import GatedOptimizer, check_betas, check_pair, check_positive
+from yfkernels.optim.lamb_presets import default, require_agreement, resolve
+
+_CORRECTIONS = {
+    True: BiasCorrection.MOMENTS,
+    False: BiasCorrection.NONE,
+    "lr": BiasCorrection.LR,
+}
+
+
+class LAMB(GatedOptimizer):
+    r"""Layer-wise adaptive moments, for training with large batches.
+
+        m <- b1 m + (1-b1) g,   v <- b2 v + (1-b2) g²,   u = m^ / (sqrt(v^) + eps) + wd p
+        p <- p - lr ‖p‖/‖u‖ u   for each tensor
+
+    Several different optimizers go by this name; `preset` gives the one a recipe was made for, see
+    docs/lamb.md. Two launches, three with the clip of the gradient norm, 40 and 44 bytes a float32
+    parameter; gradients stay as they are.
+
+    Args:
+        params: parameters, parameter groups or named parameters.
+        lr: learning rate, a float or a one-element tensor; about the relative change of a tensor
+            in one step. Per group, as are all options up to `decoupled_weight_decay`, and
+            `maximize`.
+        betas: smoothing of the averages of the gradient and of its square, each in [0, 1).
+        eps: added to the denominator, > 0.
+        weight_decay: decay inside the direction u.
+        max_grad_norm: clips the norm of the whole gradient, over all groups; None or 0 for no clip.
+        bias_correction: True debiases both averages; False does not; "lr" corrects the learning
+            rate instead, outside the ratio (DeepSpeed).
+        grad_averaging: weight 1 - b1 on the gradient; False for weight 1.
+        always_adapt: whether tensors without weight decay adapt too. If not they take a plain Adam
+            step, as in apex and timm: biases and norms belong in such a group, see `param_groups`.
+        trust_clip: bound of the ratio: None, a number (1.0 is timm's trust_clip), or a pair
+            (lowest, highest).
+        trust_norm_bounds: pair to which ‖p‖ is clamped before the division; None for no clamp.
+        decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
+        preset: "paper", "apex", "timm", "nvlamb", "deepspeed", "v3" or None. Fixes every option
+            from `eps` to `decoupled_weight_decay` but `weight_decay`, whose default is 0 with the
+            last two.
+        skip_nonfinite: measure the gradient even without a clip (4 bytes more a parameter). A step
+            whose gradient was measured and is not finite changes nothing but `skipped_steps`.
+            Otherwise only GradScaler's verdict is heeded.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
+            float32 master copy.
+        maximize: ascend instead of descend.
+        capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
+        backend: "auto", "native", "triton" or "torch".
+
+    Raises:
+        ValueError: an option out of its range, or one that contradicts the preset; no parameters.
+        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+
+    A parameter whose gradient is None takes no part in a step; each counts its own steps. Sharded
+    parameters (FSDP2) take one all-reduce a step for their norms, and one more for the clip.
+
+    Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+    arXiv 1904.00962 v5, algorithm 2.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 1)
+        >>> opt = LAMB(yfkernels.param_groups(model, weight_decay=0.01), lr=2e-3, preset="timm")
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> opt.step()
+        >>> sorted(opt.trust_ratios())
+        ['bias', 'weight']
+    """
+
+    _attributes = (*GatedOptimizer._attributes, "_preset")
+    _state_names = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = default(1e-6),
+        weight_decay: float = default(0.01),
+        max_grad_norm: float | None = default(1.0),
+        bias_correction: bool | str = default(True),
+        grad_averaging: bool = default(True),
+        always_adapt: bool = default(False),
+        trust_clip: float | tuple[float, float] | None = default(None),
+        trust_norm_bounds: tuple[float, float] | None = default(None),
+        decoupled_weight_decay: bool = default(False),
+        preset: str | None = None,
+        skip_nonfinite: bool = False,
+        stochastic_rounding: bool = False,
+        maximize: bool = False,
+        capturable: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        options = {
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+            "bias_correction": bias_correction,
+            "grad_averaging": grad_averaging,
+            "always_adapt": always_adapt,
+            "trust_clip": trust_clip,
+            "trust_norm_bounds": trust_norm_bounds,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        defaults = {"lr": lr, "betas": betas, **resolve(preset, options), "maximize": maximize}
+        self._preset = preset
+        super().__init__(
+            params,
+            rules.LAMB,
+            defaults,
+            adapts=True,
+            skip_nonfinite=skip_nonfinite,
+            stochastic_rounding=stochastic_rounding,
+            capturable=capturable,
+            backend=backend,
+        )
+
+    def trust_ratios(self) -> dict[str, float]:
+        """The ratio ‖p‖/‖u‖ each tensor took in its last step, by parameter name.
+
+        Parameters without names go by their position. Empty until this object takes a step; on CUDA
+        this waits for the device.
+        """
+        return self._trust_ratios()
+
+    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
+        beta1, beta2 = group["betas"]
+        norm_min, norm_max = group["trust_norm_bounds"] or (0.0, math.inf)
+        ratio_min, ratio_max = _ratio_bounds(group["trust_clip"])
+        return {
+            "max_norm": float(group["max_grad_norm"] or math.inf),
+            "beta1": float(beta1),
+            "beta2": float(beta2),
+            "beta3": 1.0 - beta1 if group["grad_averaging"] else 1.0,
+            "eps": float(group["eps"]),
+            "correction": float(_CORRECTIONS[group["bias_correction"]]),
+            "adapts": 1.0 if group["always_adapt"] or group["weight_decay"] != 0.0 else 0.0,
+            "norm_min": float(norm_min),
+            "norm_max": float(norm_max),
+            "ratio_min": float(ratio_min),
+            "ratio_max": float(ratio_max),
+        }
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        require("preset" not in group, "preset", group.get("preset"), "given to the constructor")
+        require_agreement(self._preset, group)
+        check_betas(group["betas"])
+        check_positive("eps", group["eps"])
+        norm = group["max_grad_norm"]
+        if norm is not None:
+            require_number("max_grad_norm", norm)
+            ok = finite(norm) and norm >= 0.0
+            require(ok, "max_grad_norm", norm, "finite and >= 0; 0 or None for no clip")
+        correction = group["bias_correction"]
+        ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
+        require(ok, "bias_correction", correction, "True, False or 'lr'")
+        if group["trust_norm_bounds"] is not None:
+            _check_bounds("trust_norm_bounds", group["trust_norm_bounds"])
+        clip = group["trust_clip"]
+        if isinstance(clip, tuple | list):
+            _check_bounds("trust_clip", clip)
+        elif clip is not None and clip is not False:
+            check_positive("trust_clip", clip)
+
+
+def _ratio_bounds(clip: float | tuple[float, float] | None) -> tuple[float, float]:
+    if isinstance(clip, tuple | list):
+        lowest, highest = clip
+        return lowest, highest
+    return 0.0, float(clip or math.inf)
+
+
+def _check_bounds(name: str, bounds: Any) -> None:
+    check_pair(name, bounds)
+    low, high = bounds
+    require(0.0 <= low <= high, name, bounds, "a pair with 0 <= lowest <= highest")

@@ -1,0 +1,185 @@
+"""Batches of indices whose size may change while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from yfkernels.optim._checks import require
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an integer >= 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+class BatchSizeSampler(Sampler[list[int]]):
+    """Batches of indices whose size may change at any time; a DataLoader's `batch_sampler`.
+
+    Set `batch_size`, or let a `MultistageSchedule` do it, and the next batch that is drawn has that
+    size, in the middle of an epoch too. A DataLoader with workers draws
+    `num_workers * prefetch_factor` batches ahead.
+
+    Each pass is an epoch: every pass takes the next one, `set_epoch` names another. The order
+    depends on seed and epoch alone.
+
+    Args:
+        data_source: the dataset; only its length is used.
+        batch_size: samples in a batch, of one replica, >= 1.
+        shuffle: a new order in every epoch.
+        drop_last: drop what does not fill a last batch, and what does not divide among the
+            replicas. False: a smaller last batch, and the replicas' shares are made equal by
+            repeating the first samples of the epoch.
+        seed: decides the orders; the same on all replicas.
+        generator: draws the seed in place of `seed`.
+        num_replicas: processes that share the data.
+        rank: of this process.
+
+    Raises:
+        ValueError: an argument out of its range; no data.
+
+    Example:
+        >>> batches = BatchSizeSampler(range(100), batch_size=40)
+        >>> loader = torch.utils.data.DataLoader(range(100), batch_sampler=batches)
+        >>> [len(batch) for batch in loader]
+        [40, 40, 20]
+        >>> batches.batch_size = 50
+        >>> [len(batch) for batch in loader]
+        [50, 50]
+    """
+
+    def __init__(
+        self,
+        data_source: Sized,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self._samples = len(data_source)
+        require(self._samples >= 1, "data_source", data_source, "of one sample at least")
+        require(is_count(num_replicas), "num_replicas", num_replicas, "an integer >= 1")
+        in_range = isinstance(rank, int) and 0 <= rank < num_replicas
+        require(in_range, "rank", rank, f"an integer in [0, {num_replicas})")
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self._shuffle = shuffle
+        if generator is not None:
+            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        self._seed = seed
+        self._num_replicas = num_replicas
+        self._rank = rank
+        self._begin(epoch=0, position=0)
+
+    def _begin(self, epoch: int, position: int) -> None:
+        self._epoch = epoch
+        self._position = position  # of this replica's share, where the pass begins
+        self._ends: list[int] | None = None  # of the batches drawn; None before the pass
+        self._exhausted = False
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in the next batch that is drawn."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        require(is_count(value), "batch_size", value, "an integer >= 1")
+        self._batch_size = value
+
+    @property
+    def _share(self) -> int:
+        whole = self._samples // self._num_replicas
+        return whole if self.drop_last else -(-self._samples // self._num_replicas)
+
+    def __len__(self) -> int:
+        """Batches of the next pass at the present batch size."""
+        rest = self._share - (self._position if self._ends is None else 0)
+        return rest // self.batch_size if self.drop_last else -(-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # A generator, so that the pass begins with its first batch: a DataLoader with workers asks
+        # for an iterator twice and draws from one.
+        if self._ends is not None:
+            self._begin(self._epoch + 1, position=0)
+        ends: list[int] = []
+        self._ends = ends
+        order = self._order()
+        end = self._position
+        while end < len(order):
+            start, end = end, min(end + self.batch_size, len(order))
+            if self.drop_last and end - start < self.batch_size:
+                break
+            ends.append(end)
+            yield order[start:end].tolist()
+        if ends is self._ends:  # and no other pass has begun meanwhile
+            self._exhausted = True
+
+    def _order(self) -> Tensor:
+        """This replica's share of the epoch, in order."""
+        order = torch.arange(self._samples)
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(self._seed + self._epoch)
+            order = torch.randperm(self._samples, generator=generator)
+        share = torch.arange(self._share) * self._num_replicas + self._rank
+        return order[share % self._samples]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that of `epoch`: what is left of it after load_state_dict()."""
+        if epoch != self._epoch or self._ends is not None:
+            self._begin(epoch, position=0)
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Where the training stands: the next pass after load_state_dict() continues there.
+
+        Args:
+            batches: batches of the present pass that training is done with. Needed in the middle of
+                an epoch if the DataLoader has workers, which draw ahead; without them, None counts
+                the batches drawn.
+
+        Raises:
+            ValueError: more batches than were drawn.
+        """
+        ends = self._ends or []
+        drawn = len(ends)
+        if batches is not None and not 0 <= batches <= drawn:
+            raise ValueError(f"Invalid batches value: {batches!r}; the pass has drawn {drawn}")
+        epoch, position = self._epoch, self._position
+        if batches is None and self._exhausted:
+            epoch, position = epoch + 1, 0
+        elif done := ends[:batches]:
+            position = done[-1]
+        return {
+            "epoch": epoch,
+            "position": position,
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "split": self._split(),
+        }
+
+    def _split(self) -> list[int]:
+        return [self._samples, self._num_replicas, self._share]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues where state_dict() was taken; no sample is lost or repeated.
+
+        Raises:
+            ValueError: the data or the number of replicas is another.
+        """
+        if state_dict["split"] != self._split():
+            raise ValueError(
+                "Invalid state_dict: it was saved with [samples, num_replicas, samples a replica] "
+                f"{state_dict['split']}, but this sampler has {self._split()}; build it with the "
+                "same data, num_replicas and drop_last, or begin a new epoch"
+            )
+        self.batch_size = state_dict["batch_size"]
+        self._seed = state_dict["seed"]
+        self._begin(state_dict["epoch"], state_dict["position"])
