@@ -117,7 +117,6 @@ const Decision& Oracle::step(std::vector<OracleTensor>* tensors, double loss_sca
   }
 
   // 7-8.
-  had_momentum_ = momentum != 0.0;
   const double tuned = tuned_lr();
   for (size_t i = 0; i < groups_.size(); ++i) {
     lr[i] = tuned * groups_[i].lr;
@@ -147,9 +146,7 @@ double Oracle::tuned_lr() {
 // 10, and the average of step 5.
 void Oracle::apply(OracleTensor* tensor, double loss_scale) const {
   const GroupHyper& group = groups_[tensor->group];
-  const double b = options_.beta, rate = last_.lr[tensor->group];
-  // the reference keeps no buffer of a step without momentum
-  const double momentum = options_.polyak || had_momentum_ ? last_.momentum : 0.0;
+  const double b = options_.beta, rate = last_.lr[tensor->group], momentum = last_.momentum;
   for (size_t i = 0; i < tensor->grad.size(); ++i) {
     const double g = tensor->grad[i] / loss_scale;
     double &p = tensor->param[i], &v = tensor->velocity[i];
@@ -162,6 +159,7 @@ void Oracle::apply(OracleTensor* tensor, double loss_scale) const {
     } else {
       v = momentum * v + d;
       p -= rate * v;
+      if (momentum == 0.0) v = 0.0;  // the reference has no buffer yet
     }
     if (!tensor->average.empty())
       tensor->average[i] = b * tensor->average[i] + (1.0 - b) * statistics_clip_ * g;

@@ -42,7 +42,6 @@ class Oracle {
   std::vector<GroupHyper> groups_;
   Decision last_;
   int k_ = -1;
-  bool had_momentum_ = false;
   double statistics_clip_ = 1.0, nonzero_share_ = 0.0;
   double square_avg_ = 0.0, low_avg_ = 0.0, high_avg_ = 0.0, norm_avg_ = 0.0, distance_avg_ = 0.0;
   double share_avg_ = 0.0;

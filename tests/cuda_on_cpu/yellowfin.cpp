@@ -14,6 +14,7 @@ void check_yellowfin(Random& random) {
       group.coupled_decay = 0.1 * uniform(random);
       group.momentum = uniform(random);
       group.velocity_gain = random() % 2 ? 1.0 : -0.01;
+      group.velocity_keep = double(random() % 2);
       group.param_keep = 1.0 - 0.1 * uniform(random);
       group.param_gain = -uniform(random);
       group.average_decay = 0.999;

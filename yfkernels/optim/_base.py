@@ -26,6 +26,10 @@ def _view(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def _lies_as(name: str, part: Tensor, view: Tensor) -> bool:
+    return name == "step" or same_layout(part, view)
+
+
 def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
     for name, value in optimizer._global_state().items():
         state_dict["param_groups"][0][name] = value.detach().clone()
@@ -247,8 +251,7 @@ class FusedOptimizer(Optimizer):
         for name, column in self._columns_of(view).items():
             value = state.get(name)
             part = None if value is None else sharding.local(value)
-            kept = part is not None and part.device == view.device
-            if not (kept and (name == "step" or same_layout(part, view))):
+            if part is None or part.device != view.device or not _lies_as(name, part, view):
                 part = self._state_tensor(name, view, part)
                 state[name] = part if name == "step" else sharding.like(param, part)
             columns[column] = part

@@ -24,3 +24,30 @@ def require_number(name: str, value: Any) -> None:
 def finite(value: Any) -> bool:
     """Whether a number or one-element tensor is neither infinite nor NaN."""
     return math.isfinite(float(value))
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raises unless `value` is a number in [0, 1)."""
+    require_number(name, value)
+    require(0.0 <= value < 1.0, name, value, "in [0, 1)")
+
+
+def check_betas(betas: Any) -> None:
+    """Raises unless `betas` are two numbers in [0, 1)."""
+    check_pair("betas", betas)
+    for index, beta in enumerate(betas):
+        check_fraction(f"betas[{index}]", beta)
+
+
+def check_pair(name: str, value: Any) -> None:
+    """Raises unless `value` is a pair of numbers."""
+    ok = isinstance(value, tuple | list) and len(value) == 2
+    require(ok, name, value, "a pair of numbers")
+    for number in value:
+        require_number(name, number)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number above 0."""
+    require_number(name, value)
+    require(finite(value) and value > 0.0, name, value, "finite and > 0")

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels.ops.rules import GATE_STATE, Rule
-from yfkernels.optim._checks import finite, require, require_number
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.gate import Gate
 
@@ -113,30 +112,3 @@ class GatedOptimizer(RuleOptimizer):
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:
         self._tuner.load(saved["gate"])
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """Raises unless `value` is a number in [0, 1)."""
-    require_number(name, value)
-    require(0.0 <= value < 1.0, name, value, "in [0, 1)")
-
-
-def check_betas(betas: Any) -> None:
-    """Raises unless `betas` are two numbers in [0, 1)."""
-    check_pair("betas", betas)
-    for index, beta in enumerate(betas):
-        check_fraction(f"betas[{index}]", beta)
-
-
-def check_pair(name: str, value: Any) -> None:
-    """Raises unless `value` is a pair of numbers."""
-    ok = isinstance(value, tuple | list) and len(value) == 2
-    require(ok, name, value, "a pair of numbers")
-    for number in value:
-        require_number(name, number)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises unless `value` is a finite number above 0."""
-    require_number(name, value)
-    require(finite(value) and value > 0.0, name, value, "finite and > 0")

@@ -47,7 +47,7 @@ class RuleOptimizer(FusedOptimizer):
     _state_names: tuple[str, ...]  # of the rule's states, in the order of its columns
     _rule: Rule
     _adapts: bool
-    _tuner: Any  # a Tuner
+    _tuner: Tuner
     _tunes_on_host: bool = False
     _shards: list[ShardGroup]
 
@@ -87,7 +87,7 @@ class RuleOptimizer(FusedOptimizer):
                 getattr(ops.module(table.backend), name)(self._rule, table, coefficients)
         for param, step in self._empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
-                step += self._tuner.coefficients_on(step.device)[0, 0].float()
+                step.add_(self._tuner.coefficients_on(step.device)[0, 0])
 
     def _trust_ratios(self) -> dict[str, float]:
         """The ratio that scaled the last move of each tensor, by the parameter's name."""

@@ -9,8 +9,15 @@ from torch import Tensor
 
 from yfkernels.ops import rules
 from yfkernels.ops.rules import BiasCorrection
-from yfkernels.optim._checks import finite, require, require_number
-from yfkernels.optim._gated import GatedOptimizer, check_betas, check_pair, check_positive
+from yfkernels.optim._checks import (
+    check_betas,
+    check_pair,
+    check_positive,
+    finite,
+    require,
+    require_number,
+)
+from yfkernels.optim._gated import GatedOptimizer
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
 
 _CORRECTIONS = {

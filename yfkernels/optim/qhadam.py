@@ -7,8 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels.ops import rules
-from yfkernels.optim._checks import finite, require
-from yfkernels.optim._gated import GatedOptimizer, check_betas, check_pair, check_positive
+from yfkernels.optim._checks import (
+    check_betas,
+    check_pair,
+    check_positive,
+    finite,
+    require,
+)
+from yfkernels.optim._gated import GatedOptimizer
 
 
 class QHAdam(GatedOptimizer):

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from yfkernels.ops import rules
-from yfkernels.optim._checks import finite, require, require_number
-from yfkernels.optim._gated import GatedOptimizer, check_fraction, check_positive
+from yfkernels.optim._checks import (
+    check_fraction,
+    check_positive,
+    finite,
+    require,
+    require_number,
+)
+from yfkernels.optim._gated import GatedOptimizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -176,7 +182,11 @@ class QHM(GatedOptimizer):
         eps: float = 0.7,
         **options: Any,
     ) -> Self:
-        """AccSGD (Kidambi et al. 2018): short step delta, long step kappa, statistical advantage xi."""
+        """AccSGD (Kidambi et al. 2018).
+
+        Args:
+            delta: short step. kappa: long step, at least eps² xi. xi: statistical advantage.
+        """
         for name, value in (("delta", delta), ("kappa", kappa), ("xi", xi), ("eps", eps)):
             check_positive(name, value)
         beta = (kappa - eps * eps * xi) / (kappa + eps * xi)
