@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels.optim._checks import finite, require, require_number
+from yfkernels._checks import finite, require, require_number
 
 _SMALL_STEP = 0.25  # largest lr a / (1 - beta); the expansion is then good to 1/64
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
+from yfkernels._checks import finite, require, require_number
 from yfkernels.distributed.norms import reduce_norms
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.torch.rules import update_of
 from yfkernels.optim._base import FusedOptimizer
-from yfkernels.optim._checks import finite, require, require_number
 
 
 class Tuner(Protocol):
@@ -91,11 +91,11 @@ class RuleOptimizer(FusedOptimizer):
 
     def _trust_ratios(self) -> dict[str, float]:
         """The ratio that scaled the last move of each tensor, by the parameter's name."""
-        names = [
-            name
-            for group in self.param_groups
-            for name in group.get("param_names", [None] * len(group["params"]))
-        ]
+        names: list[str | None] = []
+        for group in self.param_groups:
+            own = group.get("param_names", ())
+            whole = len(own) == len(group["params"])  # ZeRO shrinks the other list alone
+            names += own if whole else [None] * len(group["params"])
         ratios = {}
         for table in self._tables:
             groups = [row.group for row in table.rows]

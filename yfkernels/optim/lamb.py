@@ -7,9 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from yfkernels.ops import rules
-from yfkernels.ops.rules import BiasCorrection
-from yfkernels.optim._checks import (
+from yfkernels._checks import (
     check_betas,
     check_pair,
     check_positive,
@@ -17,6 +15,8 @@ from yfkernels.optim._checks import (
     require,
     require_number,
 )
+from yfkernels.ops import rules
+from yfkernels.ops.rules import BiasCorrection
 from yfkernels.optim._gated import GatedOptimizer
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
 

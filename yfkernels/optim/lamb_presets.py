@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from yfkernels.optim._checks import require
+from yfkernels._checks import require
 
 _T = TypeVar("_T")
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from yfkernels.ops import rules
-from yfkernels.optim._checks import (
+from yfkernels._checks import (
     check_betas,
     check_pair,
     check_positive,
     finite,
     require,
 )
+from yfkernels.ops import rules
 from yfkernels.optim._gated import GatedOptimizer
 
 

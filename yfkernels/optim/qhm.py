@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from yfkernels.ops import rules
-from yfkernels.optim._checks import (
+from yfkernels._checks import (
     check_fraction,
     check_positive,
     finite,
     require,
     require_number,
 )
+from yfkernels.ops import rules
 from yfkernels.optim._gated import GatedOptimizer
 
 if TYPE_CHECKING:

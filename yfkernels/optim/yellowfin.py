@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from yfkernels._checks import finite, require, require_number
 from yfkernels.ops.rules import YELLOWFIN, YELLOWFIN_SKETCH
 from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
-from yfkernels.optim._checks import finite, require, require_number
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.yellowfin import YellowFinTuner
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from yfkernels.optim._checks import require
+from yfkernels._checks import require
 
 
 def is_count(value: object) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from yfkernels.optim._checks import finite, require, require_number
+from yfkernels._checks import finite, require, require_number
 from yfkernels.tuning.batch_size_sampler import BatchSizeSampler, is_count
 
 _PARTS = ("lr", "beta", "batch_size")

@@ -43,7 +43,7 @@ def write_parameter(columns, place, mask, param, randomness):
     if len(columns) == 2:
         tl.store(columns[0] + place, round_to(param, DTYPE), mask)
         tl.store(columns[1] + place, param, mask)
-    elif DTYPE == tl.float32:
+    elif tl.float32 == DTYPE:
         tl.store(columns[0] + place, param, mask)
     else:
         element, seed = randomness
