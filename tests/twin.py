@@ -90,6 +90,8 @@ class Twin(SideBySide):
         assert_allclose(self.optimizer.tuned_lrs(), trace.group_lrs, rtol=rtol["lr"])
 
         self.drift = max(self.drift, rtol["lr"])
+        if self.oracle.trust_ratio:
+            self.assert_trust_ratios()
         self.assert_near(
             [
                 self.drift * path + (steps + 2) * self.rounding * (np.abs(p) + path)
@@ -98,3 +100,17 @@ class Twin(SideBySide):
             ],
             steps,
         )
+
+    def assert_trust_ratios(self) -> None:
+        """By position, of every parameter that took part in the step."""
+        seen = self.optimizer.trust_ratios()
+        expected = [ratio for group in self.oracle.groups for ratio in group.trust_ratios]
+        stretch = [
+            np.linalg.norm(m + slope) / np.linalg.norm(buffer) if buffer.any() else 0.0
+            for group in self.oracle.groups
+            for m, slope, buffer in zip(group.magnitudes, group.slopes, group.buffers, strict=True)
+        ]
+        for i, p in enumerate(self.params):
+            if p.grad is not None and p.numel():
+                rtol = 4.0 * self.statistic + 2.0 * self.drift * (1.0 + stretch[i])
+                assert_allclose(seen[str(i)], expected[i], rtol=rtol, err_msg=f"ratio of {i}")

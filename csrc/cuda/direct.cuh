@@ -3,7 +3,7 @@
 
 #include "pass.cuh"
 #include "passes.h"
-#include "reduce.cuh"
+#include "warp.cuh"
 
 namespace yfk {
 namespace cuda {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "driver.h"
-#include "reduce.cuh"
+#include "warp.cuh"
 
 namespace yfk {
 namespace cuda {

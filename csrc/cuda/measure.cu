@@ -7,7 +7,6 @@
 #include "gate.cuh"
 #include "launch.h"
 #include "reduce.cuh"
-#include "ticket.cuh"
 #include "vec.cuh"
 
 namespace yfk {

@@ -1,20 +1,12 @@
-// Sums over a block, in an order that never changes.
+// What the threads of a block do together: sums, in an order that never changes, and finding out
+// which block is the last to have summed.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "ticket.cuh"
+#include "warp.cuh"
 
 namespace yfk {
 namespace cuda {
-
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
-
-// The sum of x over a warp, in lane 0.
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_down_sync(kAllLanes, x, offset);
-  return x;
-}
 
 // totals[i] = sum of values[i] over the block; written by the block's first kCount threads.
 template <int kCount>
@@ -32,6 +24,18 @@ __device__ __forceinline__ void block_sum(const double (&values)[kCount], double
     for (int w = 0; w < int(blockDim.x) / kWarp; ++w) total += warps[w][threadIdx.x];
     totals[threadIdx.x] = total;
   }
+}
+
+// True in every thread of the block that arrives last of a grid's, once it can see what the others
+// wrote. The ticket goes back to zero by itself.
+__device__ __forceinline__ bool block_arrives_last(unsigned* ticket) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = thread_arrives_last(ticket, gridDim.x);
+  __syncthreads();
+  __threadfence();
+  return last;
 }
 
 }  // namespace cuda

@@ -15,16 +15,5 @@ __device__ __forceinline__ bool thread_arrives_last(unsigned* ticket, unsigned c
   return last;
 }
 
-// The same for the blocks of a grid; in every thread of the block.
-__device__ __forceinline__ bool block_arrives_last(unsigned* ticket) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = thread_arrives_last(ticket, gridDim.x);
-  __syncthreads();
-  __threadfence();
-  return last;
-}
-
 }  // namespace cuda
 }  // namespace yfk

@@ -4,7 +4,6 @@
 // bits. Every sum runs in an order that depends on the number of slots alone.
 #include "launch.h"
 #include "reduce.cuh"
-#include "ticket.cuh"
 
 namespace yfk {
 namespace cuda {

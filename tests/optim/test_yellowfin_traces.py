@@ -39,6 +39,7 @@ QUIET = dict.fromkeys(range(3), 0.0)
 STORM = {1: 1e3, 3: 1e6, 4: 1e3, 5: 0.0}
 # What the step size needs to reach the move cap of 100 with a handful of ordinary gradients.
 HUGE = {"lr": 1e7}
+TRUST = {"trust_ratio": True, "lr": 0.01}
 
 CASES = [
     Case("defaults"),
@@ -131,6 +132,29 @@ CASES = [
         {"variance": "sketch", "momentum_form": "polyak"},
         Gradients(present=lambda step, i: (step + i) % 3 != 0),
         (Group(specs((4100,), (2, 3))), Group(specs((7,)), {"lr": 0.5})),
+    ),
+    Case("trust", TRUST),
+    Case("trust, initial values", {**TRUST, "initial_lr": 1.0, "initial_momentum": 0.5}),
+    Case("trust, polyak", {**TRUST, "initial_lr": 1.0, "momentum_form": "polyak"}),
+    Case("trust, coupled decay", {**TRUST, "weight_decay": 0.1}),
+    Case("trust, sketch, skips", {**TRUST, "variance": "sketch"}, Gradients(poison={2: np.nan})),
+    Case(
+        "trust, polyak, decoupled decay",
+        {
+            **TRUST,
+            "weight_decay": 0.1,
+            "decoupled_weight_decay": True,
+            "momentum_form": "polyak",
+        },
+        Gradients(7, factor=STORM),
+    ),
+    Case("trust, zeros first", TRUST, Gradients(factor=QUIET)),
+    Case("trust, groups", TRUST, groups=EVERY_OVERRIDE),
+    Case("trust, groups, polyak", {**TRUST, "momentum_form": "polyak"}, groups=EVERY_OVERRIDE),
+    Case(
+        "trust, gradients that come and go",
+        TRUST,
+        Gradients(present=lambda step, i: (step + i) % 3 != 0),
     ),
     Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),
     Case(

@@ -107,3 +107,29 @@ def test_signs_are_balanced_and_repeatable() -> None:
     # Worked by hand from the definition: block 0 mixes to 0, so its 32 signs are all plus.
     assert signs[:32].min() == 1.0
     assert 0 < (signs[32:64] < 0).sum() < 32
+
+
+@pytest.mark.parametrize("polyak", [False, True])
+def test_trust_ratio_by_hand(polyak: bool) -> None:
+    """Two steps along (3, 4) from (0, 2): each lr ‖p‖ long, whatever the size of the gradient."""
+    group = OracleGroup([np.array([0.0, 2.0])], weight_decay=0.5, decoupled_weight_decay=True)
+    form = "polyak" if polyak else "buffer"
+    oracle = YellowFinOracle([group], trust_ratio=True, initial_lr=0.1, momentum_form=form)
+    oracle.step([np.array([3.0, 4.0])])
+    # 2 - 0.1 * 0.5 * 2 of decay, and 0.1 * 2 along (0.6, 0.8)
+    np.testing.assert_allclose(group.params[0], [-0.12, 1.74], rtol=1e-15)
+    assert group.trust_ratios == [pytest.approx(0.4)]
+    trace = oracle.step([np.array([30.0, 40.0])])
+    assert trace is not None
+    length = trace.lr * np.hypot(0.12, 1.74)
+    kept = 1.0 - 0.5 * trace.lr
+    expected = [-0.12 * kept - 0.6 * length, 1.74 * kept - 0.8 * length]
+    np.testing.assert_allclose(group.params[0], expected, rtol=1e-12)
+
+
+def test_trust_ratio_of_zero_norms_is_one() -> None:
+    group = OracleGroup([np.zeros(2), np.ones(2)])
+    oracle = YellowFinOracle([group], trust_ratio=True, initial_lr=0.1, clip=None)
+    oracle.step([np.ones(2), np.zeros(2)])
+    assert group.trust_ratios == [1.0, 1.0]
+    np.testing.assert_allclose(group.params, [[-0.1, -0.1], [1.0, 1.0]])

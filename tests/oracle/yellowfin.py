@@ -93,6 +93,10 @@ class OracleGroup:
         # How far each element has travelled, counting every gradient with its later effect through
         # the momentum: what an error of the tuned lr and momentum is relative to.
         self.path = [np.zeros_like(p) for p in self.params]
+        # With trust_ratio: the sum in the buffer without cancellation, and how it hangs on momentum.
+        self.magnitudes = [np.zeros_like(p) for p in self.params]
+        self.slopes = [np.zeros_like(p) for p in self.params]
+        self.trust_ratios = [math.nan] * len(self.params)
 
 
 @dataclass
@@ -130,6 +134,7 @@ class YellowFinOracle:
         sparsity_debias: bool = False,
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
+        trust_ratio: bool = False,
     ) -> None:
         self.groups = list(groups)
         self.beta = beta
@@ -142,6 +147,7 @@ class YellowFinOracle:
         self.sparsity_debias = sparsity_debias
         self.initial_lr = initial_lr
         self.initial_momentum = initial_momentum
+        self.trust_ratio = trust_ratio
 
         self.k = 0
         self.skipped_steps = 0
@@ -295,11 +301,14 @@ class YellowFinOracle:
         """Step 10 for one parameter."""
         p, d = group.params[i], -g if group.maximize else g
         magnitude = np.abs(d) + group.weight_decay * np.abs(p)
+        if not group.decoupled_weight_decay:
+            d = d + group.weight_decay * p
+        if self.trust_ratio:
+            self._move_by_trust(group, i, d, magnitude, lr, momentum)
+            return
         group.path[i] += lr * magnitude / (1.0 - min(momentum, 0.999))
         if group.decoupled_weight_decay:
             p = p * (1.0 - lr * group.weight_decay)
-        else:
-            d = d + group.weight_decay * p
         if self.polyak:
             group.buffers[i] = momentum * group.buffers[i] - lr * d
             group.params[i] = p + group.buffers[i]
@@ -308,6 +317,31 @@ class YellowFinOracle:
         else:
             group.buffers[i] = momentum * group.buffers[i] + d
             group.params[i] = p - lr * group.buffers[i]
+
+    def _move_by_trust(
+        self, group: OracleGroup, i: int, d: Array, magnitude: Array, lr: float, momentum: float
+    ) -> None:
+        """p - lr ‖p‖/‖u‖ u, u the sum of gradients; decoupled decay is outside the ratio."""
+        p = group.params[i]
+        if self.polyak:
+            group.buffers[i] = momentum * group.buffers[i] - lr * d
+            u = -group.buffers[i] / lr if lr > 0.0 else np.zeros_like(p)
+        else:
+            u = group.buffers[i] = momentum * group.buffers[i] + d  # from the first step on
+        p_norm, u_norm = _norm([p]), _norm([u])
+        ratio = p_norm / u_norm if p_norm > 0.0 and u_norm > 0.0 else 1.0
+        group.trust_ratios[i] = ratio
+        decay = lr * group.weight_decay if group.decoupled_weight_decay else 0.0
+
+        # An error of momentum turns u, and stretches ‖u‖ for all elements alike.
+        before = group.magnitudes[i]
+        group.slopes[i] = momentum * group.slopes[i] + (1.0 - momentum) * before
+        group.magnitudes[i] = momentum * before + magnitude
+        reach = group.magnitudes[i] + group.slopes[i]
+        stretch = _norm([reach]) / u_norm if u_norm > 0.0 else 0.0
+        group.path[i] += lr * ratio * (reach + stretch * np.abs(u)) + decay * np.abs(p)
+
+        group.params[i] = p * (1.0 - decay) - lr * ratio * u
 
 
 def _norm(grads: Sequence[Array | None]) -> float:

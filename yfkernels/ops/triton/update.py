@@ -31,6 +31,7 @@ from yfkernels.ops.triton.table import (
 )
 
 _TILE = 2048
+_WARPS = 8
 _PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
 
 
@@ -77,11 +78,14 @@ def advance(
     CHUNK: tl.constexpr,
     PIECE: tl.constexpr,
     TILE: tl.constexpr,
+    THREADS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """All at once. A fixed number of programs share the pieces of all chunks."""
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
+    END_TILE: tl.constexpr = THREADS * 2
     lanes = tl.arange(0, TILE)
+    end_lanes = tl.arange(0, END_TILE)
     active = tl.load(coefficients + at("gate.active")) != 0.0
     num_pieces = num_chunks * PIECES if active else 0  # a skipped step writes nothing
     for piece in range(tl.program_id(0), num_pieces, tl.num_programs(0)):
@@ -97,8 +101,8 @@ def advance(
         # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
-                place = i + lanes
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+                place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 grad = tl.load(g + place, mask).to(tl.float32)
                 param = read_parameter(param_columns, place, mask, None)
@@ -137,8 +141,10 @@ def direct(
     ALIGNED: tl.constexpr,
 ):
     """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
-    WIDTH: tl.constexpr = TILE // THREADS
-    lanes = tl.arange(0, THREADS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    END_TILE: tl.constexpr = THREADS * 2
+    threads = tl.arange(0, THREADS)[:, None]
+    lanes = threads * (TILE // THREADS) + tl.arange(0, TILE // THREADS)[None, :]
+    end_lanes = threads * 2 + tl.arange(0, 2)[None, :]
     active = tl.load(coefficients + at("gate.active")) != 0.0
     for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
         tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
@@ -152,8 +158,8 @@ def direct(
         u_sq = tl.full([THREADS], 0.0, tl.float32)
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
-                place = i + lanes
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+                place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 other = 0.0 if RAGGED else None
                 grad = tl.load(g + place, mask, other).to(tl.float32)
@@ -194,11 +200,14 @@ def move(
     CHUNK: tl.constexpr,
     PIECE: tl.constexpr,
     TILE: tl.constexpr,
+    THREADS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """The parameters, after direct."""
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
+    END_TILE: tl.constexpr = THREADS * 2
     lanes = tl.arange(0, TILE)
+    end_lanes = tl.arange(0, END_TILE)
     active = tl.load(coefficients + at("gate.active")) != 0.0
     num_pieces = num_chunks * PIECES if active else 0
     for turn in range(tl.program_id(0), num_pieces, tl.num_programs(0)):
@@ -216,8 +225,8 @@ def move(
 
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, TILE):
-                place = i + lanes
+            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+                place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 param = read_parameter(param_columns, place, mask, None)
                 states = _load_states(columns, place, mask, None)
@@ -253,8 +262,9 @@ def _structure(rule: Rule, table: TensorTable) -> dict[str, Any]:
         "MASTERED": Column.MASTER in table.rows[0].columns,
         "CHUNK": table.chunk_size,
         "TILE": _TILE,
+        "THREADS": 32 * _WARPS,
         "ALIGNED": table.aligned,
-        "num_warps": 8,
+        "num_warps": _WARPS,
     }
 
 
@@ -284,7 +294,6 @@ def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         table.norms,
         table.tickets,
         DIRECTION=UPDATES[rule.name].direction,
-        THREADS=256,
         **_structure(rule, table),
     )
 

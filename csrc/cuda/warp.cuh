@@ -1,0 +1,20 @@
+// What the threads of a warp do together.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace yfk {
+namespace cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// The sum of x over a warp, in lane 0; in an order that never changes.
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_down_sync(kAllLanes, x, offset);
+  return x;
+}
+
+}  // namespace cuda
+}  // namespace yfk
