@@ -72,6 +72,9 @@ class RuleTwin(SideBySide):
     def add_group(self, group: Group, rng: np.random.Generator) -> None:
         self.optimizer.add_param_group(self._adopt(group, rng))
 
+    def elementwise(self) -> list[list[np.ndarray]]:
+        return [*super().elementwise(), self.roundings]
+
     @property
     def tolerance(self) -> float:
         return 1e-12 if self.double else 1e-6
@@ -109,7 +112,7 @@ class RuleTwin(SideBySide):
     def assert_steps(self, expected: Sequence[int]) -> None:
         """Every parameter counts its own steps."""
         for p, steps in zip(self.params, expected, strict=True):
-            step = self.optimizer.state[p].get("step")
+            step = self.optimizer.state.get(p, {}).get("step")
             assert (0 if step is None else int(step)) == steps
             assert step is None or (step.dtype == torch.float32 and step.shape == ())
 

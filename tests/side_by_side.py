@@ -127,11 +127,16 @@ class SideBySide(ABC):
 
     def full_precision(self, p: torch.nn.Parameter) -> torch.Tensor:
         """The value that the optimizer works on: the parameter, or its float32 master."""
-        if p.dtype not in HALF or p not in self.optimizer.state:
+        if p.dtype not in HALF or not self.optimizer.state.get(p):
             return p.detach()
         master = self.optimizer.state[p]["master"]
         assert same_bits(p, master.to(p.dtype)), "the parameter is not its master, rounded"
         return master
+
+    def elementwise(self) -> list[list[np.ndarray]]:
+        """All that the oracle keeps for each element of the first group, an array a parameter."""
+        kept = vars(self.oracle.groups[0]).values()
+        return [a for a in kept if isinstance(a, list) and isinstance(a[0], np.ndarray)]
 
     def assert_near(self, allowed: Sequence[np.ndarray], step: int) -> None:
         """Every element within `allowed`, an array a parameter in memory order."""

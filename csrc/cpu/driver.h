@@ -30,14 +30,16 @@ void gate(int64_t num_slots, const double* partials, double inv_scale, bool foun
 //   advance: all at once. Counts the step.
 //   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
 //   move:    the parameters, after direct.
+//   direct_and_move: both; a tensor that lies in one thread's run is moved straight after its state,
+//            while the caches still have some of it.
 // chunk_norms: room for two doubles a chunk.
 void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients, int threads);
 void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, int threads);
-void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-                     double* chunk_norms, double* norms, int threads);
 void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
           const double* norms, int threads);
+void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+                     double* chunk_norms, double* norms, int threads);
 
 // Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count);

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
       advance_chunk(piece, n, rule, param);
     });
   };
-  for_each_batch(blockIdx.x, table.num_chunks, gridDim.x, open, advance);
+  for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, advance);
 }
 
 template <class P, class Rule>
@@ -71,7 +71,8 @@ void launch_advance(const Table& table, const double* coefficients, unsigned* ti
                     const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&advance_kernel<P, Rule>);
-  YFK_LAUNCH((advance_kernel<P, Rule>), grid_of(table, kernel, queue.device), kBlock, 0, stream_of(queue), table,
+  const int grid = grid_of(table, kernel, queue.device);
+  YFK_LAUNCH((advance_kernel<P, Rule>), grid, kBlock, 0, stream_of(queue), table,
              reinterpret_cast<const typename Rule::Coefficients*>(coefficients), tickets);
 }
 

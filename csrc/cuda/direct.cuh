@@ -16,11 +16,11 @@ struct Norms {
 struct FloatNorms {
   float p_sq[2] = {}, u_sq[2] = {};
 
-  template <int N, class Which>
-  __device__ __forceinline__ void add(int i, const Lanes<N>& p, const Lanes<N>& u, Which lanes) {
+  // p and u are 0 in lanes that are not there.
+  template <int N>
+  __device__ __forceinline__ void add(const Lanes<N>& p, const Lanes<N>& u) {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      if (!lanes.has(i + k)) continue;
       p_sq[k % 2] = fmaf(p.at[k], p.at[k], p_sq[k % 2]);
       u_sq[k % 2] = fmaf(u.at[k], u.at[k], u_sq[k % 2]);
     }
@@ -49,7 +49,7 @@ __device__ __forceinline__ FloatNorms direct_chunk(const Piece& piece, int n, co
   };
   const auto work = [&](int i, Values& value, auto lanes) {
     const Lanes<N> p = Parameter::newest(value.param);
-    norms.add(i, p, directions(rule, value.g, p, &value.state), lanes);
+    norms.add(p, directions(rule, value.g, p, &value.state));
     states.store(i, value.state, lanes);
   };
   for_each_lanes<N, kAllWide>(n, load, work);
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
     const bool last = own && jobs[threadIdx.x].piece.has_grad() &&
                       end_chunk(jobs[threadIdx.x].piece);
     for (int k = 0; k < kBatch; ++k) {
-      if (!__shfl_sync(kAllLanes, int(last), k)) continue;
+      if (!told_by(k, last)) continue;
       const Piece& piece = jobs[k].piece;
       const Norms* first = chunk_norms + piece.chunk - piece.first / table.chunk_size;
       const Norms sum = sum_chunks(first, chunks_of(piece, table.chunk_size));
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
       count_step(piece);
     }
   };
-  for_each_batch(blockIdx.x, table.num_chunks, gridDim.x, open, direct, close);
+  for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, direct, close);
 }
 
 template <class P, class Rule>
@@ -135,7 +135,8 @@ void launch_direct(const Table& table, const double* coefficients, double* chunk
                    double* norms, unsigned* tickets, const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&direct_kernel<P, Rule>);
-  YFK_LAUNCH((direct_kernel<P, Rule>), grid_of(table, kernel, queue.device), kBlock, 0, stream_of(queue), table,
+  const int grid = grid_of(table, kernel, queue.device);
+  YFK_LAUNCH((direct_kernel<P, Rule>), grid, kBlock, 0, stream_of(queue), table,
              reinterpret_cast<const typename Rule::Coefficients*>(coefficients),
              reinterpret_cast<Norms*>(chunk_norms), reinterpret_cast<Norms*>(norms), tickets);
 }

@@ -7,10 +7,9 @@
 namespace yfk {
 namespace cuda {
 
-// By the first warp of one block. The slots may come from this very launch: they are read behind
+// By the first warp of a block. The slots may come from this very launch: they are read behind
 // the first-level cache, in an order that depends on their number alone.
 __device__ __forceinline__ void judge_step(const GateArguments& a) {
-  if (threadIdx.x >= kWarp) return;
   double norm_sq = 0.0;
   for (int64_t slot = threadIdx.x; slot < a.num_slots; slot += kWarp)
     norm_sq += __ldcg(a.partials + slot * kSums);

@@ -4,7 +4,9 @@
 namespace yfk {
 namespace cuda {
 
-Passes lamb_passes(DType dtype) { return {nullptr, direct_pass<LAMB>(dtype), move_pass<LAMB>(dtype)}; }
+Passes lamb_passes(DType dtype) {
+  return {nullptr, direct_pass<LAMB>(dtype), move_pass<LAMB>(dtype)};
+}
 
 }  // namespace cuda
 }  // namespace yfk

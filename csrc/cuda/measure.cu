@@ -7,6 +7,7 @@
 #include "gate.cuh"
 #include "launch.h"
 #include "reduce.cuh"
+#include "ticket.cuh"
 #include "vec.cuh"
 
 namespace yfk {
@@ -137,8 +138,8 @@ __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
       measure_chunk<G, kWhat, false>(piece, n, shift, wide_grad, wide_average, &moments);
     }
   };
-  for_each_batch(slot * table.num_chunks / gridDim.x, (slot + 1) * table.num_chunks / gridDim.x, 1,
-                 open, measure);
+  for_each_batch(int(slot * table.num_chunks / gridDim.x),
+                 int((slot + 1) * table.num_chunks / gridDim.x), 1, open, measure);
 
   double* sums = partials + slot * kSums;
   const double values[kSums - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
@@ -147,8 +148,12 @@ __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
   if (threadIdx.x == 0) sums[kSums - 1] = double(count);
   if (kSketch)
     store_wide<N, Reuse::kKeep>(sketches + slot * kTile + threadIdx.x * N, moments.buckets);
-  if constexpr (kWhat == Measure::kNorm)
-    if (ticket && block_arrives_last(ticket)) judge_step(gate);
+  if constexpr (kWhat == Measure::kNorm) {
+    if (!ticket || threadIdx.x >= kWarp) return;
+    // thread 0 has written the one sum that the gate wants
+    const bool last = threadIdx.x == 0 && thread_arrives_last(ticket, gridDim.x);
+    if (told_by(0, last)) judge_step(gate);
+  }
 }
 
 template <class G, Measure kWhat>

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
       move_chunk(piece, n, rule, param);
     });
   };
-  for_each_batch(blockIdx.x, table.num_chunks, gridDim.x, open, move);
+  for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, move);
 }
 
 template <class P, class Rule>
@@ -69,7 +69,8 @@ void launch_move(const Table& table, const double* coefficients, const double* n
                  const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&move_kernel<P, Rule>);
-  YFK_LAUNCH((move_kernel<P, Rule>), grid_of(table, kernel, queue.device), kBlock, 0, stream_of(queue), table,
+  const int grid = grid_of(table, kernel, queue.device);
+  YFK_LAUNCH((move_kernel<P, Rule>), grid, kBlock, 0, stream_of(queue), table,
              reinterpret_cast<const typename Rule::Coefficients*>(coefficients),
              reinterpret_cast<const Norms*>(norms));
 }

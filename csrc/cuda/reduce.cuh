@@ -1,8 +1,6 @@
-// What the threads of a block do together: sums, in an order that never changes, and finding out
-// which block is the last to have summed.
+// Sums over a block, in an order that never changes.
 #pragma once
 
-#include "ticket.cuh"
 #include "warp.cuh"
 
 namespace yfk {
@@ -24,18 +22,6 @@ __device__ __forceinline__ void block_sum(const double (&values)[kCount], double
     for (int w = 0; w < int(blockDim.x) / kWarp; ++w) total += warps[w][threadIdx.x];
     totals[threadIdx.x] = total;
   }
-}
-
-// True in every thread of the block that arrives last of a grid's, once it can see what the others
-// wrote. The ticket goes back to zero by itself.
-__device__ __forceinline__ bool block_arrives_last(unsigned* ticket) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = thread_arrives_last(ticket, gridDim.x);
-  __syncthreads();
-  __threadfence();
-  return last;
 }
 
 }  // namespace cuda

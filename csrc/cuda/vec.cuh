@@ -135,12 +135,9 @@ __device__ __forceinline__ void store_wide(Half* p, const Lanes<N>& a) {
 
 // Which lanes of an access from element i on are there: all, or those before element n (and from
 // element 0 on).
-struct Whole {
-  __device__ __forceinline__ bool has(int) const { return true; }
-};
+struct Whole {};
 struct Inside {
   int n;
-  __device__ __forceinline__ bool has(int element) const { return 0 <= element && element < n; }
 };
 
 // kAllWide: every column of the chunk lies on 16 bytes, which is the usual case and costs no

@@ -16,5 +16,12 @@ __device__ __forceinline__ double warp_sum(double x) {
   return x;
 }
 
+// What lane `from` knows, to the whole warp, with what that lane has seen of memory.
+__device__ __forceinline__ bool told_by(int from, bool known) {
+  const int told = __shfl_sync(kAllLanes, int(known), from);
+  __syncwarp();
+  return told != 0;
+}
+
 }  // namespace cuda
 }  // namespace yfk

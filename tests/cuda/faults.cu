@@ -62,9 +62,20 @@ __global__ void generic_kernel(float* global, int n) {
   global[threadIdx.x] = shared[threadIdx.x];
 }
 
+// Loops over doubles are none over elements.
+__global__ void slots_kernel(const double* slots, double* sums, int n) {
+  double sum = 0.0;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) sum += slots[i];
+  sums[threadIdx.x] = sum;
+}
+
+namespace yfk {
+enum class Measure { kNorm, kAverage, kSketch };
+}
+
 // A sketch's measurement, three operations an element, that reads a column too many.
-template <class G, bool kSketch>
-__global__ void yellowfin_measure_kernel(const float4* g, const float4* extra, float* out, int n) {
+template <class G, yfk::Measure kWhat>
+__global__ void measure_kernel(const float4* g, const float4* extra, float* out, int n) {
   float squares = 0.0f, sum = 0.0f, rest = 0.0f;
 #pragma unroll 1
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
@@ -75,5 +86,5 @@ __global__ void yellowfin_measure_kernel(const float4* g, const float4* extra, f
   }
   out[threadIdx.x] = squares + sum + rest;
 }
-template __global__ void yellowfin_measure_kernel<float, true>(const float4*, const float4*, float*,
-                                                               int);
+template __global__ void measure_kernel<float, yfk::Measure::kSketch>(const float4*, const float4*,
+                                                                      float*, int);

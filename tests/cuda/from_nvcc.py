@@ -8,17 +8,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kernel import ARCHS, Kernel
+from kernel import ARCHS, UPDATES, Kernel
 from sass import disassemble
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
 
 _DTYPES = {"f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
-_NAME = re.compile(r"\d([a-z][a-z_]*)_kernel(?:I(f|13__nv_bfloat16|6__half)?(?:Lb([01])E)?E)?")
-# by the template argument kSketch; without one a kernel serves both variances, or neither
-_BY_FLAG = {"0": ("exact",), "1": ("sketch",)}
-_BOTH = {"yellowfin_apply": ("exact", "sketch")}
+# a kernel's name and its template arguments, mangled
+_NAME = re.compile(r"\d([a-z][a-z_]*)_kernel(?:I(f|13__nv_bfloat16|6__half)?(\w*))?")
+_VARIANTS = {
+    "MeasureE0E": "norm",
+    "MeasureE1E": "average",
+    "MeasureE2E": "sketch",
+    "YellowFinILb1E": "yellowfin",
+    "YellowFinILb0E": "yellowfin_sketch",
+    "3QHME": "qhm",
+    "6QHAdamE": "qhadam",
+    "4LAMBE": "lamb",
+    "Lb0E": "exact",
+    "Lb1E": "sketch",
+}
 _PTX = re.compile(r"\.entry (\w+)\((.*?)\n}", re.DOTALL)
 _SPILLS = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 _REPORT = re.compile(
@@ -43,9 +53,23 @@ def known_archs(nvcc: str) -> tuple[int, ...]:
 def source_flags(source: Path) -> list[str]:
     """The flags that CMakeLists.txt gives to one source beyond those of all."""
     text = (ROOT / "CMakeLists.txt").read_text()
-    place = rf"set_source_files_properties\(csrc/cuda/{source.name} PROPERTIES COMPILE_OPTIONS"
-    match = re.search(rf"{place} ([^)]*)\)", text)
-    return match[1].split() if match else []
+    place = r"set_source_files_properties\(([^)]*?)\s+PROPERTIES COMPILE_OPTIONS \"?([^)\"]*)\"?\)"
+    for files, flags in re.findall(place, text):
+        if f"csrc/cuda/{source.name}" in files.split():
+            return str(flags).split(";")
+    return []
+
+
+def _variants(function: str, dtype: str | None, arguments: str) -> tuple[str, ...]:
+    """What a kernel serves; for half parameters, those with a master and those without."""
+    name = next((name for part, name in _VARIANTS.items() if part in arguments), None)
+    if name is None:
+        return ()
+    if function == "move":
+        name = name.removesuffix("_sketch")  # serves both variances
+    if function in UPDATES and dtype != "float32":
+        return f"{name} master", f"{name} rounded"
+    return (name,)
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -79,13 +103,13 @@ def _kernels(
         for mangled, body in ptx.items():
             name = _NAME.search(mangled)
             assert name, f"{mangled}: tests/cuda/from_nvcc.py cannot read this kernel's name"
-            function, dtype, flag = name.groups()
+            function, dtype = name[1], _DTYPES.get(name[2])
             *spilled, registers, shared = (int(n or 0) for n in figures[mangled, arch])
             yield Kernel(
                 backend="CUDA",
                 function=function,
-                dtype=_DTYPES.get(dtype),
-                variants=_BY_FLAG[flag] if flag else _BOTH.get(function, ()),
+                dtype=dtype,
+                variants=_variants(function, dtype, name[3] or ""),
                 arch=arch,
                 registers=registers,
                 spilled=sum(spilled),
@@ -97,7 +121,8 @@ def _kernels(
 
 def compile_all(nvcc: str, nvdisasm: str, folder: Path) -> list[Kernel]:
     """Every kernel of the package, two sources at a time."""
-    slowest_first = sorted(SOURCES, key=lambda source: -source.stat().st_size)
+    kernels = {source: source.read_text().count("_pass<") for source in SOURCES}
+    slowest_first = sorted(SOURCES, key=lambda s: (-kernels[s], -s.stat().st_size))
     with ThreadPoolExecutor(2) as pool:
         compiled = pool.map(
             lambda source: compile_source(nvcc, nvdisasm, source, folder), slowest_first

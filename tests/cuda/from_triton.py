@@ -28,7 +28,7 @@ def _read(nvdisasm: str, found: dict[str, Any], cubin: Path) -> Kernel:
         backend="Triton",
         function=found["function"],
         dtype=found["dtype"],
-        variants=(found["variant"],),
+        variants=(found["variant"],) if found["variant"] else (),
         arch=found["arch"],
         registers=resources["REG"],
         spilled=resources["STACK"] + resources["LOCAL"],

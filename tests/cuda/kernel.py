@@ -10,18 +10,29 @@ from sass import Code, Function
 
 ARCHS = (80, 90, 100)
 
+UPDATES = ("advance", "direct", "move")
+
 # Float32 operations on an element, a fused multiply-add being two: the sums of csrc/cuda/measure.cu
-# and the rule of csrc/rules.h. They tell how many elements a loop takes at a time, whatever it
+# and the rules of csrc/rules.h. They tell how many elements a loop takes at a time, whatever it
 # reads and writes.
 _FLOPS = {
-    ("yellowfin_measure", "exact"): 6,
-    ("yellowfin_measure", "sketch"): 3,
-    ("yellowfin_apply", "exact"): 13,
-    ("yellowfin_apply", "sketch"): 10,
+    ("measure", "norm"): 2,
+    ("measure", "average"): 6,
+    ("measure", "sketch"): 3,
+    ("advance", "yellowfin"): 13,
+    ("advance", "yellowfin_sketch"): 10,
+    ("advance", "qhm"): 12,
+    ("direct", "yellowfin"): 14,
+    ("direct", "yellowfin_sketch"): 11,
+    ("move", "yellowfin"): 3,
 }
+# Those of rounding a parameter without a master, where it is written.
+_ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
+# These have one division an element, by a reciprocal, which tells the same.
+DIVIDING = ("qhadam", "lamb")
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
-_TRITON_TILES = {"yellowfin_measure": 4096, "yellowfin_apply": 2048}
+_TRITON_TILES = {"measure": 4096, "advance": 2048, "direct": 2048, "move": 2048}
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Kernel:
     backend: str
     function: str
     dtype: str | None
-    variants: tuple[str, ...]  # the variances that it serves
+    variants: tuple[str, ...]  # what it serves: a rule and a form of the parameter, say
     arch: int
     registers: int  # of a thread
     spilled: int  # bytes: the stack, and what goes there and back
@@ -64,8 +75,13 @@ class Kernel:
         """Whether it runs over the elements of tensors, and not only over scalars."""
         return self.function in _TRITON_TILES
 
+    @property
+    def divides(self) -> bool:
+        """Whether its rule has a division and a root for each element."""
+        return any(variant.split()[0] in DIVIDING for variant in self.variants)
+
     def wide_loops(self) -> dict[str, Code]:
-        """The 16-byte loop of each variance; the exact one, with a column more, loads more."""
+        """The 16-byte loop of each variant; the one with a master, a column more, loads more."""
         loops = self.code.wide_loops
         assert len(loops) == len(self.variants), (
             f"{self}: {len(loops)} loops with 16-byte accesses only, not {len(self.variants)}"
@@ -75,12 +91,21 @@ class Kernel:
     def traffic(self, variant: str) -> Traffic:
         """What an element costs in the 16-byte loop, counted from the machine code."""
         loop = self.wide_loops()[variant]
-        if self.backend == "Triton":
-            elements = _TRITON_TILES[self.function] / self.block
-        else:
-            elements = loop.flops / _FLOPS[self.function, variant]
+        elements = self._elements(variant, loop)
         read, written = (sum(w * n for w, n in c.items()) for c in (loop.loads, loop.stores))
         return Traffic(read / elements, written / elements)
+
+    def _elements(self, variant: str, loop: Code) -> float:
+        """How many of them a thread takes in one round of a loop."""
+        if self.backend == "Triton":
+            return _TRITON_TILES[self.function] / self.block
+        if self.divides:
+            return len(loop.reciprocals)
+        name, *form = variant.split()
+        flops = _FLOPS[self.function, name]
+        if form == ["rounded"] and self.function != "direct" and self.dtype:
+            flops += _ROUNDING_FLOPS[self.dtype]
+        return loop.flops / flops
 
     def __str__(self) -> str:
         arguments = ", ".join(filter(None, [self.dtype, *self.variants]))

@@ -32,6 +32,8 @@ What the compilers make of every GPU kernel. Nothing here is a measurement, and 
 
 writes this page, and the tests in `tests/cuda` fail if it is out of date.
 
+- **kernel**: its name, the type of gradients and parameters, what it sums or by which rule it
+  updates; half-precision parameters have a float32 master or are rounded stochastically.
 - **threads**: of a block. **registers**: of a thread. **spilled**: bytes of stack and of registers
   moved there and back. **shared**: bytes of a block.
 - **resident**: threads that a multiprocessor holds at once, of 2048, by registers, shared memory

@@ -81,10 +81,18 @@ class Code:
         return [i for i in self.instructions if i.root in _DOUBLE or "F64" in i.opcode]
 
     @property
+    def calls(self) -> list[Instruction]:
+        """Calls of functions, which divisions that round correctly end in."""
+        return [i for i in self._of("CALL") if i.target is None]
+
+    @property
+    def reciprocals(self) -> list[Instruction]:
+        return [i for i in self.instructions if i.opcode.startswith("MUFU.RCP")]
+
+    @property
     def divisions(self) -> list[Instruction]:
-        """Reciprocals and roots, and calls: long divisions are functions."""
-        calls = [i for i in self._of("CALL") if i.target is None]
-        return calls + [i for i in self.instructions if _DIVISION.match(i.opcode)]
+        """Reciprocals and roots, and calls."""
+        return self.calls + [i for i in self.instructions if _DIVISION.match(i.opcode)]
 
     @property
     def local(self) -> list[Instruction]:
@@ -176,14 +184,17 @@ class Function(Code):
 
     @cached_property
     def element_loops(self) -> list[Code]:
-        """Loops without another loop inside that touch global memory: they run over elements."""
+        """Loops without another loop inside that touch global memory: they run over elements.
+
+        Those over slots, chunks or groups do not count: they touch doubles alone, 8 bytes each.
+        """
         loops = list(self._loops())
         innermost = [loop for loop in loops if not any(other < loop for other in loops)]
         code = [
             Code(tuple(self.instructions[i] for block in sorted(loop) for i in self._blocks[block]))
             for loop in innermost
         ]
-        return [loop for loop in code if loop.loads or loop.stores or loop.uncounted]
+        return [loop for loop in code if {*loop.loads, *loop.stores} - {8} or loop.uncounted]
 
     @cached_property
     def wide_loops(self) -> list[Code]:

@@ -49,6 +49,12 @@ def test_doubles_are_seen(faults: dict[str, Kernel]) -> None:
 @pytest.mark.parametrize("name", ["division", "root"])
 def test_divisions_and_roots_are_seen(name: str, faults: dict[str, Kernel]) -> None:
     assert any(loop.divisions for loop in faults[name].code.element_loops)
+    assert any(loop.calls for loop in faults[name].code.element_loops)
+
+
+def test_loops_over_doubles_run_over_no_elements(faults: dict[str, Kernel]) -> None:
+    assert faults["slots"].code.doubles
+    assert faults["slots"].code.element_loops == []
 
 
 def test_narrow_accesses_are_seen(faults: dict[str, Kernel]) -> None:
@@ -70,7 +76,7 @@ def test_generic_accesses_are_seen(faults: dict[str, Kernel]) -> None:
 
 
 def test_a_column_too_many_is_seen(faults: dict[str, Kernel]) -> None:
-    assert faults["yellowfin_measure"].traffic("sketch").read == 8
+    assert faults["measure"].traffic("sketch").read == 8
 
 
 def test_loops_are_found_through_their_jumps() -> None:

@@ -24,11 +24,36 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from yfkernels.ops.rules import (
+    GATE_STATE,
+    LAMB,
+    QHADAM,
+    QHM,
+    YELLOWFIN,
+    YELLOWFIN_SKETCH,
+    Measure,
+    Rule,
+)
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
-from yfkernels.ops.triton import apply, measure, tune
-from yfkernels.ops.tuner import COEFFICIENT_FIELDS, GROUP_FIELDS, SUMS, TILE, TunerOptions
+from yfkernels.ops.triton import judge, measurement, tune, update
+from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# The rules of each pass; yellowfin_sketch moves as yellowfin does.
+RULES = {
+    "advance": (YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM),
+    "direct": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB),
+    "move": (YELLOWFIN, LAMB),
+}
+# Those that need most registers, which stand for the rest in the other forms of a parameter.
+LARGEST = {"advance": (QHADAM,), "direct": (LAMB,), "move": (LAMB,)}
+FORMS = {
+    (torch.float32, None): RULES,
+    (torch.bfloat16, "master"): RULES,
+    (torch.bfloat16, "rounded"): LARGEST,
+    (torch.float16, "master"): LARGEST,
+    (torch.float16, "rounded"): LARGEST,
+}
 OPTIONS = TunerOptions(
     beta=0.999,
     max_norm=math.inf,
@@ -40,6 +65,7 @@ OPTIONS = TunerOptions(
     log_smooth=True,
     sparsity_debias=True,
     sketch=False,
+    trust_ratio=False,
 )
 
 
@@ -73,48 +99,87 @@ class Ahead:
         return compile_only
 
 
-def table_of(dtype: torch.dtype, sketch: bool) -> TensorTable:
+def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     """A table as it would be on a GPU, but for the addresses."""
-    columns = {Column.PARAM: torch.zeros(9, dtype=dtype), Column.MOMENTUM: torch.zeros(9)}
-    if dtype != torch.float32:
+    columns = {Column.PARAM: torch.zeros(9, dtype=dtype)}
+    columns |= {Column(Column.STATE + k): torch.zeros(9) for k in range(rule.states)}
+    if form == "master":
         columns[Column.MASTER] = torch.zeros(9)
-    if not sketch:
-        columns[Column.GRAD_AVG] = torch.zeros(9)
     table = TensorTable("triton", [Row(0, 0, 0, columns)])
     table.chunk_size = GRANULARITY["cuda"].chunk
     return table
 
 
-MEASURE = measure.yellowfin_measure = Ahead(measure.yellowfin_measure)
-APPLY = apply.yellowfin_apply = Ahead(apply.yellowfin_apply)
+MEASURE = measurement.measure = Ahead(measurement.measure)
+GATE = judge.gate = Ahead(judge.gate)
+ADVANCE = update.advance = Ahead(update.advance)
+DIRECT = update.direct = Ahead(update.direct)
+MOVE = update.move = Ahead(update.move)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
+LAUNCHES = {
+    "advance": (update.launch_advance, ADVANCE),
+    "direct": (update.launch_direct, DIRECT),
+    "move": (update.launch_move, MOVE),
+}
+
+# Every kernel by function, dtype and variant.
+Kernels = dict[tuple[str, str | None, str | None], Any]
 
 
-def compile_all() -> dict[tuple[str, str | None, str], Any]:
-    """Every kernel in every form that options and dtypes bring about: function, dtype, variant."""
-    kernels: dict[tuple[str, str | None, str], Any] = {}
-    partials = torch.zeros(1, len(SUMS), dtype=torch.float64)
-    sketches = torch.zeros(1, TILE)
-    groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
-    coefficients = torch.zeros(1, len(COEFFICIENT_FIELDS), dtype=torch.float64)
-    scratch = torch.zeros(TILE + 1, dtype=torch.float64)
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def coefficients_of(rule: Rule) -> torch.Tensor:
+    return torch.zeros(1, len(rule.fields), dtype=torch.float64)
+
+
+PARTIALS = torch.zeros(1, len(SUMS), dtype=torch.float64)
+SKETCHES = torch.zeros(1, TILE)
+SCALARS = (torch.ones(()), torch.ones(()))  # grad_scale and found_inf
+
+
+def compile_measurements() -> Kernels:
+    kernels: Kernels = {}
     for dtype in DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        for variance in ("exact", "sketch"):
-            table = table_of(dtype, variance == "sketch")
-            measure.launch(table, partials, sketches if variance == "sketch" else None)
-            kernels["yellowfin_measure", name, variance] = MEASURE.compiled
-            apply.launch(table, coefficients)
-            kernels["yellowfin_apply", name, variance] = APPLY.compiled
+        for what in Measure:
+            sketches = SKETCHES if what == Measure.SKETCH else None
+            measurement.launch(table_of(YELLOWFIN, dtype, None), what, PARTIALS, sketches)
+            kernels["measure", name_of(dtype), what.name.lower()] = MEASURE.compiled
+    table = table_of(LAMB, torch.float32, None)
+    memory = (torch.zeros(len(GATE_STATE), dtype=torch.float64), coefficients_of(LAMB))
+    measurement.launch_with_gate(table, PARTIALS, PARTIALS, *SCALARS, *memory)
+    kernels["measure_then_gate", "float32", None] = MEASURE.compiled
+    judge.launch(PARTIALS, *SCALARS, *memory)
+    kernels["gate", None, None] = GATE.compiled
+    return kernels
+
+
+def compile_updates() -> Kernels:
+    kernels: Kernels = {}
+    for (dtype, form), rules_of in FORMS.items():
+        for function, rules in rules_of.items():
+            launch, kernel = LAUNCHES[function]
+            for rule in rules:
+                launch(rule, table_of(rule, dtype, form), coefficients_of(rule))
+                variant = " ".join(filter(None, [rule.name, form]))
+                kernels[function, name_of(dtype), variant] = kernel.compiled
+    return kernels
+
+
+def compile_tuners() -> Kernels:
+    kernels: Kernels = {}
+    groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
+    scratch = torch.zeros(TILE + 1, dtype=torch.float64)
     for variant, options in {
         "exact": OPTIONS,
         "linear": dataclasses.replace(OPTIONS, log_smooth=False),
         "sketch": dataclasses.replace(OPTIONS, sketch=True),
     }.items():
         state = torch.zeros(options.state_words, dtype=torch.float64)
-        scalar = torch.ones(())
-        shared = (scalar, scalar, state, groups, coefficients, scratch)
-        tune.launch(options, partials, sketches if options.sketch else None, *shared)
+        memory = (state, groups, coefficients_of(YELLOWFIN), scratch)
+        sketches = SKETCHES if options.sketch else None
+        tune.launch(options, PARTIALS, sketches, *SCALARS, *memory)
         kernels["yellowfin_tune", None, variant] = TUNE.compiled
     return kernels
 
@@ -133,7 +198,8 @@ def resources(cubin: bytes) -> dict[str, int]:
 if __name__ == "__main__":
     architecture = int(sys.argv[1])
     triton.runtime.driver.set_active(Driver(architecture))
-    for (function, dtype, variant), kernel in compile_all().items():
+    kernels = compile_measurements() | compile_updates() | compile_tuners()
+    for (function, dtype, variant), kernel in kernels.items():
         found = {
             "function": function,
             "dtype": dtype,

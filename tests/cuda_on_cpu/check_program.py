@@ -16,8 +16,8 @@ CSRC = HERE.parents[1] / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 CPU_DRIVER = sorted((CSRC / "cpu").glob("*.cpp"))
 CHECKS = sorted(HERE.rglob("*.cpp"))
-# The passes of qhm.cu and lamb.cu once more, with other rules: what would look for the same faults in
-# the same lines again, at the compiler's pace, leaves them out.
+# The passes of qhm.cu and lamb.cu once more, with other rules. Sanitizers and removed barriers
+# would only look for the same faults in the same lines again, at the compiler's pace.
 REPEATED = ("qhadam", "yellowfin")
 FLAGS = [
     *("-std=c++17", "-O1", "-Wno-psabi", "-pthread"),
@@ -81,7 +81,7 @@ class Workshop:
         return csrc
 
     def including(self, file: str) -> list[str]:
-        """The kernels (measure, qhm, ...) that are compiled from a file of csrc/cuda, but REPEATED."""
+        """The kernels (measure, qhm, ...) compiled from a file of csrc/cuda, but the REPEATED."""
         if file.endswith(".cu"):
             return [Path(file).stem]
         kernels = [k for k in KERNELS if k.stem not in REPEATED]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +20,20 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import yfkernels
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo here")
 
+Build = Callable[[Any], Any]
 WORLD = 2
 STEPS = 10
+
+
+def local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def make_model() -> nn.Sequential:
@@ -46,58 +55,70 @@ def train(model: nn.Module, opt: torch.optim.Optimizer, steps: range) -> None:
         opt.step()
 
 
-def alone(variance: str) -> tuple[nn.Module, yfkernels.YellowFin]:
+def alone(build: Build) -> tuple[nn.Module, Any]:
     model = make_model()
-    opt = yfkernels.YellowFin(model.parameters(), variance=variance)
+    opt = build(model.parameters())
     train(model, opt, range(STEPS))
     return model, opt
 
 
-def sharded(rank: int, variance: str) -> tuple[nn.Module, yfkernels.YellowFin]:
-    model = make_model()
+def shard(model: nn.Sequential) -> nn.Sequential:
     mesh = init_device_mesh("cpu", (WORLD,))
-    fully_shard(model[0], mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    opt = yfkernels.YellowFin(model.parameters(), variance=variance)
+    for layer in model[:-1]:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def sharded(build: Build) -> tuple[nn.Module, Any]:
+    model = shard(make_model())
+    opt = build(model.parameters())
     train(model, opt, range(STEPS))
     return model, opt
 
 
-def check_sharded_equals_alone(rank: int, variance: str) -> None:
-    expected_model, expected = alone(variance)
-    model, opt = sharded(rank, variance)
-    for name, value in expected.diagnostics().items():
-        assert opt.diagnostics()[name] == pytest.approx(value, rel=1e-6), name
+def check_sharded_equals_alone(rank: int, build: Build) -> None:
+    expected_model, expected = alone(build)
+    model, opt = sharded(build)
+    assert opt.diagnostics() == pytest.approx(expected.diagnostics(), rel=1e-6, nan_ok=True)
     for param, reference in zip(model.parameters(), expected_model.parameters()):
         torch.testing.assert_close(param.full_tensor(), reference, rtol=1e-5, atol=1e-7)
+        if "step" in expected.state[reference]:  # a process without elements counts, too
+            assert float(opt.state[param]["step"]) == STEPS
+    if isinstance(opt, yfkernels.LAMB):
+        ratios, seen = expected.trust_ratios(), opt.trust_ratios()
+        mine = {str(i) for i, p in enumerate(model.parameters()) if p.to_local().numel()}
+        assert mine == seen.keys() & mine
+        assert {i: seen[i] for i in mine} == pytest.approx({i: ratios[i] for i in mine}, rel=1e-5)
 
 
-def check_checkpoint_resumes(rank: int, variance: str) -> None:
-    model, opt = sharded(rank, variance)
+def check_checkpoint_resumes(rank: int, build: Build) -> None:
+    model, opt = sharded(build)
     saved = get_optimizer_state_dict(model, opt)
-    resumed = yfkernels.YellowFin(model.parameters(), variance=variance)
+    resumed = build(model.parameters())
     set_optimizer_state_dict(model, resumed, saved)
-    assert resumed.diagnostics() == opt.diagnostics()
+    assert resumed.diagnostics() == pytest.approx(opt.diagnostics(), rel=0.0, nan_ok=True)
     for param in model.parameters():
         for name, value in opt.state[param].items():
-            assert torch.equal(resumed.state[param][name].to_local(), value.to_local())
+            assert torch.equal(local(resumed.state[param][name]), local(value)), name
 
 
-def check_one_bad_shard_skips_all(rank: int, variance: str) -> None:
-    model, opt = sharded(rank, variance)
+def check_one_bad_shard_skips_all(rank: int, build: Build) -> None:
+    model, opt = sharded(build)
     before = [param.to_local().clone() for param in model.parameters()]
     for param in model.parameters():
         param.grad = torch.zeros_like(param)
     if rank == 0:
         next(model.parameters()).grad.to_local()[0, 0] = torch.nan
+    steps = [float(state.get("step", 0.0)) for state in opt.state.values()]
     opt.step()
     assert opt.diagnostics()["skipped_steps"] == 1
+    assert steps == [float(state.get("step", 0.0)) for state in opt.state.values()]
     assert all(torch.equal(b, p.to_local()) for b, p in zip(before, model.parameters()))
 
 
-def check_replicas_stay_equal(rank: int, variance: str) -> None:
+def check_replicas_stay_equal(rank: int, build: Build) -> None:
     model = DistributedDataParallel(make_model())
-    opt = yfkernels.YellowFin(model.parameters(), variance=variance)
+    opt = build(model.parameters())
     for step in range(STEPS):
         x, y = batch(WORLD * step + rank)
         opt.zero_grad()
@@ -109,22 +130,69 @@ def check_replicas_stay_equal(rank: int, variance: str) -> None:
     assert torch.equal(everyone[0], everyone[1])
 
 
+def check_a_process_without_any_element(rank: int, build: Build) -> None:
+    """It has no table, and still takes part in every sum and counts every step."""
+    torch.manual_seed(0)
+    expected_model = nn.Sequential(nn.Linear(33, 1))
+    model = shard(copy.deepcopy(expected_model))
+    expected, opt = build(expected_model.parameters()), build(model.parameters())
+    assert rank == 0 or not any(local(param).numel() for param in model.parameters())
+    train(expected_model, expected, range(STEPS))
+    train(model, opt, range(STEPS))
+    assert opt.diagnostics() == pytest.approx(expected.diagnostics(), rel=1e-6, nan_ok=True)
+    for param, reference in zip(model.parameters(), expected_model.parameters()):
+        torch.testing.assert_close(param.full_tensor(), reference, rtol=1e-5, atol=1e-7)
+        if "step" in expected.state[reference]:
+            assert float(opt.state[param]["step"]) == STEPS
+
+
+def check_rounds_as_alone(rank: int) -> None:
+    """The random bits of an element are those it has in the whole tensor."""
+    results = []
+    for whole in (False, True):
+        model = make_model().bfloat16()
+        if not whole:
+            shard(model)
+        opt = yfkernels.QHM.from_sgd(model.parameters(), lr=2.0**-6, stochastic_rounding=True)
+        for _ in range(3):
+            for param in model.parameters():
+                param.grad = torch.ones_like(param)  # the move is exact before it is rounded
+            opt.step()
+        results.append(list(model.parameters()))
+    for param, reference in zip(*results):
+        assert torch.equal(param.full_tensor(), reference)
+
+
 CHECKS = [
     check_sharded_equals_alone,
     check_checkpoint_resumes,
     check_one_bad_shard_skips_all,
     check_replicas_stay_equal,
+    check_a_process_without_any_element,
 ]
+BUILDS: dict[str, Build] = {
+    "exact": partial(yfkernels.YellowFin, variance="exact"),
+    "sketch": partial(yfkernels.YellowFin, variance="sketch"),
+    "trust ratio": partial(yfkernels.YellowFin, trust_ratio=True, lr=0.1, initial_lr=0.01),
+    "LAMB": partial(yfkernels.LAMB, lr=0.01, max_grad_norm=0.1, always_adapt=True),
+    "QHAdam": partial(yfkernels.QHAdam, skip_nonfinite=True),
+}
+ONE_PROCESS_GROUP = [("exact", "sketch"), ("LAMB", "trust ratio", "QHAdam")]
 
 
-def run_checks(rank: int, store: str, variance: str) -> None:
+def run_checks(rank: int, store: str, names: tuple[str, ...]) -> None:
     warnings.simplefilter("ignore")
-    check: Callable[[int, str], None]
+    check: Callable[[int, Build], None]
     with gloo_group(rank, WORLD, store):
-        for check in CHECKS:
-            check(rank, variance)
+        for name in names:
+            for check in CHECKS:
+                try:
+                    check(rank, BUILDS[name])
+                except Exception as error:
+                    raise AssertionError(f"{name}, {check.__name__}") from error
+        check_rounds_as_alone(rank)
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
-def test_two_processes(tmp_path: Path, variance: str) -> None:
-    torch.multiprocessing.spawn(run_checks, args=(str(tmp_path / "store"), variance), nprocs=WORLD)
+@pytest.mark.parametrize("names", ONE_PROCESS_GROUP, ids=", ".join)
+def test_two_processes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    torch.multiprocessing.spawn(run_checks, args=(str(tmp_path / "store"), names), nprocs=WORLD)

@@ -1,48 +1,25 @@
-"""Triton's measure and apply against the plain-torch ones, on the GPU or interpreted."""
+"""Triton's measure and gate against NumPy in double precision, on the GPU or interpreted."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits, normal
 from numpy.testing import assert_allclose
+from tables import DEVICE, Case, draw_table
 from torch import Tensor
 
-from yfkernels.ops import torch as plain
 from yfkernels.ops import triton as backend
-from yfkernels.ops.table import Column, Row, TensorTable
-from yfkernels.ops.tuner import COEFFICIENT_FIELDS, SUMS, TILE
+from yfkernels.ops.rules import GATE_STATE, QHM, YELLOWFIN, Measure
+from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.tuner import SUMS, TILE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-VARIANCES = ["exact", "sketch"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Tensors of one table.
-
-    Attributes:
-        sizes: elements of each tensor.
-        origins: position of each in the model; by default one after the other, tile by tile.
-        offset: elements that each lies off the start of its allocation.
-        missing: tensors without a gradient.
-    """
-
-    sizes: Sequence[int]
-    origins: Sequence[int] | None = None
-    offset: int = 0
-    missing: Sequence[int] = ()
-
-
 CASES = {
     "one": Case([1]),
     "ragged": Case([7, 4095, 4096, 4097, 2048, 2049]),
@@ -53,157 +30,141 @@ CASES = {
 }
 
 
-def put(values: Tensor, offset: int) -> Tensor:
-    """A copy that lies `offset` elements into an allocation."""
-    room = torch.empty(values.numel() + offset, dtype=values.dtype, device=DEVICE)
-    return room[offset:].copy_(values)
+def signs(first: int, count: int) -> np.ndarray:
+    """Of the sketch, for elements from `first` on: a hash of the word, then the element's bit."""
+    element = np.arange(first, first + count, dtype=np.uint64)
+    x = (element >> np.uint64(5)) ^ (element >> np.uint64(37))
+    x = (x & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    bit = (x >> (element & np.uint64(31)).astype(np.uint32)) & np.uint32(1)
+    return 1.0 - 2.0 * bit
 
 
-def upload(table: TensorTable, grads: list[Tensor | None]) -> None:
-    """Gives the table a step's gradients."""
-    table.bind(grads)
-    pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
-    if table.moved(pointers):
-        backend.upload_grads(table, pointers)
-
-
-class Pair:
-    """The same tensors in a table of the Triton backend and in one of the plain backend."""
-
-    def __init__(
-        self, case: Case, dtype: torch.dtype, variance: str, rng: np.random.Generator
-    ) -> None:
-        self.variance = variance
-        rows: list[list[Row]] = [[], []]
-        grads: list[list[Tensor | None]] = [[], []]
-        origin = 0
-        for index, size in enumerate(case.sizes):
-            like = torch.empty(size)
-            values = {column: normal(rng, like).float() for column in self.columns(dtype)}
-            values[Column.PARAM] = values[Column.PARAM].to(dtype)
-            if Column.MASTER in values:
-                values[Column.MASTER] = self.master(values[Column.PARAM], rng)
-            grad = normal(rng, like).to(dtype)
-            grad[torch.from_numpy(rng.random(size) < 0.2)] = 0.0
-            at = origin if case.origins is None else case.origins[index]
-            origin += -(-size // TILE) * TILE
-            for side in range(2):
-                columns = {c: put(v, case.offset) for c, v in values.items()}
-                rows[side].append(Row(index, index % 2, at, columns))
-                grads[side].append(None if index in case.missing else put(grad, case.offset))
-        self.fused = TensorTable("triton", rows[0])
-        self.plain = TensorTable("torch", rows[1])
-        self.plain.bind(grads[1])
-        upload(self.fused, grads[0])
-
-    def columns(self, dtype: torch.dtype) -> list[Column]:
-        average = [Column.GRAD_AVG] if self.variance == "exact" else []
-        master = [] if dtype == torch.float32 else [Column.MASTER]
-        return [Column.PARAM, Column.MOMENTUM, *average, *master]
-
-    @staticmethod
-    def master(param: Tensor, rng: np.random.Generator) -> Tensor:
-        """Masters that round to the parameter, but for a third that somebody has overwritten."""
-        master = param.float()
-        nudged = master * (1.0 + 1e-4 * normal(rng, master).float())
-        master = torch.where(nudged.to(param.dtype) == param, nudged, master)
-        written = torch.from_numpy(rng.random(len(param)) < 0.3)
-        return torch.where(written, normal(rng, master).float(), master)
-
-
-def coefficients(rng: np.random.Generator, groups: int = 2) -> Tensor:
-    values = torch.from_numpy(rng.standard_normal((groups, len(COEFFICIENT_FIELDS))))
-    values[:, COEFFICIENT_FIELDS.index("active")] = 1.0
-    return values.to(DEVICE)
-
-
-def compare_measure(pair: Pair) -> None:
-    slots = pair.fused.num_slots
+def check_measure(table: TensorTable, what: Measure) -> None:
+    slots = table.num_slots
     seen = torch.full((slots, len(SUMS)), math.nan, dtype=torch.float64, device=DEVICE)
-    expected = torch.zeros(1, len(SUMS), dtype=torch.float64, device=DEVICE)
-    sketches: list[Tensor | None] = [None, None]
-    if pair.variance == "sketch":
-        sketches[0] = torch.full((slots, TILE), math.nan, device=DEVICE)
-        sketches[1] = torch.zeros(1, TILE, dtype=torch.float64, device=DEVICE)
+    sketches = torch.full((slots, TILE), math.nan, device=DEVICE)
+    backend.measure(table, what, seen, sketches if what == Measure.SKETCH else None, True)
 
-    backend.yellowfin_measure(pair.fused, seen, sketches[0])
-    plain.yellowfin_measure(pair.plain, expected, sketches[1])
+    expected = dict.fromkeys(SUMS, 0.0)
+    sketch = np.zeros(TILE)
+    for row, grad in table.pairs():
+        g = grad.cpu().double().numpy()
+        expected["grad_sq"] += g @ g
+        expected["nonzero"] += np.count_nonzero(g)
+        expected["count"] += g.size
+        if what == Measure.AVERAGE:
+            average = row.columns[Column.GRAD_AVG].cpu().double().numpy()
+            expected["avg_dot_grad"] += average @ g
+            expected["avg_sq"] += average @ average
+        place = (row.origin + np.arange(g.size)) % TILE
+        np.add.at(sketch, place, g * signs(row.origin, g.size))
+    sums = dict(zip(SUMS, seen.sum(0).tolist(), strict=True))
+    for name in SUMS:
+        atol = 1e-6 * expected["grad_sq"]
+        assert_allclose(sums[name], expected[name], rtol=2e-6, atol=atol, err_msg=name)
+    assert sums["nonzero"] == expected["nonzero"]
+    assert sums["count"] == expected["count"]
+    if what == Measure.SKETCH:
+        assert_allclose(sketches.double().sum(0).cpu(), sketch, atol=2e-5)
 
-    scale = expected[0, SUMS.index("grad_sq")].item()
-    assert_allclose(seen.sum(0).cpu(), expected[0].cpu(), rtol=2e-6, atol=1e-6 * scale)
-    for name in ("nonzero", "count"):
-        at = SUMS.index(name)
-        assert seen[:, at].sum() == expected[0, at]
-    if sketches[0] is not None and sketches[1] is not None:
-        assert_allclose(sketches[0].double().sum(0).cpu(), sketches[1][0].cpu(), atol=2e-5)
 
-
-@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("what", Measure)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-class TestPasses:
-    def test_measure(
-        self, case: str, dtype: torch.dtype, variance: str, rng: np.random.Generator
-    ) -> None:
-        compare_measure(Pair(CASES[case], dtype, variance, rng))
-
-    def test_apply(
-        self, case: str, dtype: torch.dtype, variance: str, rng: np.random.Generator
-    ) -> None:
-        pair = Pair(CASES[case], dtype, variance, rng)
-        rule = coefficients(rng)
-        backend.yellowfin_apply(pair.fused, rule)
-        plain.yellowfin_apply(pair.plain, rule)
-        for index, (ours, theirs) in enumerate(zip(pair.fused.rows, pair.plain.rows, strict=True)):
-            for column, expected in theirs.columns.items():
-                seen = ours.columns[column]
-                if index in CASES[case].missing:
-                    assert_same_bits(seen, expected, f"{column.name} of tensor {index}")
-                else:
-                    exact = column != Column.PARAM or dtype == torch.float32
-                    rtol = 2e-6 if exact else torch.finfo(dtype).eps
-                    torch.testing.assert_close(seen, expected, rtol=rtol, atol=2e-6)
-            if Column.MASTER in ours.columns:
-                master, param = ours.columns[Column.MASTER], ours.columns[Column.PARAM]
-                if index not in CASES[case].missing:
-                    assert_same_bits(param, master.to(dtype), f"parameter {index}")
+def test_measure(case: str, dtype: torch.dtype, what: Measure, rng: np.random.Generator) -> None:
+    check_measure(draw_table(CASES[case], YELLOWFIN, dtype, False, rng), what)
 
 
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_measure_several_slots(variance: str, rng: np.random.Generator) -> None:
-    pair = Pair(Case([70000, 1]), torch.float32, variance, rng)
-    assert pair.fused.num_slots > 1
-    compare_measure(pair)
+@pytest.mark.parametrize("what", Measure)
+def test_measure_several_slots(what: Measure, rng: np.random.Generator) -> None:
+    table = draw_table(Case([70000, 1]), YELLOWFIN, torch.float32, False, rng)
+    assert table.num_slots > 1
+    check_measure(table, what)
+
+
+class Gate:
+    """What the gate works on, and what it should make of it."""
+
+    def __init__(self, rng: np.random.Generator, groups: int = 2) -> None:
+        self.state = torch.tensor([7.0, 3.0], dtype=torch.float64, device=DEVICE)
+        values = rng.random((groups, len(QHM.fields)))
+        values[:, QHM.fields.index("sign")] = rng.choice([-1.0, 1.0], groups)
+        values[0, QHM.fields.index("max_norm")] = math.inf
+        self.before = dict(zip(QHM.fields, values.T, strict=True))
+        self.coefficients = torch.from_numpy(values).to(DEVICE)
+
+    def check(self, norm_sq: float | None, scale: float, found_inf: bool) -> None:
+        state = dict(zip(GATE_STATE, self.state.tolist(), strict=True))
+        after = dict(zip(QHM.fields, self.coefficients.cpu().numpy().T, strict=True))
+        active = not found_inf and (norm_sq is None or math.isfinite(norm_sq))
+        assert state["skipped"] == (3.0 if active else 4.0)
+        assert (after["active"] == (1.0 if active else 0.0)).all()
+        norm = 7.0  # of the step before
+        if active:
+            norm = math.nan if norm_sq is None else math.sqrt(norm_sq) / scale
+        assert_allclose(state["grad_norm"], norm, rtol=1e-6)
+        if active:
+            # a gradient below its bound, or not measured, is not clipped
+            clip = [b / norm if norm > b else 1.0 for b in self.before["max_norm"]]
+            expected = self.before["sign"] * clip / scale
+            assert_allclose(after["grad_scale"], expected, rtol=1e-6)
+        for name in QHM.fields[2:]:
+            assert (after[name] == self.before[name]).all(), name
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, device=DEVICE)
+
+
+@pytest.mark.parametrize("slots", [0, 1, 300])
+@pytest.mark.parametrize("norm", [0.01, 5.0, 0.0, math.inf, math.nan])
+@pytest.mark.parametrize("amp", [None, 0.0, 1.0])
+def test_gate(slots: int, norm: float, amp: float | None, rng: np.random.Generator) -> None:
+    gate = Gate(rng, groups=3)
+    partials = None
+    if slots:
+        values = torch.from_numpy(rng.random((slots, len(SUMS))))
+        values[:, 0] *= norm * norm / values[:, 0].sum()
+        partials = values.to(DEVICE)
+    scales = (None, None) if amp is None else (scalar(1024.0), scalar(amp))
+    backend.gate(partials, *scales, gate.state, gate.coefficients)
+    scale = 1.0 if amp is None else 1024.0
+    gate.check(norm * norm if slots else None, scale, bool(amp))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_skipped_step_writes_nothing(dtype: torch.dtype, rng: np.random.Generator) -> None:
-    pair = Pair(CASES["ragged"], dtype, "exact", rng)
-    rule = coefficients(rng)
-    rule[:, COEFFICIENT_FIELDS.index("active")] = 0.0
-    before = [{c: t.clone() for c, t in row.columns.items()} for row in pair.fused.rows]
-    backend.yellowfin_apply(pair.fused, rule)
-    assert_same_bits(before, [row.columns for row in pair.fused.rows])
+@pytest.mark.parametrize("found_inf", [None, 0.0, 1.0])
+def test_measure_then_gate(
+    dtype: torch.dtype, found_inf: float | None, rng: np.random.Generator
+) -> None:
+    """The second of two tables: the slots of the first are there already."""
+    gate = Gate(rng)
+    table = draw_table(CASES["chunks"], YELLOWFIN, dtype, False, rng)
+    partials = torch.from_numpy(rng.random((3 + table.num_slots, len(SUMS)))).to(DEVICE)
+    before = partials.clone()
+    norm_sq = before[:3, 0].sum().item() + sum(
+        (grad.double() ** 2).sum().item() for _, grad in table.pairs()
+    )
+    overflow = None if found_inf is None else scalar(found_inf)
+    for _ in range(2):  # the ticket is ready for the next step
+        gate.state[1] = 3.0
+        scalars = (scalar(8.0), overflow, gate.state, gate.coefficients)
+        backend.measure_then_gate(table, partials[3:], partials, *scalars)
+        gate.check(norm_sq, 8.0, bool(found_inf))
+        gate.state[0] = 7.0
+    assert torch.equal(partials[:3], before[:3])
+    assert not table.tickets.any()
 
 
-def test_bfloat16_rounds_to_nearest_even() -> None:
-    """Ties, subnormals and what rounds to infinity, through the apply pass."""
-    bits = torch.arange(0, 2**16, dtype=torch.int32) << 16
-    halves = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
-    master = (bits[::7, None] | halves).flatten().view(torch.float32)
-    master = master[master.isfinite()].to(DEVICE)
-    columns = {
-        Column.PARAM: master.to(torch.bfloat16),
-        Column.MOMENTUM: torch.zeros_like(master),
-        Column.MASTER: master.clone(),
-    }
-    table = TensorTable("triton", [Row(0, 0, 0, columns)])
-    upload(table, [torch.zeros_like(columns[Column.PARAM])])
-    rule = torch.zeros(1, len(COEFFICIENT_FIELDS), dtype=torch.float64, device=DEVICE)
-    for name in ("active", "param_keep"):
-        rule[0, COEFFICIENT_FIELDS.index(name)] = 1.0
-
-    backend.yellowfin_apply(table, rule)
-
-    assert_same_bits(columns[Column.PARAM], master.to(torch.bfloat16))
-    assert_same_bits(columns[Column.MASTER], master)
+def test_not_finite_gradient_closes_the_gate(rng: np.random.Generator) -> None:
+    gate = Gate(rng)
+    table = draw_table(CASES["ragged"], YELLOWFIN, torch.float32, False, rng)
+    grad = table.grads[3]
+    assert grad is not None
+    grad[-1] = math.nan
+    partials = torch.zeros(table.num_slots, len(SUMS), dtype=torch.float64, device=DEVICE)
+    backend.measure_then_gate(table, partials, partials, None, None, gate.state, gate.coefficients)
+    gate.check(math.nan, 1.0, False)

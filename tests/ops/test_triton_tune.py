@@ -16,8 +16,8 @@ from torch import Tensor
 from yfkernels.ops import native
 from yfkernels.ops import torch as plain
 from yfkernels.ops import triton as backend
+from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.tuner import (
-    COEFFICIENT_FIELDS,
     GROUP_FIELDS,
     STATE_FIELDS,
     STATE_FORMAT,
@@ -41,6 +41,7 @@ OPTIONS = TunerOptions(
     log_smooth=True,
     sparsity_debias=False,
     sketch=False,
+    trust_ratio=False,
 )
 VARIATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -48,6 +49,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "unclipped": {"adaptive_clip": False},
     "max_norm": {"max_norm": 2.5},
     "polyak": {"polyak": True},
+    "trust_ratio": {"trust_ratio": True, "initial_momentum": 0.0},
+    "no momentum": {"initial_momentum": 0.0},
     "sparse": {"sparsity_debias": True},
     "sketch": {"sketch": True},
     "window=1": {"window": 1},
@@ -65,7 +68,7 @@ class Tuning:
         self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
         self.state[STATE_FIELDS.index("beta_power")] = 1.0
         self.groups = groups.to(device)
-        shape = (len(groups), len(COEFFICIENT_FIELDS))
+        shape = (len(groups), len(YELLOWFIN.fields))
         self.coefficients = torch.zeros(shape, dtype=torch.float64, device=device)
         self.scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
 
@@ -147,7 +150,7 @@ class TestTune:
         tuning.run(backend, partials, sketches, None, found_inf)
         before[STATE_FIELDS.index("skipped")] += 1.0
         assert_same_bits(tuning.state, before)
-        assert (tuning.coefficients[:, COEFFICIENT_FIELDS.index("active")] == 0.0).all()
+        assert (tuning.coefficients[:, YELLOWFIN.fields.index("active")] == 0.0).all()
 
     @pytest.mark.parametrize("sketch", [False, True])
     def test_many_slots_and_groups(self, sketch: bool, rng: np.random.Generator) -> None:

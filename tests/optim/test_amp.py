@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
-from twin import Twin
+from kinds import KINDS, Kind
 
-from yfkernels import YellowFin
+from yfkernels import LAMB, YellowFin
 
 SCALE = 2.0**10
 
@@ -23,19 +23,21 @@ def scaled(gradients: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
     return [None if g is None else SCALE * g for g in gradients]
 
 
+def clipped(kind: Kind) -> dict[str, float]:
+    """The clip of the gradient's norm, of those that have one."""
+    return {YellowFin: {"max_norm": 0.5}, LAMB: {"max_grad_norm": 0.5}}.get(kind.optimizer, {})
+
+
 def start(scaler: torch.amp.GradScaler, target: Target) -> None:
     """A scaler makes its scale when it first scales a loss."""
     scaler.scale(torch.ones((), device=target.device))
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 def test_unscales_in_the_step(
-    variance: str, capturable: bool, target: Target, rng: np.random.Generator
+    capturable: bool, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
-    twin = Twin(
-        target, SMALL, rng, variance=variance, capturable=capturable, max_norm=0.5, weight_decay=0.1
-    )
+    twin = kind.beside(target, SMALL, rng, capturable=capturable, weight_decay=0.1, **clipped(kind))
     scaler = scaler_for(target)
     start(scaler, target)
     for gradients in Gradients(8, poison={2: np.inf, 5: np.nan}).draw(rng, twin.params):
@@ -48,9 +50,11 @@ def test_unscales_in_the_step(
     assert not hasattr(twin.optimizer, "grad_scale")
 
 
-def test_half_gradients_are_unscaled_in_float32(target: Target, rng: np.random.Generator) -> None:
+def test_half_gradients_are_unscaled_in_float32(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
     """Unscaled they would be subnormal or zero in float16."""
-    twin = Twin(target, (Group(specs((50,), dtype=torch.float16)),), rng)
+    twin = kind.beside(target, (Group(specs((50,), dtype=torch.float16)),), rng)
     scaler = torch.amp.GradScaler(target.device, init_scale=2.0**20)
     start(scaler, target)
     for _ in range(3):
@@ -60,9 +64,9 @@ def test_half_gradients_are_unscaled_in_float32(target: Target, rng: np.random.G
     assert 0.0 < twin.optimizer.diagnostics()["grad_norm"] < 1e-4
 
 
-def test_after_unscale(target: Target, rng: np.random.Generator) -> None:
+def test_after_unscale(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """scaler.unscale_() first, to clip or to look at the gradients: they are not unscaled twice."""
-    twin = Twin(target, SMALL, rng)
+    twin = kind.beside(target, SMALL, rng)
     scaler = scaler_for(target)
     start(scaler, target)
     for gradients in Gradients(5, poison={2: np.nan}).draw(rng, twin.params):
@@ -74,9 +78,11 @@ def test_after_unscale(target: Target, rng: np.random.Generator) -> None:
     assert twin.optimizer.diagnostics()["skipped_steps"] == 1
 
 
-def test_found_inf_skips_finite_gradients(target: Target, rng: np.random.Generator) -> None:
+def test_found_inf_skips_finite_gradients(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
     """Another rank or another optimizer of the same scaler may have met the infinity."""
-    twin = Twin(target, SMALL, rng)
+    twin = kind.beside(target, SMALL, rng)
     for k, gradients in enumerate(Gradients(6).draw(rng, twin.params)):
         twin.optimizer.grad_scale = torch.full((), SCALE, device=target.device)
         twin.optimizer.found_inf = torch.full((), float(k in (0, 3)), device=target.device)
@@ -85,8 +91,8 @@ def test_found_inf_skips_finite_gradients(target: Target, rng: np.random.Generat
     assert twin.optimizer.diagnostics()["skipped_steps"] == 2
 
 
-def test_the_scale_may_change(target: Target, rng: np.random.Generator) -> None:
-    twin = Twin(target, SMALL, rng)
+def test_the_scale_may_change(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    twin = kind.beside(target, SMALL, rng)
     for k, gradients in enumerate(Gradients(6).draw(rng, twin.params)):
         scale = 2.0 ** (k % 3 * 8)
         twin.optimizer.grad_scale = torch.full((), scale, device=target.device)
@@ -95,17 +101,17 @@ def test_the_scale_may_change(target: Target, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.kernel_free
-def test_scaler_disabled(target: Target, rng: np.random.Generator) -> None:
-    twin = Twin(target, SMALL, rng)
+def test_scaler_disabled(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    twin = kind.beside(target, SMALL, rng)
     scaler = torch.amp.GradScaler(target.device, enabled=False)
     for gradients in Gradients(3).draw(rng, twin.params):
         twin.step(gradients, call=lambda: scaler.step(twin.optimizer))
 
 
 @pytest.mark.kernel_free
-def test_scaler_without_any_gradient(target: Target, rng: np.random.Generator) -> None:
+def test_scaler_without_any_gradient(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """found_inf is then the plain number 0, since no device reported one."""
-    twin = Twin(target, SMALL, rng)
+    twin = kind.beside(target, SMALL, rng)
     scaler = scaler_for(target)
     start(scaler, target)
     before = copy.deepcopy([p.detach() for p in twin.params])
@@ -113,14 +119,32 @@ def test_scaler_without_any_gradient(target: Target, rng: np.random.Generator) -
     assert_same_bits(before, [p.detach() for p in twin.params])
 
 
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.measures], ids=str)
+def test_found_inf_skips_without_a_measurement(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """What GradScaler found is heeded where the optimizer itself looks at nothing."""
+    blind = {"max_grad_norm": None} if kind.optimizer is LAMB else {}
+    twin = kind.beside(target, SMALL, rng, skip_nonfinite=False, **blind)
+    for k, gradients in enumerate(Gradients(7, poison={2: np.nan}).draw(rng, twin.params)):
+        scale, overflow = 2.0 ** (k % 3 * 8), k in (0, 2, 4)
+        twin.optimizer.grad_scale = torch.full((), scale, device=target.device)
+        twin.optimizer.found_inf = torch.full((), float(overflow), device=target.device)
+        present = [scale * g for g in gradients if g is not None]
+        twin.step(present, grad_scale=scale, found_inf=overflow)
+        del twin.optimizer.grad_scale, twin.optimizer.found_inf
+    twin.step(present)  # and no trace of the scale is left
+    assert twin.optimizer.diagnostics()["skipped_steps"] == 3
+
+
 @pytest.mark.kernel_free
-def test_autocast_training(target: Target) -> None:
+def test_autocast_training(kind: Kind, target: Target) -> None:
     """The usual loop, on a real model."""
     torch.manual_seed(0)
     model = torch.nn.Linear(8, 1, device=target.device)
     x = torch.randn(32, 8, device=target.device)
     y = x.sum(1, keepdim=True)
-    optimizer = YellowFin(model.parameters(), backend=target.backend)
+    optimizer = kind.build(model.parameters(), backend=target.backend)
     scaler = torch.amp.GradScaler(target.device)
     losses = []
     for _ in range(25 if target.interpreted else 150):

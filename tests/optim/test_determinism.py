@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Gradients, Target, assert_same_bits, normal
+from kinds import Kind
 
 from yfkernels import YellowFin
 
@@ -15,7 +16,7 @@ SHAPES = ((65537,), (300, 211), (1,), (4095,), (31, 3, 3, 3))
 SMALL_SHAPES = ((1500,), (30, 21), (1,))
 
 
-def run(target: Target, seed: int, **options: Any) -> Any:
+def run(kind: Kind, target: Target, seed: int, **options: Any) -> Any:
     """A short run with a spike; everything it leaves behind."""
     rng = np.random.default_rng(seed)
     shapes = SMALL_SHAPES if target.interpreted else SHAPES
@@ -23,7 +24,7 @@ def run(target: Target, seed: int, **options: Any) -> Any:
         torch.nn.Parameter(normal(rng, torch.empty(s)).to(target.device, torch.float32))
         for s in shapes
     ]
-    optimizer = YellowFin(params, backend=target.backend, **options)
+    optimizer = kind.build(params, backend=target.backend, **options)
     for gradients in Gradients(6, factor={3: 1e3}).draw(rng, params):
         for p, g in zip(params, gradients, strict=True):
             p.grad = torch.empty_like(p).copy_(g)
@@ -31,38 +32,36 @@ def run(target: Target, seed: int, **options: Any) -> Any:
     return [p.detach() for p in params], optimizer.state_dict(), optimizer.diagnostics()
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
-def test_same_run_twice(variance: str, target: Target, rng: np.random.Generator) -> None:
+def test_same_run_twice(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     seed = int(rng.integers(2**32))
-    options = {"variance": variance, "sparsity_debias": True}
-    first = run(target, seed, **options)
+    options = {"sparsity_debias": True} if kind.optimizer is YellowFin else {}
+    first = run(kind, target, seed, **options)
     for _ in range(2):
-        assert_same_bits(first, run(target, seed, **options))
+        assert_same_bits(first, run(kind, target, seed, **options))
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 @pytest.mark.kernel_free
 def test_any_number_of_threads(
-    variance: str, target: Target, rng: np.random.Generator, threads: None
+    kind: Kind, target: Target, rng: np.random.Generator, threads: None
 ) -> None:
     seed = int(rng.integers(2**32))
     results = []
     for count in (1, 2, 3, 4):
         torch.set_num_threads(count)
-        results.append(run(target, seed, variance=variance))
+        results.append(run(kind, target, seed))
     for other in results[1:]:
         assert_same_bits(results[0], other)
 
 
 @pytest.mark.kernel_free
 def test_threads_changed_between_steps(
-    target: Target, rng: np.random.Generator, threads: None
+    kind: Kind, target: Target, rng: np.random.Generator, threads: None
 ) -> None:
     def alternate(counts: list[int]) -> torch.Tensor:
         generator = np.random.default_rng(seed)
         n = 1500 if target.interpreted else 200_000
         p = torch.nn.Parameter(normal(generator, torch.empty(n)).to(target.device, torch.float32))
-        optimizer = YellowFin([p], backend=target.backend)
+        optimizer = kind.build([p], backend=target.backend)
         for count in counts:
             torch.set_num_threads(count)
             p.grad = normal(generator, p).to(target.device, torch.float32)

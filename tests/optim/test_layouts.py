@@ -18,40 +18,39 @@ from cases import (
     normal,
     specs,
 )
-from twin import Twin
+from kinds import Kind
 
 from yfkernels import YellowFin
 
 SIZES = (0, 1, 3, 1023, 1025)
+# channels_last and transposed are dense; offset is too, but out of line with vector loads
 LAYOUTS = ("transposed", "channels_last", "strided", "offset")
 HALF = (torch.bfloat16, torch.float16)
 SHORT = Gradients(4)
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 @pytest.mark.parametrize("size", SIZES)
-def test_one_tensor(size: int, variance: str, target: Target, rng: np.random.Generator) -> None:
+def test_one_tensor(size: int, kind: Kind, target: Target, rng: np.random.Generator) -> None:
     groups = (Group(specs((size,), (2,))),)  # a second one, so that some gradient exists
-    Twin(target, groups, rng, variance=variance, weight_decay=0.1).run(SHORT, rng)
+    kind.beside(target, groups, rng, weight_decay=0.1).run(SHORT, rng)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 def test_all_sizes_at_once(
-    variance: str, dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Several chunks, empty tensors first, last and between."""
     sizes = (0, *SIZES, 65537, 0)
     groups = (Group(specs(*((n,) for n in sizes), dtype=dtype)), Group(specs((0, 3), dtype=dtype)))
     steps = 2 if target.interpreted else 5
-    Twin(target, groups, rng, variance=variance).run(Gradients(steps), rng)
+    kind.beside(target, groups, rng).run(Gradients(steps), rng)
 
 
 @pytest.mark.kernel_free
-def test_only_empty_tensors(target: Target) -> None:
+def test_only_empty_tensors(kind: Kind, target: Target) -> None:
     """There is nothing to measure and nothing to move."""
     params = [torch.nn.Parameter(torch.empty(s, device=target.device)) for s in ((0,), (3, 0))]
-    optimizer = YellowFin(params, backend=target.backend)
+    optimizer = kind.build(params, backend=target.backend)
     for _ in range(3):
         for p in params:
             p.grad = torch.empty_like(p)
@@ -59,28 +58,27 @@ def test_only_empty_tensors(target: Target) -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
 
-def test_many_small_tensors(target: Target, rng: np.random.Generator) -> None:
+def test_many_small_tensors(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     count = 12 if target.interpreted else 700
-    Twin(target, (Group(specs(*[(3,)] * count)),), rng).run(SHORT, rng)
+    kind.beside(target, (Group(specs(*[(3,)] * count)),), rng).run(SHORT, rng)
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(
-    layout: str, dtype: torch.dtype, variance: str, target: Target, rng: np.random.Generator
+    layout: str, dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     groups = (Group((Spec((3, 4, 5, 7), dtype, layout), Spec((9,), dtype))),)
-    Twin(target, groups, rng, variance=variance).run(SHORT, rng)
+    kind.beside(target, groups, rng).run(SHORT, rng)
 
 
 @pytest.mark.parametrize("shift", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 def test_gradient_and_parameter_aligned_differently(
-    dtype: torch.dtype, shift: int, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, shift: int, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Views of one flat buffer, as sharded and flattened training makes them."""
-    twin = Twin(target, (Group((Spec((1021,), dtype, "offset"), Spec((37,), dtype))),), rng)
+    twin = kind.beside(target, (Group((Spec((1021,), dtype, "offset"), Spec((37,), dtype))),), rng)
     flat = torch.zeros(2000, dtype=dtype, device=target.device)
     for gradients in SHORT.draw(rng, twin.params):
         start = shift
@@ -92,10 +90,12 @@ def test_gradient_and_parameter_aligned_differently(
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "contiguous", "expanded"])
-def test_gradient_strides_change(layout: str, target: Target, rng: np.random.Generator) -> None:
+def test_gradient_strides_change(
+    layout: str, kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
     """Autograd hands over whatever strides it has, stride 0 from `p.sum()` included."""
     groups = (Group((Spec((2, 3, 4, 5)), Spec((2, 3, 4, 5), layout="channels_last"))),)
-    twin = Twin(target, groups, rng)
+    twin = kind.beside(target, groups, rng)
     for step, gradients in enumerate(SHORT.draw(rng, twin.params)):
         twin.set_gradients(gradients)
         if step >= 2:
@@ -108,40 +108,34 @@ def test_gradient_strides_change(layout: str, target: Target, rng: np.random.Gen
         twin.step()
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
 @pytest.mark.parametrize(
     "dtype", [*HALF, torch.float64, torch.complex64, torch.complex128], ids=str
 )
-@pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
-def test_dtype(
-    dtype: torch.dtype,
-    momentum_form: str,
-    variance: str,
-    target: Target,
-    rng: np.random.Generator,
-) -> None:
+def test_dtype(dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator) -> None:
     groups = (Group(specs((33, 31), (7,), (), dtype=dtype)),)
-    options = {"variance": variance, "momentum_form": momentum_form, "weight_decay": 0.01}
+    options = {"weight_decay": 0.01}
+    if kind.optimizer is YellowFin:
+        options["momentum_form"] = str(rng.choice(["buffer", "polyak"]))
     gradients = Gradients(
         6, factor={3: 1e2}, poison={4: np.nan}, present=lambda k, i: k > 1 or i > 0
     )
-    Twin(target, groups, rng, **options).run(gradients, rng)
+    kind.beside(target, groups, rng, **options).run(gradients, rng)
 
 
-def test_dtypes_mixed(target: Target, rng: np.random.Generator) -> None:
+def test_dtypes_mixed(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """One set of statistics over parameters that different kernels (and backends) serve."""
     kinds = (torch.float32, *HALF, torch.float64, torch.complex64)
     groups = tuple(Group((Spec((5, 9), dtype), Spec((4,), dtype))) for dtype in kinds)
-    for variance in ("exact", "sketch"):
-        Twin(target, groups, rng, variance=variance).run(Gradients(5, factor={3: 1e2}), rng)
+    kind.beside(target, groups, rng).run(Gradients(5, factor={3: 1e2}), rng)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_gradients_do_not_overflow(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Squares beyond float16, and a sum of squares far beyond it."""
-    twin = Twin(target, (Group(specs((2000,), dtype=dtype)),), rng, clip=None)
+    unclipped = {"clip": None} if kind.optimizer is YellowFin else {}
+    twin = kind.beside(target, (Group(specs((2000,), dtype=dtype)),), rng, **unclipped)
     for _ in range(3):
         twin.step([1e3 * normal(rng, twin.params[0])])
     assert twin.optimizer.diagnostics()["grad_norm"] > 3e4
@@ -150,25 +144,29 @@ def test_half_gradients_do_not_overflow(
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.kernel_free
 def test_half_parameters_take_small_steps(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Moves far below the parameter's own precision add up in the float32 master copy."""
     p = torch.nn.Parameter(torch.ones(8, dtype=dtype, device=target.device))
-    optimizer = YellowFin([p], initial_lr=1e-4, backend=target.backend)
-    for _ in range(40):
+    slow = {} if kind.optimizer is YellowFin else {"lr": 1e-4}
+    optimizer = kind.build([p], backend=target.backend, **slow)
+    for step in range(100):
         p.grad = torch.ones_like(p)
         optimizer.step()
+        if step == 0:
+            assert (p.detach() == 1.0).all()
     assert (p.detach() < 1.0).all()
-    assert optimizer.state[p]["master"].dtype == torch.float32
-    assert optimizer.state[p]["momentum_buffer"].dtype == torch.float32
+    state = optimizer.state[p]
+    assert state.keys() == kind.state | {"master"}
+    assert {t.dtype for t in state.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64], ids=str)
 def test_values_written_by_the_user(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Loading weights or clamping them between steps counts, master copy or not."""
-    twin = Twin(target, (Group(specs((50,), (3,), dtype=dtype)),), rng)
+    twin = kind.beside(target, (Group(specs((50,), (3,), dtype=dtype)),), rng)
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
         twin.step(g)
@@ -185,10 +183,10 @@ def test_values_written_by_the_user(
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 def test_data_replaced_by_another_tensor(
-    layout: str, target: Target, rng: np.random.Generator
+    layout: str, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """`p.data = ...`: a new address, and after module.to(memory_format=...) new strides."""
-    twin = Twin(target, (Group((Spec((2, 3, 4, 5)), Spec((6,)))),), rng)
+    twin = kind.beside(target, (Group((Spec((2, 3, 4, 5)), Spec((6,)))),), rng)
     before = twin.params[0]
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
@@ -200,33 +198,35 @@ def test_data_replaced_by_another_tensor(
         # The oracle keeps flat arrays in memory order: put them in the new order, too.
         order = torch.arange(old.numel(), dtype=torch.float64).view(old.shape)
         new_order = memory_order(order, before).astype(int)
-        group = twin.oracle.groups[0]
-        for arrays in (group.params, group.buffers, group.grad_avgs, group.path):
+        for arrays in twin.elementwise():
             arrays[0] = arrays[0][new_order]
     for g in gradients[3:]:
         twin.step(g)
     assert_same_bits(old, kept, "the tensor that was replaced")
 
 
-def test_data_transposed_in_place(target: Target, rng: np.random.Generator) -> None:
+def test_data_transposed_in_place(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """The same address and shape, but other strides: element (i, j) is now (j, i)."""
-    twin = Twin(target, (Group(specs((6, 6), (4,))),), rng)
+    twin = kind.beside(target, (Group(specs((6, 6), (4,))),), rng)
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
         twin.step(g)
     p = twin.params[0]
     p.data = p.data.t()
     # State belongs to logical elements: in the new memory order it is transposed, values are not.
-    group = twin.oracle.groups[0]
-    for arrays in (group.buffers, group.grad_avgs, group.path):
-        arrays[0] = arrays[0].reshape(6, 6).T.reshape(-1)
+    params = twin.oracle.groups[0].params
+    for arrays in twin.elementwise():
+        if arrays is not params:
+            arrays[0] = arrays[0].reshape(6, 6).T.reshape(-1)
     for g in gradients[3:]:
         twin.step(g)
 
 
-def test_gradient_tensors_may_be_reused_or_fresh(target: Target, rng: np.random.Generator) -> None:
+def test_gradient_tensors_may_be_reused_or_fresh(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
     """The same address, a new one, one of another parameter: pointers are read every step."""
-    twin = Twin(target, (Group(specs((40,), (40,), (40,))),), rng)
+    twin = kind.beside(target, (Group(specs((40,), (40,), (40,))),), rng)
     pool = [torch.zeros(40, device=target.device) for _ in range(4)]
     for k, gradients in enumerate(Gradients(8).draw(rng, twin.params)):
         for i, (p, g) in enumerate(zip(twin.params, gradients, strict=True)):

@@ -10,7 +10,8 @@ Every backend offers the same functions on a TensorTable:
                    scratch)
     advance(rule, table, coefficients)    or, for a move that hangs on norms of whole tensors,
     direct(rule, table, coefficients)     and then
-    move(rule, table, coefficients)
+    move(rule, table, coefficients), or
+    direct_and_move(rule, table, coefficients)
 and unusable(device_type), which says why it cannot serve a kind of device, or None.
 """
 

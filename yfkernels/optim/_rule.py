@@ -78,16 +78,22 @@ class RuleOptimizer(FusedOptimizer):
             self._refuse_capture_of_host_settings()
         self._tuner.set_groups(*self._group_settings())
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        passes = ("direct", "move") if self._adapts else ("advance",)
-        for name in passes:
-            if name == "move" and self._shards:
-                reduce_norms(tables, self._shards, sum(1 for _ in self._all_params()))
-            for table in tables:
-                coefficients = self._tuner.coefficients_on(table.device)
-                getattr(ops.module(table.backend), name)(self._rule, table, coefficients)
+        if not self._adapts:
+            self._pass("advance", tables)
+        elif not self._shards:
+            self._pass("direct_and_move", tables)
+        else:
+            self._pass("direct", tables)
+            reduce_norms(tables, self._shards, sum(1 for _ in self._all_params()))
+            self._pass("move", tables)
         for param, step in self._empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
                 step.add_(self._tuner.coefficients_on(step.device)[0, 0])
+
+    def _pass(self, name: str, tables: list[TensorTable]) -> None:
+        for table in tables:
+            coefficients = self._tuner.coefficients_on(table.device)
+            getattr(ops.module(table.backend), name)(self._rule, table, coefficients)
 
     def _trust_ratios(self) -> dict[str, float]:
         """The ratio that scaled the last move of each tensor, by the parameter's name."""

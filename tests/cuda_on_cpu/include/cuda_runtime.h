@@ -70,6 +70,7 @@ template <class T>
 T __shfl_sync(unsigned mask, T x, unsigned lane) {
   return cuda_on_cpu::shuffled(mask, x, lane);
 }
+inline void __syncwarp() { cuda_on_cpu::shuffle(0, threadIdx.x % 32); }
 // A lane that has none there keeps its own.
 template <class T>
 T __shfl_down_sync(unsigned mask, T x, unsigned delta) {

@@ -13,13 +13,14 @@ from yfkernels.ops.memory import flatten, memory_order, unflatten
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random
-from yfkernels.ops.torch.rules import Scalars, update_of
+from yfkernels.ops.torch.rules import Scalars, Update, update_of
 from yfkernels.ops.torch.tuner import yellowfin_tune
 from yfkernels.ops.tuner import TILE
 
 __all__ = [
     "advance",
     "direct",
+    "direct_and_move",
     "gate",
     "measure",
     "measure_then_gate",
@@ -166,15 +167,24 @@ def _count(row: Row, active: Tensor) -> None:
         row.columns[Column.STEP] += active.float()
 
 
+def _directed(
+    rule: Rule, row: Row, grad: Tensor, coefficients: Tensor
+) -> tuple[Update, Tensor, Tensor, list[Tensor]]:
+    """(update, parameter, u, advanced state) of a tensor in this step; nothing is written."""
+    param, step = _current_param(row), _steps(row) + 1.0
+    update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
+    states = _states(rule, row)
+    u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
+    return update, param, u, advanced
+
+
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """One pass over all tensors: state and parameters advance."""
     active = coefficients[0, 0] != 0.0
     for row, grad in table.pairs():
-        states, param, step = _states(rule, row), _current_param(row), _steps(row) + 1.0
-        update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
-        u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
-        _write_param(row, update.moved(param, u), step, active)
-        for old, new in zip(states, advanced):
+        update, param, u, advanced = _directed(rule, row, grad, coefficients)
+        _write_param(row, update.moved(param, u), _steps(row) + 1.0, active)
+        for old, new in zip(_states(rule, row), advanced):
             _write(old, new, active)
         _count(row, active)
 
@@ -182,14 +192,12 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     active = coefficients[0, 0] != 0.0
-    for index, (row, grad) in enumerate(zip(table.rows, table.grads)):
+    for norms, row, grad in zip(table.norms, table.rows, table.grads):
         if grad is None:
             continue
-        states, param, step = _states(rule, row), _current_param(row), _steps(row) + 1.0
-        update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
-        u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
-        norms = torch.stack([_sum(param * param), _sum(u * u)])
-        for old, new in zip([table.norms[index], *states], [norms, *advanced]):
+        _, param, u, advanced = _directed(rule, row, grad, coefficients)
+        _write(norms, torch.stack([_sum(param * param), _sum(u * u)]), active)
+        for old, new in zip(_states(rule, row), advanced):
             _write(old, new, active)
         _count(row, active)
 
@@ -197,14 +205,20 @@ def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes: parameters move by a length that hangs on `table.norms`."""
     active = coefficients[0, 0] != 0.0
-    for index, (row, grad) in enumerate(zip(table.rows, table.grads)):
+    for norms, row, grad in zip(table.norms, table.rows, table.grads):
         if grad is None:
             continue
         scalars, param, step = _scalars(rule, row, coefficients), _current_param(row), _steps(row)
-        ratio = update_of(rule).trust_ratio(scalars, *table.norms[index].unbind())
+        ratio = update_of(rule).trust_ratio(scalars, *norms.unbind())
         update = update_of(rule)(scalars, step, ratio)
         u = update.recalled(param, _states(rule, row))
         _write_param(row, update.moved(param, u), step, active)
+
+
+def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """Both passes, where no other process has parts of the tensors."""
+    direct(rule, table, coefficients)
+    move(rule, table, coefficients)
 
 
 def _current_param(row: Row) -> Tensor:

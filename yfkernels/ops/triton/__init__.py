@@ -182,3 +182,9 @@ def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 
     with _on(table.device):
         update.launch_move(rule, table, coefficients)
+
+
+def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """Both passes, where no other process has parts of the tensors."""
+    direct(rule, table, coefficients)
+    move(rule, table, coefficients)

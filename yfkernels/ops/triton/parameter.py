@@ -19,10 +19,11 @@ def parameter_columns(
     row, first, DTYPE: tl.constexpr, MASTERED: tl.constexpr, ALIGNED: tl.constexpr
 ):
     """The parameter and, if it has one, its master, from element `first` on."""
-    columns = (column(row, "row.param", first, DTYPE, ALIGNED),)
+    param = column(row, "row.param", first, DTYPE, ALIGNED)
     if MASTERED:
-        columns += (column(row, "row.master", first, tl.float32, ALIGNED),)
-    return columns
+        return param, column(row, "row.master", first, tl.float32, ALIGNED)
+    else:
+        return (param,)
 
 
 @triton.jit

@@ -60,6 +60,7 @@ def _yellowfin_numbers(coefficients, step, ratio):
             _float(coefficients, "yellowfin.coupled_decay"),
             _float(coefficients, "yellowfin.momentum"),
             _float(coefficients, "yellowfin.velocity_gain"),
+            _float(coefficients, "yellowfin.velocity_keep"),
             _float(coefficients, "yellowfin.average_decay"),
             _float(coefficients, "yellowfin.average_gain"),
         ),
@@ -69,13 +70,14 @@ def _yellowfin_numbers(coefficients, step, ratio):
 @triton.jit
 def _yellowfin_direction(numbers, g, p, states):
     """Both momentum forms: the buffer's p <- p - lr v, and Polyak's p <- p + v with lr in v."""
-    grad_scale, decay, momentum, velocity_gain, average_decay, average_gain = numbers
+    grad_scale, decay, momentum, velocity_gain, velocity_keep, average_decay, average_gain = numbers
     d = grad_scale * g + decay * p
     velocity = momentum * states[0] + velocity_gain * d
+    kept = velocity_keep * velocity
     if len(states) == 1:
-        return velocity, (velocity,)
+        return velocity, (kept,)
     else:
-        return velocity, (velocity, average_decay * states[1] + average_gain * g)
+        return velocity, (kept, average_decay * states[1] + average_gain * g)
 
 
 @triton.jit

@@ -54,10 +54,11 @@ def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, ALIGNED: tl.cons
 @triton.jit
 def state_columns(row, first, STATES: tl.constexpr, ALIGNED: tl.constexpr):
     """The rule's state columns, from element `first` on."""
-    states = (column(row, "row.state", first, tl.float32, ALIGNED),)
-    if STATES == 2:
-        states += (column(row, "row.grad_avg", first, tl.float32, ALIGNED),)
-    return states
+    state = column(row, "row.state", first, tl.float32, ALIGNED)
+    if STATES == 1:
+        return (state,)
+    else:
+        return state, column(row, "row.grad_avg", first, tl.float32, ALIGNED)
 
 
 @triton.jit

@@ -55,6 +55,7 @@ def yellowfin_tune(
     SHARE: tl.constexpr,
     ADAPTIVE_CLIP: tl.constexpr,
     POLYAK: tl.constexpr,
+    BUFFERED: tl.constexpr,
     LOG_SMOOTH: tl.constexpr,
     SPARSITY_DEBIAS: tl.constexpr,
     SKETCH: tl.constexpr,
@@ -86,7 +87,6 @@ def yellowfin_tune(
     distance_avg = tl.load(state + at("state.distance_avg"))
     sparsity_avg = tl.load(state + at("state.sparsity_avg"))
     last_h_max = tl.load(state + at("state.h_max"))
-    last_momentum = tl.load(state + at("state.momentum"))
     window = state + size("state")
     place = tl.arange(0, WINDOW_TILE)
     recent = tl.load(window + place, mask=place < WINDOW, other=0.0)
@@ -190,9 +190,6 @@ def yellowfin_tune(
         exploding_clip = clip * clip_factor(envelope + EPSILON, h_root)
         update_clip = tl.where(exploding, exploding_clip, clip)
 
-    # torch.optim.SGD, and so the reference, keeps no buffer of a step without momentum
-    kept_momentum = momentum if POLYAK else tl.where(last_momentum != 0.0, momentum, 0.0)
-
     # 8. the user's multiplier, and a cap on the move of one step
     for i in range(num_groups):
         group = groups + i * size("group")
@@ -206,11 +203,14 @@ def yellowfin_tune(
         sign = tl.load(group + at("group.sign"))
 
         out = coefficients + i * size("yellowfin")
+        # torch.optim.SGD, and so the reference, has no buffer in a step without momentum
+        keeps = 1.0 if BUFFERED else tl.where(momentum != 0.0, 1.0, 0.0)
         tl.store(out + at("yellowfin.active"), 1.0)
         tl.store(out + at("yellowfin.grad_scale"), sign * (update_clip * inv_scale))
         tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay))
-        tl.store(out + at("yellowfin.momentum"), kept_momentum)
+        tl.store(out + at("yellowfin.momentum"), momentum)
         tl.store(out + at("yellowfin.velocity_gain"), -group_lr if POLYAK else 1.0)
+        tl.store(out + at("yellowfin.velocity_keep"), keeps)
         kept = tl.where(decoupled, 1.0 - group_lr * decay, 1.0)
         tl.store(out + at("yellowfin.param_keep"), kept)
         tl.store(out + at("yellowfin.param_gain"), 1.0 if POLYAK else -group_lr)
@@ -277,6 +277,7 @@ def launch(
         SHARE=_SHARE,
         ADAPTIVE_CLIP=options.adaptive_clip,
         POLYAK=options.polyak,
+        BUFFERED=options.polyak or options.trust_ratio,
         LOG_SMOOTH=options.log_smooth,
         SPARSITY_DEBIAS=options.sparsity_debias,
         SKETCH=options.sketch,

@@ -37,10 +37,11 @@ _PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
 
 @triton.jit
 def _load_states(columns, place, mask, other):
-    states = (tl.load(columns[0] + place, mask, other),)
-    if len(columns) == 2:
-        states += (tl.load(columns[1] + place, mask, other),)
-    return states
+    state = tl.load(columns[0] + place, mask, other)
+    if len(columns) == 1:
+        return (state,)
+    else:
+        return state, tl.load(columns[1] + place, mask, other)
 
 
 @triton.jit
@@ -83,7 +84,7 @@ def advance(
 ):
     """All at once. A fixed number of programs share the pieces of all chunks."""
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
-    END_TILE: tl.constexpr = THREADS * 2
+    END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
     end_lanes = tl.arange(0, END_TILE)
     active = tl.load(coefficients + at("gate.active")) != 0.0
@@ -101,7 +102,9 @@ def advance(
         # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+            for i in range(
+                whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
+            ):
                 place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 grad = tl.load(g + place, mask).to(tl.float32)
@@ -141,10 +144,10 @@ def direct(
     ALIGNED: tl.constexpr,
 ):
     """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
-    END_TILE: tl.constexpr = THREADS * 2
+    END_TILE: tl.constexpr = THREADS * 4
     threads = tl.arange(0, THREADS)[:, None]
     lanes = threads * (TILE // THREADS) + tl.arange(0, TILE // THREADS)[None, :]
-    end_lanes = threads * 2 + tl.arange(0, 2)[None, :]
+    end_lanes = threads * 4 + tl.arange(0, 4)[None, :]
     active = tl.load(coefficients + at("gate.active")) != 0.0
     for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
         tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
@@ -158,7 +161,9 @@ def direct(
         u_sq = tl.full([THREADS], 0.0, tl.float32)
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+            for i in range(
+                whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
+            ):
                 place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 other = 0.0 if RAGGED else None
@@ -205,7 +210,7 @@ def move(
 ):
     """The parameters, after direct."""
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
-    END_TILE: tl.constexpr = THREADS * 2
+    END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
     end_lanes = tl.arange(0, END_TILE)
     active = tl.load(coefficients + at("gate.active")) != 0.0
@@ -225,7 +230,9 @@ def move(
 
         whole = n // TILE * TILE
         for RAGGED in tl.static_range(2):
-            for i in range(whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE):
+            for i in range(
+                whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
+            ):
                 place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 param = read_parameter(param_columns, place, mask, None)
@@ -252,8 +259,16 @@ def _cut(table: TensorTable) -> tuple[int, int]:
     return piece, min(table.num_chunks * -(-table.chunk_size // piece), most)
 
 
-def _structure(rule: Rule, table: TensorTable) -> dict[str, Any]:
-    """What all passes are compiled for."""
+def _is_half(table: TensorTable) -> bool:
+    return table.dtype.itemsize == 2
+
+
+def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[str, Any]:
+    """What all passes are compiled for.
+
+    registers: of a thread, at most. With 80 three blocks fit a multiprocessor, with 128 two; left
+    to itself, the compiler takes more or spills. Where it does neither, None.
+    """
     return {
         "NUMBERS": UPDATES[rule.name].numbers,
         "STATES": rule.states,
@@ -265,6 +280,7 @@ def _structure(rule: Rule, table: TensorTable) -> dict[str, Any]:
         "THREADS": 32 * _WARPS,
         "ALIGNED": table.aligned,
         "num_warps": _WARPS,
+        "maxnreg": registers,
     }
 
 
@@ -279,7 +295,7 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
         table.tickets,
         DIRECTION=UPDATES[rule.name].direction,
         PIECE=piece,
-        **_structure(rule, table),
+        **_structure(rule, table, 80 if _is_half(table) else None),
     )
 
 
@@ -294,7 +310,7 @@ def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         table.norms,
         table.tickets,
         DIRECTION=UPDATES[rule.name].direction,
-        **_structure(rule, table),
+        **_structure(rule, table, None if _is_half(table) else 128),
     )
 
 
@@ -310,5 +326,5 @@ def launch_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         RECALLED=UPDATES[rule.name].recalled,
         TRUST_RATIO=UPDATES[rule.name].trust_ratio,
         PIECE=piece,
-        **_structure(rule, table),
+        **_structure(rule, table, 80 if _is_half(table) else None),
     )

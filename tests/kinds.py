@@ -1,0 +1,63 @@
+"""The optimizers of the package: a new one is a row in KINDS, with a twin beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from cases import Target
+from rule_twin import RuleTwin
+from side_by_side import SideBySide
+from twin import Twin
+
+from yfkernels import LAMB, QHM, QHAdam, YellowFin
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An optimizer with options that suit small models, and the runner beside its oracle.
+
+    Attributes:
+        measures: options with which a gradient that is not finite skips the step.
+        state: names of its per-parameter state.
+        core: whether it stands for the others on backends other than native.
+    """
+
+    name: str
+    optimizer: type[Any]
+    twin: Callable[..., SideBySide]
+    state: frozenset[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    core: bool = True
+
+    @property
+    def saves(self) -> str:
+        """What the state_dict holds besides the state of each parameter."""
+        return "tuner" if self.optimizer is YellowFin else "gate"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def build(self, params: Any, **options: Any) -> Any:
+        return self.optimizer(params, **{**self.options, **options})
+
+    def beside(self, target: Target, *rest: Any, **options: Any) -> Any:
+        """The optimizer and its oracle; steps that are not finite are skipped."""
+        return self.twin(target, *rest, **{**self.options, **self.measures, **options})
+
+
+EXACT = frozenset(("momentum_buffer", "grad_avg"))
+MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
+BUFFER = frozenset(("momentum_buffer",))
+SKIP = {"skip_nonfinite": True}
+KINDS = (
+    Kind("YellowFin", YellowFin, Twin, EXACT),
+    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, {"variance": "sketch"}),
+    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {"trust_ratio": True, "lr": 0.01}, core=False),
+    Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),
+    Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP, core=False),
+    Kind("QHAdam", QHAdam, partial(RuleTwin, QHAdam), MOMENTS, {"lr": 0.01}, SKIP, core=False),
+)

@@ -1,0 +1,76 @@
+"""direct_and_move: the CPU moves a tensor as soon as one thread is done with it.
+
+Which tensors those are hangs on the threads and on where the runs of chunks end; the result must
+not. The sizes put tensors inside runs, across their borders and over several of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cases import Target, assert_same_bits, normal, why_unusable
+
+from yfkernels import LAMB, YellowFin
+from yfkernels.ops import native
+from yfkernels.optim._rule import RuleOptimizer
+
+UNUSABLE = why_unusable(Target("native", "cpu"))
+pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
+
+MODELS = {
+    "one large": (700_001,),
+    "many small": (64,) * 200,
+    "mixed": (3, 400_000, 1, 65_537, 64, 64, 250_000, 1023, 131_072, 17, 5),
+    "large ones at the ends": (300_000, 7, 9, 300_000),
+}
+
+
+def both_ways(model: str, optimizer: str, rng: np.random.Generator) -> list[RuleOptimizer]:
+    values = [normal(rng, torch.empty(n)).float() for n in MODELS[model]]
+    grads = [normal(rng, torch.empty(n)).float() for n in MODELS[model]]
+    made = []
+    for _ in range(2):
+        params = [torch.nn.Parameter(value.clone()) for value in values]
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            param.grad = None if index == 3 else grad.clone()
+        options = {"backend": "native"}
+        made.append(
+            LAMB(params, **options)
+            if optimizer == "LAMB"
+            else YellowFin(params, trust_ratio=True, **options)
+        )
+    return made
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("optimizer", ["LAMB", "YellowFin"])
+@pytest.mark.parametrize("model", MODELS)
+def test_same_as_one_pass_after_the_other(
+    model: str,
+    optimizer: str,
+    num_threads: int,
+    rng: np.random.Generator,
+    threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_num_threads(num_threads)
+    at_once, in_turn = both_ways(model, optimizer, rng)
+    for _ in range(3):
+        at_once.step()
+
+    def one_after_the_other(*arguments: object) -> None:
+        native.direct(*arguments)
+        native.move(*arguments)
+
+    monkeypatch.setattr(native, "direct_and_move", one_after_the_other)
+    torch.set_num_threads(1)
+    for _ in range(3):
+        in_turn.step()
+
+    for a, b in zip(
+        at_once.param_groups[0]["params"], in_turn.param_groups[0]["params"], strict=True
+    ):
+        assert_same_bits(a.detach(), b.detach())
+        assert_same_bits(dict(at_once.state[a]), dict(in_turn.state[b]))
+    assert at_once.trust_ratios() == in_turn.trust_ratios()

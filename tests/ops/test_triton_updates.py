@@ -1,0 +1,346 @@
+"""Triton's writing passes against every rule in NumPy, in double precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import assert_same_bits
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+from tables import DEVICE, Case, draw_table, put, upload
+from torch import Tensor
+
+from yfkernels.ops import triton as backend
+from yfkernels.ops.rules import LAMB, QHADAM, QHM, YELLOWFIN, YELLOWFIN_SKETCH, Rule
+from yfkernels.ops.table import GRANULARITY, Column, Granularity, Row, TensorTable
+
+REASON = backend.unusable(DEVICE)
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+Array = NDArray[np.float64]
+ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM]
+ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
+PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
+# dtype, and whether the parameter has a master; without one a half is rounded stochastically
+FORMS = [
+    (torch.float32, False),
+    (torch.bfloat16, True),
+    (torch.bfloat16, False),
+    (torch.float16, True),
+    (torch.float16, False),
+]
+CASES = {
+    "ragged": Case([1, 3, 1023, 1025, 4099], missing=[1], origins=[0, 64, 2**32 - 32, 7, 2**40]),
+    "offset": Case([5, 2050], offset=3),
+}
+STEPS = 4.0  # taken before
+
+
+def draw_coefficients(rule: Rule, rng: np.random.Generator) -> Tensor:
+    """Two groups; what is a switch differs between them."""
+    values = dict(zip(rule.fields, rng.uniform(0.1, 0.9, (len(rule.fields), 2)), strict=True))
+    values["active"] = np.ones(2)
+    if "decoupled" in values:
+        values |= {"decoupled": rng.permutation([0.0, 1.0]), "eps": np.array([1e-2, 0.3])}
+    if rule is LAMB:
+        values["correction"] = rng.permutation(3)[:2].astype(float)
+        values["adapts"] = np.ones(2)
+        values |= {"norm_min": np.array([0.0, 2.0]), "norm_max": np.array([math.inf, 3.0])}
+        values |= {"ratio_min": np.array([0.0, 0.01]), "ratio_max": np.array([math.inf, 10.0])}
+    return torch.from_numpy(np.stack([values[f] for f in rule.fields], 1)).to(DEVICE)
+
+
+def direction(
+    rule: Rule, c: dict[str, float], g: Array, p: Array, s: Sequence[Array], t: float
+) -> tuple[Array, list[Array], float]:
+    """u, the states after step t, and the gain on u but for the ratio."""
+    if rule in (YELLOWFIN, YELLOWFIN_SKETCH):
+        v = c["momentum"] * s[0]
+        v = v + c["velocity_gain"] * (c["grad_scale"] * g + c["coupled_decay"] * p)
+        kept = c["velocity_keep"] * v
+        if rule is YELLOWFIN_SKETCH:
+            return v, [kept], c["param_gain"]
+        return v, [kept, c["average_decay"] * s[1] + c["average_gain"] * g], c["param_gain"]
+    coupled = 0.0 if c["decoupled"] else c["weight_decay"]
+    d = c["grad_scale"] * g
+    if rule is QHM:
+        d = d + coupled * p
+        m = c["beta"] * s[0] + (1 - c["beta"]) * d
+        return (1 - c["nu"]) * d + c["nu"] * m, [m], -c["lr"]
+    bias1, bias2 = 1 - c["beta1"] ** t, 1 - c["beta2"] ** t
+    if rule is QHADAM:
+        d = d + coupled * p
+        m = c["beta1"] * s[0] + (1 - c["beta1"]) * d
+        v = c["beta2"] * s[1] + (1 - c["beta2"]) * d * d
+        top = (1 - c["nu1"]) * d + c["nu1"] * m / bias1
+        size = np.sqrt((1 - c["nu2"]) * d * d + c["nu2"] * v / bias2)
+        return top / (size + c["eps"]), [m, v], -c["lr"]
+    m = c["beta1"] * s[0] + c["beta3"] * d
+    v = c["beta2"] * s[1] + (1 - c["beta2"]) * d * d
+    lr = c["lr"]
+    if c["correction"] == 2:
+        lr *= math.sqrt(bias2) / bias1
+    if c["correction"] != 1:
+        bias1 = bias2 = 1.0
+    return m / bias1 / (np.sqrt(v / bias2) + c["eps"]) + coupled * p, [m, v], -lr
+
+
+def trust_ratio(rule: Rule, c: dict[str, float], p_sq: float, u_sq: float) -> float:
+    if not (p_sq > 0 and u_sq > 0):
+        return 1.0
+    if rule is not LAMB:
+        return abs(c["velocity_gain"]) * math.sqrt(p_sq / u_sq)
+    if not c["adapts"]:
+        return 1.0
+    norm = min(max(math.sqrt(p_sq), c["norm_min"]), c["norm_max"])
+    return min(max(norm / math.sqrt(u_sq), c["ratio_min"]), c["ratio_max"])
+
+
+def rounded_randomly(x: NDArray[np.float32], dtype: torch.dtype, first: int, step: int) -> Tensor:
+    """x as halves, each a neighbour that random bits have chosen."""
+
+    def mixed(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+        return x
+
+    seed = mixed(mixed(np.array([step], np.uint32)) + np.uint32(first >> 32))
+    element = np.arange(first, first + len(x)).astype(np.uint32)
+    kept = {torch.bfloat16: 16, torch.float16: 13}[dtype]  # bits of the float that fall away
+    random = mixed(element ^ seed) & np.uint32((1 << kept) - 1)
+    size = torch.from_numpy(np.abs(x))
+    down = size.to(dtype)
+    over = down.float() > size
+    down = torch.where(over, (down.view(torch.int16) - 1).view(dtype), down)
+    up = (down.view(torch.int16) + 1).view(dtype)
+    share = ((size - down.float()) / (up.float() - down.float())).numpy()
+    goes_up = torch.from_numpy(share.astype(np.float64) + random / 2.0**kept >= 1.0)
+    return torch.where(goes_up, up, down) * torch.from_numpy(np.where(np.signbit(x), -1.0, 1.0)).to(
+        dtype
+    )
+
+
+def run(passes: str, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    if passes == "advance":
+        backend.advance(rule, table, coefficients)
+    else:
+        backend.direct(rule, table, coefficients)
+        backend.move(rule, table, coefficients)
+
+
+def everything(table: TensorTable) -> list[dict[Column, Tensor]]:
+    return [{c: t.clone().cpu() for c, t in row.columns.items()} for row in table.rows]
+
+
+def newest(columns: dict[Column, Tensor]) -> Array:
+    """The parameter: its master, unless somebody has written to it."""
+    param, master = columns[Column.PARAM], columns.get(Column.MASTER)
+    if master is not None:
+        param = torch.where(master.to(param.dtype) == param, master, param.float())
+    return param.double().numpy()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(("passes", "rule"), PASSES, ids=lambda each: getattr(each, "name", each))
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_equals_the_rule(
+    case: str,
+    passes: str,
+    rule: Rule,
+    form: tuple[torch.dtype, bool],
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(4096, 256, 1))  # chunks as on a GPU
+    dtype, mastered = form
+    if case == "offset" and dtype == torch.float16:
+        pytest.skip("alignment is told by bytes, as with bfloat16")
+    table = draw_table(CASES[case], rule, dtype, mastered, rng, STEPS)
+    before = everything(table)
+    coefficients = draw_coefficients(rule, rng)
+
+    run(passes, rule, table, coefficients)
+
+    assert not table.tickets.any()
+    for index, (old, new) in enumerate(zip(before, everything(table), strict=True)):
+        where = f"tensor {index}"
+        grad = table.grads[index]
+        if grad is None:
+            assert_same_bits(old, new, where)
+            assert not table.norms[index].any(), where
+            continue
+        group = dict(zip(rule.fields, coefficients[index % 2].tolist(), strict=True))
+        p, g = newest(old), grad.cpu().double().numpy()
+        states = [Column(Column.STATE + k) for k in range(rule.states)]
+        u, after, gain = direction(
+            rule, group, g, p, [old[s].double().numpy() for s in states], STEPS + 1
+        )
+        for column, expected in zip(states, after, strict=True):
+            assert_allclose(new[column], expected, rtol=2e-6, atol=2e-6, err_msg=where)
+        ratio = 1.0
+        if passes == "adapt":
+            norms = [p @ p, u @ u]
+            assert_allclose(table.norms[index].tolist(), norms, rtol=5e-6, err_msg=where)
+            ratio = trust_ratio(rule, group, *norms)
+            if rule is not LAMB:
+                u = after[0]  # what the second pass finds
+        keep = group.get("param_keep", 1.0)
+        if group.get("decoupled"):
+            keep = 1.0 - group["lr"] * group["weight_decay"]
+        moved = keep * p + gain * ratio * u
+        assert new[Column.STEP] == STEPS + 1
+        scale = np.abs(keep * p) + np.abs(gain * ratio * u) + 1.0
+        if dtype == torch.float32 or mastered:
+            exact = new[Column.MASTER if mastered else Column.PARAM].double().numpy()
+            assert np.all(np.abs(exact - moved) <= 1e-5 * scale), where
+        if mastered:
+            assert_same_bits(new[Column.PARAM], new[Column.MASTER].to(dtype), where)
+        elif dtype != torch.float32:
+            expected = rounded_randomly(
+                moved.astype(np.float32), dtype, table.rows[index].origin, int(STEPS) + 1
+            )
+            # an error in the last place of a float seldom tips the choice of the half
+            different = (new[Column.PARAM] != expected).double().mean()
+            assert different <= 0.01 + 1.0 / len(p), where
+            gap = (new[Column.PARAM].double() - expected.double()).abs().numpy()
+            assert np.all(gap <= 1.01 * torch.finfo(dtype).eps * (scale + 1.0)), where
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("origin", [0, 96, 2**32 - 4096, 2**32, 2**43 + 5])
+def test_stochastic_rounding_bit_for_bit(
+    dtype: torch.dtype, origin: int, rng: np.random.Generator
+) -> None:
+    """Values of every size, times a float: the one product is exact before it is rounded."""
+    halves = torch.arange(0, 2**15, 11, dtype=torch.int16).view(dtype)
+    halves = halves[halves.isfinite() & (halves.float() < 1e4)]
+    if dtype == torch.bfloat16:  # the interpreter reads bfloat16's subnormals wrong
+        halves = halves[halves.float() > 1e-37]
+    signs = torch.from_numpy(rng.choice([-1.0, 1.0], len(halves))).to(dtype)
+    columns = {
+        Column.PARAM: put(halves * signs, 0),
+        Column.STATE: torch.zeros(len(halves), device=DEVICE),
+        Column.STEP: torch.tensor(3.0, device=DEVICE),
+    }
+    table = TensorTable("triton", [Row(0, 0, origin, columns)])
+    upload(table, [torch.zeros_like(columns[Column.PARAM])])
+    group = dict.fromkeys(QHM.fields, 0.0) | {"active": 1.0, "decoupled": 1.0, "lr": 1.0}
+    group["weight_decay"] = 1.0 - float(np.float32(rng.uniform(0.5, 1.5)))
+    coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
+    for step in (4, 5):
+        p = columns[Column.PARAM].cpu().float().numpy()
+        product = np.float32(1.0 - group["weight_decay"]) * p
+        backend.advance(QHM, table, coefficients)
+        expected = rounded_randomly(product, dtype, origin, step)
+        assert_same_bits(columns[Column.PARAM].cpu(), expected, f"step {step}")
+
+
+@pytest.mark.parametrize("chunk", [20480, 53248])
+@pytest.mark.parametrize("passes", ["advance", "adapt"])
+def test_every_element_of_cut_chunks(
+    chunk: int, passes: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces need not divide a chunk."""
+    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(chunk, 1, 1))
+    table = draw_table(Case([chunk + 20000]), YELLOWFIN_SKETCH, torch.float32, False, rng, STEPS)
+    assert (table.chunk_size, table.num_chunks) == (chunk, 2)
+    before = everything(table)[0]
+    group = dict.fromkeys(YELLOWFIN_SKETCH.fields, 1.0)
+    coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
+    run(passes, YELLOWFIN_SKETCH, table, coefficients)
+    (after,) = everything(table)
+    assert (after[Column.PARAM] != before[Column.PARAM]).all()
+    assert (after[Column.STATE] != before[Column.STATE]).float().mean() > 0.9  # 0 + 0 is 0
+    assert after[Column.STEP] == STEPS + 1
+    assert not table.tickets.any()
+
+
+@pytest.mark.parametrize(("passes", "rule"), PASSES, ids=lambda each: getattr(each, "name", each))
+def test_a_skipped_step_writes_nothing(passes: str, rule: Rule, rng: np.random.Generator) -> None:
+    table = draw_table(CASES["ragged"], rule, torch.bfloat16, True, rng, STEPS)
+    coefficients = draw_coefficients(rule, rng)
+    coefficients[:, rule.fields.index("active")] = 0.0
+    before = everything(table)
+    run(passes, rule, table, coefficients)
+    assert_same_bits(before, everything(table))
+    assert not table.norms.any()
+
+
+def test_the_norms_are_the_same_bits_each_time(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is where, and however many programs share the work."""
+    from yfkernels.ops.triton import update
+
+    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(4096, 256, 1))
+    seed = int(rng.integers(2**32))
+    seen: list[Any] = []
+    for programs in (1, 3):
+        monkeypatch.setattr(update, "_most_programs", lambda device, n=programs: n)
+        case = Case([1, 9000, 1023])
+        table = draw_table(case, LAMB, torch.bfloat16, True, np.random.default_rng(seed), STEPS)
+        run("adapt", LAMB, table, draw_coefficients(LAMB, np.random.default_rng(seed)))
+        seen.append([table.norms, everything(table)])
+    assert_same_bits(*seen)
+
+
+@pytest.mark.parametrize("zero", [Column.PARAM, Column.GRAD])
+def test_no_ratio_without_a_norm(zero: Column, rng: np.random.Generator) -> None:
+    """‖p‖ = 0, or ‖u‖ = 0: the step is Adam's."""
+    table = draw_table(Case([33]), LAMB, torch.float32, False, rng, STEPS)
+    (row,) = table.rows
+    if zero == Column.PARAM:
+        row.param.zero_()
+    else:
+        row.columns[Column.STATE].zero_()
+        table.grads[0].zero_()  # type: ignore[union-attr]
+    coefficients = draw_coefficients(LAMB, rng)
+    for name, value in {"weight_decay": 0.0, "correction": 0.0, "decoupled": 0.0}.items():
+        coefficients[:, LAMB.fields.index(name)] = value
+    group = dict(zip(LAMB.fields, coefficients[0].tolist(), strict=True))
+    old = everything(table)[0]
+    run("adapt", LAMB, table, coefficients)
+    u, _, gain = direction(
+        LAMB,
+        group,
+        table.grads[0].cpu().double().numpy(),  # type: ignore[union-attr]
+        newest(old),
+        [old[Column.STATE].double().numpy(), old[Column.GRAD_AVG].double().numpy()],
+        STEPS + 1,
+    )
+    assert_allclose(row.param.cpu(), newest(old) + gain * u, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_counted_where_there_is_a_column(rng: np.random.Generator) -> None:
+    """Nothing is counted, and no ticket is drawn, in a pass without counts and sums."""
+    table = draw_table(Case([1025]), QHM, torch.float32, False, rng, steps=None)
+    table.tickets.fill_(5)  # would never be the last
+    backend.advance(QHM, table, draw_coefficients(QHM, rng))
+    assert table.tickets.tolist() == [5]
+
+
+def test_bfloat16_rounds_to_nearest_even() -> None:
+    """Ties, subnormals and what rounds to infinity, through the advance pass."""
+    bits = torch.arange(0, 2**16, dtype=torch.int32) << 16
+    halves = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
+    master = (bits[::7, None] | halves).flatten().view(torch.float32)
+    master = master[master.isfinite()].to(DEVICE)
+    columns = {
+        Column.PARAM: master.to(torch.bfloat16),
+        Column.STATE: torch.zeros_like(master),
+        Column.MASTER: master.clone(),
+    }
+    table = TensorTable("triton", [Row(0, 0, 0, columns)])
+    upload(table, [torch.zeros_like(columns[Column.PARAM])])
+    group = dict.fromkeys(YELLOWFIN_SKETCH.fields, 0.0) | {"active": 1.0, "param_keep": 1.0}
+    coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
+
+    backend.advance(YELLOWFIN_SKETCH, table, coefficients)
+
+    assert_same_bits(columns[Column.PARAM], master.to(torch.bfloat16))
+    assert_same_bits(columns[Column.MASTER], master)

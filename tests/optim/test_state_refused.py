@@ -1,0 +1,136 @@
+"""load_state_dict refuses what does not fit, and nothing has changed then."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Target, assert_same_bits
+from cut_training import ROUNDS, Training
+from kinds import KINDS, Kind
+
+from yfkernels import YellowFin
+
+pytestmark = pytest.mark.kernel_free
+
+
+def _another_count(state: dict[str, Any], kind: Kind) -> str:
+    state["param_groups"][0]["params"] = [0, 1]
+    return "parameter"
+
+
+def _missing_group(state: dict[str, Any], kind: Kind) -> str:
+    state["param_groups"].pop()
+    return "group"
+
+
+def _another_shape(state: dict[str, Any], kind: Kind) -> str:
+    name = min(kind.state)
+    state["state"][0][name] = torch.zeros(3, 40)
+    return name
+
+
+def _another_size(state: dict[str, Any], kind: Kind) -> str:
+    name = max(kind.state)
+    state["state"][0][name] = torch.zeros(5)
+    return name
+
+
+def _missing_buffer(state: dict[str, Any], kind: Kind) -> str:
+    name, held = max(kind.state), state["state"][0]
+    held["another"] = held.pop(name)
+    return name
+
+
+def _no_global_state(state: dict[str, Any], kind: Kind) -> str:
+    del state["param_groups"][0][kind.saves]
+    return kind.saves
+
+
+def _short_global_state(state: dict[str, Any], kind: Kind) -> str:
+    group, name = state["param_groups"][0], kind.saves
+    group[name] = group[name][:-1]
+    return name
+
+
+def _another_version(state: dict[str, Any], kind: Kind) -> str:
+    if kind.optimizer is not YellowFin:
+        pytest.skip("what it saves has no version")
+    state["param_groups"][0]["tuner"][0] = 99.0
+    return "99"
+
+
+def _no_groups(state: dict[str, Any], kind: Kind) -> str:
+    del state["param_groups"]
+    return "param_groups"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _another_count,
+        _missing_group,
+        _another_shape,
+        _another_size,
+        _missing_buffer,
+        _no_global_state,
+        _short_global_state,
+        _another_version,
+        _no_groups,
+    ],
+)
+def test_refuses_a_state_that_does_not_fit(
+    spoil: Callable[[dict[str, Any], Kind], str],
+    kind: Kind,
+    target: Target,
+    rng: np.random.Generator,
+) -> None:
+    run = Training(kind, target, rng, torch.float32)
+    run.train(run.optimizer, run.params, 0, 5)
+    params = run.copy_params()
+    optimizer = run.build(params)
+    run.train(optimizer, params, 0, 3)
+    before = copy.deepcopy((optimizer.state_dict(), [p.detach() for p in params]))
+    bad = copy.deepcopy(run.optimizer.state_dict())
+    named = spoil(bad, kind)
+    with pytest.raises((ValueError, RuntimeError, TypeError, KeyError), match=named):
+        optimizer.load_state_dict(bad)
+    assert_same_bits(before, (optimizer.state_dict(), [p.detach() for p in params]), "unchanged")
+    run.train(optimizer, params, 3, 12)  # and it still works
+
+
+@pytest.mark.parametrize("options", [{"window": 7}, {"variance": "sketch"}], ids=str)
+def test_refuses_the_state_of_other_options(
+    options: dict[str, Any], target: Target, rng: np.random.Generator
+) -> None:
+    """The window is a ring and the sketch replaces a buffer: neither fits another setting."""
+    run = Training(KINDS[0], target, rng, torch.float32)
+    run.train(run.optimizer, run.params, 0, 5)
+    groups = [{"params": run.params[:1]}, {"params": run.params[1:]}]
+    other = YellowFin(groups, backend=target.backend, **options)
+    with pytest.raises((ValueError, RuntimeError), match=next(iter(options))):
+        other.load_state_dict(run.optimizer.state_dict())
+
+
+def test_refuses_a_state_without_masters(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """Saved with stochastic rounding, which needs none: the message asks about the options."""
+    rounded = Training(kind, target, rng, torch.bfloat16, **ROUNDS)
+    rounded.train(rounded.optimizer, rounded.params, 0, 3)
+    other = Training(kind, target, rng, torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"master.*options"):
+        other.optimizer.load_state_dict(rounded.optimizer.state_dict())
+
+
+def test_refuses_the_state_of_another_optimizer(kind: Kind, target: Target) -> None:
+    p = torch.nn.Parameter(torch.ones(3, device=target.device))
+    sgd = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    p.grad = torch.ones_like(p)
+    sgd.step()
+    with pytest.raises(RuntimeError, match=kind.optimizer.__name__):
+        kind.build([p], backend=target.backend).load_state_dict(sgd.state_dict())
