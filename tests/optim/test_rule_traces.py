@@ -65,6 +65,7 @@ OWN_LAMB = {
     "no averaging, no correction": {"grad_averaging": False, "bias_correction": False},
     "trust clip": {"trust_clip": 1.0},
     "trust clip pair": {"trust_clip": (0.9, 1.1)},
+    "trust clip from below": {"trust_clip": (5.0, 8.0)},
     "norm bounds": {"trust_norm_bounds": (2.0, 3.0)},
     "norm bounds, both clips": {"trust_norm_bounds": (0.0, 1.0), "trust_clip": (0.05, 0.5)},
     "betas": {"betas": (0.5, 0.8)},

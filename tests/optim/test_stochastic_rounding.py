@@ -134,6 +134,20 @@ def test_mean_after_many_steps(dtype: torch.dtype, target: Target) -> None:
     assert abs(float(p.detach().double().mean()) - (1.0 - steps * move)) < DEVIATIONS * deviation
 
 
+def test_equal_tensors_are_rounded_apart(target: Target) -> None:
+    """An element's bits come from its place in the model, not in its tensor."""
+    unit = torch.ones(size(target), dtype=torch.bfloat16, device=target.device)
+    params = [torch.nn.Parameter(unit.clone()) for _ in range(2)]
+    for p in params:
+        p.grad = unit
+    plain_sgd(params, 2.0**-10, target.backend).step()  # a quarter of the way down
+    down = [(p.detach() < 1.0).double() - 0.25 for p in params]
+    for one in down:
+        assert abs(deviations(one, torch.full_like(one, 0.25 * 0.75))) < DEVIATIONS
+    both = torch.full_like(down[0], (0.25 * 0.75) ** 2)
+    assert abs(deviations(down[0] * down[1], both)) < DEVIATIONS
+
+
 @each_half
 def test_representable_values_are_not_rounded(
     dtype: torch.dtype, target: Target, rng: np.random.Generator

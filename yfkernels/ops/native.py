@@ -31,26 +31,17 @@ def _load() -> tuple[Any, str | None]:
         return None, "the extension yfkernels._C was not built"
     except ImportError as error:
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
-    layout = (
-        module.ROW_WORDS,
-        module.STATE_WORDS,
-        module.STATE_FORMAT,
-        module.GROUP_WORDS,
-        module.GATE_WORDS,
-        module.COEFFICIENT_WORDS,
-        module.SUMS,
-        module.TILE,
-    )
-    expected = (
-        ROW_WORDS,
-        len(STATE_FIELDS),
-        STATE_FORMAT,
-        len(GROUP_FIELDS),
-        len(GATE_STATE),
-        [len(rule.fields) for rule in RULES],
-        len(SUMS),
-        TILE,
-    )
+    expected = {
+        "ROW_WORDS": ROW_WORDS,
+        "STATE_WORDS": len(STATE_FIELDS),
+        "STATE_FORMAT": STATE_FORMAT,
+        "GROUP_WORDS": len(GROUP_FIELDS),
+        "GATE_WORDS": len(GATE_STATE),
+        "COEFFICIENT_WORDS": [len(rule.fields) for rule in RULES],
+        "SUMS": len(SUMS),
+        "TILE": TILE,
+    }
+    layout = {name: getattr(module, name, None) for name in expected}
     if layout != expected:
         return None, "the extension yfkernels._C was built from other sources; build it again"
     return module, None
