@@ -22,7 +22,7 @@ class Kind:
     Attributes:
         measures: options with which a gradient that is not finite skips the step.
         state: names of its per-parameter state.
-        core: whether it stands for the others on backends other than native.
+        core: whether it runs on all backends; all run on native.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Kind:
     state: frozenset[str]
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: Mapping[str, Any] = field(default_factory=dict)
-    core: bool = True
+    core: bool = False
 
     @property
     def saves(self) -> str:
@@ -54,10 +54,10 @@ MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
 BUFFER = frozenset(("momentum_buffer",))
 SKIP = {"skip_nonfinite": True}
 KINDS = (
-    Kind("YellowFin", YellowFin, Twin, EXACT),
-    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, {"variance": "sketch"}),
-    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {"trust_ratio": True, "lr": 0.01}, core=False),
+    Kind("YellowFin", YellowFin, Twin, EXACT, core=True),
+    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, {"variance": "sketch"}, core=True),
+    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {"trust_ratio": True, "lr": 0.01}),
     Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),
-    Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP, core=False),
-    Kind("QHAdam", QHAdam, partial(RuleTwin, QHAdam), MOMENTS, {"lr": 0.01}, SKIP, core=False),
+    Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP),
+    Kind("QHAdam", QHAdam, partial(RuleTwin, QHAdam), MOMENTS, {"lr": 0.01}, SKIP),
 )

@@ -68,6 +68,7 @@ class RuleTwin(SideBySide):
     def enter(self, params: list[np.ndarray], settings: dict[str, Any]) -> None:
         self.oracle.add_group(self.oracle_group(params, **settings))
         self.roundings += [np.zeros_like(p) for p in params]
+        self.before = self.reached()  # where the oracle was before the step
 
     def add_group(self, group: Group, rng: np.random.Generator) -> None:
         self.optimizer.add_param_group(self._adopt(group, rng))
@@ -108,6 +109,7 @@ class RuleTwin(SideBySide):
                 total += roundings * epsilon * np.abs(p)
                 allowed.append(self.tolerance * path + total + 2.0**-149)
         self.assert_near(allowed, max(trace.steps))
+        self.before = self.reached()
 
     def assert_steps(self, expected: Sequence[int]) -> None:
         """Every parameter counts its own steps."""
@@ -125,10 +127,17 @@ class RuleTwin(SideBySide):
                 assert abs(seen[str(i)] - ratio) <= self.drift(i) * ratio, i
 
     def drift(self, index: int) -> float:
-        """Relative error of a trust ratio: of ‖p‖ and ‖u‖, and of p itself."""
-        params = [p for group in self.oracle.groups for p in group.params]
-        p, rounding = params[index], self.roundings[index]
-        paths = [path for group in self.oracle.groups for path in group.path]
-        size = np.linalg.norm(p)
-        error = np.linalg.norm(self.tolerance * paths[index] + rounding) / size if size else 0.0
-        return 4.0 * self.tolerance + 2.0 * float(error)
+        """Relative error of a trust ratio: of ‖p‖, of p itself, and of ‖u‖ where terms cancel."""
+        (path, p), (path_before, before) = self.reached()[index], self.before[index]
+        move, size = np.linalg.norm(p - before), np.linalg.norm(p)
+        cancelled = float(np.linalg.norm(path - path_before) / move) if move else 1.0
+        error = np.linalg.norm(self.tolerance * path + self.roundings[index])
+        return self.tolerance * (4.0 + 2.0 * cancelled) + 2.0 * float(error / size if size else 0.0)
+
+    def reached(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Copies of path and value of every parameter of the oracle."""
+        return [
+            (path.copy(), p.copy())
+            for group in self.oracle.groups
+            for path, p in zip(group.path, group.params, strict=True)
+        ]

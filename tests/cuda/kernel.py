@@ -98,7 +98,9 @@ class Kernel:
     def _elements(self, variant: str, loop: Code) -> float:
         """How many of them a thread takes in one round of a loop."""
         if self.backend == "Triton":
-            return _TRITON_TILES[self.function] / self.block
+            # of the loads that Triton wrote, ptxas may have made several rounds
+            unrolled = loop.loads[16] / self.ptx.count("ld.global.v4.b32")
+            return _TRITON_TILES[self.function] / self.block * unrolled
         if self.divides:
             return len(loop.reciprocals)
         name, *form = variant.split()

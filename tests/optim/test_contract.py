@@ -26,7 +26,7 @@ def test_is_an_optimizer(build: Build, model: Model) -> None:
 def test_lowers_the_loss(build: Build, model: Model, target: Target) -> None:
     optimizer = build(model.parameters())
     first = backward(model)
-    for _ in range(20 if target.interpreted else 100):
+    for _ in range(20 if target.interpreted else 60):
         optimizer.zero_grad()
         last = backward(model)
         optimizer.step()

@@ -14,6 +14,7 @@ from rule_twin import RuleTwin
 
 from yfkernels import LAMB, param_groups
 
+pytestmark = pytest.mark.kernel_free  # what kernels do is followed in test_rule_traces.py
 HALF = (torch.bfloat16, torch.float16)
 ADAPTS = {"always_adapt": True}
 

@@ -213,11 +213,14 @@ def test_data_transposed_in_place(kind: Kind, target: Target, rng: np.random.Gen
         twin.step(g)
     p = twin.params[0]
     p.data = p.data.t()
-    # State belongs to logical elements: in the new memory order it is transposed, values are not.
-    params = twin.oracle.groups[0].params
+    # State belongs to logical elements: in the new memory order it is transposed, values are not,
+    # nor are their errors, to which those of the state are added.
+    group = twin.oracle.groups[0]
+    path = group.path[0]
     for arrays in twin.elementwise():
-        if arrays is not params:
+        if arrays is not group.params and arrays is not getattr(twin, "roundings", None):
             arrays[0] = arrays[0].reshape(6, 6).T.reshape(-1)
+    group.path[0] = np.maximum(path, group.path[0])
     for g in gradients[3:]:
         twin.step(g)
 

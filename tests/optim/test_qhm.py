@@ -15,14 +15,13 @@ from torch.optim import SGD, Adam, AdamW
 
 from yfkernels import QHM, QHAdam
 
+pytestmark = pytest.mark.kernel_free  # what kernels do is followed in test_rule_traces.py
 Build = Callable[..., torch.optim.Optimizer]
 
 
 @pytest.mark.parametrize("case", SPECIAL_CASES, ids=str)
 def test_is_the_method(case: SpecialCase, target: Target, rng: np.random.Generator) -> None:
     """60 noisy steps in float64, each point to 1e-12 of the largest coordinate met."""
-    if target.interpreted:
-        pytest.skip("float64 does not run in Triton")
     problem = NoisyQuadratic(rng)
     expected = case.points(problem)
     x = torch.nn.Parameter(torch.tensor(problem.start, device=target.device))
@@ -103,8 +102,6 @@ def test_equals_torch(
 ) -> None:
     """30 steps. In float32 both round, and momentum hands roundings on: 30 steps of 2^-23 and ten
     times that for the length of the memory."""
-    if target.interpreted and dtype == torch.float64:
-        pytest.skip("float64 does not run in Triton")
     start = [normal(rng, torch.empty(s)).to(target.device, dtype) for s in ((5, 7), (40,), ())]
     ours, theirs = ([torch.nn.Parameter(v.clone()) for v in start] for _ in range(2))
     mine = case.ours(ours, backend=target.backend, **case.options)

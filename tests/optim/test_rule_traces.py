@@ -144,8 +144,14 @@ CASES = [
 ]
 
 
+# What Triton's slow interpreter is given: traces in which every option occurs.
+DENSE = ("every option in groups", "clips, poisoned", "gradients that come and go", "trust clip")
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
+    if target.interpreted and case.name not in DENSE:
+        pytest.skip("the dense traces are enough for the slow interpreter")
     RuleTwin(case.kind, target, case.groups, rng, **case.options).run(case.gradients, rng)
 
 
@@ -166,13 +172,19 @@ def test_preset(preset: str, dtype: torch.dtype, target: Target, rng: np.random.
         Group(specs((2, 3, 4), dtype=dtype), {"lr": 2e-3, "weight_decay": 0.02}),
         Group(specs((11,), dtype=dtype), {"weight_decay": 0.0}),
     )
-    gradients = Gradients(50, factor={15: 1e3, 30: 0.0}, present=lambda k, i: i != 1 or k >= 10)
+    gradients = Gradients(
+        6 if target.interpreted else 50,
+        factor={3: 1e3, 30: 0.0},
+        present=lambda step, i: i != 1 or step >= 5,
+    )
     RuleTwin(LAMB, target, groups, rng, preset=preset).run(gradients, rng)
 
 
 @each_kind
 def test_long_trace(kind: Optimizer, target: Target, rng: np.random.Generator) -> None:
     """50 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups."""
+    if target.interpreted:
+        pytest.skip("50 steps are too many for the slow interpreter")
     gradients = Gradients(
         50,
         factor={1: 1e3, 15: 1e4, 30: 0.0, 31: 0.0},
@@ -189,6 +201,8 @@ def test_settings_change_between_steps(
     kind: Optimizer, target: Target, rng: np.random.Generator
 ) -> None:
     """Schedulers and users write to param_groups; a group may also come late."""
+    if target.interpreted:
+        pytest.skip("host code: the same on every backend")
     twin = RuleTwin(kind, target, GROUPS, rng)
     gradients = Gradients(4)
     twin.run(gradients, rng)

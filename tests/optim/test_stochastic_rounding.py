@@ -68,6 +68,7 @@ class Rounded:
         return rounded, exact
 
 
+@pytest.mark.kernel_free
 @each_half
 def test_one_of_two_neighbours_and_unbiased(
     dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
@@ -101,6 +102,7 @@ def test_one_of_two_neighbours_and_unbiased(
         assert_same_bits({name: state[name] for name in reference}, dict(reference))
 
 
+@pytest.mark.kernel_free
 @each_half
 def test_small_moves_add_up(dtype: torch.dtype, kind: Kind, target: Target) -> None:
     """Far below half a unit in the last place: rounding to nearest would never leave 1."""
@@ -121,6 +123,7 @@ def plain_sgd(params: list[torch.nn.Parameter], lr: float, backend: str) -> QHM:
     return QHM.from_sgd(params, lr=lr, stochastic_rounding=True, backend=backend)
 
 
+@pytest.mark.kernel_free
 @each_half
 def test_mean_after_many_steps(dtype: torch.dtype, target: Target) -> None:
     p = torch.nn.Parameter(torch.ones(size(target), dtype=dtype, device=target.device))
@@ -148,6 +151,7 @@ def test_equal_tensors_are_rounded_apart(target: Target) -> None:
     assert abs(deviations(down[0] * down[1], both)) < DEVIATIONS
 
 
+@pytest.mark.kernel_free
 @each_half
 def test_representable_values_are_not_rounded(
     dtype: torch.dtype, target: Target, rng: np.random.Generator
@@ -197,6 +201,7 @@ def test_overflow_and_nan(
     assert bool(p.detach()[1].isnan().all())
 
 
+@pytest.mark.kernel_free
 def test_between_the_largest_float16_and_infinity(target: Target) -> None:
     """65504 + 8 is a quarter of the way to 65536, which is infinity."""
     p = torch.nn.Parameter(
@@ -263,6 +268,7 @@ def test_same_bits_on_any_number_of_threads(
     assert_same_bits(first, run([2, 3, 2]))
 
 
+@pytest.mark.kernel_free
 @each_half
 def test_no_effect_on_other_dtypes(
     dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
@@ -283,6 +289,7 @@ def test_no_effect_on_other_dtypes(
     assert_same_bits(*results)
 
 
+@pytest.mark.kernel_free
 def test_skipped_step_takes_no_random_bits(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import SMALL, Gradients, Group, Target, specs
+from cases import SMALL, Gradients, Group, Target, normal, specs
 from twin import Twin
 
 from yfkernels import YellowFin
@@ -250,3 +250,33 @@ def test_check_values_of_the_specification(
         expected |= {"h_max": 8.691442e8, "h_min": 2.122749e8, "momentum": 0.1145878}
     seen = optimizer.diagnostics()
     assert {k: seen[k] for k in expected} == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
+def test_trust_ratio_makes_the_step_as_long_as_the_tensor(
+    momentum_form: str, target: Target, rng: np.random.Generator
+) -> None:
+    """‖change‖ = lr ‖p‖ in every tensor, whatever its gradient's size; ratios go by name."""
+    params = {
+        name: torch.nn.Parameter(normal(rng, torch.empty(50)).mul(size).to(target.device))
+        for name, size in (("small", 1e-3), ("large", 1e3))
+    }
+    options = {"momentum_form": momentum_form, "initial_lr": 0.1, "backend": target.backend}
+    optimizer = YellowFin(params.items(), 0.1, trust_ratio=True, **options)
+    assert optimizer.trust_ratios() == {}
+    for _ in range(3):
+        before = {name: p.detach().clone() for name, p in params.items()}
+        for p in params.values():
+            p.grad = normal(rng, p).to(p)
+        optimizer.step()
+        lr = optimizer.diagnostics()["lr"]
+        for name, p in params.items():
+            length = float((p.detach() - before[name]).norm() / before[name].norm())
+            assert length == pytest.approx(lr, rel=1e-4)
+        assert set(optimizer.trust_ratios()) == set(params)
+
+
+def test_trust_ratios_are_asked_for_in_the_constructor() -> None:
+    optimizer = YellowFin([torch.nn.Parameter(torch.ones(2))])
+    with pytest.raises(RuntimeError, match="trust_ratio=True"):
+        optimizer.trust_ratios()

@@ -172,6 +172,15 @@ class TensorTable:
         """The gradients' addresses inside the table: int64, one a row, strided."""
         return self.words[:, _HEAD + Column.GRAD]
 
+    def inherit_norms(self, tables: Sequence[TensorTable]) -> None:
+        """Takes over what `norms` of these tables say of the same parameters."""
+        known = {
+            row.index: norms for table in tables for row, norms in zip(table.rows, table.norms)
+        }
+        for row, norms in zip(self.rows, self.norms):
+            if row.index in known:
+                norms.copy_(known[row.index])
+
     def bind(self, grads: list[Tensor | None]) -> None:
         """Takes this step's gradients, one a row, None where there is none."""
         self.grads = grads

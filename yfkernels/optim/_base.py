@@ -26,10 +26,6 @@ def _view(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _lies_as(name: str, part: Tensor, view: Tensor) -> bool:
-    return name == "step" or same_layout(part, view)
-
-
 def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
     for name, value in optimizer._global_state().items():
         state_dict["param_groups"][0][name] = value.detach().clone()
@@ -52,6 +48,7 @@ class FusedOptimizer(Optimizer):
     """
 
     _step_supports_amp_scaling = True  # GradScaler then leaves unscaling and skipping to step()
+    _global_options = frozenset(("stochastic_rounding", "capturable", "backend"))
     _attributes: tuple[str, ...] = ("_backend", "_capturable", "_stochastic_rounding")  # for pickle
 
     _tables: list[TensorTable]
@@ -101,7 +98,7 @@ class FusedOptimizer(Optimizer):
         raise NotImplementedError
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises ValueError for a bad option of a parameter group."""
+        """Raises ValueError or TypeError for a bad option of a parameter group."""
         raise NotImplementedError
 
     def _global_state(self) -> dict[str, Tensor]:
@@ -236,7 +233,10 @@ class FusedOptimizer(Optimizer):
                     rows.setdefault(key, []).append(Row(index, group, first, columns))
                 elif Column.STEP in columns:
                     self._empty_parts.append((param, columns[Column.STEP]))
-        self._tables = [TensorTable(key[0], same, shard=key[3]) for key, same in rows.items()]
+        tables = [TensorTable(key[0], same, shard=key[3]) for key, same in rows.items()]
+        for table in tables:
+            table.inherit_norms(self._tables)
+        self._tables = tables
         self._prepare(self._tables, list(shards))
 
     def _all_params(self) -> Iterator[tuple[int, Tensor]]:
@@ -251,7 +251,8 @@ class FusedOptimizer(Optimizer):
         for name, column in self._columns_of(view).items():
             value = state.get(name)
             part = None if value is None else sharding.local(value)
-            if part is None or part.device != view.device or not _lies_as(name, part, view):
+            # (a step, of no dimension, lies as anything does)
+            if part is None or part.device != view.device or not same_layout(part, view):
                 part = self._state_tensor(name, view, part)
                 state[name] = part if name == "step" else sharding.like(param, part)
             columns[column] = part
@@ -305,6 +306,11 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; its state begins at zero with its first gradient."""
+        for name in sorted(self._global_options & param_group.keys()):
+            raise ValueError(
+                f"Invalid parameter group option: {name!r} is global in {type(self).__name__}; "
+                "give it to the constructor"
+            )
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._forget_plan()

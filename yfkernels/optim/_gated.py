@@ -11,8 +11,6 @@ from yfkernels.ops.rules import GATE_STATE, Rule
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.gate import Gate
 
-_GLOBAL_OPTIONS = frozenset(("skip_nonfinite", "stochastic_rounding", "capturable", "backend"))
-
 
 class GatedOptimizer(RuleOptimizer):
     """A rule whose coefficients are the options of each parameter group.
@@ -25,6 +23,7 @@ class GatedOptimizer(RuleOptimizer):
         stochastic_rounding, capturable, backend: as in `FusedOptimizer`.
     """
 
+    _global_options = RuleOptimizer._global_options | {"skip_nonfinite"}
     _attributes = (*RuleOptimizer._attributes, "_skip_nonfinite")
     _tuner: Gate
 
@@ -89,16 +88,7 @@ class GatedOptimizer(RuleOptimizer):
         }
         return [values[name] for name in self._rule.fields]
 
-    # ---- checks and saved state
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        misplaced = sorted(_GLOBAL_OPTIONS & group.keys())
-        if misplaced:
-            raise ValueError(
-                f"Invalid parameter group option: {misplaced[0]!r} is global in "
-                f"{type(self).__name__}; give it to the constructor"
-            )
-        self._check_lr_and_decay(group)
+    # ---- saved state
 
     def _global_state(self) -> dict[str, Tensor]:
         return {"gate": self._tuner.state}

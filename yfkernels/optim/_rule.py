@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,12 @@ from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.torch.rules import update_of
 from yfkernels.optim._base import FusedOptimizer
+
+_NO_OPTIONS = ("params", "param_names")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 class Tuner(Protocol):
@@ -50,6 +55,7 @@ class RuleOptimizer(FusedOptimizer):
     _tuner: Tuner
     _tunes_on_host: bool = False
     _shards: list[ShardGroup]
+    _checked: dict[int, dict[str, Any]]  # options of each group when they were last looked at
 
     def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
         """The numbers the tuner takes for a parameter group."""
@@ -71,6 +77,7 @@ class RuleOptimizer(FusedOptimizer):
         if ops.module(backend).unusable(device.type) is not None:
             backend = ops.choose("auto", device, torch.float32, fusible=True)
         self._shards = shards
+        self._checked = {}
         self._tuner.prepare(tables, shards, len(self.param_groups), device, backend)
 
     def _update(self, tables: list[TensorTable]) -> None:
@@ -116,16 +123,26 @@ class RuleOptimizer(FusedOptimizer):
         """The tuner's numbers for each group; and, by group, lrs that must stay on the device."""
         values, device_lrs = [], {}
         for index, group in enumerate(self.param_groups):
+            self._check_again(index, group)
             lr = group["lr"]
             if isinstance(lr, Tensor) and lr.is_cuda and not self._reads_on_host():
                 device_lrs[index], lr = lr, 0.0
-            lr, decay = float(lr), float(group["weight_decay"])
-            # assigned since the constructor looked: a NaN would reach every parameter
-            require(0.0 <= lr < math.inf, "lr", lr, f"finite and >= 0 in parameter group {index}")
-            ok = 0.0 <= decay < math.inf
-            require(ok, "weight_decay", decay, f"finite and >= 0 in parameter group {index}")
-            values.append(self._group_values(group, lr))
+            values.append(self._group_values(group, float(lr)))
         return values, device_lrs
+
+    def _check_again(self, index: int, group: dict[str, Any]) -> None:
+        """Looks at what was assigned since the last step: a NaN would reach every parameter."""
+        options = {name: value for name, value in group.items() if name not in _NO_OPTIONS}
+        lr = options["lr"]
+        on_host = isinstance(lr, Tensor) and not lr.is_cuda  # may have been written in place
+        known = self._checked.get(index, {})
+        if not on_host and all(_same(value, known.get(name)) for name, value in options.items()):
+            return
+        try:
+            self._check_group(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error} (parameter group {index})") from None
+        self._checked[index] = options
 
     def _reads_on_host(self) -> bool:
         return self._tunes_on_host and not self._capturable
@@ -138,8 +155,7 @@ class RuleOptimizer(FusedOptimizer):
                 "what the host decides in this step for ever; construct it with capturable=True"
             )
 
-    @staticmethod
-    def _check_lr_and_decay(group: dict[str, Any]) -> None:
+    def _check_group(self, group: dict[str, Any]) -> None:
         lr, decay = group["lr"], group["weight_decay"]
         require_number("lr", lr)
         require_number("weight_decay", decay)

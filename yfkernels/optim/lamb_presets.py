@@ -89,10 +89,18 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _plain(name: str, value: Any) -> Any:
+    """A value as the presets write it: a pair is a tuple, no bound is None."""
+    if isinstance(value, list):
+        return tuple(value)
+    no_bound = name in ("max_grad_norm", "trust_clip") and not value
+    return None if no_bound else value
+
+
 def require_agreement(preset: str | None, options: Mapping[str, Any]) -> None:
     """Raises ValueError for an option that contradicts the preset."""
     for name, value in ({} if preset is None else PRESETS[preset]).items():
-        if options[name] != value:
+        if _plain(name, options[name]) != value:
             raise ValueError(
                 f"Invalid {name} value: {options[name]!r}; preset {preset!r} fixes it at "
                 f"{value!r}: leave it out, or give the options without a preset"

@@ -104,12 +104,14 @@ class QHM(GatedOptimizer):
     @classmethod
     def from_momentum(cls, params: Any, *, lr: float, momentum: float, **options: Any) -> Self:
         """torch.optim.SGD(lr, momentum): heavy ball without dampening."""
+        require_number("lr", lr)
         check_fraction("momentum", momentum)
         return cls(params, lr / (1.0 - momentum), nu=1.0, beta=momentum, **options)
 
     @classmethod
     def from_nesterov(cls, params: Any, *, lr: float, momentum: float, **options: Any) -> Self:
         """torch.optim.SGD(lr, momentum, nesterov=True)."""
+        require_number("lr", lr)
         check_fraction("momentum", momentum)
         return cls(params, lr / (1.0 - momentum), nu=momentum, beta=momentum, **options)
 
@@ -135,6 +137,7 @@ class QHM(GatedOptimizer):
         cls, params: Any, *, alpha: float, beta1: float, beta2: float, **options: Any
     ) -> Self:
         """Synthesized Nesterov variant (Lessard, Recht & Packard), in its y iterate."""
+        require_number("alpha", alpha)
         check_fraction("beta1", beta1)
         require(beta1 > 0.0, "beta1", beta1, "in (0, 1)")
         require_number("beta2", beta2)

@@ -26,9 +26,6 @@ _GLOBAL_OPTIONS = frozenset(
         "initial_lr",
         "initial_momentum",
         "trust_ratio",
-        "stochastic_rounding",
-        "capturable",
-        "backend",
     )
 )
 
@@ -89,6 +86,7 @@ class YellowFin(RuleOptimizer):
     """
 
     _state_names = ("momentum_buffer", "grad_avg")
+    _global_options = RuleOptimizer._global_options | _GLOBAL_OPTIONS
     _tunes_on_host = True
     _tuner: YellowFinTuner
 
@@ -239,15 +237,6 @@ class YellowFin(RuleOptimizer):
         ]
 
     # ---- checks and saved state
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        misplaced = sorted(_GLOBAL_OPTIONS & group.keys())
-        if misplaced:
-            raise ValueError(
-                f"Invalid parameter group option: {misplaced[0]!r} is global in YellowFin; "
-                "give it to the constructor"
-            )
-        self._check_lr_and_decay(group)
 
     def _global_state(self) -> dict[str, Tensor]:
         return {"tuner": self._tuner.state}

@@ -310,7 +310,7 @@ def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         table.norms,
         table.tickets,
         DIRECTION=UPDATES[rule.name].direction,
-        **_structure(rule, table, None if _is_half(table) else 128),
+        **_structure(rule, table, 128),
     )
 
 
