@@ -51,3 +51,12 @@ def check_positive(name: str, value: Any) -> None:
     """Raises unless `value` is a finite number above 0."""
     require_number(name, value)
     require(finite(value) and value > 0.0, name, value, "finite and > 0")
+
+
+def refuse_global(names: frozenset[str], group: dict[str, Any], owner: str) -> None:
+    """Raises ValueError if a parameter group brings an option that only the constructor takes."""
+    for name in sorted(names & group.keys()):
+        raise ValueError(
+            f"Invalid parameter group option: {name!r} is global in {owner}; "
+            "give it to the constructor"
+        )

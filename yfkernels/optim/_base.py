@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels import ops
+from yfkernels._checks import refuse_global
 from yfkernels.distributed import sharding
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.memory import is_dense, new_state, same_layout
@@ -43,8 +44,7 @@ class FusedOptimizer(Optimizer):
         backend: "auto", "native", "triton" or "torch".
         capturable: keep every scalar on the device, so that step() never waits for it and may be
             captured in a CUDA graph.
-        stochastic_rounding: round half-precision parameters stochastically, instead of keeping a
-            float32 master copy of each.
+        stochastic_rounding: of half-precision parameters, instead of a float32 master of each.
     """
 
     _step_supports_amp_scaling = True  # GradScaler then leaves unscaling and skipping to step()
@@ -251,7 +251,6 @@ class FusedOptimizer(Optimizer):
         for name, column in self._columns_of(view).items():
             value = state.get(name)
             part = None if value is None else sharding.local(value)
-            # (a step, of no dimension, lies as anything does)
             if part is None or part.device != view.device or not same_layout(part, view):
                 part = self._state_tensor(name, view, part)
                 state[name] = part if name == "step" else sharding.like(param, part)
@@ -306,11 +305,7 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; its state begins at zero with its first gradient."""
-        for name in sorted(self._global_options & param_group.keys()):
-            raise ValueError(
-                f"Invalid parameter group option: {name!r} is global in {type(self).__name__}; "
-                "give it to the constructor"
-            )
+        refuse_global(self._global_options, param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._forget_plan()
