@@ -43,8 +43,8 @@ def check_pair(name: str, value: Any) -> None:
     """Raises unless `value` is a pair of numbers."""
     ok = isinstance(value, tuple | list) and len(value) == 2
     require(ok, name, value, "a pair of numbers")
-    for number in value:
-        require_number(name, number)
+    for index, number in enumerate(value):
+        require_number(f"{name}[{index}]", number)
 
 
 def check_positive(name: str, value: Any) -> None:

@@ -33,7 +33,7 @@ def recursion(a: Matrix, s: Matrix, lr: float, beta: float, nu: float) -> tuple[
 
 def exact(a: Matrix, s: Matrix, lr: float, beta: float, nu: float) -> float:
     sigma = solve_discrete_lyapunov(*recursion(a, s, lr, beta, nu))[: len(a), : len(a)]
-    return float(np.trace(a @ sigma))
+    return 0.5 * float(np.trace(a @ sigma))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99])
@@ -66,7 +66,7 @@ def test_promised_accuracy_at_the_edge_of_the_range(beta: float) -> None:
 
 @pytest.mark.parametrize(("beta", "nu"), [(0.0, 1.0), (0.8, 0.5), (0.9, 1.0)])
 def test_simulation(beta: float, nu: float, rng: np.random.Generator) -> None:
-    """QHM as it is written, and xᵀ A x averaged: tr(A Sigma), not half of it."""
+    """QHM as it is written, and its loss ½ xᵀ A x averaged."""
     a, s = random_spd(rng, 2), random_spd(rng, 2)
     a = np.eye(2) + a / float(np.linalg.eigvalsh(a)[-1])  # eigenvalues from 1 to 2: soon at rest
     lr = 0.1 * (1.0 - beta)
@@ -77,18 +77,18 @@ def test_simulation(beta: float, nu: float, rng: np.random.Generator) -> None:
         g = x @ a + rng.normal(size=(walkers, 2)) @ root.T
         d = beta * d + (1.0 - beta) * g
         x = x - lr * ((1.0 - nu) * g + nu * d)
-    losses = np.einsum("wi,ij,wj->w", x, a, x)
+    losses = 0.5 * np.einsum("wi,ij,wj->w", x, a, x)
     deviation = float(losses.std()) / math.sqrt(walkers)
     loss = stationary_excess_loss(a, s, lr, beta, nu)
     assert abs(float(losses.mean()) - loss) <= 5.0 * deviation + loss / 64
 
 
-def test_half_of_it_is_the_mean_loss_of_sgd() -> None:
-    """In one dimension Sigma = lr s / (2 a - lr a²) by hand."""
+def test_mean_loss_of_sgd() -> None:
+    """In one dimension Sigma = lr s / (2 a - lr a²) by hand, and the loss is a Sigma / 2."""
     a, s, lr = 2.0, 3.0, 0.01
     loss = stationary_excess_loss(torch.tensor([a]), torch.tensor([s]), lr)
-    assert loss == pytest.approx(a * lr * s / (2.0 * a - lr * a * a), rel=(lr * a) ** 2)
-    assert loss == pytest.approx(0.5 * lr * s * (1.0 + 0.5 * lr * a), rel=1e-14)
+    assert loss == pytest.approx(0.5 * a * lr * s / (2.0 * a - lr * a * a), rel=(lr * a) ** 2)
+    assert loss == pytest.approx(0.25 * lr * s * (1.0 + 0.5 * lr * a), rel=1e-14)
 
 
 def test_diagonals_are_matrices(rng: np.random.Generator) -> None:
@@ -106,20 +106,23 @@ def test_float32_covariance_with_a_null_space(rng: np.random.Generator) -> None:
     grads = torch.from_numpy(rng.normal(size=(3, 20))).float()
     noise = grads.mT @ grads
     curvature = torch.eye(20)
-    expected = 0.005 * float(noise.trace()) * (1.0 + 0.005)
+    expected = 0.0025 * float(noise.trace()) * (1.0 + 0.005)
     assert stationary_excess_loss(curvature, noise, 0.01) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"curvature": torch.tensor([1.0, -0.1])}, "Invalid curvature .*-0.1.*positive definite"),
+        (
+            {"curvature": torch.tensor([1.0, -0.5])},
+            "Invalid curvature value: smallest eigenvalue -0.5; it must be positive definite",
+        ),
         ({"curvature": torch.tensor([[1.0, 0.0], [0.0, 0.0]])}, "positive definite"),
         ({"curvature": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, "curvature .*transpose by 0.5"),
         ({"curvature": torch.ones(2, 3)}, r"Invalid curvature shape: \(2, 3\)"),
         ({"curvature": torch.tensor([1.0, math.nan])}, "curvature value: nan.*finite"),
         ({"noise": torch.tensor([1.0, -1.0])}, "Invalid noise .*semidefinite"),
-        ({"noise": torch.ones(3)}, "of size 3.*curvature's size 2"),
+        ({"noise": torch.ones(3)}, "noise value: of size 3; it must be of curvature's size 2"),
         ({"noise": torch.ones(0)}, "noise shape"),
         ({"lr": 0.0}, "Invalid lr"),
         ({"lr": math.nan}, "Invalid lr"),
@@ -206,8 +209,8 @@ def test_many_parameters_do_not_overflow() -> None:
         ({"covariance": torch.tensor([1.0, 0.0, 1.0])}, "covariance .*positive definite"),
         ({"covariance": -torch.eye(3)}, "covariance .*positive definite"),
         ({"covariance": torch.ones(3, 2)}, "covariance shape"),
-        ({"w": torch.zeros(4)}, "Invalid w value: 'of size 4'"),
-        ({"w0": torch.zeros(2)}, "Invalid w0 value: 'of size 2'"),
+        ({"w": torch.zeros(4)}, "Invalid w value: of size 4; .*covariance's size 3"),
+        ({"w0": torch.zeros(2)}, "Invalid w0 value: of size 2"),
         ({"w": torch.tensor([math.inf, 0.0, 0.0])}, "Invalid w .*finite"),
         ({"prior_variance": 0.0}, "Invalid prior_variance"),
         ({"n": 0}, "Invalid n "),
@@ -219,3 +222,10 @@ def test_many_parameters_do_not_overflow() -> None:
 def test_bound_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bound(**change)
+
+
+@pytest.mark.parametrize("name", ["w", "w0", "covariance"])
+def test_bound_wants_tensors(name: str) -> None:
+    parameters = list(torch.nn.Linear(3, 2).parameters())
+    with pytest.raises(TypeError, match=f"Invalid {name} type: list; give a tensor"):
+        bound(**{name: parameters})

@@ -178,6 +178,11 @@ def test_preset_repeated_in_other_words(preset: str, name: str, value: Any) -> N
 # ---- parameters and gradients
 
 
+def test_a_module_instead_of_its_parameters(kind: Kind) -> None:
+    with pytest.raises(TypeError, match=r"Linear.*model\.parameters\(\)"):
+        kind.build(torch.nn.Linear(2, 2))
+
+
 def test_no_parameters(kind: Kind) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         kind.build([])

@@ -165,3 +165,33 @@ def test_bad_conversion(name: str, arguments: dict[str, float], named: str) -> N
 def test_conversion_of_no_number(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="lr"):
         getattr(QHM, f"from_{name}")([torch.nn.Parameter(torch.ones(2))], **arguments)
+
+
+def test_groups_speak_the_method_s_language(rng: np.random.Generator) -> None:
+    """lr and momentum of a parameter group are SGD's, as in the optimizer that QHM replaces."""
+    problems = [{"lr": 0.01}, {}, {"momentum": 0.5, "weight_decay": 0.1}]
+    values = [normal(rng, torch.empty(4)) for _ in problems]
+    ours, theirs = ([torch.nn.Parameter(v.clone()) for v in values] for _ in range(2))
+    qhm = QHM.from_nesterov(
+        [{"params": p, **own} for p, own in zip(ours, problems, strict=True)], lr=0.1, momentum=0.9
+    )
+    sgd = torch.optim.SGD(
+        [{"params": p, **own} for p, own in zip(theirs, problems, strict=True)],
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+    )
+    for _ in range(20):
+        for mine, reference in zip(ours, theirs, strict=True):
+            mine.grad = normal(rng, mine)
+            reference.grad = mine.grad.clone()
+        qhm.step()
+        sgd.step()
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["nu", "beta"])
+def test_what_a_conversion_sets_cannot_be_given(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}.*from_nesterov sets it"):
+        QHM.from_nesterov([torch.ones(2)], lr=0.1, momentum=0.9, **{name: 0.5})

@@ -13,7 +13,7 @@ from cases import Target, assert_same_bits
 from cut_training import ROUNDS, Training
 from kinds import KINDS, Kind
 
-from yfkernels import YellowFin
+from yfkernels import LAMB, QHM, QHAdam, YellowFin
 
 pytestmark = pytest.mark.kernel_free
 
@@ -134,3 +134,29 @@ def test_refuses_the_state_of_another_optimizer(kind: Kind, target: Target) -> N
     sgd.step()
     with pytest.raises(RuntimeError, match=kind.optimizer.__name__):
         kind.build([p], backend=target.backend).load_state_dict(sgd.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading", "missing"),
+    [(LAMB, QHAdam, "nus"), (QHAdam, LAMB, "trust_norm_bounds"), (QHM, YellowFin, "tuner")],
+)
+def test_refuses_the_state_of_a_sibling(saved: Any, loading: Any, missing: str) -> None:
+    """Names, shapes and gate agree; only the groups' options tell them apart."""
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    first = saved([p])
+    first.step()
+    with pytest.raises(RuntimeError, match=rf"yfkernels\.{loading.__name__}.*{missing}"):
+        loading([p]).load_state_dict(first.state_dict())
+
+
+def test_masters_may_be_given_up(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    """A run with masters goes on with stochastic rounding, and keeps none."""
+    mastered = Training(kind, target, rng, torch.bfloat16)
+    mastered.train(mastered.optimizer, mastered.params, 0, 3)
+    rounded = Training(kind, target, rng, torch.bfloat16, **ROUNDS)
+    rounded.optimizer.load_state_dict(mastered.optimizer.state_dict())
+    rounded.train(rounded.optimizer, rounded.params, 3, 6)
+    states = rounded.optimizer.state_dict()["state"].values()
+    assert states
+    assert all("master" not in state and "step" in state for state in states)

@@ -228,6 +228,28 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
         BatchSizeSampler(**{"data_source": range(10), "batch_size": 4, **options})
 
 
+@pytest.mark.parametrize(
+    ("data_source", "message"),
+    [
+        (iter(range(9)), "data_source type: range_iterator; data_source must have a length"),
+        (DataLoader(Indices(9)), "data_source type: DataLoader; give the dataset"),
+    ],
+)
+def test_bad_data_source(data_source: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        BatchSizeSampler(data_source, 4)
+
+
+def test_state_with_parts_missing() -> None:
+    sampler = BatchSizeSampler(range(10), 4)
+    state = sampler.state_dict()
+    with pytest.raises(ValueError, match="lacks epoch, position, seed, batch_size, split; give"):
+        sampler.load_state_dict({})
+    with pytest.raises(ValueError, match="lacks seed; give"):
+        sampler.load_state_dict({k: v for k, v in state.items() if k != "seed"})
+    assert sampler.state_dict() == state
+
+
 def test_bad_size_changes_nothing() -> None:
     sampler = BatchSizeSampler(range(10), 4)
     with pytest.raises(ValueError, match="batch_size value: -1"):

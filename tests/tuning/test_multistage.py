@@ -100,9 +100,10 @@ def test_last_stage_goes_on() -> None:
     assert schedule.stage == 1
 
 
-def test_lr_alone_leaves_momentum_alone() -> None:
+@pytest.mark.parametrize("vary", [("lr",), "lr"])
+def test_lr_alone_leaves_momentum_alone(vary: Any) -> None:
     optimizer = sgd()
-    schedule = MultistageSchedule.from_first_stage(optimizer, length=1, count=3, vary=("lr",))
+    schedule = MultistageSchedule.from_first_stage(optimizer, length=1, count=3, vary=vary)
     assert list(run(optimizer, schedule, 5)) == [(1.0, 0.9)] + [(0.5, 0.9)] * 2 + [(0.25, 0.9)] * 2
 
 

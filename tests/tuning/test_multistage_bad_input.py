@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from yfkernels.tuning.batch_size_sampler import BatchSizeSampler
 from yfkernels.tuning.multistage import MultistageSchedule, Stage
@@ -81,10 +82,22 @@ def test_bad_stage(stage: dict[str, Any], message: str) -> None:
     [
         ([], {}, "Invalid stages value: .*at least one"),
         ([(5, 1.0)], {}, "Invalid stages value: .*at least one Stage"),
-        ([Stage(1, beta=0.9), Stage(1)], {}, "with beta in all or none"),
-        ([Stage(1), Stage(1, batch_size=4)], {}, "with batch_size in all or none"),
+        (
+            [Stage(1, beta=0.9), Stage(1)],
+            {},
+            "stages: stage 1 has no beta, but stage 0 has; give it to all stages or none",
+        ),
+        (
+            [Stage(1), Stage(1, batch_size=4)],
+            {},
+            "stages: stage 0 has no batch_size, but stage 1 has; give it to all stages or none",
+        ),
         ([Stage(1, batch_size=4)], {}, "Invalid batch_sampler value: None; .*BatchSizeSampler"),
-        ([Stage(1)], {"batch_sampler": BatchSizeSampler(range(9), 3)}, "no stage has a batch size"),
+        (
+            [Stage(1)],
+            {"batch_sampler": BatchSizeSampler(range(9), 3)},
+            "batch_sampler: no stage has a batch size; leave it out or vary batch_size",
+        ),
         ([Stage(1)], {"beta_ramp": 2}, "Invalid beta_ramp value: 2"),
         ([Stage(1, beta=0.9)], {"beta_ramp": -1}, "Invalid beta_ramp value: -1"),
         (
@@ -103,7 +116,7 @@ def test_bad_schedule(stages: list[Any], options: dict[str, Any], message: str) 
     ("options", "message"),
     [
         ({"vary": ("lr", "nu")}, r"Invalid vary value: .*'lr', 'beta', 'batch_size'"),
-        ({"vary": "lr"}, "Invalid vary value: 'lr'"),
+        ({"vary": "nu"}, "Invalid vary value: .*'nu'"),
         ({"vary": ()}, "Invalid vary"),
         ({"ratio": 0.0}, "Invalid ratio"),
         ({"lr_ratio": -1.0}, "Invalid lr_ratio"),
@@ -111,7 +124,10 @@ def test_bad_schedule(stages: list[Any], options: dict[str, Any], message: str) 
         ({"count": 0}, "Invalid count"),
         ({"length": 0}, "Invalid length"),
         ({"vary": ("batch_size",)}, "Invalid batch_sampler value: None"),
-        ({"vary": ("lr",), "batch_sampler": BatchSizeSampler(range(9), 3)}, "no stage has a batch"),
+        (
+            {"vary": ("lr",), "batch_sampler": BatchSizeSampler(range(9), 3)},
+            "batch_sampler: no stage has a batch size; leave it out or vary batch_size",
+        ),
         (
             {"vary": ("batch_size",), "batch_sampler": BatchSizeSampler(range(9), 3), "count": 4},
             "Invalid count value: 4; it must be smaller: batch size 3 would fall below 1",
@@ -124,15 +140,35 @@ def test_bad_rule(options: dict[str, Any], message: str) -> None:
 
 
 def test_rule_needs_one_momentum() -> None:
-    with pytest.raises(ValueError, match=r"momentum of the groups value: \{0.0\}; .*one number in"):
+    with pytest.raises(ValueError, match=r"momentum of the groups: 0.0; .*one number in"):
         MultistageSchedule.from_first_stage(sgd(momentum=0), length=5, count=2)
     groups = [{"params": weights()}, {"params": weights(), "momentum": 0.5}]
     two = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
-    with pytest.raises(ValueError, match="momentum of the groups value"):
+    with pytest.raises(ValueError, match="momentum of the groups: 0.5, 0.9; "):
         MultistageSchedule.from_first_stage(two, length=5, count=2)
 
 
-def test_no_optimizer() -> None:
-    not_one: Any = torch.nn.Linear(1, 1)
-    with pytest.raises(TypeError, match="Invalid optimizer type: Linear"):
-        MultistageSchedule(not_one, [Stage(1)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": torch.nn.Linear(1, 1)}, "optimizer type: Linear; give an Optimizer"),
+        (
+            {"batch_sampler": DataLoader(range(9))},  # type: ignore[arg-type]
+            "batch_sampler type: DataLoader; give the BatchSizeSampler, not the DataLoader",
+        ),
+    ],
+)
+def test_bad_types(change: dict[str, Any], message: str) -> None:
+    """The class and the rule say the same."""
+    given: dict[str, Any] = {"optimizer": sgd()} | change
+    with pytest.raises(TypeError, match=message):
+        MultistageSchedule(stages=[Stage(1, batch_size=4)], **given)
+    for vary in ("lr", "batch_size"):
+        with pytest.raises(TypeError, match=message):
+            MultistageSchedule.from_first_stage(length=5, count=2, vary=vary, **given)
+
+
+def test_one_stage_is_no_list() -> None:
+    one: Any = Stage(5)
+    with pytest.raises(TypeError, match="Invalid stages type: Stage; give a list of stages"):
+        MultistageSchedule(sgd(), one)

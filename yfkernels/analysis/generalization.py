@@ -13,9 +13,22 @@ from yfkernels._checks import finite, require, require_number
 _SMALL_STEP = 0.25  # largest lr a / (1 - beta); the expansion is then good to 1/64
 
 
+def _require_found(ok: bool, name: str, found: str, mend: str) -> None:
+    """As require(), with what was found of an array in place of the whole of it."""
+    if not ok:
+        raise ValueError(f"Invalid {name} value: {found}; it must be {mend}")
+
+
+def _float64(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value).detach().double()
+    except (TypeError, ValueError, RuntimeError) as error:  # as torch has it, of what it was given
+        raise TypeError(f"Invalid {name} type: {type(value).__name__}; give a tensor") from error
+
+
 def _symmetric(name: str, value: Any) -> Tensor:
     """A float64 matrix, or a vector that is the diagonal of one, as checked."""
-    matrix = torch.as_tensor(value).detach().double()
+    matrix = _float64(name, value)
     square = matrix.ndim == 1 or (matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1])
     if not square or matrix.numel() == 0:
         shape = tuple(matrix.shape)
@@ -45,15 +58,15 @@ def _trace_of_product(a: Tensor, b: Tensor) -> float:
 def stationary_excess_loss(
     curvature: Tensor, noise: Tensor, lr: float, beta: float = 0.0, nu: float = 1.0
 ) -> float:
-    r"""tr(A Sigma), where QHM comes to rest on a quadratic: the mean of xᵀ A x.
+    r"""Mean excess of the loss ½ xᵀ A x where QHM comes to rest on it: ½ tr(A Sigma).
 
     Sigma is the stationary covariance of x when every gradient is A x plus independent noise of
     covariance S. To second order in lr, with b for beta,
 
-        tr(A Sigma) = lr/2 tr S + lr²/4 (1 + 2 nu b/(1-b) (2 nu b/(1+b) - 1)) tr(A S) + O(lr³).
+        ½ tr(A Sigma) = lr/4 tr S + lr²/8 (1 + 2 nu b/(1-b) (2 nu b/(1+b) - 1)) tr(A S) + O(lr³).
 
-    Momentum does not matter at first order and lowers the loss at second: the bracket is 1 for SGD
-    and less for any other nu and beta. The mean excess of the loss ½ xᵀ A x is half of the result.
+    The source gives tr(A Sigma), twice as much. Momentum does not matter at first order and lowers
+    the loss at second: the bracket is 1 for SGD and less for any other nu and beta.
 
     Args:
         curvature: A, symmetric positive definite, (d, d), or (d,) if diagonal.
@@ -64,10 +77,11 @@ def stationary_excess_loss(
         nu: in [0, 1]; 0 is SGD, 1 momentum.
 
     Returns:
-        tr(A Sigma), to 1/64 of its value within the range of lr.
+        The mean excess loss, to 1/64 of its value within the range of lr.
 
     Raises:
         ValueError: an argument out of its range, or lr outside that of the expansion.
+        TypeError: no tensor, or no number.
 
     Source: Gitman, Lang, Zhang, Xiao, "Understanding the Role of Momentum in Stochastic Gradient
     Methods" (NeurIPS 2019), and Sun et al., doi 10.1145/3544782.
@@ -75,22 +89,23 @@ def stationary_excess_loss(
     Example:
         >>> curvature, noise = torch.tensor([1.0, 0.1]), torch.tensor([0.5, 0.5])
         >>> round(stationary_excess_loss(curvature, noise, lr=0.1, beta=0.5), 4)
-        0.0505
+        0.0252
     """
     a, s = _symmetric("curvature", curvature), _symmetric("noise", noise)
     sizes = (len(a), len(s))
-    require(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", f"of curvature's size {sizes[0]}")
+    mend = f"of curvature's size {sizes[0]}"
+    _require_found(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", mend)
     for name, value in (("lr", lr), ("beta", beta), ("nu", nu)):
         require_number(name, value)
     require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
     require(0.0 <= nu <= 1.0, "nu", nu, "in [0, 1]")
     curvatures, variances = _eigenvalues(a), _eigenvalues(s)
     lowest, highest = float(curvatures.min()), float(curvatures.max())
-    ok = lowest > 0.0
-    require(ok, "curvature", f"smallest eigenvalue {lowest}", "positive definite")
+    found = f"smallest eigenvalue {lowest}"
+    _require_found(lowest > 0.0, "curvature", found, "positive definite")
     lowest, rounding = float(variances.min()), -1e-7 * float(s.abs().max())
-    ok = lowest >= rounding
-    require(ok, "noise", f"smallest eigenvalue {lowest}", "positive semidefinite")
+    found = f"smallest eigenvalue {lowest}"
+    _require_found(lowest >= rounding, "noise", found, "positive semidefinite")
     limit = _SMALL_STEP * (1.0 - beta) / highest
     ok = finite(lr) and 0.0 < lr <= limit * (1.0 + 1e-12)
     require(
@@ -98,7 +113,7 @@ def stationary_excess_loss(
     )
     bracket = 1.0 + 2.0 * nu * beta / (1.0 - beta) * (2.0 * nu * beta / (1.0 + beta) - 1.0)
     trace = float(_diagonal(s).sum())
-    return 0.5 * lr * trace + 0.25 * lr**2 * bracket * _trace_of_product(a, s)
+    return 0.25 * lr * trace + 0.125 * lr**2 * bracket * _trace_of_product(a, s)
 
 
 def _gaussian_kl(covariance: Tensor, offset: Tensor, prior_variance: float) -> float:
@@ -151,6 +166,7 @@ def pac_bayes_bound(
 
     Raises:
         ValueError: an argument out of its range; sizes that differ.
+        TypeError: no tensor, or no number.
 
     Source: McAllester, "PAC-Bayesian Stochastic Model Selection" (Machine Learning 51, 2003), as
     used by Sun et al., doi 10.1145/3544782.
@@ -161,11 +177,12 @@ def pac_bayes_bound(
         0.1778
     """
     sigma = _symmetric("covariance", covariance)
-    mean, center = (torch.as_tensor(value).detach().double().flatten() for value in (w, w0))
+    mean, center = _float64("w", w).flatten(), _float64("w0", w0).flatten()
     for name, vector in (("w", mean), ("w0", center)):
         sizes = (vector.numel(), len(sigma))
-        require(sizes[0] == sizes[1], name, f"of size {sizes[0]}", f"of covariance's {sizes[1]}")
-        require(bool(vector.isfinite().all()), name, "with infinities or NaN", "finite")
+        mend = f"of covariance's size {sizes[1]}"
+        _require_found(sizes[0] == sizes[1], name, f"of size {sizes[0]}", mend)
+        _require_found(bool(vector.isfinite().all()), name, "with infinities or NaN", "finite")
     numbers = {"empirical_risk": empirical_risk, "prior_variance": prior_variance, "delta": delta}
     for name, value in numbers.items():
         require_number(name, value)

@@ -70,6 +70,11 @@ class FusedOptimizer(Optimizer):
         if backend not in ("auto", *ops.BACKENDS):
             choices = ", ".join(("auto", *ops.BACKENDS))
             raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
+        if isinstance(params, torch.nn.Module):
+            raise TypeError(
+                f"Invalid params type: {type(params).__name__}, a module; give "
+                "model.parameters() or yfkernels.param_groups(model, weight_decay)"
+            )
         self._backend = backend
         self._capturable = capturable
         self._stochastic_rounding = stochastic_rounding
@@ -365,22 +370,26 @@ class FusedOptimizer(Optimizer):
         sizes = [len(group["params"]) for group in self.param_groups]
         if [len(group["params"]) for group in groups] != sizes:
             return  # torch says this best, and says it before anything changes
-        for name in self._global_state():
-            if name not in groups[0]:
-                raise RuntimeError(
-                    f"the state_dict has no {name!r} in its first parameter group: it was not "
-                    f"saved by {type(self).__module__}.{type(self).__name__}"
-                )
+        missing = [name for name in self.defaults if any(name not in group for group in groups)]
+        missing += [name for name in self._global_state() if name not in groups[0]]
+        if missing:
+            raise RuntimeError(
+                f"the state_dict was not saved by yfkernels.{type(self).__name__}: its parameter "
+                f"groups have no {', '.join(map(repr, missing))}"
+            )
         self._check_global_state(groups[0])
         for index, param, saved in self._saved_state(state_dict):
             view = _view(param)
             whole = param.shape if sharding.is_sharded(param) else view.shape
             for name in self._columns_of(view):
                 value, shape = saved.get(name), () if name == "step" else whole
+                if value is None and name == "step" and not self._counts_steps():
+                    continue  # stochastic rounding begins with this run
                 if not isinstance(value, Tensor):
                     raise RuntimeError(
                         f"the state_dict has no {name!r} for parameter {index}; it has "
-                        f"{sorted(saved)}. Was it saved with the same options?"
+                        f"{sorted(saved)}. Was it saved with the same options"
+                        f"{', stochastic_rounding among them' if name == 'master' else ''}?"
                     )
                 if value.shape != shape:
                     raise RuntimeError(
@@ -394,6 +403,8 @@ class FusedOptimizer(Optimizer):
             view, state = _view(param), self.state[param]
             state.clear()  # of what these options have no use for, too
             for name in self._columns_of(view):
+                if name not in saved:
+                    continue
                 if name == "step":
                     state[name] = self._state_tensor(name, view, saved[name])
                 else:

@@ -101,7 +101,10 @@ def require_agreement(preset: str | None, options: Mapping[str, Any]) -> None:
     """Raises ValueError for an option that contradicts the preset."""
     for name, value in ({} if preset is None else PRESETS[preset]).items():
         if _plain(name, options[name]) != value:
+            own = {k: v for k, v in PRESETS[str(preset)].items() if v != _COMMON[k]}
+            written_out = ", ".join(f"{k}={v!r}" for k, v in own.items()) or "the defaults"
             raise ValueError(
                 f"Invalid {name} value: {options[name]!r}; preset {preset!r} fixes it at "
-                f"{value!r}: leave it out, or give the options without a preset"
+                f"{value!r}: leave it out, or start from the preset's options without its name: "
+                f"{written_out}"
             )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn import Module
 
-from yfkernels._checks import (
-    check_fraction,
-    check_positive,
-    finite,
-    require,
-    require_number,
-)
+from yfkernels._checks import check_fraction, finite, require, require_number
 from yfkernels.ops import rules
 from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.tuning import momentum_methods
+from yfkernels.tuning.momentum_methods import QHMSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,55 +91,44 @@ class QHM(GatedOptimizer):
             backend=backend,
         )
 
-    # ---- the methods it covers (Ma & Yarats, section 4 and appendix; docs/qhm.md)
+    # ---- the methods it covers: docs/qhm.md. Further options are those of the constructor. The
+    # arguments may be overridden in parameter groups, under the same names.
 
     @classmethod
     def from_sgd(cls, params: Any, *, lr: float, **options: Any) -> Self:
-        """Plain SGD: nu = 0. `options` are those of the constructor, here and below."""
-        return cls(params, lr, nu=0.0, **options)
+        """Plain SGD: nu = 0."""
+        return cls._from("sgd", params, options, lr=lr)
 
     @classmethod
     def from_momentum(cls, params: Any, *, lr: float, momentum: float, **options: Any) -> Self:
-        """torch.optim.SGD(lr, momentum): heavy ball without dampening."""
-        require_number("lr", lr)
-        check_fraction("momentum", momentum)
-        return cls(params, lr / (1.0 - momentum), nu=1.0, beta=momentum, **options)
+        """torch.optim.SGD(params, lr, momentum): heavy ball without dampening."""
+        return cls._from("momentum", params, options, lr=lr, momentum=momentum)
 
     @classmethod
     def from_nesterov(cls, params: Any, *, lr: float, momentum: float, **options: Any) -> Self:
-        """torch.optim.SGD(lr, momentum, nesterov=True)."""
-        require_number("lr", lr)
-        check_fraction("momentum", momentum)
-        return cls(params, lr / (1.0 - momentum), nu=momentum, beta=momentum, **options)
+        """torch.optim.SGD(params, lr, momentum, nesterov=True).
+
+        Args:
+            params: parameters or parameter groups. A group may bring an lr or momentum of its own,
+                in SGD's terms; after construction `lr` in the groups is QHM's, lr / (1 - momentum).
+            lr: SGD's learning rate.
+            momentum: SGD's, in [0, 1).
+            options: those of the constructor but nu and beta.
+        """
+        return cls._from("nesterov", params, options, lr=lr, momentum=momentum)
 
     @classmethod
     def from_pid(cls, params: Any, *, kp: float, ki: float, kd: float, **options: Any) -> Self:
-        """A PID controller of the gradient with gains kp, ki, kd.
-
-        Raises:
-            ValueError: no QHM is this controller: its beta would not be in [0, 1).
-        """
-        for name, gain in (("kp", kp), ("ki", ki), ("kd", kd)):
-            require_number(name, gain)
-        require(finite(ki) and ki != 0.0, "ki", ki, "finite and not 0")
-        require(finite(kd) and kd != 0.0, "kd", kd, "finite and not 0")
-        require(finite(kp) and kp != kd, "kp", kp, f"finite and not kd, {kd!r}")
-        beta = kd / (kd - kp)
-        mend = f"such that kd / (kd - kp), now {beta!r}, is in [0, 1)"
-        require(0.0 <= beta < 1.0, "(kp, kd)", (kp, kd), mend)
-        return cls(params, ki, nu=kp * kp / (ki * kd), beta=beta, **options)
+        """A PID controller of the gradient with gains kp, ki, kd; kp and kd of opposite signs."""
+        return cls._from("pid", params, options, kp=kp, ki=ki, kd=kd)
 
     @classmethod
     def from_synthesized_nesterov(
         cls, params: Any, *, alpha: float, beta1: float, beta2: float, **options: Any
     ) -> Self:
-        """Synthesized Nesterov variant (Lessard, Recht & Packard), in its y iterate."""
-        require_number("alpha", alpha)
-        check_fraction("beta1", beta1)
-        require(beta1 > 0.0, "beta1", beta1, "in (0, 1)")
-        require_number("beta2", beta2)
-        nu = 1.0 - (1.0 - beta1) * beta2 / beta1
-        return cls(params, alpha / (1.0 - beta1), nu=nu, beta=beta1, **options)
+        """Synthesized Nesterov variant (Lessard, Recht & Packard 2016), in its y iterate."""
+        given = {"alpha": alpha, "beta1": beta1, "beta2": beta2}
+        return cls._from("synthesized_nesterov", params, options, **given)
 
     @classmethod
     def from_robust_momentum(
@@ -151,28 +137,18 @@ class QHM(GatedOptimizer):
         """The robust momentum method (Cyrus et al. 2018).
 
         Args:
-            L: largest curvature. kappa: condition number, above 1.
+            params: parameters or parameter groups.
+            L: largest curvature.
+            kappa: condition number, above 1.
             rho: rate of convergence, in [1 - 1/sqrt(kappa), 1 - 1/kappa].
+            options: those of the constructor but lr, nu and beta.
         """
-        check_positive("L", L)
-        _check_condition(kappa)
-        require_number("rho", rho)
-        low, high = 1.0 - 1.0 / math.sqrt(kappa), 1.0 - 1.0 / kappa
-        ok = low * (1.0 - 1e-12) <= rho <= high * (1.0 + 1e-12)
-        require(ok, "rho", rho, f"in [1 - 1/sqrt(kappa), 1 - 1/kappa] = [{low}, {high}]")
-        alpha = kappa * (1.0 - rho) ** 2 * (1.0 + rho) / L
-        beta1 = kappa * rho**3 / (kappa - 1.0)
-        beta2 = rho**3 / ((kappa - 1.0) * (1.0 - rho) ** 2 * (1.0 + rho))
-        return cls.from_synthesized_nesterov(
-            params, alpha=alpha, beta1=beta1, beta2=beta2, **options
-        )
+        return cls._from("robust_momentum", params, options, L=L, kappa=kappa, rho=rho)
 
     @classmethod
     def from_triple_momentum(cls, params: Any, *, L: float, kappa: float, **options: Any) -> Self:
         """The triple momentum method (Van Scoy, Freeman & Lynch 2018): the fastest robust one."""
-        _check_condition(kappa)
-        rho = 1.0 - 1.0 / math.sqrt(kappa)
-        return cls.from_robust_momentum(params, L=L, kappa=kappa, rho=rho, **options)
+        return cls._from("triple_momentum", params, options, L=L, kappa=kappa)
 
     @classmethod
     def from_accsgd(
@@ -188,14 +164,25 @@ class QHM(GatedOptimizer):
         """AccSGD (Kidambi et al. 2018).
 
         Args:
-            delta: short step. kappa: long step, at least eps² xi. xi: statistical advantage.
+            params: parameters or parameter groups.
+            delta: short step.
+            kappa: long step, at least eps² xi.
+            xi: statistical advantage.
+            eps: the authors' constant.
+            options: those of the constructor but lr, nu and beta.
         """
-        for name, value in (("delta", delta), ("kappa", kappa), ("xi", xi), ("eps", eps)):
-            check_positive(name, value)
-        beta = (kappa - eps * eps * xi) / (kappa + eps * xi)
-        require(beta >= 0.0, "kappa", kappa, f">= eps² xi = {eps * eps * xi}")
-        nu = (eps * xi - 1.0) / (eps * (1.0 + xi))
-        return cls(params, delta * eps * (1.0 + xi) / (1.0 + eps), nu=nu, beta=beta, **options)
+        return cls._from("accsgd", params, options, delta=delta, kappa=kappa, xi=xi, eps=eps)
+
+    @classmethod
+    def _from(cls, method: str, params: Any, options: dict[str, Any], **given: Any) -> Self:
+        settings_of = getattr(momentum_methods, method)
+        for name in sorted(options.keys() & set(QHMSettings._fields)):
+            raise TypeError(f"Invalid option {name!r}: QHM.from_{method} sets it, leave it out")
+        settings = settings_of(**given)._asdict()
+        groups = params if isinstance(params, Tensor | Module) else list(params)
+        if isinstance(groups, list) and groups and isinstance(groups[0], dict):
+            groups = [_group_in_terms_of_qhm(group, settings_of, given) for group in groups]
+        return cls(groups, **settings, **options)
 
     # ---- for the base
 
@@ -210,6 +197,10 @@ class QHM(GatedOptimizer):
         require(finite(group["nu"]), "nu", group["nu"], "finite; in [0, 1] for a weighted mean")
 
 
-def _check_condition(kappa: Any) -> None:
-    require_number("kappa", kappa)
-    require(finite(kappa) and kappa > 1.0, "kappa", kappa, "finite and > 1")
+def _group_in_terms_of_qhm(
+    group: dict[str, Any], settings_of: Callable[..., QHMSettings], given: dict[str, Any]
+) -> dict[str, Any]:
+    """A parameter group with the method's own arguments replaced by QHM's."""
+    own = {name: group[name] for name in given if name in group}
+    rest = {name: value for name, value in group.items() if name not in own}
+    return rest | settings_of(**(given | own))._asdict() if own else rest

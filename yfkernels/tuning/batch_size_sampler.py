@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from yfkernels._checks import require
+
+
+_SAVED = ("epoch", "position", "seed", "batch_size", "split")
 
 
 def is_count(value: object) -> bool:
@@ -41,6 +44,7 @@ class BatchSizeSampler(Sampler[list[int]]):
 
     Raises:
         ValueError: an argument out of its range; no data.
+        TypeError: a data_source without a length, or a DataLoader.
 
     Example:
         >>> batches = BatchSizeSampler(range(100), batch_size=40)
@@ -64,6 +68,11 @@ class BatchSizeSampler(Sampler[list[int]]):
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
+        if isinstance(data_source, DataLoader):
+            raise TypeError("Invalid data_source type: DataLoader; give the dataset")
+        if not isinstance(data_source, Sized):
+            kind = type(data_source).__name__
+            raise TypeError(f"Invalid data_source type: {kind}; data_source must have a length")
         self._samples = len(data_source)
         require(self._samples >= 1, "data_source", data_source, "of one sample at least")
         require(is_count(num_replicas), "num_replicas", num_replicas, "an integer >= 1")
@@ -172,8 +181,12 @@ class BatchSizeSampler(Sampler[list[int]]):
         """Continues where state_dict() was taken; no sample is lost or repeated.
 
         Raises:
-            ValueError: the data or the number of replicas is another.
+            ValueError: the data or the number of replicas is another, or something is missing.
         """
+        if missing := [name for name in _SAVED if name not in state_dict]:
+            raise ValueError(
+                f"Invalid state_dict: it lacks {', '.join(missing)}; give what state_dict() returned"
+            )
         if state_dict["split"] != self._split():
             raise ValueError(
                 "Invalid state_dict: it was saved with [samples, num_replicas, samples a replica] "

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from yfkernels._checks import finite, require, require_number
 from yfkernels.tuning.batch_size_sampler import BatchSizeSampler, is_count
@@ -101,6 +102,29 @@ def _check_invariants(stages: Sequence[Stage]) -> None:
                 )
 
 
+def _check_types(optimizer: Any, batch_sampler: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"Invalid optimizer type: {type(optimizer).__name__}; give an Optimizer")
+    if isinstance(batch_sampler, DataLoader):
+        raise TypeError(
+            "Invalid batch_sampler type: DataLoader; give the BatchSizeSampler, not the DataLoader"
+        )
+
+
+def _check_stages(stages: Any) -> None:
+    if not isinstance(stages, Sequence):
+        raise TypeError(f"Invalid stages type: {type(stages).__name__}; give a list of stages")
+    ok = len(stages) >= 1 and all(isinstance(stage, Stage) for stage in stages)
+    require(ok, "stages", stages, "at least one Stage, and nothing else")
+    for part in ("beta", "batch_size"):
+        given = [getattr(stage, part) is not None for stage in stages]
+        if any(given) and not all(given):
+            raise ValueError(
+                f"Invalid stages: stage {given.index(False)} has no {part}, but stage "
+                f"{given.index(True)} has; give it to all stages or none"
+            )
+
+
 def _momentum_key(group: dict[str, Any]) -> str:
     for key in ("beta", "betas", "momentum"):
         if key in group:
@@ -153,6 +177,7 @@ class MultistageSchedule(LRScheduler):
     Raises:
         ValueError: an argument out of its range; stages that are too short for the run or break an
             invariant; the optimizer has no momentum to vary, or the sampler is missing.
+        TypeError: an argument of another type.
 
     Example:
         >>> opt = torch.optim.SGD(torch.nn.Linear(4, 1).parameters(), lr=1.0, momentum=0.9)
@@ -176,10 +201,7 @@ class MultistageSchedule(LRScheduler):
         check_invariants: bool = True,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"Invalid optimizer type: {type(optimizer).__name__}; give an Optimizer"
-            )
+        _check_types(optimizer, batch_sampler)
         self._batch_sampler = batch_sampler
         self._check(optimizer, stages, beta_ramp)
         steps = sum(stage.length for stage in stages)
@@ -201,7 +223,7 @@ class MultistageSchedule(LRScheduler):
         length: int,
         count: int,
         ratio: float = 2.0,
-        vary: Collection[str] = ("lr", "beta"),
+        vary: str | Collection[str] = ("lr", "beta"),
         lr_ratio: float | None = None,
         batch_sampler: BatchSizeSampler | None = None,
         beta_ramp: int = 0,
@@ -218,7 +240,8 @@ class MultistageSchedule(LRScheduler):
             length: steps of the first stage.
             count: number of stages.
             ratio: between one stage and the next, > 0.
-            vary: what follows the rule, of "lr", "beta" and "batch_size"; the rest stays.
+            vary: what follows the rule, one or several of "lr", "beta" and "batch_size"; the rest
+                stays.
             lr_ratio: another ratio for lr alone: more than `ratio` over-shrinks it.
             batch_sampler: as for the class.
             beta_ramp: as for the class.
@@ -226,6 +249,7 @@ class MultistageSchedule(LRScheduler):
 
         Raises:
             ValueError: as for the class; an unknown part; a batch size that would fall below 1.
+            TypeError: as for the class.
 
         Example:
             >>> opt = torch.optim.Adam(torch.nn.Linear(4, 1).parameters(), lr=1.0)
@@ -233,9 +257,11 @@ class MultistageSchedule(LRScheduler):
             >>> [(s.length, s.lr_factor, round(s.beta, 3)) for s in schedule.stages]
             [(5, 1.0, 0.9), (10, 0.5, 0.947), (20, 0.25, 0.973), (40, 0.125, 0.986)]
         """
+        _check_types(optimizer, batch_sampler)
         require(is_count(length), "length", length, "an integer >= 1")
         require(is_count(count), "count", count, "an integer >= 1")
-        known = not isinstance(vary, str) and len(vary) > 0 and set(vary) <= set(_PARTS)
+        vary = (vary,) if isinstance(vary, str) else vary
+        known = len(vary) > 0 and set(vary) <= set(_PARTS)
         require(known, "vary", vary, f"a non-empty selection of {_PARTS}")
         if lr_ratio is not None:
             require("lr" in vary, "lr_ratio", lr_ratio, "None unless vary has 'lr'")
@@ -246,9 +272,11 @@ class MultistageSchedule(LRScheduler):
         odds = None
         if "beta" in vary:
             betas = {_beta_of(group) for group in optimizer.param_groups}
-            one = len(betas) == 1 and 0.0 < min(betas) < 1.0
-            mend = "one number in (0, 1) to vary beta; set it in the optimizer, or give stages"
-            require(one, "momentum of the groups", betas, mend)
+            if len(betas) > 1 or not 0.0 < min(betas) < 1.0:
+                raise ValueError(
+                    f"Invalid momentum of the groups: {', '.join(map(str, sorted(betas)))}; to vary "
+                    "beta it must be one number in (0, 1); set it in the optimizer, or give stages"
+                )
             beta = betas.pop()
             odds = beta / (1.0 - beta)
         batch_size = None
@@ -279,19 +307,19 @@ class MultistageSchedule(LRScheduler):
         )
 
     def _check(self, optimizer: Optimizer, stages: Sequence[Stage], beta_ramp: int) -> None:
-        ok = len(stages) >= 1 and all(isinstance(stage, Stage) for stage in stages)
-        require(ok, "stages", stages, "at least one Stage, and nothing else")
-        for part in ("beta", "batch_size"):
-            given = [getattr(stage, part) is not None for stage in stages]
-            require(all(given) or not any(given), "stages", stages, f"with {part} in all or none")
+        _check_stages(stages)
         has_beta = stages[0].beta is not None
         if has_beta:
             for group in optimizer.param_groups:
                 _momentum_key(group)
         sized = stages[0].batch_size is not None
-        mend = "the DataLoader's BatchSizeSampler" if sized else "None: no stage has a batch size"
-        ok = sized == (self._batch_sampler is not None)
-        require(ok, "batch_sampler", self._batch_sampler, mend)
+        if sized:
+            given = self._batch_sampler is not None
+            require(given, "batch_sampler", None, "the DataLoader's BatchSizeSampler")
+        elif self._batch_sampler is not None:
+            raise ValueError(
+                "Invalid batch_sampler: no stage has a batch size; leave it out or vary batch_size"
+            )
         ok = beta_ramp == 0 or (has_beta and is_count(beta_ramp))
         require(ok, "beta_ramp", beta_ramp, "a number of steps >= 0, and 0 if no stage has a beta")
         for index, stage in enumerate(stages[1:], start=1):
