@@ -99,6 +99,11 @@ def test_large_batch_draws(runner: CliRunner, tmp_path: Path) -> None:
     assert len((tmp_path / "large-batch.csv").read_text().splitlines()) == 3
 
 
+def test_large_batch_says_what_a_given_lr_is_for(runner: CliRunner) -> None:
+    printed = " ".join(runner.invoke(cli.app, ["large-batch", "--help"]).output.split())
+    assert "An lr given with an optimizer is where its search starts" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -16,6 +16,7 @@ pytest.importorskip("rich")
 from matplotlib.image import imread
 
 from yfkernels.compare import run_comparison, run_large_batch
+from yfkernels.monitor.plots import plot_batch_sizes
 from yfkernels.workloads.contenders import contender
 from yfkernels.workloads.digits import digits_mlp
 from yfkernels.workloads.training import train
@@ -78,14 +79,17 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
     assert {row["setting"] for row in of_seed} == {"lr 0.3, momentum 0.9"}
 
 
-def test_lr_is_written_where_it_multiplies_the_gradient_or_is_tuned(tmp_path: Path) -> None:
+def test_lr_is_written_as_set_or_as_tuned(tmp_path: Path) -> None:
     written = compare(tmp_path, "yellowfin", "sgd", "adamw", "lamb", steps=3)
     rates: dict[str, list[str]] = {}
     for row in written:
         rates.setdefault(row["optimizer"], []).append(row["lr"])
     assert rates["SGD"] == ["0.1"] * 3
     assert len(set(rates["YellowFin"])) == 3
-    assert rates["AdamW"] == rates["LAMB"] == [""] * 3
+    assert rates["AdamW"] == ["0.001"] * 3
+    assert rates["LAMB"] == ["0.01"] * 3
+    assert {row["momentum"] for row in written if row["optimizer"] == "SGD"} == {"0.9"}
+    assert {row["momentum"] for row in written if row["optimizer"] == "AdamW"} == {""}
 
 
 def test_accuracy_is_measured_now_and_then(tmp_path: Path) -> None:
@@ -135,8 +139,58 @@ def test_large_batch_writes_every_training(
     assert written[4]["setting"] == f"lr {float(written[4]['lr'])}, momentum 0.9"
 
     printed = capsys.readouterr().out
-    assert "1 epochs at every batch size, seeds 0 to 1" in " ".join(printed.split())
+    assert "1 epoch at every batch size, seeds 0 to 1" in " ".join(printed.split())
     assert imread(tmp_path / "large-batch.png").shape[1] >= 1200
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the next figure over batch sizes is drawn from."""
+    received: dict[str, Any] = {}
+
+    def draw(lines: Any, **texts: str) -> Any:
+        received.update(texts, lines=lines)
+        return plot_batch_sizes(lines, **texts)
+
+    monkeypatch.setattr("yfkernels.compare.plot_batch_sizes", draw)
+    return received
+
+
+def test_variants_of_one_optimizer_stay_apart(
+    tmp_path: Path, drawn: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["sgd:lr=0.1", "sgd:lr=0.2", "sgd:lr=0.1,nesterov=True"]
+    written = large_batch(tmp_path, *texts, seeds=(0,))
+    rates = [f"{float(written[row]['lr']):.3g}" for row in (0, 2, 4)]
+    assert list(drawn["lines"]) == [
+        f"SGD (lr {rates[0]} from 0.1, growing as batch)",
+        f"SGD (lr {rates[1]} from 0.2, growing as batch)",
+        f"SGD (lr {rates[2]} from 0.1, growing as batch, nesterov True)",
+    ]
+    assert "tuned at batch 256, the search starting from the one given, else" in drawn["note"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lr 0.2, momentum 0.9" in printed
+    assert "nesterov True" in printed
+    assert "SGD (lr 0.2, momentum 0.9)" in printed  # the progress
+
+
+def test_defaults_are_named_by_lr_and_rule(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    written = large_batch(tmp_path, "lamb", seeds=(0,))
+    assert list(drawn["lines"]) == [f"LAMB (lr {float(written[0]['lr']):.3g}, growing as √batch)"]
+    assert "tuned at batch 256, else by rule; 1 epoch " in drawn["note"]
+
+
+@pytest.mark.parametrize(("steps", "window"), [(1, "1 step."), (4, "4 steps."), (40, "25 steps.")])
+def test_progress_and_table_show_one_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, window: str
+) -> None:
+    written = compare(tmp_path, "sgd", steps=steps)
+    printed = " ".join(capsys.readouterr().out.split())
+    losses = [float(row["loss"]) for row in written][-25:]
+    mean = f"{sum(losses) / len(losses):.2g}"
+    assert f"loss {mean}, test accuracy" in printed
+    assert f" {mean} " in printed.partition("Optimizer")[2]
+    assert f"Losses: mean of the last {window}" in printed
 
 
 @pytest.mark.parametrize("run", [compare, large_batch])

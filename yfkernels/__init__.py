@@ -1,4 +1,4 @@
-"""Self-tuning optimizers for PyTorch whose whole step is two or three fused launches."""
+"""Self-tuning optimizers for PyTorch whose whole step is one to three fused launches."""
 
 from yfkernels._version import __version__
 from yfkernels.config import show_config

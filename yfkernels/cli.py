@@ -122,7 +122,10 @@ def large_batch(
     threads: Threads = THREADS,
     out: Out = Path("runs/large-batch"),
 ) -> None:
-    """Tune lr at a small batch, scale it by rule to larger ones, and see what gets lost."""
+    """Tune lr at a small batch, scale it by rule to larger ones, and see what gets lost.
+
+    An lr given with an optimizer is where its search starts, not what it trains with.
+    """
     chosen = _contenders(optimizers, option="'OPTIMIZER...'")
     try:
         sizes = sorted({int(size) for size in batch_sizes.split(",")})

@@ -17,12 +17,19 @@ import numpy as np
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from yfkernels.monitor.plots import mean_of, plot_batch_sizes, plot_comparison
 from yfkernels.monitor.recorder import Recorder
-from yfkernels.workloads.contenders import Contender
+from yfkernels.workloads.contenders import Contender, in_words
 from yfkernels.workloads.large_batch import Outcome, sweep, tuned_lr
 from yfkernels.workloads.training import Task, train
 
@@ -57,17 +64,21 @@ def run_comparison(
     """
     console = Console()
     conditions = f"{task.conditions}, {_conditions(seeds, threads)}"
+    names = _short_names(contenders)
+    courses: dict[Contender, list[Recorder]] = {}
     with _threads(threads), _progress(console) as progress:
-        courses = {
-            contender: _courses(task, contender, steps=steps, seeds=seeds, progress=progress)
-            for contender in contenders
-        }
-    console.print(_table(courses, conditions))
+        for contender in contenders:
+            bar = progress.add_task(names[contender], total=steps * len(seeds), latest="")
+            courses[contender] = _courses(
+                task, contender, steps=steps, seeds=seeds, progress=progress, bar=bar
+            )
+    smoothing = min(SMOOTHING, steps)
+    console.print(_table(courses, conditions, smoothing))
     figure = plot_comparison(
         {_name(contender): recorders for contender, recorders in courses.items()},
         title=task.title,
         note=f"{conditions}{MEAN_AND_RANGE if len(seeds) > 1 else ''}",
-        smoothing=SMOOTHING,
+        smoothing=smoothing,
     )
     figure.savefig(folder / f"{name}.png")
     _write_csv(folder / f"{name}.csv", _course_rows(courses, seeds))
@@ -97,29 +108,40 @@ def run_large_batch(
     """
     console = Console()
     smallest = task.with_batch_size(batch_sizes[0])
+    names = _short_names(contenders)
     outcomes: dict[Contender, list[Outcome]] = {}
     with _threads(threads), _progress(console) as progress:
         for contender in contenders:
             total = len(batch_sizes) * len(seeds)
-            bar = progress.add_task(contender.label, total=total, latest="tuning lr")
+            bar = progress.add_task(names[contender], total=total, latest="tuning lr")
             tuned = contender.with_options(lr=tuned_lr(smallest, contender, epochs=epochs))
-            outcomes[tuned] = []
+            outcomes[contender] = []
             for outcome in sweep(task, tuned, batch_sizes=batch_sizes, epochs=epochs, seeds=seeds):
-                outcomes[tuned].append(outcome)
+                outcomes[contender].append(outcome)
                 latest = f"batch {outcome.batch_size}, test accuracy {outcome.test_accuracy:.1%}"
                 progress.update(bar, advance=1, latest=latest)
 
-    conditions = f"{epochs} epochs at every batch size, {_conditions(seeds, threads)}"
+    conditions = f"{_count(epochs, 'epoch')} at every batch size, {_conditions(seeds, threads)}"
     console.print(_batch_table(outcomes, conditions))
+    any_given = any("lr" in contender.given for contender in contenders)
+    start = ", the search starting from the one given" if any_given else ""
+    search = f"lr: tuned at batch {batch_sizes[0]}{start}, else by rule"
     figure = plot_batch_sizes(
-        {_ruled_name(tuned): _by_batch_size(results) for tuned, results in outcomes.items()},
+        {
+            _ruled_name(contender, results[0].lr): _by_batch_size(results)
+            for contender, results in outcomes.items()
+        },
         title=task.title,
-        note=f"lr: tuned at batch {batch_sizes[0]}, else by rule; {conditions}{MEAN_AND_RANGE}",
+        note=f"{search}; {conditions}{MEAN_AND_RANGE}",
     )
     figure.savefig(folder / "large-batch.png")
     rows = [
-        {"optimizer": tuned.label, "setting": tuned.setting, **asdict(outcome)}
-        for tuned, results in outcomes.items()
+        {
+            "optimizer": contender.label,
+            "setting": contender.with_options(lr=results[0].lr).setting,
+            **asdict(outcome),
+        }
+        for contender, results in outcomes.items()
         for outcome in results
     ]
     _write_csv(folder / "large-batch.csv", rows)
@@ -155,9 +177,19 @@ def _name(contender: Contender) -> str:
     return f"{contender.label} ({contender.setting})"
 
 
+def _short_names(contenders: Sequence[Contender]) -> dict[Contender, str]:
+    """The label alone where it tells a contender from the others."""
+    labels = [contender.label for contender in contenders]
+    return {one: one.label if labels.count(one.label) == 1 else _name(one) for one in contenders}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
+
+
 def _conditions(seeds: Sequence[int], threads: int) -> str:
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    return f"{seed}, {threads} CPU thread{'s' * (threads > 1)}, torch {torch.__version__}"
+    return f"{seed}, {_count(threads, 'CPU thread')}, torch {torch.__version__}"
 
 
 def _write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -185,10 +217,15 @@ def _mean_and_range(values: Sequence[float], form: str) -> str:
 
 
 def _courses(
-    task: Task, contender: Contender, *, steps: int, seeds: Sequence[int], progress: Progress
+    task: Task,
+    contender: Contender,
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    progress: Progress,
+    bar: TaskID,
 ) -> list[Recorder]:
     """Trains with one optimizer, once for each seed, and records every step."""
-    bar = progress.add_task(contender.label, total=steps * len(seeds), latest="")
     evaluate_every = max(1, steps // EVALUATIONS)
     recorders = []
     for seed in seeds:
@@ -209,29 +246,28 @@ def _courses(
             if record.step % evaluate_every == 0 or record.step == steps:
                 accuracy = task.evaluate(model).accuracy
                 recorder.record(record.step, {"test_accuracy": accuracy})
-                latest = f"loss {record.loss:.2g}, test accuracy {accuracy:.1%}"
+                loss = recorder["loss"].values[-SMOOTHING:].mean()
+                latest = f"loss {loss:.2g}, test accuracy {accuracy:.1%}"
                 progress.update(bar, latest=latest)
         recorders.append(recorder)
     return recorders
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> Mapping[str, float]:
-    """What a tuner saw and decided, or the fixed lr and momentum of SGD.
-
-    An adaptive optimizer's lr multiplies something else than the gradient, so it is left out.
-    """
-    if hasattr(optimizer, "diagnostics"):
-        diagnostics: Mapping[str, float] = optimizer.diagnostics()
-        return diagnostics
+    """The lr and momentum that are set, and over them what a tuner saw and decided."""
     group = optimizer.param_groups[0]
-    return {name: group[name] for name in ("lr", "momentum")} if "momentum" in group else {}
+    fixed = {name: float(group[name]) for name in ("lr", "momentum") if name in group}
+    return {**fixed, **(optimizer.diagnostics() if hasattr(optimizer, "diagnostics") else {})}
 
 
-def _table(courses: Mapping[Contender, Sequence[Recorder]], conditions: str) -> Table:
+def _table(
+    courses: Mapping[Contender, Sequence[Recorder]], conditions: str, smoothing: int
+) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption=f"Test accuracy: after the last step. Losses: mean of the last {SMOOTHING} steps. "
+        caption=f"Test accuracy: after the last step. Losses: mean of the last "
+        f"{_count(smoothing, 'step')}. "
         "Update time: median of optimizer.step(); torch's optimizers run as its fused kernels. "
         f"{conditions}.",
         caption_justify="left",
@@ -247,7 +283,7 @@ def _table(courses: Mapping[Contender, Sequence[Recorder]], conditions: str) -> 
     ):
         table.add_column(header, justify="right")
     for contender, recorders in courses.items():
-        loss = mean_of([recorder["loss"] for recorder in recorders]).smoothed(SMOOTHING)
+        loss = mean_of([recorder["loss"] for recorder in recorders]).smoothed(smoothing)
         steps_to_target = loss.first_step_at_most(TARGET_LOSS)
         updates = np.concatenate([recorder["optimizer_seconds"].values for recorder in recorders])
         table.add_row(
@@ -286,8 +322,13 @@ def _course_rows(
 # ---- over batch sizes
 
 
-def _ruled_name(tuned: Contender) -> str:
-    return f"{tuned.label} (lr {tuned.options['lr']:.3g}, {RULES[tuned.batch_exponent]})"
+def _ruled_name(contender: Contender, tuned_lr: float) -> str:
+    """The lr at the first batch size, where its search started, the rule, what else is given."""
+    others = dict(contender.given)
+    start = f" from {others.pop('lr')}" if "lr" in others else ""
+    more = f", {in_words(others)}" if others else ""
+    rule = RULES[contender.batch_exponent]
+    return f"{contender.label} (lr {tuned_lr:.3g}{start}, {rule}{more})"
 
 
 def _by_batch_size(outcomes: Iterable[Outcome]) -> dict[int, list[Outcome]]:
@@ -301,17 +342,20 @@ def _batch_table(outcomes: Mapping[Contender, Sequence[Outcome]], conditions: st
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption="lr: tuned on held-out training data at the first batch size, the others by rule. "
+        caption="lr: tuned on held-out training data at the first batch size, the search starting "
+        "from the setting's; at the others by rule. "
         f"Mean and range over the seeds. {conditions}.",
         caption_justify="left",
     )
     table.add_column("Optimizer")
+    table.add_column("Setting")
     for header in ("Batch", "Steps", "lr", "Test accuracy", "Training loss"):
         table.add_column(header, justify="right")
     for contender, results in outcomes.items():
         for batch_size, same in _by_batch_size(results).items():
             table.add_row(
                 contender.label,
+                contender.setting,
                 str(batch_size),
                 str(same[0].steps),
                 f"{same[0].lr:.3g}",

@@ -226,6 +226,5 @@ def test_bound_refuses(change: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("name", ["w", "w0", "covariance"])
 def test_bound_wants_tensors(name: str) -> None:
-    parameters = list(torch.nn.Linear(3, 2).parameters())
     with pytest.raises(TypeError, match=f"Invalid {name} type: list; give a tensor"):
-        bound(**{name: parameters})
+        bound(**{name: [torch.ones(2, 3), torch.ones(2)]})

@@ -56,9 +56,37 @@ def test_a_tuner_appears_in_every_panel() -> None:
     assert len(figure.axes[CURVATURE].collections) == 1
 
 
-def test_without_tuning_only_the_loss_is_drawn() -> None:
+def test_a_panel_without_data_is_left_out() -> None:
     figure = plot_comparison({"fixed": [fixed()]}, title="t")
-    assert lines(figure) == [2, 0, 0, 0, 0]
+    assert lines(figure) == [2]
+    figure = plot_comparison({"fixed": [fixed()], "tuned": [tuned()]}, title="t")
+    assert lines(figure) == [4, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (["lr"], ["Step size"]),
+        (["lr", "momentum"], ["Step size", "Momentum"]),
+        (["test_accuracy", "lr"], ["Test accuracy", "Step size"]),
+    ],
+)
+def test_the_panels_fill_the_figure(names: list[str], titles: list[str]) -> None:
+    recorder = fixed()
+    recorder.record(STEPS + 1, {"loss": 1.0, **dict.fromkeys(names, 0.5)})
+    figure = plot_comparison({"one": [recorder]}, title="t")
+    loss, *others = figure.axes
+    assert [panel.get_title(loc="left") for panel in others] == titles
+    figure.draw_without_rendering()
+    rights = {round(panel.get_position().y0, 3): panel.get_position().x1 for panel in figure.axes}
+    assert len(rights) == 2
+    assert all(right > 0.97 for right in rights.values())
+
+
+@pytest.mark.parametrize(("window", "words"), [(1, "1 step)"), (4, "4 steps)")])
+def test_the_title_says_how_many_steps_are_averaged(window: int, words: str) -> None:
+    figure = plot_comparison({"fixed": [fixed()]}, title="t", smoothing=window)
+    assert figure.axes[LOSS].get_title(loc="left").endswith(f"mean of the last {words}")
 
 
 def test_values_are_drawn_as_recorded() -> None:

@@ -140,11 +140,11 @@ def test_bad_rule(options: dict[str, Any], message: str) -> None:
 
 
 def test_rule_needs_one_momentum() -> None:
-    with pytest.raises(ValueError, match=r"momentum of the groups: 0.0; .*one number in"):
+    with pytest.raises(ValueError, match=r"momentum of the groups: 0\.0; .*one number in"):
         MultistageSchedule.from_first_stage(sgd(momentum=0), length=5, count=2)
     groups = [{"params": weights()}, {"params": weights(), "momentum": 0.5}]
     two = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
-    with pytest.raises(ValueError, match="momentum of the groups: 0.5, 0.9; "):
+    with pytest.raises(ValueError, match=r"momentum of the groups: 0\.5, 0\.9; "):
         MultistageSchedule.from_first_stage(two, length=5, count=2)
 
 

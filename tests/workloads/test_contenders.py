@@ -46,6 +46,30 @@ def test_lamb_decays_matrices_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "decay"),
+    [
+        ("lamb", 0.01),
+        ("lamb:preset=timm", 0.01),
+        ("lamb:preset=v3", 0.0),
+        ("lamb:preset=deepspeed", 0.0),
+        ("lamb:preset=v3,weight_decay=0.2", 0.2),
+    ],
+)
+def test_lamb_decays_as_its_preset_does(text: str, decay: float) -> None:
+    built = contender(text).build(model())
+    of_names = {name: group for group in built.param_groups for name in group["param_names"]}
+    assert of_names["0.weight"]["weight_decay"] == decay
+    assert of_names["1.weight"]["weight_decay"] == 0.0
+
+
+def test_what_was_given_is_told_from_what_the_row_holds() -> None:
+    assert contender("sgd").given == {}
+    tuned = contender("sgd:lr=0.2,nesterov=True").with_options(lr=3.0)
+    assert tuned.given == {"lr": 0.2, "nesterov": True}
+    assert tuned.options == {"lr": 3.0, "momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize(
     ("text", "setting", "expected"),
     [
         ("sgd", "lr 0.1, momentum 0.9", {"lr": 0.1, "momentum": 0.9}),
@@ -55,7 +79,7 @@ def test_lamb_decays_matrices_only() -> None:
         ("adam:betas=(0.5, 0.9)", "lr 0.001, betas (0.5, 0.9)", {"betas": (0.5, 0.9)}),
         ("yellowfin", "defaults", {"lr": 1.0}),
         ("yellowfin:lr=0.5,clip=None", "lr 0.5, clip None", {"lr": 0.5}),
-        ("lamb:lr=0.02,preset=timm", "lr 0.02, weight_decay 0.01, preset timm", {"lr": 0.02}),
+        ("lamb:lr=0.02,preset=timm", "lr 0.02, preset timm", {"lr": 0.02}),
     ],
 )
 def test_settings_are_read(text: str, setting: str, expected: dict[str, Any]) -> None:

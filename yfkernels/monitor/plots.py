@@ -19,6 +19,8 @@ PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#5
 INCHES = (12.0, 7.0)
 SMALL_INCHES = (12.0, 5.0)
 LEGEND_COLUMNS = 4
+COLUMNS = 6  # of the grid: one, two or three panels fill a row
+TUNING = {"lr": "lr", "momentum": "momentum", "curvature": "h_min"}  # panel: what it cannot lack
 DOTS_PER_INCH = 150
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -61,9 +63,9 @@ def plot_comparison(
 ) -> Figure:
     """Draws how several optimizers trained the same task.
 
-    Five panels: training loss, test accuracy, step size, momentum and curvature range. An
-    optimizer appears in every panel whose values it recorded. Of several trainings the mean is
-    drawn; for loss and accuracy, their range as well.
+    Up to five panels: training loss, test accuracy, step size, momentum and curvature range. An
+    optimizer appears in every panel whose values it recorded; a panel without any is left out.
+    Of several trainings the mean is drawn; for loss and accuracy, their range as well.
 
     Args:
         courses: label to recorders, one for each seed. Used are ``loss``, ``test_accuracy`` (0 to
@@ -77,24 +79,19 @@ def plot_comparison(
         The figure; write it with ``figure.savefig(path)``.
     """
     with matplotlib.rc_context(STYLE):
-        figure = _figure(INCHES)
-        grid = figure.add_gridspec(2, 3)
-        panels = {
-            "loss": figure.add_subplot(grid[0, :2]),
-            "test_accuracy": figure.add_subplot(grid[0, 2]),
-            "lr": figure.add_subplot(grid[1, 0]),
-            "momentum": figure.add_subplot(grid[1, 1]),
-            "curvature": figure.add_subplot(grid[1, 2]),
-        }
+        figure, panels = _panels(courses)
         _name_panels(panels, smoothing)
         # The first contender is drawn last, on top of what it is compared with.
         for index, (label, recorders) in reversed(list(enumerate(courses.items()))):
             look = _look(index)
             _draw_loss(panels["loss"], recorders, look, label, smoothing)
-            _draw_accuracy(panels["test_accuracy"], recorders, look)
-            _draw_line(panels["lr"], recorders, "lr", look)
-            _draw_line(panels["momentum"], recorders, "momentum", look)
-            _draw_curvature(panels["curvature"], recorders, look["color"])
+            if "test_accuracy" in recorders[0]:
+                _draw_accuracy(panels["test_accuracy"], recorders, look)
+            for name in ("lr", "momentum"):
+                if name in recorders[0]:
+                    _draw_line(panels[name], recorders, name, look)
+            if "h_min" in recorders[0]:
+                _draw_curvature(panels["curvature"], recorders, look["color"])
 
         for panel in panels.values():
             panel.set_xlim(left=0)
@@ -150,6 +147,25 @@ def _figure(inches: tuple[float, float]) -> Figure:
     return Figure(figsize=inches, dpi=DOTS_PER_INCH, layout=layout)
 
 
+def _panels(courses: Mapping[str, Sequence[Recorder]]) -> tuple[Figure, dict[str, Axes]]:
+    """The loss, and of the other panels those that have something to show."""
+
+    def recorded(name: str) -> bool:
+        return any(name in recorders[0] for recorders in courses.values())
+
+    below = [panel for panel, name in TUNING.items() if recorded(name)]
+    figure = _figure(INCHES if below else SMALL_INCHES)
+    grid = figure.add_gridspec(2 if below else 1, COLUMNS)
+    edge = 2 * COLUMNS // 3 if recorded("test_accuracy") else COLUMNS
+    panels = {"loss": figure.add_subplot(grid[0, :edge])}
+    if edge < COLUMNS:
+        panels["test_accuracy"] = figure.add_subplot(grid[0, edge:])
+    for place, panel in enumerate(below):
+        width = COLUMNS // len(below)
+        panels[panel] = figure.add_subplot(grid[1, place * width : (place + 1) * width])
+    return figure, panels
+
+
 def _look(index: int) -> dict[str, Any]:
     """Colour of a contender; beyond the palette the colours return with dashes."""
     rounds, color = divmod(index, len(PALETTE))
@@ -177,23 +193,27 @@ def _add_legend(figure: Figure, panel: Axes, title: str, note: str) -> None:
 
 
 def _name_panels(panels: Mapping[str, Axes], smoothing: int) -> None:
-    panels["loss"].set(
-        title=f"Training loss (bold: mean of the last {smoothing} steps)",
-        ylabel="cross entropy [nats]",
-        yscale="log",
-    )
-    panels["test_accuracy"].set(title="Test accuracy", ylabel="right answers")
-    panels["test_accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    panels["lr"].set(title="Step size", ylabel="lr", yscale="log")
-    panels["momentum"].set(title="Momentum", ylabel="momentum", ylim=(-0.02, 1.02))
-    panels["curvature"].set(
-        title="Curvature range",
-        ylabel="squared gradient norm (thin)",
-        yscale="log",
-    )
-    for panel in panels.values():
-        panel.set_xlabel("step")
+    window = f"{smoothing} step{'s' * (smoothing > 1)}"
+    named: dict[str, dict[str, Any]] = {
+        "loss": {
+            "title": f"Training loss (bold: mean of the last {window})",
+            "ylabel": "cross entropy [nats]",
+            "yscale": "log",
+        },
+        "test_accuracy": {"title": "Test accuracy", "ylabel": "right answers"},
+        "lr": {"title": "Step size", "ylabel": "lr", "yscale": "log"},
+        "momentum": {"title": "Momentum", "ylabel": "momentum", "ylim": (-0.02, 1.02)},
+        "curvature": {
+            "title": "Curvature range",
+            "ylabel": "squared gradient norm (thin)",
+            "yscale": "log",
+        },
+    }
+    for name, panel in panels.items():
+        panel.set(**named[name], xlabel="step")
         panel.margins(x=0.01)
+    if "test_accuracy" in panels:
+        panels["test_accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _draw_loss(
@@ -210,8 +230,6 @@ def _draw_loss(
 
 
 def _draw_accuracy(axes: Axes, recorders: Sequence[Recorder], look: dict[str, Any]) -> None:
-    if "test_accuracy" not in recorders[0]:
-        return
     accuracies = [recorder["test_accuracy"] for recorder in recorders]
     mean = mean_of(accuracies)
     if len(accuracies) > 1:
@@ -220,9 +238,8 @@ def _draw_accuracy(axes: Axes, recorders: Sequence[Recorder], look: dict[str, An
 
 
 def _draw_line(axes: Axes, recorders: Sequence[Recorder], name: str, look: dict[str, Any]) -> None:
-    if name in recorders[0]:
-        mean = mean_of([recorder[name] for recorder in recorders])
-        axes.plot(mean.steps, mean.values, **look)
+    mean = mean_of([recorder[name] for recorder in recorders])
+    axes.plot(mean.steps, mean.values, **look)
 
 
 def _draw_range(axes: Axes, x: Any, values: Any, color: str) -> None:
@@ -233,8 +250,6 @@ def _draw_range(axes: Axes, x: Any, values: Any, color: str) -> None:
 
 def _draw_curvature(axes: Axes, recorders: Sequence[Recorder], color: str) -> None:
     """The band the tuner believes in, over the squared gradient norms it is made from."""
-    if "h_min" not in recorders[0]:
-        return
     norm, low, high = (
         mean_of([recorder[name] for recorder in recorders])
         for name in ("grad_norm", "h_min", "h_max")

@@ -13,18 +13,10 @@ from yfkernels import ops
 from yfkernels._checks import refuse_global
 from yfkernels.distributed import sharding
 from yfkernels.distributed.sharding import ShardGroup
-from yfkernels.ops.memory import is_dense, new_state, same_layout
+from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 from yfkernels.optim._fingerprint import Fingerprint
-
-_STATE_DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
-_HALF = (torch.bfloat16, torch.float16)
-
-
-def _view(tensor: Tensor) -> Tensor:
-    """What the kernels see of a tensor: this process's part, a complex one as pairs of reals."""
-    tensor = sharding.local(tensor.detach())
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+from yfkernels.optim._state import StateLayout, view_of
 
 
 def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
@@ -35,7 +27,7 @@ def _add_global_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
 class FusedOptimizer(Optimizer):
     """Base of the optimizers: gathers gradients into tables and keeps state exact.
 
-    A subclass names its per-parameter state in `_state_columns`, does one step over the tables in
+    A subclass says in `_layout` what it keeps for a parameter, does one step over the tables in
     `_update`, and puts what is neither per parameter nor per group in `_global_state`.
 
     Args:
@@ -85,13 +77,9 @@ class FusedOptimizer(Optimizer):
 
     # ---- for subclasses
 
-    def _state_columns(self) -> dict[str, Column]:
-        """Names of the per-parameter state and their columns in the table."""
+    def _layout(self) -> StateLayout:
+        """The state that a parameter has."""
         raise NotImplementedError
-
-    def _counts_steps(self) -> bool:
-        """Whether the update of a parameter hangs on how many steps it has taken."""
-        return False
 
     def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
         """Called when the set of tables has changed; `shards` are all their shard groups."""
@@ -185,7 +173,7 @@ class FusedOptimizer(Optimizer):
             for row in table.rows:
                 grad = grads[row.index]
                 if grad is not None:
-                    grad = _view(grad)
+                    grad = view_of(grad)
                     if table.backend != "torch" and not same_layout(grad, row.param):
                         grad = torch.empty_like(row.param).copy_(grad)
                         self._must_rebind = True
@@ -214,11 +202,12 @@ class FusedOptimizer(Optimizer):
         """Sorts the parameters that have had a gradient into tables."""
         rows: dict[tuple[Any, ...], list[Row]] = {}
         shards: dict[ShardGroup, None] = {}
+        layout = self._layout()
         self._planned_dtypes = []
         self._empty_parts = []
         end = 0
         for index, (group, param) in enumerate(self._all_params()):
-            grad, view = grads[index], _view(param)
+            grad, view = grads[index], view_of(param)
             started = grad is not None or bool(self.state.get(param))
             grad_dtype = param.dtype if grad is None else grad.dtype
             self._planned_dtypes.append(grad_dtype if started else None)
@@ -231,7 +220,8 @@ class FusedOptimizer(Optimizer):
                     shards[shard] = None
                 fusible = is_dense(view) and grad_dtype == param.dtype
                 backend = ops.choose(self._backend, view.device, view.dtype, fusible)
-                columns = {Column.PARAM: view, **self._state_of(param, view)}
+                state = layout.bring(param, view, self.state[param])
+                columns = {Column.PARAM: view, **state}
                 key = (backend, view.device, view.dtype, shard)
                 first = start + sharding.shard_offset(param)
                 if view.numel():
@@ -248,39 +238,6 @@ class FusedOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
                 yield index, param
-
-    def _state_of(self, param: Tensor, view: Tensor) -> dict[Column, Tensor]:
-        """The parameter's state by column, made or brought into the parameter's layout."""
-        state = self.state[param]
-        columns = {}
-        for name, column in self._columns_of(view).items():
-            value = state.get(name)
-            part = None if value is None else sharding.local(value)
-            if part is None or part.device != view.device or not same_layout(part, view):
-                part = self._state_tensor(name, view, part)
-                state[name] = part if name == "step" else sharding.like(param, part)
-            columns[column] = part
-        return columns
-
-    def _columns_of(self, view: Tensor) -> dict[str, Column]:
-        columns = dict(self._state_columns())
-        half = view.dtype in _HALF
-        if half and not self._stochastic_rounding:
-            columns["master"] = Column.MASTER
-        if self._counts_steps() or (half and self._stochastic_rounding):
-            columns["step"] = Column.STEP
-        return columns
-
-    @staticmethod
-    def _state_tensor(name: str, view: Tensor, value: Tensor | None) -> Tensor:
-        """A state tensor in the parameter's layout, with `value` in it or as it begins."""
-        if name == "step":
-            tensor = torch.zeros((), dtype=torch.float32, device=view.device)
-        else:
-            tensor = new_state(view, _STATE_DTYPE.get(view.dtype, torch.float32))
-        if value is None and name == "master":
-            value = view
-        return tensor if value is None else tensor.copy_(value)
 
     def _forget_plan(self) -> None:
         self._tables = []
@@ -379,34 +336,9 @@ class FusedOptimizer(Optimizer):
             )
         self._check_global_state(groups[0])
         for index, param, saved in self._saved_state(state_dict):
-            view = _view(param)
-            whole = param.shape if sharding.is_sharded(param) else view.shape
-            for name in self._columns_of(view):
-                value, shape = saved.get(name), () if name == "step" else whole
-                if value is None and name == "step" and not self._counts_steps():
-                    continue  # stochastic rounding begins with this run
-                if not isinstance(value, Tensor):
-                    raise RuntimeError(
-                        f"the state_dict has no {name!r} for parameter {index}; it has "
-                        f"{sorted(saved)}. Was it saved with the same options"
-                        f"{', stochastic_rounding among them' if name == 'master' else ''}?"
-                    )
-                if value.shape != shape:
-                    raise RuntimeError(
-                        f"{name!r} of parameter {index} has shape {tuple(value.shape)} in the "
-                        f"state_dict, the parameter has {tuple(shape)}"
-                    )
+            self._layout().check(index, param, saved)
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
         for _, param, saved in self._saved_state(state_dict):
-            view, state = _view(param), self.state[param]
-            state.clear()  # of what these options have no use for, too
-            for name in self._columns_of(view):
-                if name not in saved:
-                    continue
-                if name == "step":
-                    state[name] = self._state_tensor(name, view, saved[name])
-                else:
-                    part = sharding.part_of(saved[name], param)
-                    state[name] = sharding.like(param, self._state_tensor(name, view, part))
+            self._layout().restore(param, saved, self.state[param])

@@ -15,6 +15,7 @@ from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.torch.rules import update_of
 from yfkernels.optim._base import FusedOptimizer
+from yfkernels.optim._state import StateLayout
 
 _NO_OPTIONS = ("params", "param_names")
 
@@ -61,12 +62,10 @@ class RuleOptimizer(FusedOptimizer):
         """The numbers the tuner takes for a parameter group."""
         raise NotImplementedError
 
-    def _state_columns(self) -> dict[str, Column]:
+    def _layout(self) -> StateLayout:
         names = self._state_names[: self._rule.states]
-        return {name: Column(Column.STATE + k) for k, name in enumerate(names)}
-
-    def _counts_steps(self) -> bool:
-        return self._rule.counts
+        columns = {name: Column(Column.STATE + k) for k, name in enumerate(names)}
+        return StateLayout(columns, self._rule.counts, self._stochastic_rounding)
 
     def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
         device = tables[0].device if tables else torch.device("cpu")

@@ -45,7 +45,8 @@ class LAMB(GatedOptimizer):
         betas: smoothing of the averages of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, > 0.
         weight_decay: decay inside the direction u.
-        max_grad_norm: clips the norm of the whole gradient, over all groups; None or 0 for no clip.
+        max_grad_norm: bound on the norm of the whole gradient; None or 0 for no clip. The norm is
+            taken over all groups, the bound is the group's own.
         bias_correction: True debiases both averages; False does not; "lr" corrects the learning
             rate instead, outside the ratio (DeepSpeed).
         grad_averaging: weight 1 - b1 on the gradient; False for weight 1.

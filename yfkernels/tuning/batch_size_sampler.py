@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from yfkernels._checks import require
 
-
 _SAVED = ("epoch", "position", "seed", "batch_size", "split")
 
 
@@ -184,8 +183,9 @@ class BatchSizeSampler(Sampler[list[int]]):
             ValueError: the data or the number of replicas is another, or something is missing.
         """
         if missing := [name for name in _SAVED if name not in state_dict]:
+            lacking = ", ".join(missing)
             raise ValueError(
-                f"Invalid state_dict: it lacks {', '.join(missing)}; give what state_dict() returned"
+                f"Invalid state_dict: it lacks {lacking}; give what state_dict() returned"
             )
         if state_dict["split"] != self._split():
             raise ValueError(

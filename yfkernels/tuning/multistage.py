@@ -273,9 +273,10 @@ class MultistageSchedule(LRScheduler):
         if "beta" in vary:
             betas = {_beta_of(group) for group in optimizer.param_groups}
             if len(betas) > 1 or not 0.0 < min(betas) < 1.0:
+                found = ", ".join(map(str, sorted(betas)))
                 raise ValueError(
-                    f"Invalid momentum of the groups: {', '.join(map(str, sorted(betas)))}; to vary "
-                    "beta it must be one number in (0, 1); set it in the optimizer, or give stages"
+                    f"Invalid momentum of the groups: {found}; to vary beta it must be one number "
+                    "in (0, 1); set it in the optimizer, or give stages"
                 )
             beta = betas.pop()
             odds = beta / (1.0 - beta)

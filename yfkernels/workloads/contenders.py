@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -26,17 +26,19 @@ class Contender:
         options: what is set.
         batch_exponent: by the usual rule lr grows as the batch size to this power: 1 where the
             gradient is not rescaled, 1/2 where it is, 0 where lr multiplies a tuned step size.
+        given: those of the options the user asked for.
     """
 
     label: str
     factory: Factory
     options: Mapping[str, Any]
     batch_exponent: float
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def setting(self) -> str:
         """The options in words; printed beside every result."""
-        return ", ".join(f"{name} {value}" for name, value in self.options.items()) or "defaults"
+        return in_words(self.options) or "defaults"
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer for a model's parameters."""
@@ -45,6 +47,11 @@ class Contender:
     def with_options(self, **options: Any) -> Contender:
         """The same with other options; those not named here stay."""
         return replace(self, options={**self.options, **options})
+
+
+def in_words(options: Mapping[str, Any]) -> str:
+    """Such as "lr 0.1, momentum 0.9"."""
+    return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
 def contender(text: str) -> Contender:
@@ -62,7 +69,8 @@ def contender(text: str) -> Contender:
     name = name.strip().lower()
     if name not in CONTENDERS:
         raise ValueError(f"no optimizer {name!r}; choose from {', '.join(CONTENDERS)}")
-    chosen = CONTENDERS[name].with_options(**_options(settings))
+    given = _options(settings)
+    chosen = replace(CONTENDERS[name].with_options(**given), given=given)
     try:
         chosen.build(nn.Linear(1, 1))
     except (RuntimeError, TypeError, ValueError) as error:
@@ -101,14 +109,16 @@ def _over_parameters(optimizer: Callable[..., Optimizer], **fixed: Any) -> Facto
     return lambda model, **options: optimizer(model.parameters(), **{**fixed, **options})
 
 
-def _lamb(model: nn.Module, *, weight_decay: float, **options: Any) -> Optimizer:
-    return LAMB(param_groups(model, weight_decay), **options)
+def _lamb(model: nn.Module, **options: Any) -> Optimizer:
+    if "weight_decay" not in options:  # the default is the preset's
+        options["weight_decay"] = LAMB(model.parameters(), **options).defaults["weight_decay"]
+    return LAMB(param_groups(model, options["weight_decay"]), **options)
 
 
 # torch's run as its fused kernels, the fastest it has: same mathematics, fair times.
 CONTENDERS: dict[str, Contender] = {
     "yellowfin": Contender("YellowFin", _over_parameters(YellowFin), {}, 0.0),
-    "lamb": Contender("LAMB", _lamb, {"lr": 0.01, "weight_decay": 0.01}, 0.5),
+    "lamb": Contender("LAMB", _lamb, {"lr": 0.01}, 0.5),
     "qhm": Contender("QHM", _over_parameters(QHM), {"lr": 1.0}, 1.0),
     "qhadam": Contender("QHAdam", _over_parameters(QHAdam), {"lr": 0.001}, 0.5),
     "adam": Contender("Adam", _over_parameters(Adam, fused=True), {"lr": 0.001}, 0.5),
