@@ -107,7 +107,7 @@ def parse_size(name: str) -> Size:
 
 
 DEFAULT_SIZES = {
-    "cpu": ("1x50M", "resnet50", "gpt2", "1000x1024", "10000x64", "400x64"),
+    "cpu": ("1x50M", "50x1M", "resnet50", "gpt2", "1000x1024", "10000x64", "400x64"),
     # what the targets need first, for time may run out
     "cuda": ("1x1G", "resnet50", "400x64", "bert-large", "gpt2", "1x50M", "1000x1024", "10000x64"),
 }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.result import Result
 
-LARGE, MANY, HUGE, MODEL, BERT = "1x50M", "400x64", "1x1G", "resnet50", "bert-large"
+LARGE, LAYERS, MANY, HUGE = "1x50M", "50x1M", "400x64", "1x1G"
+MODEL, BERT = "resnet50", "bert-large"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_the_panels_fill_the_figure(names: list[str], titles: list[str]) -> None
     recorder = fixed()
     recorder.record(STEPS + 1, {"loss": 1.0, **dict.fromkeys(names, 0.5)})
     figure = plot_comparison({"one": [recorder]}, title="t")
-    loss, *others = figure.axes
+    _loss, *others = figure.axes
     assert [panel.get_title(loc="left") for panel in others] == titles
     figure.draw_without_rendering()
     rights = {round(panel.get_position().y0, 3): panel.get_position().x1 for panel in figure.axes}
