@@ -12,8 +12,8 @@ HALVES = ("bfloat16", "float16")
 # By dtype measure for three sums, advance for four rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words.
 CUDA_KERNELS = 3 * (3 + 4 + 3 + 2) + 2 + 1 + 1
-# Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master, one
-# rule in each other form, tune.
+# Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master,
+# one rule in each other form, tune.
 TRITON_KERNELS = 9 + 1 + 1 + 9 + 9 + 9 + 3
 
 # Columns of state, float32 each.

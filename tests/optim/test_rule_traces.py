@@ -164,7 +164,10 @@ LONG = (
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset(preset: str, dtype: torch.dtype, target: Target, rng: np.random.Generator) -> None:
-    """50 steps of each: 1e-6 of the path in float32, 1e-12 in float64."""
+    """50 steps of each: 1e-6 of the path in float32, 1e-12 in float64.
+
+    Triton's slow interpreter takes 50 of the two that differ most, 10 of the others.
+    """
     if target.interpreted and dtype == torch.float64:
         pytest.skip("float64 does not run in Triton")
     groups = (
@@ -172,8 +175,11 @@ def test_preset(preset: str, dtype: torch.dtype, target: Target, rng: np.random.
         Group(specs((2, 3, 4), dtype=dtype), {"lr": 2e-3, "weight_decay": 0.02}),
         Group(specs((11,), dtype=dtype), {"weight_decay": 0.0}),
     )
+    if target.interpreted:  # each tensor costs it milliseconds
+        groups = (Group(specs((6, 7))), Group(specs((11,)), {"weight_decay": 0.0}))
+    few = target.interpreted and preset not in ("apex", "deepspeed")
     gradients = Gradients(
-        6 if target.interpreted else 50,
+        10 if few else 50,
         factor={3: 1e3, 30: 0.0},
         present=lambda step, i: i != 1 or step >= 5,
     )

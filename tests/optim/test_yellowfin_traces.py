@@ -186,7 +186,10 @@ def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator
 def test_long_trace(
     variance: str, momentum_form: str, target: Target, rng: np.random.Generator
 ) -> None:
-    """120 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups."""
+    """120 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups.
+
+    Triton's slow interpreter takes the first 55 of them.
+    """
     if target.interpreted and (variance == "exact") != (momentum_form == "buffer"):
         pytest.skip("two of the four are enough for the slow interpreter")
     groups = (
@@ -198,13 +201,13 @@ def test_long_trace(
     )
     twin = Twin(target, groups, rng, variance=variance, momentum_form=momentum_form)
     gradients = Gradients(
-        120,
+        55 if target.interpreted else 120,
         factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},
         poison={7: np.nan, 45: np.inf, 46: -np.inf, 110: np.nan},
         present=lambda step, i: not (i == 1 and step < 10) and not (i == 2 and 60 <= step < 70),
     )
     twin.run(gradients, rng)
-    assert twin.oracle.skipped_steps == 4
+    assert twin.oracle.skipped_steps == (3 if target.interpreted else 4)
 
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])

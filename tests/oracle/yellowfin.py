@@ -93,7 +93,7 @@ class OracleGroup:
         # How far each element has travelled, counting every gradient with its later effect through
         # the momentum: what an error of the tuned lr and momentum is relative to.
         self.path = [np.zeros_like(p) for p in self.params]
-        # With trust_ratio: the sum in the buffer without cancellation, and how it hangs on momentum.
+        # With trust_ratio: the sum in the buffer without cancellation, and its slope in momentum.
         self.magnitudes = [np.zeros_like(p) for p in self.params]
         self.slopes = [np.zeros_like(p) for p in self.params]
         self.trust_ratios = [math.nan] * len(self.params)
