@@ -69,7 +69,7 @@ class RuleOptimizer(FusedOptimizer):
 
     def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
         device = tables[0].device if tables else torch.device("cpu")
-        if self._tunes_on_host and not self._capturable:
+        if self._reads_on_host():
             device = torch.device("cpu")
         fused = [table.backend for table in tables if table.backend != "torch"]
         backend = fused[0] if fused else "torch"
