@@ -43,7 +43,8 @@ Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk
 const std::vector<size_t> coefficient_words = {
     sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
     sizeof(QHMCoefficients) / sizeof(double), sizeof(QHAdamCoefficients) / sizeof(double),
-    sizeof(LAMBCoefficients) / sizeof(double)};
+    sizeof(LAMBCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
+    sizeof(YellowFinCoefficients) / sizeof(double)};
 
 std::pair<double, double> host_single_step(double distance, double variance, double h_min,
                                            double h_max) {
@@ -80,15 +81,15 @@ PYBIND11_MODULE(_C, m) {
   py::class_<TunerOptions>(m, "TunerOptions")
       .def(py::init([](double beta, double max_norm, double initial_lr, double initial_momentum,
                        int64_t window, bool adaptive_clip, bool polyak, bool log_smooth,
-                       bool sparsity_debias, bool sketch, bool trust_ratio) {
+                       bool sparsity_debias, bool sketch, bool trust_ratio, bool robust) {
              return TunerOptions{beta,   max_norm,      initial_lr, initial_momentum,
                                  window, adaptive_clip, polyak,     log_smooth,
-                                 sparsity_debias, sketch, trust_ratio};
+                                 sparsity_debias, sketch, trust_ratio, robust};
            }),
            py::kw_only(), py::arg("beta"), py::arg("max_norm"), py::arg("initial_lr"),
            py::arg("initial_momentum"), py::arg("window"), py::arg("adaptive_clip"),
            py::arg("polyak"), py::arg("log_smooth"), py::arg("sparsity_debias"),
-           py::arg("sketch"), py::arg("trust_ratio"));
+           py::arg("sketch"), py::arg("trust_ratio"), py::arg("robust"));
 
   m.def("single_step", &host_single_step);
 
@@ -121,9 +122,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_advance",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
-         Address coefficients, int threads) {
+         Address coefficients, Address chunk_gauges, Address gauges, int threads) {
         cpu::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                     at<const double>(coefficients), threads);
+                     at<const double>(coefficients), at<double>(chunk_gauges), at<double>(gauges),
+                     threads);
       },
       no_gil);
   m.def(
@@ -216,10 +218,11 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cuda_advance",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
-         Address coefficients, Address tickets, int device, Address stream) {
+         Address coefficients, Address chunk_gauges, Address gauges, Address tickets,
+         Address ticket, int device, Address stream) {
         cuda::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                      at<const double>(coefficients), at<unsigned>(tickets),
-                      {device, at<void>(stream)});
+                      at<const double>(coefficients), at<double>(chunk_gauges), at<double>(gauges),
+                      at<unsigned>(tickets), at<unsigned>(ticket), {device, at<void>(stream)});
       },
       no_gil);
   m.def(

@@ -10,6 +10,8 @@
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
 //   T moved(p, u)                     the parameter after the move
+//   kGauges                           how many sums over all elements the tuner wants of the move;
+//   void gauge(before, after, T* sums)   adds an element's share to them
 // and, if the length of the move hangs on the norms of the whole tensor (two passes: the first for
 // state and norms, the second for the move),
 //   T recalled(p, const T* state)     u once more, from the advanced state
@@ -29,7 +31,15 @@
 namespace yfk {
 
 // Which rule a pass runs.
-enum class RuleId : int { kYellowFin, kYellowFinSketch, kQHM, kQHAdam, kLAMB };
+enum class RuleId : int {
+  kYellowFin,
+  kYellowFinSketch,
+  kQHM,
+  kQHAdam,
+  kLAMB,
+  kYellowFinRobust,
+  kYellowFinRobustSketch,
+};
 
 // The head of every rule's coefficients.
 struct Gate {
@@ -53,6 +63,7 @@ YFK_FN double power(double base, double n) {
 
 // What ends every rule: p <- keep p + gain u.
 struct Move {
+  static constexpr int kGauges = 0;
   float keep, gain;
 
   template <class T>
@@ -79,10 +90,14 @@ struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
 //   buffer:  v <- mu v + d,       p <- p - lr v      (torch.optim.SGD)
 //   polyak:  v <- mu v - lr d,    p <- p + v         (the paper)
 // with d = c g + wd p, and  gbar <- b gbar + (1-b) c' g  for variance="exact".
-template <bool kAverages>
+//
+// The robust mode wants to know how ‖p‖² has grown. Term by term, because the difference of two
+// norms would drown early growth in rounding.
+template <bool kAverages, bool kRobust = false>
 struct YellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = kAverages ? 2 : 1;
+  static constexpr int kGauges = kRobust ? 1 : 0;
   float grad_scale, coupled_decay, momentum, velocity_gain, velocity_keep;
   float average_decay, average_gain;
 
@@ -99,6 +114,11 @@ struct YellowFin : Move {
     state[0] = velocity_keep * velocity;
     if (kAverages) state[kStates - 1] = average_decay * state[kStates - 1] + average_gain * g;
     return velocity;
+  }
+
+  template <class T>
+  YFK_FN void gauge(const T& before, const T& after, T* sums) const {
+    sums[0] = sums[0] + (after - before) * (after + before);
   }
 
   template <class T>

@@ -14,7 +14,9 @@ namespace yfk {
 
 constexpr int kColumns = 9;       // columns a row has room for
 constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
-constexpr int kSums = 5;          // doubles a measurement leaves in each slot
+constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
+constexpr int kSums = 7;          // doubles of a slot. The two after those are used in the first slot of
+                                  // a table: growth of ‖p‖² in an update, ‖p‖² before the first
 
 struct TensorRow {
   int64_t numel;

@@ -20,6 +20,12 @@ constexpr double kEnvelopeGuard = 10.0;     // statistics may see at most 10 sqr
 constexpr double kLargestMove = 100.0;      // lr * ‖g‖ of one step, adaptive clipping only
 constexpr double kLargestCubic = 1e300;
 
+// The robust mode (docs/yellowfin.md)
+constexpr double kWidestRange = 30.0;       // h_max / h_min at most
+constexpr double kFirstRadius = 1e-4;       // of 1 + ‖x_0‖
+constexpr double kBoundScale = 1.5;         // of the distance bound on lr
+constexpr double kBoundFloor = 0.5;         // lr is at least this share of it
+
 // Everything the tuner remembers, in this order, as float64; the window (w values) and, with
 // variance="sketch", the sketch of the gradient average (kTile values) follow it directly.
 // yfkernels/tuning/state.py names the same fields.
@@ -33,18 +39,23 @@ struct TunerState {
   double grad_norm_avg;         // EMA of sqrt(h)
   double distance_avg;
   double sparsity_avg;          // EMA of the share of non-zero gradient entries
+  // the robust mode
+  double unread_growth;         // of a saved state: of ‖x‖² in its last step
+  double growth;                // ‖x‖² - ‖x_0‖², up to the step before the last
+  double radius;                // an estimate from below of how far x has come from x_0
+  double grad_sq_sum;           // Σ h over all steps
   // what the last step measured and used
   double h_min, h_max, variance, distance, lr, momentum, grad_norm, clip_coefficient;
 };
 
-constexpr double kStateFormat = 1.0;
+constexpr double kStateFormat = 2.0;
 
 struct TunerOptions {
   double beta;
   double max_norm;              // +inf: no manual clip
   double initial_lr, initial_momentum;
   int64_t window;
-  bool adaptive_clip, polyak, log_smooth, sparsity_debias, sketch, trust_ratio;
+  bool adaptive_clip, polyak, log_smooth, sparsity_debias, sketch, trust_ratio, robust;
 };
 
 // One step's gradient, before any unscaling or clip.
@@ -54,6 +65,8 @@ struct GradientSums {
   double avg_sq;                // ‖gbar‖²
   double nonzero, count;        // entries
   double avg_grad_sq;           // ‖g‖² as gbar's space sees it: the sketch's own, else grad_sq
+  double growth;                // of ‖x‖² in the step before
+  double start_sq;              // ‖x_0‖²
 };
 
 struct GroupHyper {
@@ -111,6 +124,17 @@ YFK_FN StepSize single_step(double distance, double variance, double h_min, doub
 YFK_FN double clip_factor(double target, double norm) {
   const double factor = target / (norm + kClipEpsilon);
   return factor < 1.0 ? factor : 1.0;
+}
+
+// Bounds lr by how far the parameters have come, over what the gradients have summed up to: the step
+// of DoG (Ivgi, Hinder, Carmon 2023) for lr / (1 - mu), the whole travel of one gradient.
+YFK_FN double bounded_lr(double lr, double momentum, const TunerState& state) {
+  const double sum = state.grad_sq_sum;
+  const double bound =
+      sum > 0.0 ? kBoundScale * (1.0 - momentum) * state.radius / sqrt(sum) : 0.0;
+  const double least = kBoundFloor * bound;
+  const double raised = lr > least ? lr : least;
+  return raised < bound ? raised : bound;
 }
 
 YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper& group, double lr,
@@ -206,12 +230,23 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
     distance /= sqrt(share) + kEpsilon;
   }
 
-  // 7. SingleStep, with a slow start over ten windows
+  if (options.robust && h_min < h_max / kWidestRange) h_min = h_max / kWidestRange;
+
+  // 7. SingleStep, with a slow start over ten windows, or one
   StepSize next = {options.initial_lr, options.initial_momentum};
   if (k >= 1) {
     next = single_step(distance, variance, h_min, h_max);
-    const double warmup = double(k + 1) / double(10 * options.window);
+    const double warmup = double(k + 1) / double((options.robust ? 1 : 10) * options.window);
     next.lr *= warmup < 1.0 ? warmup : 1.0;
+  }
+  if (options.robust) {
+    state->growth += state->unread_growth + sums.growth;
+    state->unread_growth = 0.0;
+    const double travelled = sqrt(fabs(state->growth));
+    if (k == 0) state->radius = kFirstRadius * (1.0 + sqrt(sums.start_sq));
+    if (travelled > state->radius) state->radius = travelled;
+    state->grad_sq_sum += h;
+    next.lr = bounded_lr(next.lr, next.momentum, *state);
   }
 
   // 9. an exploding gradient is clipped in the update, after the statistics saw it

@@ -51,12 +51,12 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, b
              double* partials, float* sketches, int threads) {
   const MeasureKernel kernel = kernels().measure(dtype, what, nonzero);
   parallel_for(num_slots, threads, [&](int64_t slot) {
-    double sums[kSums] = {};
+    double sums[kMeasured] = {};
     float* sketch = what == Measure::kSketch ? sketches + slot * kTile : nullptr;
     if (sketch) std::fill_n(sketch, kTile, 0.0f);
     kernel(table, slot * table.num_chunks / num_slots, (slot + 1) * table.num_chunks / num_slots,
            sums, sketch);
-    std::copy_n(sums, kSums, partials + slot * kSums);
+    std::copy_n(sums, kMeasured, partials + slot * kSums);
   });
 }
 
@@ -66,7 +66,8 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
   double total[kSums] = {};
   for (int64_t slot = 0; slot < num_slots; ++slot)
     for (int i = 0; i < kSums; ++i) total[i] += partials[slot * kSums + i];
-  GradientSums sums = {total[0], total[1], total[2], total[3], total[4], total[0]};
+  GradientSums sums = {total[0], total[1], total[2], total[3],
+                       total[4], total[0], total[5], total[6]};
 
   // the sketch plays the part of the gradient, its average that of gbar
   double sketch[kTile];
@@ -125,16 +126,21 @@ static void end_tensor(const Table& table, int64_t first, int64_t end, const dou
 }
 
 void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             int threads) {
+             double* chunk_gauges, double* gauges, int threads) {
   if (!active(coefficients)) return;
-  const AdvanceKernel kernel = kernels().update(dtype, rule).advance;
+  const UpdateKernels update = kernels().update(dtype, rule);
   const Runs runs(table, threads);
   // from the end, which the measurement has read last: what a cache has kept is met before it is
   // displaced (too little to show at 50M parameters, bench/NOTES.md)
   parallel_for(runs.count(), threads, [&](int64_t turn) {
     const int64_t run = runs.count() - 1 - turn;
-    kernel(table, runs.begin(run), runs.end(run), coefficients);
+    update.advance(table, runs.begin(run), runs.end(run), coefficients, chunk_gauges);
   });
+  for (int k = 0; k < update.gauges; ++k) {
+    gauges[k] = 0.0;
+    for (int64_t chunk = 0; chunk < table.num_chunks; ++chunk)
+      gauges[k] += chunk_gauges[update.gauges * chunk + k];
+  }
   for (int64_t chunk = 0; chunk < table.num_chunks; chunk = runs.end_of_tensor(chunk))
     count_step(table.rows[table.chunks[chunk].row]);
 }

@@ -27,13 +27,14 @@ void gate(int64_t num_slots, const double* partials, double inv_scale, bool foun
 
 // The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
 // are not active.
-//   advance: all at once. Counts the step.
+//   advance: all at once. Counts the step, and leaves in `gauges` what the rule sums of the move.
 //   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
 //   move:    the parameters, after direct.
 //   direct_and_move: both; a tensor that lies in one thread's run is moved straight after its state,
 //            while the caches still have some of it.
-// chunk_norms: room for two doubles a chunk.
-void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients, int threads);
+// chunk_norms, chunk_gauges: room for two doubles a chunk.
+void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             double* chunk_gauges, double* gauges, int threads);
 void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, int threads);
 void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,

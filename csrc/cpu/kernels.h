@@ -8,14 +8,16 @@ namespace yfk {
 
 // Every kernel walks chunks [begin, end) of a table and passes over tensors without a gradient.
 
-// Adds to sums[kSums] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries} what was asked for; the
+// Adds to sums[kMeasured] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries} what was asked for; the
 // second and third only with gbar, the fourth only if wanted. sketch: kTile floats, or null.
 using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, double* sums,
                                float* sketch);
 
 // groups: coefficients of each parameter group, of the rule's own type. norms: for each chunk of the
-// table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor.
-using AdvanceKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups);
+// table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor. chunk_gauges: for each
+// chunk the sums that the rule gauges, if it does.
+using AdvanceKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+                               double* chunk_gauges);
 using DirectKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
                               double* chunk_norms);
 using MoveKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
@@ -27,6 +29,7 @@ struct UpdateKernels {
   AdvanceKernel advance;
   DirectKernel direct;
   MoveKernel move;
+  int gauges = 0;                 // sums that `advance` leaves of each chunk
 };
 
 struct KernelSet {

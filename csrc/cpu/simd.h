@@ -47,6 +47,7 @@ struct Floats {
     return r;                                                                       \
   }
 YFK_LANEWISE(+)
+YFK_LANEWISE(-)
 YFK_LANEWISE(*)
 YFK_LANEWISE(/)
 #undef YFK_LANEWISE

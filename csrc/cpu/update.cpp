@@ -2,6 +2,7 @@
 //
 // Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels.h"
@@ -31,17 +32,41 @@ struct States {
   }
 };
 
+// One block of elements; `sums` has room for what the rule gauges.
+template <class Rule, class Parameter, class G, class Lanes>
+YFK_FN void advance(const States<Rule::kStates>& states, const Rule& rule, const Parameter& param,
+                    const G* g, int64_t i, Lanes lanes, Floats* sums) {
+  const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
+  Floats state[Rule::kStates];
+  states.read(i, state, lanes);
+  const Floats u = rule.direction(grad, p, state);
+  const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
+  param.write(i, moved, lanes);
+  states.write(i, state, lanes);
+  if constexpr (Rule::kGauges > 0) rule.gauge(p, moved, sums);
+}
+
 template <class Rule, class Parameter, class G>
-YFK_FN void advance(const Piece& piece, const Rule& rule, const Parameter& param, const G* g) {
+YFK_FN void advance(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
+                    double* gauges) {
   const States<Rule::kStates> states(piece);
-  for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-    const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
-    Floats state[Rule::kStates];
-    states.read(i, state, lanes);
-    const Floats u = rule.direction(grad, p, state);
-    param.write(i, rule.moved(p, u), lanes);
-    states.write(i, state, lanes);
-  });
+  if constexpr (Rule::kGauges == 0) {
+    for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
+      advance(states, rule, param, g, i, lanes, nullptr);
+    });
+  } else {
+    Sums sums[Rule::kGauges];
+    for (Sums& sum : sums) sum = no_sums();
+    for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
+      Floats run[Rule::kGauges];
+      for (Floats& sum : run) sum = zeros();
+      for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
+        advance(states, rule, param, g, i + j, lanes, run);
+      });
+      for (int k = 0; k < Rule::kGauges; ++k) add(&sums[k], run[k]);
+    });
+    for (int k = 0; k < Rule::kGauges; ++k) gauges[k] = total(sums[k]);
+  }
 }
 
 template <class Rule, class Parameter, class G>
@@ -97,14 +122,18 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
 }
 
 template <class P, class Rule>
-void advance_chunks(const Table& table, int64_t begin, int64_t end, const double* groups) {
+void advance_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+                    double* chunk_gauges) {
   for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
     const Piece piece = piece_of(table, chunk);
     const auto* g = piece.column<const P>(kGrad);
+    double* gauges = chunk_gauges + Rule::kGauges * chunk;
+    std::fill_n(gauges, Rule::kGauges, 0.0);
     if (!piece.row.column[kGrad]) continue;
     const double step = piece.steps() + 1.0;
     const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
-    with_parameter<P>(piece, step, [&](const auto& param) { advance(piece, rule, param, g); });
+    with_parameter<P>(piece, step,
+                      [&](const auto& param) { advance(piece, rule, param, g, gauges); });
   }
 }
 
@@ -138,7 +167,7 @@ void move_chunks(const Table& table, int64_t begin, int64_t end, const double* g
 }
 
 template <class P, class Rule>
-constexpr UpdateKernels kOnePass = {advance_chunks<P, Rule>, nullptr, nullptr};
+constexpr UpdateKernels kOnePass = {advance_chunks<P, Rule>, nullptr, nullptr, Rule::kGauges};
 template <class P, class Rule>
 constexpr UpdateKernels kTwoPasses = {nullptr, direct_chunks<P, Rule>, move_chunks<P, Rule>};
 template <class P, class Rule>
@@ -153,6 +182,8 @@ UpdateKernels kernels_for(RuleId rule) {
     case RuleId::kQHM: return kOnePass<P, QHM>;
     case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
     case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
+    case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<true, true>>;
+    case RuleId::kYellowFinRobustSketch: return kOnePass<P, YellowFin<false, true>>;
   }
   return kEither<P, YellowFin<true>>;
 }

@@ -3,14 +3,16 @@
 
 #include "pass.cuh"
 #include "passes.h"
+#include "reduce.cuh"
 
 namespace yfk {
 namespace cuda {
 
-// Nothing but the parameters is wanted before the next step.
+// Nothing but the parameters is wanted before the next step. `sums` has room for what the rule
+// gauges: a thread sums its 256 elements of a chunk in float.
 template <class Rule, class Parameter>
 __device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const Rule& rule,
-                                              const Parameter& param) {
+                                              const Parameter& param, float* sums) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
   const auto grads =
@@ -30,18 +32,68 @@ __device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const R
     Lanes<N> p = Parameter::newest(value.param);
     const Lanes<N> u = directions(rule, value.g, p, &value.state);
 #pragma unroll
-    for (int k = 0; k < N; ++k) p.at[k] = rule.moved(p.at[k], u.at[k]);
+    for (int k = 0; k < N; ++k) {
+      const float moved = rule.moved(p.at[k], u.at[k]);  // 0 in lanes that are not there
+      if constexpr (Rule::kGauges > 0) rule.gauge(p.at[k], moved, sums);
+      p.at[k] = moved;
+    }
     param.store(i, p, lanes);
     states.store(i, value.state, lanes);
   };
   for_each_lanes<N, kAllWide>(n, load, work);
 }
 
+// What the rule gauges, from a block's threads to one sum a chunk and then to one of the table.
+template <int kGauges>
+struct Gauges {
+  static constexpr int kWarps = kBlock / kWarp;
+  double warps[kBatch][kWarps][kGauges];  // of a batch of chunks
+  double totals[kGauges];
+
+  __device__ __forceinline__ void add(int k, const float* sums) {
+    for (int i = 0; i < kGauges; ++i) {
+      const double sum = warp_sum(double(sums[i]));
+      if (threadIdx.x % kWarp == 0) warps[k][threadIdx.x / kWarp][i] = sum;
+    }
+  }
+
+  // chunk_gauges: kGauges sums of a chunk
+  __device__ __forceinline__ void end_chunk(int k, bool moved, double* chunk_gauges) const {
+    for (int i = 0; i < kGauges; ++i) {
+      double sum = 0.0;
+      for (int w = 0; moved && w < kWarps; ++w) sum += warps[k][w][i];
+      chunk_gauges[i] = sum;
+    }
+  }
+
+  // By the block that is done last, in an order that depends on the number of chunks alone.
+  __device__ __forceinline__ void end_table(const double* chunk_gauges, int64_t num_chunks,
+                                            unsigned* ticket, double* gauges) {
+    if (!block_arrives_last(ticket)) return;
+    double sums[kGauges] = {};
+    for (int64_t chunk = threadIdx.x; chunk < num_chunks; chunk += kBlock)
+      for (int i = 0; i < kGauges; ++i) sums[i] += __ldcg(chunk_gauges + chunk * kGauges + i);
+    block_sum(sums, totals);
+    __syncthreads();
+    if (threadIdx.x < kGauges) gauges[threadIdx.x] = totals[threadIdx.x];
+  }
+};
+
+template <>
+struct Gauges<0> {};
+
+// Blocks on a multiprocessor: 64 registers a thread, or 80 where those would spill.
+template <class P, class Rule>
+constexpr int kResident = Rule::kGauges > 0 && sizeof(P) == 2 ? 3 : 4;
+
 // A tensor's step counts as soon as all its chunks have read it: nobody waits for their end.
 template <class P, class Rule>
-__global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
-    advance_kernel(Table table, const typename Rule::Coefficients* groups, unsigned* tickets) {
+__global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
+    advance_kernel(Table table, const typename Rule::Coefficients* groups, double* chunk_gauges,
+                   double* gauges, unsigned* tickets, unsigned* ticket) {
+  constexpr int kGauges = Rule::kGauges;
   __shared__ Job<Rule> jobs[kBatch];
+  __shared__ Gauges<kGauges> gauged;
   if (groups->active == 0.0) return;
 
   const auto open = [&](int k, int64_t chunk) {
@@ -60,20 +112,32 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
     const Rule rule = job.rule();
     const int n = piece.length(table.chunk_size);
     with_parameter<P, Reuse::kStream>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
-      advance_chunk(piece, n, rule, param);
+      float sums[kGauges ? kGauges : 1] = {};
+      advance_chunk(piece, n, rule, param, sums);
+      if constexpr (kGauges > 0) gauged.add(k, sums);
     });
   };
-  for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, advance);
+  const auto close = [&](bool own) {
+    if constexpr (kGauges > 0) {
+      __syncthreads();  // all warps' sums are there
+      if (!own) return;
+      const Piece& piece = jobs[threadIdx.x].piece;
+      gauged.end_chunk(int(threadIdx.x), piece.has_grad(), chunk_gauges + piece.chunk * kGauges);
+    }
+  };
+  for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, advance, close);
+  if constexpr (kGauges > 0) gauged.end_table(chunk_gauges, table.num_chunks, ticket, gauges);
 }
 
 template <class P, class Rule>
-void launch_advance(const Table& table, const double* coefficients, unsigned* tickets,
-                    const Queue& queue) {
+void launch_advance(const Table& table, const double* coefficients, double* chunk_gauges,
+                    double* gauges, unsigned* tickets, unsigned* ticket, const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&advance_kernel<P, Rule>);
   const int grid = grid_of(table, kernel, queue.device);
   YFK_LAUNCH((advance_kernel<P, Rule>), grid, kBlock, 0, stream_of(queue), table,
-             reinterpret_cast<const typename Rule::Coefficients*>(coefficients), tickets);
+             reinterpret_cast<const typename Rule::Coefficients*>(coefficients), chunk_gauges,
+             gauges, tickets, ticket);
 }
 
 template <class Rule>

@@ -52,14 +52,15 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 
 // The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
 // are not active.
-//   advance: all at once. Counts the step.
+//   advance: all at once. Counts the step, and leaves in `gauges` what the rule sums of the move.
 //   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
 //   move:    the parameters, after direct.
-// chunk_norms: room for two doubles a chunk. tickets: a word for each row of the table, zero before
-// and zero again afterwards; the last block to finish a tensor adds up its chunks in order and
-// counts its step.
+// chunk_norms, chunk_gauges: room for two doubles a chunk. tickets: a word for each row of the table,
+// zero before and zero again afterwards; the last block to finish a tensor adds up its chunks in
+// order and counts its step. ticket: the same for the whole table.
 void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             unsigned* tickets, Queue queue);
+             double* chunk_gauges, double* gauges, unsigned* tickets, unsigned* ticket,
+             Queue queue);
 void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
 void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,

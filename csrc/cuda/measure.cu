@@ -142,10 +142,10 @@ __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
                  int((slot + 1) * table.num_chunks / gridDim.x), 1, open, measure);
 
   double* sums = partials + slot * kSums;
-  const double values[kSums - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
+  const double values[kMeasured - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
                                     double(moments.nonzero)};
   block_sum(values, sums);
-  if (threadIdx.x == 0) sums[kSums - 1] = double(count);
+  if (threadIdx.x == 0) sums[kMeasured - 1] = double(count);
   if (kSketch)
     store_wide<N, Reuse::kKeep>(sketches + slot * kTile + threadIdx.x * N, moments.buckets);
   if constexpr (kWhat == Measure::kNorm) {

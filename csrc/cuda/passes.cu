@@ -11,14 +11,18 @@ static Passes passes_of(RuleId rule, DType dtype) {
     case RuleId::kQHM: return qhm_passes(dtype);
     case RuleId::kQHAdam: return qhadam_passes(dtype);
     case RuleId::kLAMB: return lamb_passes(dtype);
+    case RuleId::kYellowFinRobust: return yellowfin_robust_passes(dtype);
+    case RuleId::kYellowFinRobustSketch: return yellowfin_robust_sketch_passes(dtype);
   }
   return yellowfin_passes(dtype);
 }
 
 void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             unsigned* tickets, Queue queue) {
+             double* chunk_gauges, double* gauges, unsigned* tickets, unsigned* ticket,
+             Queue queue) {
   if (table.num_chunks == 0) return;
-  passes_of(rule, dtype).advance(table, coefficients, tickets, queue);
+  passes_of(rule, dtype)
+      .advance(table, coefficients, chunk_gauges, gauges, tickets, ticket, queue);
 }
 
 void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,

@@ -7,7 +7,8 @@
 namespace yfk {
 namespace cuda {
 
-using AdvancePass = void (*)(const Table& table, const double* coefficients, unsigned* tickets,
+using AdvancePass = void (*)(const Table& table, const double* coefficients, double* chunk_gauges,
+                             double* gauges, unsigned* tickets, unsigned* ticket,
                              const Queue& queue);
 using DirectPass = void (*)(const Table& table, const double* coefficients, double* chunk_norms,
                             double* norms, unsigned* tickets, const Queue& queue);
@@ -23,6 +24,8 @@ struct Passes {
 
 Passes yellowfin_passes(DType dtype);
 Passes yellowfin_sketch_passes(DType dtype);
+Passes yellowfin_robust_passes(DType dtype);
+Passes yellowfin_robust_sketch_passes(DType dtype);
 Passes qhm_passes(DType dtype);
 Passes qhadam_passes(DType dtype);
 Passes lamb_passes(DType dtype);

@@ -15,5 +15,17 @@ __device__ __forceinline__ bool thread_arrives_last(unsigned* ticket, unsigned c
   return last;
 }
 
+// True in every thread of the block of a grid that arrives last, once it can see what the others
+// wrote.
+__device__ __forceinline__ bool block_arrives_last(unsigned* ticket) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = thread_arrives_last(ticket, gridDim.x);
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
 }  // namespace cuda
 }  // namespace yfk

@@ -53,17 +53,6 @@ __device__ __forceinline__ void fold_share(const Arguments& a) {
   }
 }
 
-// True in every thread of the block that arrives last, once it can see what the others wrote.
-__device__ __forceinline__ bool arrives_last(unsigned* ticket) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = thread_arrives_last(ticket, gridDim.x);
-  __syncthreads();
-  __threadfence();
-  return last;
-}
-
 // totals[i] = sum of partials[slot][i] over the slots, a warp for each i.
 __device__ __forceinline__ void sum_partials(const Arguments& a, double* totals) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -84,7 +73,7 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
 
   if (kSketch) {
     fold_share(a);
-    if (!arrives_last(a.ticket)) return;
+    if (!block_arrives_last(a.ticket)) return;
     // the sketch plays the part of the gradient, its average that of gbar
     double values[3] = {};
 #pragma unroll
@@ -101,7 +90,8 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
   __syncthreads();
 
   if (threadIdx.x == 0) {
-    GradientSums sums = {totals[0], totals[1], totals[2], totals[3], totals[4], totals[0]};
+    GradientSums sums = {totals[0], totals[1], totals[2], totals[3],
+                         totals[4], totals[0], totals[5], totals[6]};
     if (kSketch) {
       sums.avg_dot_grad = products[0];
       sums.avg_sq = products[1];

@@ -16,5 +16,13 @@ Passes yellowfin_sketch_passes(DType dtype) {
           move_pass<YellowFin<false>>(dtype)};
 }
 
+Passes yellowfin_robust_passes(DType dtype) {
+  return {advance_pass<YellowFin<true, true>>(dtype), nullptr, nullptr};
+}
+
+Passes yellowfin_robust_sketch_passes(DType dtype) {
+  return {advance_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
+}
+
 }  // namespace cuda
 }  // namespace yfk

@@ -21,6 +21,8 @@ _FLOPS = {
     ("measure", "sketch"): 3,
     ("advance", "yellowfin"): 13,
     ("advance", "yellowfin_sketch"): 10,
+    ("advance", "yellowfin_robust"): 17,
+    ("advance", "yellowfin_robust_sketch"): 14,
     ("advance", "qhm"): 12,
     ("direct", "yellowfin"): 14,
     ("direct", "yellowfin_sketch"): 11,
@@ -74,6 +76,11 @@ class Kernel:
     def elementwise(self) -> bool:
         """Whether it runs over the elements of tensors, and not only over scalars."""
         return self.function in _TRITON_TILES
+
+    @property
+    def gauges(self) -> bool:
+        """Whether it leaves sums of the move for the tuner."""
+        return any("robust" in variant for variant in self.variants)
 
     @property
     def divides(self) -> bool:

@@ -9,15 +9,23 @@ from kernel import ARCHS, Kernel, Traffic
 
 HALVES = ("bfloat16", "float16")
 
-# By dtype measure for three sums, advance for four rules, direct for three and move for two; then
+# By dtype measure for three sums, advance for six rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words.
-CUDA_KERNELS = 3 * (3 + 4 + 3 + 2) + 2 + 1 + 1
+CUDA_KERNELS = 3 * (3 + 6 + 3 + 2) + 2 + 1 + 1
 # Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master,
-# one rule in each other form, tune.
-TRITON_KERNELS = 9 + 1 + 1 + 9 + 9 + 9 + 3
+# the largest rules in each other form, tune.
+TRITON_KERNELS = 9 + 1 + 1 + 11 + 11 + 12 + 4
 
 # Columns of state, float32 each.
-STATES = {"yellowfin": 2, "yellowfin_sketch": 1, "qhm": 1, "qhadam": 2, "lamb": 2}
+STATES = {
+    "yellowfin": 2,
+    "yellowfin_sketch": 1,
+    "yellowfin_robust": 2,
+    "yellowfin_robust_sketch": 1,
+    "qhm": 1,
+    "qhadam": 2,
+    "lamb": 2,
+}
 
 
 def expected(function: str, variant: str, dtype: str | None) -> Traffic:
@@ -78,6 +86,12 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
         str(kernel): kernel.resident
         for kernel in kernels
         if kernel.resident < enough.get((kernel.backend, kernel.function), kernel.block)
+        # of a half parameter a thread loads more at a time
+        and not (
+            kernel.gauges
+            and kernel.dtype in HALVES
+            and kernel.resident >= {"CUDA": 768, "Triton": 512}[kernel.backend]
+        )
     }
     assert few == {}
 

@@ -30,6 +30,8 @@ from yfkernels.ops.rules import (
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_ROBUST,
+    YELLOWFIN_ROBUST_SKETCH,
     YELLOWFIN_SKETCH,
     Measure,
     Rule,
@@ -41,12 +43,19 @@ from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The rules of each pass; yellowfin_sketch moves as yellowfin does.
 RULES = {
-    "advance": (YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM),
+    "advance": (
+        YELLOWFIN,
+        YELLOWFIN_SKETCH,
+        YELLOWFIN_ROBUST,
+        YELLOWFIN_ROBUST_SKETCH,
+        QHM,
+        QHADAM,
+    ),
     "direct": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB),
     "move": (YELLOWFIN, LAMB),
 }
 # Those that need most registers, which stand for the rest in the other forms of a parameter.
-LARGEST = {"advance": (QHADAM,), "direct": (LAMB,), "move": (LAMB,)}
+LARGEST = {"advance": (QHADAM, YELLOWFIN_ROBUST), "direct": (LAMB,), "move": (LAMB,)}
 FORMS = {
     (torch.float32, None): RULES,
     (torch.bfloat16, "master"): RULES,
@@ -66,6 +75,7 @@ OPTIONS = TunerOptions(
     sparsity_debias=True,
     sketch=False,
     trust_ratio=False,
+    robust=False,
 )
 
 
@@ -175,6 +185,7 @@ def compile_tuners() -> Kernels:
         "exact": OPTIONS,
         "linear": dataclasses.replace(OPTIONS, log_smooth=False),
         "sketch": dataclasses.replace(OPTIONS, sketch=True),
+        "robust": dataclasses.replace(OPTIONS, polyak=True, robust=True),
     }.items():
         state = torch.zeros(options.state_words, dtype=torch.float64)
         memory = (state, groups, coefficients_of(YELLOWFIN), scratch)

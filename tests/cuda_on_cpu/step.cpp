@@ -103,7 +103,7 @@ class Stepper {
                          &coefficients_[0].active, scratch.data(), {0, nullptr});
     cuda::advance(model_.table(), blueprint.dtype,
                   sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin,
-                  &coefficients_[0].active, nullptr, {0, nullptr});
+                  &coefficients_[0].active, nullptr, nullptr, nullptr, nullptr, {0, nullptr});
   }
 
   void near(const char* what, double got, double wanted, double tolerance) const {

@@ -35,6 +35,8 @@ struct Slots {
       sums[2] = 0.01 * uniform(random);
       sums[3] = 5.0;
       sums[4] = 9.0;
+      sums[5] = 0.01 * normal(random) * size;
+      sums[6] = 4.0;
     }
     if (step == kNanStep) partials[0] = NAN;
     // as large as a sketch of such gradients, or its share in the variance would not be seen
@@ -119,8 +121,11 @@ void check_tune(Random& random) {
   for (const bool sketch : {false, true}) {
     const TunerOptions usual = {0.999, INFINITY, 1e-4, 0.0, 20, true, false, true, false, sketch};
     const TunerOptions other = {0.99, 1.0, 1e-4, 0.1, 3, true, true, false, true, sketch};
+    TunerOptions robust = usual;
+    robust.polyak = robust.robust = true;
     check_trace(usual, 33, false, random);
     check_trace(other, 1, true, random);
+    check_trace(robust, 1, true, random);
     if (sketch) continue;  // 32 blocks a step: what follows would repeat it at some length
     check_trace(usual, 1, true, random);
     check_trace(other, 31, false, random);

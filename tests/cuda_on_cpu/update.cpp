@@ -16,17 +16,18 @@ using Schedules = std::vector<cuda_on_cpu::Schedule>;
 
 constexpr cuda::Queue kQueue = {0, nullptr};
 
-// A model, and what two passes leave beside it. NaN, so that a place that nobody writes shows up.
+// A model, and what the passes leave beside it. NaN, so that a place that nobody writes shows up.
 struct Side {
   Model model;
-  std::vector<double> chunk_norms, norms;
-  std::vector<unsigned> tickets;
+  std::vector<double> chunk_sums, norms, gauges;
+  std::vector<unsigned> tickets;  // of the tensors, then of the table
 
   Side(const Blueprint& blueprint, Alignment alignment)
       : model(blueprint, alignment),
-        chunk_norms(2 * model.chunks(), NAN),
+        chunk_sums(2 * model.chunks(), NAN),
         norms(2 * model.tensors(), NAN),
-        tickets(model.tensors(), 0) {}
+        gauges(1, NAN),
+        tickets(model.tensors() + 1, 0) {}
 
   bool tickets_back() const {
     return std::all_of(tickets.begin(), tickets.end(), [](unsigned t) { return t == 0; });
@@ -37,9 +38,10 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), 8 * a.size()) == 0;
 }
 
-// Both drivers sum float squares of some hundred elements before they go on in double.
+// Both drivers sum floats of some hundred elements before they go on in double.
+constexpr double kTolerance = 2e-6;
+
 bool near(const std::vector<double>& a, const std::vector<double>& b) {
-  constexpr double kTolerance = 2e-6;
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) {
     return std::isnan(x) ? std::isnan(y) : std::fabs(x - y) <= kTolerance * y;
   });
@@ -67,11 +69,13 @@ class Checker {
   void on_cuda_advance(Side& side, const double* coefficients) const {
     // a table without a step column needs no tickets
     unsigned* tickets = blueprint_.counts ? side.tickets.data() : nullptr;
-    cuda::advance(side.model.table(), blueprint_.dtype, case_.rule, coefficients, tickets, kQueue);
+    cuda::advance(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+                  side.chunk_sums.data(), side.gauges.data(), tickets, &side.tickets.back(),
+                  kQueue);
   }
   void on_cuda_direct(Side& side, const double* coefficients) const {
     cuda::direct(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
-                 side.chunk_norms.data(), side.norms.data(), side.tickets.data(), kQueue);
+                 side.chunk_sums.data(), side.norms.data(), side.tickets.data(), kQueue);
   }
   void on_cuda_move(Side& side, const double* coefficients, const Side& directed) const {
     cuda::move(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
@@ -87,22 +91,59 @@ class Checker {
 
   void check_advance(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_);
-    cpu::advance(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), 1);
+    const std::vector<double> before = params(cpu);
+    cpu::advance(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
+                 cpu.chunk_sums.data(), cpu.gauges.data(), 1);
+    const double scale = case_.gauges ? check_growth(cpu, before) : 0.0;
+    std::vector<double> first;
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
       Side side(blueprint_, alignment_);
       on_cuda_advance(side, coefficients());
       expect_same(side, cpu, "advance");
+      EXPECT(!case_.gauges || std::fabs(side.gauges[0] - cpu.gauges[0]) <= kTolerance * scale,
+             "gauge off the CPU's with " << name_of(schedule));
+      if (first.empty()) first = side.gauges;
+      EXPECT(same_bits(side.gauges, first), "the gauge changes with " << name_of(schedule));
       if (&schedule != &schedules.back()) continue;
       on_cuda_advance(side, inactive_.data());
       expect_same(side, cpu, "skipped advance");
+      EXPECT(same_bits(side.gauges, first), "the gauge of a skipped step");
     }
+  }
+
+  // Every parameter in full precision, the master counting where there is one.
+  std::vector<double> params(Side& side) const {
+    std::vector<double> all;
+    for (int64_t t = 0; t < int64_t(side.model.tensors()); ++t) {
+      const std::vector<double> master = side.model.read(t, kMaster);
+      const std::vector<double> param = master.empty() ? side.model.read(t, kParam) : master;
+      all.insert(all.end(), param.begin(), param.end());
+    }
+    return all;
+  }
+
+  // What the CPU gauged is the growth of the sum of squares. Returns the sum of the shares' sizes,
+  // to which rounding is relative.
+  double check_growth(Side& cpu, const std::vector<double>& before) const {
+    const std::vector<double> after = params(cpu);
+    double growth = 0.0, scale = 0.0;
+    for (size_t i = 0; i < after.size(); ++i) {
+      const double share = after[i] * after[i] - before[i] * before[i];
+      growth += share;
+      scale += std::fabs(share);
+    }
+    // a half parameter may be newer than its master, or rounded after it was gauged
+    EXPECT(blueprint_.dtype != DType::kFloat32 ||
+               std::fabs(cpu.gauges[0] - growth) <= kTolerance * scale,
+           "the CPU gauged " << cpu.gauges[0] << ", not " << growth);
+    return scale;
   }
 
   void check_direct_and_move(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_);
     cpu::direct(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
-                cpu.chunk_norms.data(), cpu.norms.data(), 1);
+                cpu.chunk_sums.data(), cpu.norms.data(), 1);
     std::deque<Side> directed;  // a model stays where it is
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
@@ -140,7 +181,8 @@ class Checker {
 void check_rule(const RuleCase& rule_case, Random& random) {
   const bool adaptive = rule_case.rule == RuleId::kQHAdam || rule_case.rule == RuleId::kLAMB;
   const bool one_state =
-      rule_case.rule == RuleId::kQHM || rule_case.rule == RuleId::kYellowFinSketch;
+      rule_case.rule == RuleId::kQHM || rule_case.rule == RuleId::kYellowFinSketch ||
+      rule_case.rule == RuleId::kYellowFinRobustSketch;
   const Second second = one_state  ? Second::kNone
                         : adaptive ? Second::kSquare
                                    : Second::kAverage;

@@ -12,6 +12,7 @@ struct RuleCase {
   RuleId rule;
   bool advances, directs;              // the passes it offers
   std::vector<double> coefficients;    // of kGroups parameter groups, as Gate begins them
+  bool gauges = false;                 // whether advance sums the growth of the parameters
 };
 
 // Every pass in all forms that tensors come in: each column to the last bit as the CPU driver

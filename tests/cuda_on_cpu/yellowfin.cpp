@@ -6,7 +6,10 @@ namespace yfk {
 
 void check_yellowfin(Random& random) {
   std::uniform_real_distribution<double> uniform;
-  for (const RuleId rule : {RuleId::kYellowFin, RuleId::kYellowFinSketch}) {
+  for (const RuleId rule : {RuleId::kYellowFin, RuleId::kYellowFinSketch, RuleId::kYellowFinRobust,
+                            RuleId::kYellowFinRobustSketch}) {
+    const bool robust =
+        rule == RuleId::kYellowFinRobust || rule == RuleId::kYellowFinRobustSketch;
     std::vector<YellowFinCoefficients> groups(kGroups);
     for (YellowFinCoefficients& group : groups) {
       group.active = 1.0;
@@ -20,7 +23,7 @@ void check_yellowfin(Random& random) {
       group.average_decay = 0.999;
       group.average_gain = 0.001 * uniform(random);
     }
-    check_rule({rule, true, true, words_of(groups)}, random);
+    check_rule({rule, true, !robust, words_of(groups), robust}, random);
   }
 }
 

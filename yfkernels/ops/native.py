@@ -231,18 +231,20 @@ def yellowfin_tune(
 
 
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance."""
+    """One pass over all tensors: state and parameters advance; `table.gauges` if the rule gauges."""
     given = (*_table(table), rule.id, coefficients.data_ptr())
+    gauges = (table.chunk_sums.data_ptr(), table.gauges.data_ptr())
     if table.device.type == "cpu":
-        _C.cpu_advance(*given, _threads(table))
+        _C.cpu_advance(*given, *gauges, _threads(table))
     else:
-        _C.cuda_advance(*given, table.tickets.data_ptr(), *_queue(table.device))
+        tickets = (table.tickets.data_ptr(), table.tickets[-1:].data_ptr())
+        _C.cuda_advance(*given, *gauges, *tickets, *_queue(table.device))
 
 
 def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     given = (*_table(table), rule.id, coefficients.data_ptr())
-    norms = (table.chunk_norms.data_ptr(), table.norms.data_ptr())
+    norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
     if table.device.type == "cpu":
         _C.cpu_direct(*given, *norms, _threads(table))
     else:
@@ -262,7 +264,7 @@ def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> Non
     """Both passes, where no other process has parts of the tensors."""
     if table.device.type == "cpu":  # a few tensors at a time: the second pass meets a warm cache
         given = (*_table(table), rule.id, coefficients.data_ptr())
-        norms = (table.chunk_norms.data_ptr(), table.norms.data_ptr())
+        norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
         _C.cpu_direct_and_move(*given, *norms, _threads(table))
     else:
         direct(rule, table, coefficients)

@@ -19,6 +19,7 @@ class Rule:
         states: state columns it keeps, from Column.STATE on.
         fields: its coefficients for each parameter group.
         counts: whether it needs to know how many steps a tensor has taken.
+        gauges: sums over all elements that its update leaves for the tuner.
     """
 
     id: int
@@ -26,6 +27,7 @@ class Rule:
     states: int
     fields: tuple[str, ...]
     counts: bool = False
+    gauges: int = 0
 
 
 _YELLOWFIN_FIELDS = (
@@ -68,7 +70,19 @@ LAMB = Rule(
     ),
     counts=True,
 )
-RULES = (YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM, LAMB)
+YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=2, fields=_YELLOWFIN_FIELDS, gauges=1)
+YELLOWFIN_ROBUST_SKETCH = Rule(
+    6, "yellowfin_robust_sketch", states=1, fields=_YELLOWFIN_FIELDS, gauges=1
+)
+RULES = (
+    YELLOWFIN,
+    YELLOWFIN_SKETCH,
+    QHM,
+    QHADAM,
+    LAMB,
+    YELLOWFIN_ROBUST,
+    YELLOWFIN_ROBUST_SKETCH,
+)
 
 GATE_STATE = ("grad_norm", "skipped")
 """What the gate remembers: the norm of the last step that counted, and the steps refused."""

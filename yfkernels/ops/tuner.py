@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUMS = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
+MEASURED = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
 """What a measurement leaves in each slot: sums over the elements the slot has seen."""
+
+SUMS = (*MEASURED, "growth", "start_sq")
+"""A slot. The first of a table has more: by how much ‖p‖² grew in the last update, which gauges it,
+and ‖p‖² as it was before the first."""
 
 TILE = 4096
 """Buckets of the sketch."""
 
-STATE_FORMAT = 1.0
+STATE_FORMAT = 2.0
 STATE_FIELDS = (
     "format",
     "step",
@@ -22,6 +26,10 @@ STATE_FIELDS = (
     "grad_norm_avg",
     "distance_avg",
     "sparsity_avg",
+    "unread_growth",
+    "growth",
+    "radius",
+    "grad_sq_sum",
     "h_min",
     "h_max",
     "variance",
@@ -53,6 +61,7 @@ class TunerOptions:
         sparsity_debias: scale the statistics by the share of non-zero gradient entries.
         sketch: variance="sketch".
         trust_ratio: moves are scaled in a second pass, which needs the velocity of the first.
+        robust: bound the curvature range, and lr by the distance travelled.
     """
 
     beta: float
@@ -66,6 +75,7 @@ class TunerOptions:
     sparsity_debias: bool
     sketch: bool
     trust_ratio: bool
+    robust: bool
 
     @property
     def state_words(self) -> int:

@@ -8,7 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import finite, require, require_number
-from yfkernels.ops.rules import YELLOWFIN, YELLOWFIN_SKETCH
+from yfkernels.ops.rules import (
+    YELLOWFIN,
+    YELLOWFIN_ROBUST,
+    YELLOWFIN_ROBUST_SKETCH,
+    YELLOWFIN_SKETCH,
+)
 from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.yellowfin import YellowFinTuner
@@ -26,8 +31,17 @@ _GLOBAL_OPTIONS = frozenset(
         "initial_lr",
         "initial_momentum",
         "trust_ratio",
+        "robust",
     )
 )
+
+
+_RULES = {
+    (False, "exact"): YELLOWFIN,
+    (False, "sketch"): YELLOWFIN_SKETCH,
+    (True, "exact"): YELLOWFIN_ROBUST,
+    (True, "sketch"): YELLOWFIN_ROBUST_SKETCH,
+}
 
 
 class YellowFin(RuleOptimizer):
@@ -95,24 +109,29 @@ class YellowFin(RuleOptimizer):
         params: Any,
         lr: float | Tensor = 1.0,
         *,
-        beta: float = 0.999,
+        beta: float | None = None,
         window: int = 20,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         clip: str | None = "adaptive",
         max_norm: float | None = None,
         variance: str = "exact",
-        momentum_form: str = "buffer",
+        momentum_form: str | None = None,
         log_smooth: bool = True,
         sparsity_debias: bool = False,
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
+        robust: bool = False,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
     ) -> None:
+        if beta is None:
+            beta = 0.99 if robust else 0.999
+        if momentum_form is None:
+            momentum_form = "polyak" if robust else "buffer"
         numbers = {"beta": beta, "initial_lr": initial_lr, "initial_momentum": initial_momentum}
         for name, value in numbers.items():
             require_number(name, value)
@@ -126,6 +145,10 @@ class YellowFin(RuleOptimizer):
         require(variance in ("exact", "sketch"), "variance", variance, "'exact' or 'sketch'")
         forms = ("buffer", "polyak")
         require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
+        ok = momentum_form == "polyak" or not robust
+        require(ok, "momentum_form", momentum_form, "'polyak' with robust=True")
+        ok = not (robust and trust_ratio)
+        require(ok, "trust_ratio", trust_ratio, "False with robust=True: both set the length of a step")
         ok = finite(initial_lr) and initial_lr >= 0.0
         require(ok, "initial_lr", initial_lr, "finite and >= 0")
         ok = 0.0 <= initial_momentum < 1.0
@@ -143,9 +166,10 @@ class YellowFin(RuleOptimizer):
                 sparsity_debias=bool(sparsity_debias),
                 sketch=variance == "sketch",
                 trust_ratio=bool(trust_ratio),
+                robust=bool(robust),
             )
         )
-        self._rule = YELLOWFIN_SKETCH if variance == "sketch" else YELLOWFIN
+        self._rule = _RULES[bool(robust), variance]
         self._adapts = bool(trust_ratio)
         defaults = {
             "lr": lr,
@@ -175,6 +199,7 @@ class YellowFin(RuleOptimizer):
             "initial_lr": options.initial_lr,
             "initial_momentum": options.initial_momentum,
             "trust_ratio": self._adapts,
+            "robust": options.robust,
             "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
@@ -239,7 +264,7 @@ class YellowFin(RuleOptimizer):
     # ---- checks and saved state
 
     def _global_state(self) -> dict[str, Tensor]:
-        return {"tuner": self._tuner.state}
+        return {"tuner": self._tuner.saved()}
 
     def _check_global_state(self, saved: dict[str, Any]) -> None:
         state, options = saved["tuner"], self._tuner.options

@@ -11,7 +11,11 @@ from yfkernels import ops
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.tuner import SUMS, TILE
+from yfkernels.ops.torch import sum_of_squares
+from yfkernels.ops.tuner import MEASURED, SUMS, TILE
+
+
+_GAUGES = slice(len(MEASURED), len(MEASURED) + 1)
 
 
 class _Slots:
@@ -30,6 +34,17 @@ class _Slots:
         sketches = [None] * len(sizes) if self.sketches is None else self.sketches.split(sizes)
         self.parts = list(zip(tables, self.partials.split(sizes), sketches))
 
+    def receive_gauges(self) -> None:
+        """Has the updates leave their sums in the first slot of each table."""
+        for table, partials, _ in self.parts:
+            table.gauges = partials[0, _GAUGES]
+
+    def measure_start(self) -> None:
+        """‖p‖² of each table, into its first slot."""
+        for table, partials, _ in self.parts:
+            squares = [sum_of_squares(row.param) for row in table.rows]
+            partials[0, SUMS.index("start_sq")] = torch.stack(squares).sum()
+
     def fold(self) -> Tensor:
         """All sums in one float64 vector: len(SUMS) sums, then the sketch."""
         parts = [self.partials.sum(0)]
@@ -46,6 +61,7 @@ class Measurement:
         shards: every shard group of the optimizer, in the same order on all processes.
         what: what to sum.
         nonzero: whether non-zero entries are to be counted.
+        gauges: whether the slots are to receive what the updates gauge.
     """
 
     def __init__(
@@ -54,6 +70,7 @@ class Measurement:
         shards: Sequence[ShardGroup],
         what: Measure,
         nonzero: bool = False,
+        gauges: bool = False,
     ) -> None:
         self._what = what
         self._nonzero = nonzero
@@ -62,6 +79,21 @@ class Measurement:
         self._slots = [
             _Slots([t for t in tables if (t.device, t.shard) == place], what) for place in places
         ]
+        if gauges:
+            for slots in self._slots:
+                slots.receive_gauges()
+                slots.measure_start()
+
+    def inherit_gauges(self, before: Measurement) -> None:
+        """Takes over what another measurement of the same model has received."""
+        for old in before._slots:
+            same = [slots for slots in self._slots if slots.shard == old.shard]
+            if same:
+                same[0].partials[0, _GAUGES] += old.partials[:, _GAUGES].sum(0).to(same[0].device)
+
+    def gauged(self, device: torch.device) -> Tensor:
+        """What the last updates have left, gathered from devices and shards."""
+        return self.sums(device)[0][:, _GAUGES].sum()
 
     def run(self, *, all_but_last: bool = False) -> None:
         """Measures this step's gradients, a launch a table."""

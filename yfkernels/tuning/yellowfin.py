@@ -33,6 +33,7 @@ class YellowFinTuner:
         self.state = torch.zeros(options.state_words, dtype=torch.float64)
         self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
         self.state[STATE_FIELDS.index("beta_power")] = 1.0
+        self._measurement: Measurement | None = None  # while there are tables
         self._backend = "torch"
         self._settings = Settings(len(GROUP_FIELDS))
         self.coefficients = torch.zeros(0, len(YELLOWFIN.fields), dtype=torch.float64)
@@ -63,7 +64,10 @@ class YellowFinTuner:
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         what = Measure.SKETCH if self.options.sketch else Measure.AVERAGE
-        self._measurement = Measurement(tables, shards, what, self.options.sparsity_debias)
+        wanted = (what, self.options.sparsity_debias, self.options.robust)
+        before, self._measurement = self._measurement, Measurement(tables, shards, *wanted)
+        if before is not None and self.options.robust:
+            self._measurement.inherit_gauges(before)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; see `Settings.set`."""
@@ -76,6 +80,7 @@ class YellowFinTuner:
             grad_scale: GradScaler's loss scale if the gradients still carry it.
             found_inf: GradScaler's verdict, non-zero to skip the step.
         """
+        assert self._measurement is not None, "prepare() comes first"
         self._measurement.run()
         partials, sketches = self._measurement.sums(self.state.device)
         if sketches is not None and self._backend != "torch":
@@ -99,9 +104,18 @@ class YellowFinTuner:
         """The coefficients of this step on a device."""
         return self.coefficients.to(device)
 
+    def saved(self) -> Tensor:
+        """A state to be saved. With sharded parameters and `robust` the shards' sums are added up:
+        all their processes have to ask."""
+        state = self.state.detach().clone()
+        if self.options.robust and self._measurement is not None:
+            state[STATE_FIELDS.index("unread_growth")] += self._measurement.gauged(state.device)
+        return state
+
     def load(self, state: Tensor) -> None:
         """Takes a state saved before; its layout must have been checked."""
         self.state = state.detach().to(self.state.device, torch.float64, copy=True)
+        self._measurement = None  # what the last update gauged belongs to the state before
 
     def lrs(self) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
@@ -110,7 +124,7 @@ class YellowFinTuner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what was learnt; the tables' buffers are made again
-        return _restore, (self.options, self.state)
+        return _restore, (self.options, self.saved())
 
     def values(self) -> dict[str, float]:
         """STATE_FIELDS by name; on CUDA this waits for the device."""

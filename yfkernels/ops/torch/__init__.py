@@ -15,7 +15,7 @@ from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random
 from yfkernels.ops.torch.rules import Scalars, Update, update_of
 from yfkernels.ops.torch.tuner import yellowfin_tune
-from yfkernels.ops.tuner import TILE
+from yfkernels.ops.tuner import MEASURED, TILE
 
 __all__ = [
     "advance",
@@ -25,6 +25,7 @@ __all__ = [
     "measure",
     "measure_then_gate",
     "move",
+    "sum_of_squares",
     "unusable",
     "upload_grads",
     "write_words",
@@ -59,6 +60,12 @@ def _sum(x: Tensor) -> Tensor:
     return total
 
 
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Σx² in float64, of a tensor of any dtype."""
+    x = x if x.dtype == torch.float64 else x.float()
+    return _sum(x * x)
+
+
 def _sketch(row: Row, grad: Tensor) -> Tensor:
     """[TILE] float64: signed sums of the gradient's elements by index mod TILE."""
     order = memory_order(row.param)
@@ -78,7 +85,7 @@ def measure(
     nonzero: bool = False,
 ) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's one slot."""
-    partials.zero_()
+    partials[:, : len(MEASURED)] = 0.0
     if sketches is not None:
         sketches.zero_()
     for row, grad in table.pairs():
@@ -88,7 +95,8 @@ def measure(
             average = row.columns[Column.GRAD_AVG]
             dot, avg_sq = _sum(average * g), _sum(average * average)
         count = torch.full_like(dot, g.numel())
-        partials[0] += torch.stack([_sum(g * g), dot, avg_sq, g.count_nonzero().double(), count])
+        sums = torch.stack([_sum(g * g), dot, avg_sq, g.count_nonzero().double(), count])
+        partials[0, : len(MEASURED)] += sums
         if sketches is not None:
             sketches[0] += _sketch(row, grad).to(sketches.dtype)
 
@@ -179,14 +187,20 @@ def _directed(
 
 
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance."""
+    """One pass over all tensors: state and parameters advance; `table.gauges` if the rule gauges."""
     active = coefficients[0, 0] != 0.0
+    gauges = torch.zeros_like(table.gauges)
     for row, grad in table.pairs():
         update, param, u, advanced = _directed(rule, row, grad, coefficients)
-        _write_param(row, update.moved(param, u), _steps(row) + 1.0, active)
+        moved = update.moved(param, u)
+        if rule.gauges:
+            gauges += torch.stack([_sum(gauge) for gauge in update.gauge(param, moved)])
+        _write_param(row, moved, _steps(row) + 1.0, active)
         for old, new in zip(_states(rule, row), advanced):
             _write(old, new, active)
         _count(row, active)
+    if rule.gauges:
+        _write(table.gauges, gauges, active)
 
 
 def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:

@@ -49,6 +49,10 @@ class Update:
     def moved(self, p: Tensor, u: Tensor) -> Tensor:
         return self.keep * p + self.gain * u
 
+    def gauge(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+        """What the tuner wants summed over all elements of the move."""
+        raise NotImplementedError
+
 
 class YellowFin(Update):
     """Momentum SGD in two forms; with an average of the gradient if it has a place for one."""
@@ -63,6 +67,9 @@ class YellowFin(Update):
         velocity = c["momentum"] * state[0] + c["velocity_gain"] * d
         averages = (c["average_decay"] * gbar + c["average_gain"] * g for gbar in state[1:])
         return velocity, c["velocity_keep"] * velocity, *averages
+
+    def gauge(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+        return ((after - before) * (after + before),)
 
     def recalled(self, p: Tensor, state: Sequence[Tensor]) -> Tensor:
         return state[0]
@@ -136,6 +143,8 @@ _UPDATES: dict[Rule, type[Update]] = {
     rules.QHM: QHM,
     rules.QHADAM: QHAdam,
     rules.LAMB: LAMB,
+    rules.YELLOWFIN_ROBUST: YellowFin,
+    rules.YELLOWFIN_ROBUST_SKETCH: YellowFin,
 }
 
 

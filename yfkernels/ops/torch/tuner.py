@@ -17,6 +17,12 @@ _ENVELOPE_GUARD = 10.0
 _LARGEST_MOVE = 100.0
 _LARGEST_CUBIC = 1e300
 
+# the robust mode
+_WIDEST_RANGE = 30.0
+_FIRST_RADIUS = 1e-4
+_BOUND_SCALE = 1.5
+_BOUND_FLOOR = 0.5
+
 
 def cubic_complement(p: Tensor) -> Tensor:
     """y = 1 - x for the root x in (0, 1) of (1-x)³ = p x; float64, 0 <= p <= 1e300."""
@@ -45,6 +51,12 @@ def single_step(
     return gap * gap / h, sqrt_mu * sqrt_mu
 
 
+def _bounded_lr(lr: Tensor, momentum: Tensor, radius: Tensor, grad_sq_sum: Tensor) -> Tensor:
+    bound = _BOUND_SCALE * (1.0 - momentum) * radius / grad_sq_sum.sqrt()
+    bound = torch.where(grad_sq_sum > 0.0, bound, 0.0)
+    return torch.minimum(torch.maximum(lr, _BOUND_FLOOR * bound), bound)
+
+
 def _clip_factor(target: Tensor, norm: Tensor) -> Tensor:
     return (target / (norm + _EPSILON)).clamp(max=1.0)
 
@@ -61,7 +73,7 @@ def yellowfin_tune(
     scratch: Tensor,
 ) -> None:
     """Adds up the slots and runs the tuner where `state` lives."""
-    grad_sq, avg_dot_grad, avg_sq, nonzero, count = partials.sum(0).unbind()
+    grad_sq, avg_dot_grad, avg_sq, nonzero, count, growth, start_sq = partials.sum(0).unbind()
     avg_grad_sq = grad_sq
     average = state[-TILE:]
     if sketches is not None:
@@ -136,11 +148,23 @@ def yellowfin_tune(
         h_min, h_max, variance = h_min * share, h_max * share, variance * share
         distance = distance / (share.sqrt() + _EPSILON)
 
-    # 7. SingleStep, with a slow start over ten windows
+    if options.robust:
+        h_min = torch.maximum(h_min, h_max / _WIDEST_RANGE)
+
+    # 7. SingleStep, with a slow start over ten windows, or one
     lr, momentum = single_step(distance, variance, h_min, h_max)
-    lr = lr * ((k + 1.0) / (10 * options.window)).clamp(max=1.0)
+    slow = (1 if options.robust else 10) * options.window
+    lr = lr * ((k + 1.0) / slow).clamp(max=1.0)
     lr = torch.where(k >= 1, lr, options.initial_lr)
     momentum = torch.where(k >= 1, momentum, options.initial_momentum)
+    if options.robust:
+        new["growth"] = old["growth"] + (old["unread_growth"] + growth)
+        new["unread_growth"] = torch.zeros_like(growth)
+        first = _FIRST_RADIUS * (1.0 + start_sq.sqrt())
+        radius = torch.where(k == 0, first, old["radius"])
+        new["radius"] = torch.maximum(radius, new["growth"].abs().sqrt())
+        new["grad_sq_sum"] = old["grad_sq_sum"] + h
+        lr = _bounded_lr(lr, momentum, new["radius"], new["grad_sq_sum"])
 
     # 9. an exploding gradient is clipped in the update, after the statistics saw it
     update_clip = clip

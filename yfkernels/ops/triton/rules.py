@@ -24,12 +24,14 @@ class Update(NamedTuple):
         recalled: (numbers, p, states) to u once more, from those states; None for a rule without
             a second pass.
         trust_ratio: (coefficients, ‖p‖², ‖u‖²) to the ratio; likewise.
+        gauge: (p, p after the move) to what the tuner wants summed; None if it wants nothing.
     """
 
     numbers: Any
     direction: Any
     recalled: Any = None
     trust_ratio: Any = None
+    gauge: Any = None
 
 
 @triton.jit
@@ -90,6 +92,12 @@ def _yellowfin_trust_ratio(coefficients, p_sq, u_sq):
     """The step is lr ‖p‖ long. Polyak's velocity has lr inside: |velocity_gain| is lr, else 1."""
     gain = tl.abs(tl.load(coefficients + at("yellowfin.velocity_gain")))
     return tl.where((p_sq > 0.0) & (u_sq > 0.0), gain * tl.sqrt(p_sq) / tl.sqrt(u_sq), 1.0)
+
+
+@triton.jit
+def _growth(before, after):
+    """Of ‖p‖²."""
+    return (after - before) * (after + before)
 
 
 @triton.jit
@@ -225,10 +233,13 @@ def _lamb_trust_ratio(coefficients, p_sq, u_sq):
 _YELLOWFIN = Update(
     _yellowfin_numbers, _yellowfin_direction, _yellowfin_recalled, _yellowfin_trust_ratio
 )
+_ROBUST_YELLOWFIN = Update(_yellowfin_numbers, _yellowfin_direction, gauge=_growth)
 UPDATES: Mapping[str, Update] = {
     rules.YELLOWFIN.name: _YELLOWFIN,
     rules.YELLOWFIN_SKETCH.name: _YELLOWFIN,
     rules.QHM.name: Update(_qhm_numbers, _qhm_direction),
     rules.QHADAM.name: Update(_qhadam_numbers, _qhadam_direction),
     rules.LAMB.name: Update(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
+    rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
+    rules.YELLOWFIN_ROBUST_SKETCH.name: _ROBUST_YELLOWFIN,
 }

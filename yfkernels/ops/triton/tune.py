@@ -17,7 +17,12 @@ from torch import Tensor
 
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import is_last, slot_total
-from yfkernels.ops.triton.single_step import clip_factor, single_step
+from yfkernels.ops.triton.single_step import (
+    bounded_lr,
+    clip_factor,
+    first_radius,
+    single_step,
+)
 from yfkernels.ops.tuner import TILE, TunerOptions
 
 _SHARE = 256  # buckets of the sketch that one program folds
@@ -59,6 +64,7 @@ def yellowfin_tune(
     LOG_SMOOTH: tl.constexpr,
     SPARSITY_DEBIAS: tl.constexpr,
     SKETCH: tl.constexpr,
+    ROBUST: tl.constexpr,
 ):
     """numbers: beta, max_norm, initial_lr, initial_momentum. Others: as in ops/__init__.py.
 
@@ -86,6 +92,10 @@ def yellowfin_tune(
     grad_norm_avg = tl.load(state + at("state.grad_norm_avg"))
     distance_avg = tl.load(state + at("state.distance_avg"))
     sparsity_avg = tl.load(state + at("state.sparsity_avg"))
+    unread_growth = tl.load(state + at("state.unread_growth"))
+    growth = tl.load(state + at("state.growth"))
+    radius = tl.load(state + at("state.radius"))
+    grad_sq_sum = tl.load(state + at("state.grad_sq_sum"))
     last_h_max = tl.load(state + at("state.h_max"))
     window = state + size("state")
     place = tl.arange(0, WINDOW_TILE)
@@ -178,11 +188,22 @@ def yellowfin_tune(
         variance *= share
         distance = distance / (tl.sqrt(share) + EPSILON)
 
-    # 7. SingleStep, with a slow start over ten windows
+    if ROBUST:
+        widest = tl.full([], 30.0, tl.float64)
+        h_min = tl.maximum(h_min, h_max / widest)
+
+    # 7. SingleStep, with a slow start over ten windows, or one
     lr, momentum = single_step(distance, variance, h_min, h_max)
-    warmup = (step + 1.0) / (10.0 * WINDOW)
+    warmup = (step + 1.0) / (1.0 * WINDOW if ROBUST else 10.0 * WINDOW)
     lr = tl.where(k >= 1, lr * tl.minimum(warmup, 1.0), initial_lr)
     momentum = tl.where(k >= 1, momentum, initial_momentum)
+    if ROBUST:
+        growth += unread_growth + slot_total(partials, num_slots, "slot.growth")
+        start_sq = slot_total(partials, num_slots, "slot.start_sq")
+        radius = tl.where(k == 0, first_radius(start_sq), radius)
+        radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
+        grad_sq_sum += h
+        lr = bounded_lr(lr, momentum, radius, grad_sq_sum)
 
     # 9. an exploding gradient is clipped in the update, after the statistics saw it
     update_clip = clip
@@ -225,6 +246,11 @@ def yellowfin_tune(
     tl.store(state + at("state.grad_norm_avg"), grad_norm_avg)
     tl.store(state + at("state.distance_avg"), distance_avg)
     tl.store(state + at("state.sparsity_avg"), sparsity_avg)
+    if ROBUST:
+        tl.store(state + at("state.unread_growth"), 0.0)
+        tl.store(state + at("state.growth"), growth)
+        tl.store(state + at("state.radius"), radius)
+        tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
     tl.store(state + at("state.h_min"), h_min)
     tl.store(state + at("state.h_max"), h_max)
     tl.store(state + at("state.variance"), variance)
@@ -281,6 +307,7 @@ def launch(
         LOG_SMOOTH=options.log_smooth,
         SPARSITY_DEBIAS=options.sparsity_debias,
         SKETCH=options.sketch,
+        ROBUST=options.robust,
         num_warps=8,
         enable_fp_fusion=False,
     )

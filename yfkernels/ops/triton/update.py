@@ -69,9 +69,13 @@ def advance(
     chunks,
     num_chunks,
     coefficients,
+    piece_gauges,
+    gauges,
     tickets,
+    ticket,
     NUMBERS: tl.constexpr,
     DIRECTION: tl.constexpr,
+    GAUGE: tl.constexpr,
     STATES: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -82,7 +86,11 @@ def advance(
     THREADS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """All at once. A fixed number of programs share the pieces of all chunks."""
+    """All at once. A fixed number of programs share the pieces of all chunks.
+
+    A GAUGE is summed over all elements: over the rounds of a piece in float32, then in float64, and
+    at last by the program that is done last. Without one piece_gauges, gauges and ticket are None.
+    """
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
@@ -101,7 +109,9 @@ def advance(
 
         # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
         whole = n // TILE * TILE
+        gauge = tl.full([], 0.0, tl.float64)
         for RAGGED in tl.static_range(2):
+            shares = tl.full([END_TILE if RAGGED else TILE], 0.0, tl.float32)
             for i in range(
                 whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
             ):
@@ -111,9 +121,16 @@ def advance(
                 param = read_parameter(param_columns, place, mask, None)
                 states = _load_states(columns, place, mask, None)
                 u, states = DIRECTION(numbers, grad, param, states)
-                param = keep * param + gain * u
-                write_parameter(param_columns, place, mask, param, randomness)
+                moved = keep * param + gain * u
+                if GAUGE is not None:
+                    share = GAUGE(param, moved)
+                    shares += tl.where(mask, share, 0.0) if RAGGED else share
+                write_parameter(param_columns, place, mask, moved, randomness)
                 _store_states(columns, place, mask, states)
+            if GAUGE is not None:
+                gauge += tl.sum(shares.to(tl.float64))
+        if GAUGE is not None:
+            tl.store(piece_gauges + piece, gauge)
 
         # where all this is does not stay in registers over the loops
         tensor, row, _, _, _ = piece_at(words, chunks, piece, CHUNK, PIECE)
@@ -121,6 +138,11 @@ def advance(
             pieces = tl.cdiv(tl.load(row + at("row.numel")), CHUNK) * PIECES
             if is_last(tickets + tensor, pieces):
                 _count_step(row)
+
+    if GAUGE is not None:  # noqa: SIM102  decided when this is compiled
+        if active:  # noqa: SIM102  Triton evaluates both sides of `and`
+            if is_last(ticket, tl.num_programs(0)):
+                tl.store(gauges, strided_total(piece_gauges, num_pieces, 1))
 
 
 @triton.jit(do_not_specialize=["num_chunks"])
@@ -250,10 +272,13 @@ def _most_programs(device: torch.device) -> int:
     return 64 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _cut(table: TensorTable) -> tuple[int, int]:
-    """(elements of a piece, programs) for a pass whose chunks may be cut up."""
+def _cut(table: TensorTable, evenly: bool = False) -> tuple[int, int]:
+    """(elements of a piece, programs) for a pass whose chunks may be cut up.
+
+    evenly: whatever the device, because pieces are summed.
+    """
     most = _most_programs(table.device)
-    if table.num_chunks >= most:
+    if table.num_chunks >= most and not evenly:
         return table.chunk_size, most
     piece = min(table.chunk_size, _PIECE)
     return piece, min(table.num_chunks * -(-table.chunk_size // piece), most)
@@ -286,16 +311,22 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
 
 def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Advances every tensor of the table that has a gradient."""
-    piece, programs = _cut(table)
+    update = UPDATES[rule.name]
+    piece, programs = _cut(table, evenly=update.gauge is not None)
+    sums = (None, None) if update.gauge is None else (table.chunk_sums, table.gauges)
+    registers = 80 if update.gauge is None else 128
     advance[(programs,)](
         table.words,
         table.chunks,
         table.num_chunks,
         coefficients,
+        *sums,
         table.tickets,
-        DIRECTION=UPDATES[rule.name].direction,
+        None if update.gauge is None else table.tickets[-1:],
+        DIRECTION=update.direction,
+        GAUGE=update.gauge,
         PIECE=piece,
-        **_structure(rule, table, 80 if _is_half(table) else None),
+        **_structure(rule, table, registers if _is_half(table) else None),
     )
 
 
@@ -306,7 +337,7 @@ def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         table.chunks,
         table.num_chunks,
         coefficients,
-        table.chunk_norms,
+        table.chunk_sums,
         table.norms,
         table.tickets,
         DIRECTION=UPDATES[rule.name].direction,

@@ -1,0 +1,227 @@
+"""Predicting the next character of real text: the sources of Python's standard library.
+
+The text is that of the Python that runs, so results compare only where `TextTask.fingerprint` is
+the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yfkernels.workloads.training import Batch, Evaluation
+
+CONTEXT = 64
+# Tab, newline and the printable characters of ASCII; all other bytes share one more token.
+BYTES = (9, 10, *range(32, 127))
+VOCABULARY = len(BYTES) + 1
+TRAINING_FILES = (
+    "_pydecimal", "argparse", "ast", "asyncio/base_events", "calendar", "codecs", "collections",
+    "configparser", "dataclasses", "datetime", "difflib", "doctest", "email/message", "enum",
+    "fractions", "functools", "gettext", "http/client", "imaplib", "inspect", "ipaddress", "locale",
+    "logging", "mailbox", "mimetypes", "optparse", "pathlib", "pdb", "pickle", "pickletools",
+    "platform", "plistlib", "random", "shutil", "smtplib", "socket", "statistics", "subprocess",
+    "tarfile", "tempfile", "textwrap", "threading", "tokenize", "traceback", "turtle", "typing",
+    "urllib/request", "uuid", "warnings", "weakref",
+)  # fmt: skip
+TEST_FILES = ("bdb", "cmd", "csv", "ftplib", "heapq", "json/encoder", "queue", "zipfile")
+EVALUATED = 256  # windows a loss is measured on
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """A language model over characters.
+
+    Attributes:
+        title: what is trained, for people.
+        build_model: makes an untrained model: tokens (batch, length) to logits
+            (batch, length, VOCABULARY).
+        training: tokens, int64.
+        test: the same, of other files.
+        fingerprint: which text it is.
+        batch_size: windows of CONTEXT characters a step, from random places.
+
+    Raises:
+        ValueError: a batch is empty.
+    """
+
+    title: str
+    build_model: Callable[[], nn.Module]
+    training: Tensor
+    test: Tensor
+    fingerprint: str
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"Invalid batch_size value: {self.batch_size}; it must be at least 1")
+
+    @property
+    def training_size(self) -> int:
+        """Number of windows that the training text fills."""
+        return len(self.training) // CONTEXT
+
+    @property
+    def conditions(self) -> str:
+        """Sizes of the text and of a batch, for people."""
+        return (
+            f"{len(self.training):,} training and {len(self.test):,} test characters of "
+            f"{self.fingerprint}, windows of {CONTEXT}, batch {self.batch_size}"
+        )
+
+    def with_batch_size(self, batch_size: int) -> TextTask:
+        """The same task with batches of another size."""
+        return replace(self, batch_size=batch_size)
+
+    def held_out(self) -> TextTask:
+        """The training text alone, its last quarter held out as the test text: for tuning."""
+        end = len(self.training) * 3 // 4
+        return replace(self, training=self.training[:end], test=self.training[end:])
+
+    def model(self, seed: int) -> nn.Module:
+        """A freshly initialised model; torch's global random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build_model()
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Windows from random places, and the same one character later."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            starts = torch.randint(
+                len(self.training) - CONTEXT, (self.batch_size,), generator=generator
+            )
+            yield _windows(self.training, starts)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross entropy in nats a character."""
+        tokens, following = batch
+        return F.cross_entropy(model(tokens).flatten(0, 1), following.flatten())
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Loss and share of characters foreseen, on windows spread evenly over the test text."""
+        return _evaluate(model, self.test)
+
+    def evaluate_training(self, model: nn.Module) -> Evaluation:
+        """The same on the training text."""
+        return _evaluate(model, self.training)
+
+
+def text_lstm() -> TextTask:
+    """One LSTM layer of 128 units, 118k parameters."""
+    return TextTask("Character LSTM on Python's standard library", _Recurrent, *_corpus())
+
+
+def text_transformer() -> TextTask:
+    """Two causal layers of width 64 with four heads, 117k parameters."""
+    return TextTask("Causal transformer on Python's standard library", _Transformer, *_corpus())
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, width: int = 64, hidden: int = 128) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.lstm = nn.LSTM(width, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(tokens))
+        logits: Tensor = self.head(states)
+        return logits
+
+
+class _Transformer(nn.Module):
+    def __init__(self, width: int = 64, layers: int = 2) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.place = nn.Parameter(torch.empty(CONTEXT, width))
+        self.blocks = nn.Sequential(*(_Block(width) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, VOCABULARY)
+        for weight in (self.embedding.weight, self.place):
+            nn.init.normal_(weight, std=0.02)  # GPT-2's
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states = self.embedding(tokens) + self.place[: tokens.shape[1]]
+        logits: Tensor = self.head(self.norm(self.blocks(states)))
+        return logits
+
+
+class _Block(nn.Module):
+    """Attention and two dense layers, each behind a norm and added to what came in."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.dense = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = states + self._attend(self.norms[0](states))
+        changed: Tensor = states + self.dense(self.norms[1](states))
+        return changed
+
+    def _attend(self, states: Tensor) -> Tensor:
+        split = self.queries_keys_values(states).unflatten(-1, (3, self.heads, -1))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (batch, head, place, width)
+        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        mixed: Tensor = self.mix(attended.transpose(1, 2).flatten(2))
+        return mixed
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, text: Tensor) -> Evaluation:
+    starts = torch.linspace(0, len(text) - CONTEXT - 1, EVALUATED).long()
+    tokens, following = _windows(text, starts)
+    was_training = model.training
+    model.eval()
+    logits = model(tokens)
+    model.train(was_training)
+    return Evaluation(
+        loss=F.cross_entropy(logits.flatten(0, 1), following.flatten()).item(),
+        accuracy=(logits.argmax(-1) == following).double().mean().item(),
+    )
+
+
+def _windows(text: Tensor, starts: Tensor) -> Batch:
+    places = starts[:, None] + torch.arange(CONTEXT + 1)
+    window = text[places]
+    return window[:, :-1], window[:, 1:]
+
+
+@cache
+def _corpus() -> tuple[Tensor, Tensor, str]:
+    """Training tokens, test tokens, and what tells this text from another Python's."""
+    library = Path(sysconfig.get_path("stdlib"))
+    training, test = (
+        b"\n".join(_source(library, name) for name in names)
+        for names in (TRAINING_FILES, TEST_FILES)
+    )
+    digest = hashlib.sha256(training + test).hexdigest()
+    token = torch.full((256,), len(BYTES))
+    token[list(BYTES)] = torch.arange(len(BYTES))
+
+    def tokens(text: bytes) -> Tensor:
+        return token[torch.frombuffer(bytearray(text), dtype=torch.uint8).long()]
+
+    name = f"Python {platform.python_version()}, SHA-256 {digest[:16]}"
+    return tokens(training), tokens(test), name
+
+
+def _source(library: Path, name: str) -> bytes:
+    """A module's text; what one Python has as a file, another has as a package."""
+    files = (library / f"{name}.py", library / name / "__init__.py")
+    return b"".join(path.read_bytes() for path in files if path.exists())
