@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from cases import Group, Target
+from cases import Group, Target, memory_order
 from numpy.testing import assert_allclose
 from oracle.yellowfin import EPS, OracleGroup, Trace, YellowFinOracle
 from side_by_side import SideBySide
@@ -37,6 +37,8 @@ class Twin(SideBySide):
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
     ) -> None:
         super().__init__(target)
+        self.seen: list[np.ndarray] = []  # the optimizer's parameters after the step before
+        self.growth, self.growth_scale = np.longdouble(0.0), 0.0
         self.inherited = {k: v for k, v in options.items() if k in GROUP_OPTIONS}
         self.oracle = YellowFinOracle(
             [], **{k: v for k, v in options.items() if k not in NOT_FOR_THE_ORACLE}
@@ -51,6 +53,7 @@ class Twin(SideBySide):
         self.drift = 0.0  # relative error that lr and momentum may have had in any step so far
 
     def enter(self, params: list[np.ndarray], settings: dict[str, Any]) -> None:
+        self.seen += params
         self.oracle.add_group(OracleGroup(params, **settings))
 
     def add_group(self, group: Group, rng: np.random.Generator) -> None:
@@ -65,7 +68,7 @@ class Twin(SideBySide):
         if trace.step == 1:
             tuned = self.rounding  # lr and momentum are constants, or the move cap
         rtol = {
-            "lr": tuned + error,
+            "lr": tuned + error + self.radius_error(),
             "momentum": tuned,
             "h_min": 2.0 * error,
             "h_max": 2.0 * error,
@@ -100,6 +103,30 @@ class Twin(SideBySide):
             ],
             steps,
         )
+        self.tell_growth()
+
+    def radius_error(self) -> float:
+        """Relative, of the radius r = max sqrt|q| that bounds lr in the robust mode.
+
+        q is a sum of changes, each rounded relative to itself, and an error d of it is at most one of
+        d / r² in r.
+        """
+        if not self.oracle.robust:
+            return 0.0
+        return self.statistic * self.oracle.growth_scale / self.oracle.radius**2
+
+    def tell_growth(self) -> None:
+        """Has the oracle go on with the growth of the optimizer's own parameters.
+
+        lr hangs on the path and the path on lr: what they are off would feed on itself.
+        """
+        for i, p in enumerate(self.params):
+            seen = memory_order(self.full_precision(p), p).astype(np.longdouble)
+            grown = seen**2 - self.seen[i].astype(np.longdouble) ** 2
+            self.growth += grown.sum()
+            self.growth_scale += float(np.abs(grown).sum())
+            self.seen[i] = seen
+        self.oracle.growth, self.oracle.growth_scale = self.growth, self.growth_scale
 
     def assert_trust_ratios(self) -> None:
         """By position, of every parameter that took part in the step."""

@@ -124,25 +124,27 @@ class YellowFinOracle:
         self,
         groups: Sequence[OracleGroup],
         *,
-        beta: float = 0.999,
+        beta: float | None = None,
         window: int = 20,
         clip: str | None = "adaptive",
         max_norm: float | None = None,
         variance: str = "exact",
-        momentum_form: str = "buffer",
+        momentum_form: str | None = None,
         log_smooth: bool = True,
         sparsity_debias: bool = False,
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
+        robust: bool = False,
     ) -> None:
         self.groups = list(groups)
-        self.beta = beta
+        self.robust = robust
+        self.beta = 0.99 if robust and beta is None else 0.999 if beta is None else beta
         self.window = window
         self.adaptive = clip == "adaptive"
         self.max_norm = max_norm
         self.sketched = variance == "sketch"
-        self.polyak = momentum_form == "polyak"
+        self.polyak = robust if momentum_form is None else momentum_form == "polyak"
         self.log_smooth = log_smooth
         self.sparsity_debias = sparsity_debias
         self.initial_lr = initial_lr
@@ -159,6 +161,11 @@ class YellowFinOracle:
         self.distance_avg = 0.0  # Da
         self.density_avg = 0.0
         self.sketch_avg = np.zeros(SKETCH_BUCKETS)
+        self.started: set[int] = set()  # positions of the parameters that have had a gradient
+        self.growth = np.longdouble(0.0)  # q = ‖x‖² - ‖x_0‖²
+        self.growth_scale = 0.0  # Σ |change of an element's square|: what rounding is relative to
+        self.radius = 0.0  # r
+        self.square_sum = 0.0  # Gs
         self.last: Trace | None = None
 
     def add_group(self, group: OracleGroup) -> None:
@@ -175,6 +182,7 @@ class YellowFinOracle:
         """Take one step. A gradient whose square is not finite in `product_dtype` is skipped."""
         # 0. Unscale.
         grads = [None if g is None else np.asarray(g, np.float64) / grad_scale for g in gradients]
+        self.started |= {i for i, g in enumerate(grads) if g is not None}
         if found_inf or not all(_finite(g, product_dtype) for g in grads if g is not None):
             self.skipped_steps += 1
             if self.last is not None:
@@ -217,6 +225,8 @@ class YellowFinOracle:
             density = self._update_density(grads, z)
             h_min, h_max, variance = h_min * density, h_max * density, variance * density
             distance /= math.sqrt(density) + EPS
+        if self.robust:
+            h_min = max(h_min, h_max / 30.0)
         self.h_max = h_max
 
         # 7. SingleStep, with the slow start.
@@ -224,7 +234,9 @@ class YellowFinOracle:
             lr, momentum = self.initial_lr, self.initial_momentum
         else:
             lr, momentum = single_step(distance, variance, h_min, h_max)
-            lr *= min(1.0, (k + 1) / (10.0 * self.window))
+            lr *= min(1.0, (k + 1) / ((1.0 if self.robust else 10.0) * self.window))
+        if self.robust:
+            lr = self._bounded(lr, momentum, h)
 
         # 8. The step size really used in each group.
         group_lrs = [lr * group.lr for group in self.groups]
@@ -243,7 +255,11 @@ class YellowFinOracle:
             for i in range(len(group.params)):
                 g = next(todo)
                 if g is not None:
+                    before = group.params[i].astype(np.longdouble)
                     self._move(group, i, explosion * g, group_lr, momentum)
+                    grown = group.params[i].astype(np.longdouble) ** 2 - before**2
+                    self.growth += grown.sum()
+                    self.growth_scale += float(np.abs(grown).sum())
 
         self.k += 1
         self.last = Trace(
@@ -261,6 +277,18 @@ class YellowFinOracle:
             group_lrs=group_lrs,
         )
         return self.last
+
+    def _bounded(self, lr: float, momentum: float, h: float) -> float:
+        """The robust mode's step size: half the distance bound at least, the bound at most."""
+        if self.k == 0:
+            params = [p for group in self.groups for p in group.params]
+            self.radius = 1e-4 * (1.0 + _norm([params[i] for i in self.started]))
+        self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
+        self.square_sum += h
+        if self.square_sum == 0.0:
+            return 0.0  # nothing but zero gradients so far
+        bound = 1.5 * (1.0 - momentum) * self.radius / math.sqrt(self.square_sum)
+        return min(max(lr, 0.5 * bound), bound)
 
     def _curvature_range(self, h: float, z: float) -> tuple[float, float]:
         """(h_min, h_max): smoothed ends of the window of recent squared norms."""

@@ -58,9 +58,12 @@ class YellowFinTuner:
         self._backend = backend
         self.state = self.state.to(device)
         self._settings.prepare(num_groups, device, backend)
-        self.coefficients = torch.zeros(
+        coefficients = torch.zeros(
             num_groups, len(YELLOWFIN.fields), dtype=torch.float64, device=device
         )
+        known = self.coefficients[:num_groups]  # of the last step, which lrs() tells
+        coefficients[: len(known)] = known
+        self.coefficients = coefficients
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         what = Measure.SKETCH if self.options.sketch else Measure.AVERAGE

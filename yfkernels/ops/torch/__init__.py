@@ -192,7 +192,7 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     gauges = torch.zeros_like(table.gauges)
     for row, grad in table.pairs():
         update, param, u, advanced = _directed(rule, row, grad, coefficients)
-        moved = update.moved(param, u)
+        moved = update.moved(param, u).to(param.dtype)  # without dimension it would be float64
         if rule.gauges:
             gauges += torch.stack([_sum(gauge) for gauge in update.gauge(param, moved)])
         _write_param(row, moved, _steps(row) + 1.0, active)

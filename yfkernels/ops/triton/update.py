@@ -111,7 +111,8 @@ def advance(
         whole = n // TILE * TILE
         gauge = tl.full([], 0.0, tl.float64)
         for RAGGED in tl.static_range(2):
-            shares = tl.full([END_TILE if RAGGED else TILE], 0.0, tl.float32)
+            # four neighbours at a time: they are in one thread
+            shares = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
             for i in range(
                 whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
             ):
@@ -124,7 +125,8 @@ def advance(
                 moved = keep * param + gain * u
                 if GAUGE is not None:
                     share = GAUGE(param, moved)
-                    shares += tl.where(mask, share, 0.0) if RAGGED else share
+                    share = tl.where(mask, share, 0.0) if RAGGED else share
+                    shares += tl.sum(share.reshape(shares.shape[0], 4), axis=1)
                 write_parameter(param_columns, place, mask, moved, randomness)
                 _store_states(columns, place, mask, states)
             if GAUGE is not None:
@@ -314,7 +316,7 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
     update = UPDATES[rule.name]
     piece, programs = _cut(table, evenly=update.gauge is not None)
     sums = (None, None) if update.gauge is None else (table.chunk_sums, table.gauges)
-    registers = 80 if update.gauge is None else 128
+    registers = 80 if _is_half(table) else None
     advance[(programs,)](
         table.words,
         table.chunks,
@@ -326,7 +328,7 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
         DIRECTION=update.direction,
         GAUGE=update.gauge,
         PIECE=piece,
-        **_structure(rule, table, registers if _is_half(table) else None),
+        **_structure(rule, table, registers if update.gauge is None else 128),
     )
 
 
