@@ -143,7 +143,8 @@ YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper&
   out->active = 1.0;
   out->grad_scale = group.sign * update_scale;
   out->coupled_decay = group.decoupled != 0.0 ? 0.0 : group.weight_decay;
-  out->momentum = momentum;
+  // a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
+  out->momentum = options.polyak && group.lr == 0.0 ? 0.0 : momentum;
   out->velocity_gain = options.polyak ? -lr : 1.0;
   // torch.optim.SGD, and so the reference, has no buffer in a step without momentum; the second
   // pass of trust_ratio needs one

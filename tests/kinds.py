@@ -34,6 +34,11 @@ class Kind:
     core: bool = False
 
     @property
+    def robust(self) -> bool:
+        """Whether this is YellowFin in its robust mode."""
+        return self.optimizer is YellowFin and bool(self.options.get("robust", True))
+
+    @property
     def saves(self) -> str:
         """What the state_dict holds besides the state of each parameter."""
         return "tuner" if self.optimizer is YellowFin else "gate"
@@ -53,10 +58,12 @@ EXACT = frozenset(("momentum_buffer", "grad_avg"))
 MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
 BUFFER = frozenset(("momentum_buffer",))
 SKIP = {"skip_nonfinite": True}
+TRUST = {"trust_ratio": True, "robust": False}
 KINDS = (
     Kind("YellowFin", YellowFin, Twin, EXACT, core=True),
     Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, {"variance": "sketch"}, core=True),
-    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {"trust_ratio": True, "lr": 0.01}),
+    Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}),
+    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {**TRUST, "lr": 0.01}),
     Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),
     Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP),
     Kind("QHAdam", QHAdam, partial(RuleTwin, QHAdam), MOMENTS, {"lr": 0.01}, SKIP),

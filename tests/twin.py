@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from cases import Group, Target, memory_order
 from numpy.testing import assert_allclose
 from oracle.yellowfin import EPS, OracleGroup, Trace, YellowFinOracle
@@ -37,7 +38,7 @@ class Twin(SideBySide):
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
     ) -> None:
         super().__init__(target)
-        self.seen: list[np.ndarray] = []  # the optimizer's parameters after the step before
+        self.before: list[np.ndarray] = []  # the optimizer's parameters before the step
         self.growth, self.growth_scale = np.longdouble(0.0), 0.0
         self.inherited = {k: v for k, v in options.items() if k in GROUP_OPTIONS}
         self.oracle = YellowFinOracle(
@@ -53,11 +54,21 @@ class Twin(SideBySide):
         self.drift = 0.0  # relative error that lr and momentum may have had in any step so far
 
     def enter(self, params: list[np.ndarray], settings: dict[str, Any]) -> None:
-        self.seen += params
         self.oracle.add_group(OracleGroup(params, **settings))
 
     def add_group(self, group: Group, rng: np.random.Generator) -> None:
         self.optimizer.add_param_group(self.adopt(group, rng, self.inherited))
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        self.before = [self.newest(p) for p in self.params]
+        super().step(*args, **kwargs)
+
+    def newest(self, p: torch.nn.Parameter) -> np.ndarray:
+        """What the next step begins with: the master, except where the parameter was written to."""
+        master, value = self.optimizer.state.get(p, {}).get("master"), p.detach()
+        if master is not None:
+            value = torch.where(master.to(p.dtype) == p, master, value.float())
+        return memory_order(value, p).astype(np.longdouble)
 
     def compare(self, trace: Trace) -> None:
         """Diagnostics, step sizes and parameters, within the tolerances derived above."""
@@ -120,12 +131,10 @@ class Twin(SideBySide):
 
         lr hangs on the path and the path on lr: what they are off would feed on itself.
         """
-        for i, p in enumerate(self.params):
-            seen = memory_order(self.full_precision(p), p).astype(np.longdouble)
-            grown = seen**2 - self.seen[i].astype(np.longdouble) ** 2
+        for p, before in zip(self.params, self.before, strict=True):
+            grown = self.newest(p) ** 2 - before**2
             self.growth += grown.sum()
             self.growth_scale += float(np.abs(grown).sum())
-            self.seen[i] = seen
         self.oracle.growth, self.oracle.growth_scale = self.growth, self.growth_scale
 
     def assert_trust_ratios(self) -> None:

@@ -172,12 +172,15 @@ CHECKS = [
 ]
 BUILDS: dict[str, Build] = {
     "exact": partial(yfkernels.YellowFin, variance="exact"),
+    "published": partial(yfkernels.YellowFin, robust=False),
     "sketch": partial(yfkernels.YellowFin, variance="sketch"),
-    "trust ratio": partial(yfkernels.YellowFin, trust_ratio=True, lr=0.1, initial_lr=0.01),
+    "trust ratio": partial(
+        yfkernels.YellowFin, trust_ratio=True, robust=False, lr=0.1, initial_lr=0.01
+    ),
     "LAMB": partial(yfkernels.LAMB, lr=0.01, max_grad_norm=0.1, always_adapt=True),
     "QHAdam": partial(yfkernels.QHAdam, skip_nonfinite=True),
 }
-ONE_PROCESS_GROUP = [("exact", "sketch"), ("LAMB", "trust ratio", "QHAdam")]
+ONE_PROCESS_GROUP = [("exact", "published", "sketch"), ("LAMB", "trust ratio", "QHAdam")]
 
 
 def run_checks(rank: int, store: str, names: tuple[str, ...]) -> None:

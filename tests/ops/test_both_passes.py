@@ -38,7 +38,7 @@ def both_ways(model: str, optimizer: str, rng: np.random.Generator) -> list[Rule
         made.append(
             LAMB(params, **options)
             if optimizer == "LAMB"
-            else YellowFin(params, trust_ratio=True, **options)
+            else YellowFin(params, trust_ratio=True, robust=False, **options)
         )
     return made
 

@@ -42,6 +42,7 @@ OPTIONS = TunerOptions(
     sparsity_debias=False,
     sketch=False,
     trust_ratio=False,
+    robust=False,
 )
 VARIATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -53,6 +54,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "no momentum": {"initial_momentum": 0.0},
     "sparse": {"sparsity_debias": True},
     "sketch": {"sketch": True},
+    "robust": {"robust": True, "polyak": True},
     "window=1": {"window": 1},
     "window=33": {"window": 33},
     "beta=0": {"beta": 0.0},

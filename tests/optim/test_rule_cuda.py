@@ -20,7 +20,7 @@ CASES = [
     pytest.param(QHM, {}, 1, id="QHM"),
     pytest.param(QHM, {"skip_nonfinite": True}, 2, id="QHM, measured"),
     pytest.param(QHAdam, {}, 1, id="QHAdam"),
-    pytest.param(YellowFin, {"trust_ratio": True}, 4, id="YellowFin, trust ratio"),
+    pytest.param(YellowFin, {"trust_ratio": True, "robust": False}, 4, id="YellowFin, trust ratio"),
 ]
 each_case = pytest.mark.parametrize(("kind", "options", "launches"), CASES)
 

@@ -31,7 +31,8 @@ OPTIONS = {
         {"capturable": True},
         ROUNDS,
     ],
-    "YellowFin-sketch": [{}, {"momentum_form": "polyak"}],
+    "YellowFin-sketch": [{}],
+    "YellowFin-published": [{}, {"momentum_form": "polyak", "variance": "sketch"}],
     "YellowFin-trust": [{}, ROUNDS],
     "LAMB": [{}, {"preset": "deepspeed"}, {"capturable": True}, ROUNDS],
     "QHM": [{}, ROUNDS],
@@ -57,10 +58,8 @@ def test_resumes_bit_for_bit(
     target: Target,
     rng: np.random.Generator,
 ) -> None:
-    if target.interpreted and (cut != 6 or options or not kind.core or dtype == torch.float64):
+    if target.interpreted and (cut != 6 or options or dtype == torch.float64):
         pytest.skip("a few of these are enough for the slow interpreter")
-    if target.backend == "torch" and not kind.core:
-        pytest.skip("YellowFin stands for the others on this backend")
     if cut != 6 and kind.name not in ("YellowFin", "LAMB"):
         pytest.skip("YellowFin and LAMB stand for the others here")
     if options == ROUNDS and dtype != torch.bfloat16:

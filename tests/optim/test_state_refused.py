@@ -103,11 +103,11 @@ def test_refuses_a_state_that_does_not_fit(
     run.train(optimizer, params, 3, 12)  # and it still works
 
 
-@pytest.mark.parametrize("options", [{"window": 7}, {"variance": "sketch"}], ids=str)
+@pytest.mark.parametrize("options", [{"window": 7}, {"variance": "sketch"}, {"robust": False}], ids=str)
 def test_refuses_the_state_of_other_options(
     options: dict[str, Any], target: Target, rng: np.random.Generator
 ) -> None:
-    """The window is a ring and the sketch replaces a buffer: neither fits another setting."""
+    """The window is a ring, the sketch replaces a buffer, the robust mode has sums of its own."""
     run = Training(KINDS[0], target, rng, torch.float32)
     run.train(run.optimizer, run.params, 0, 5)
     groups = [{"params": run.params[:1]}, {"params": run.params[1:]}]

@@ -81,6 +81,16 @@ def test_unknown_choice(name: str, value: str) -> None:
         assert choice in message
 
 
+@pytest.mark.parametrize(
+    "options", [{"momentum_form": "buffer"}, {"trust_ratio": True}], ids=lambda each: next(iter(each))
+)
+def test_options_at_odds_with_the_robust_mode(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))) as error:
+        YellowFin([parameter()], **options)
+    assert "robust=False" in str(error.value)
+    YellowFin([parameter()], **options, robust=False)
+
+
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "betas"])
 def test_unknown_option(name: str) -> None:
     with pytest.raises(TypeError, match=name):

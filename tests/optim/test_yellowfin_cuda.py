@@ -83,6 +83,7 @@ def test_graph_replay_equals_eager(
     options = {
         "variance": variance,
         "momentum_form": momentum_form,
+        "robust": momentum_form == "polyak",
         "capturable": True,
         "weight_decay": 0.1,
         "max_norm": 50.0,

@@ -40,6 +40,7 @@ STORM = {1: 1e3, 3: 1e6, 4: 1e3, 5: 0.0}
 # What the step size needs to reach the move cap of 100 with a handful of ordinary gradients.
 HUGE = {"lr": 1e7}
 TRUST = {"trust_ratio": True, "lr": 0.01}
+PUBLISHED = {"robust": False}  # what every case is about that does not ask for the robust mode
 ROBUST = {"robust": True}
 
 CASES = [
@@ -218,7 +219,7 @@ DENSE = (
 def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
     if target.interpreted and case.name not in DENSE:
         pytest.skip("the dense traces are enough for the slow interpreter")
-    Twin(target, case.groups, rng, **case.options).run(case.gradients, rng)
+    Twin(target, case.groups, rng, **{**PUBLISHED, **case.options}).run(case.gradients, rng)
 
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])
@@ -239,7 +240,9 @@ def test_long_trace(
             {"lr": 0.5, "weight_decay": 0.01, "decoupled_weight_decay": True},
         ),
     )
-    twin = Twin(target, groups, rng, variance=variance, momentum_form=momentum_form)
+    robust = momentum_form == "polyak"
+    options = {"variance": variance, "momentum_form": momentum_form, "robust": robust}
+    twin = Twin(target, groups, rng, **options)
     gradients = Gradients(
         20 if target.interpreted else 120,
         factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},
@@ -254,7 +257,7 @@ def test_long_trace(
 def test_noise_free_gradients(variance: str, target: Target, rng: np.random.Generator) -> None:
     """The variance is its floor there, and the float32 cubic of the reference broke down."""
     one_tensor = (Group(specs((90,))),)  # several would collide in the sketch
-    twin = Twin(target, one_tensor, rng, variance=variance)
+    twin = Twin(target, one_tensor, rng, variance=variance, **PUBLISHED)
     for g in Gradients(12 if target.interpreted else 40, noise=0.0).draw(rng, twin.params):
         twin.step(g)
     seen = twin.optimizer.diagnostics()
@@ -270,7 +273,9 @@ def test_check_values_of_the_specification(
 ) -> None:
     """A million elements and one, every gradient entry i+1 at iteration i."""
     params = [torch.zeros(n, device=target.device, requires_grad=True) for n in (1_000_000, 1)]
-    optimizer = YellowFin(params, clip=None, log_smooth=log_smooth, backend=target.backend)
+    optimizer = YellowFin(
+        params, clip=None, log_smooth=log_smooth, robust=False, backend=target.backend
+    )
     for i in range(50):
         for p in params:
             p.grad = torch.full_like(p, i + 1.0)
@@ -304,7 +309,7 @@ def test_trust_ratio_makes_the_step_as_long_as_the_tensor(
         for name, size in (("small", 1e-3), ("large", 1e3))
     }
     options = {"momentum_form": momentum_form, "initial_lr": 0.1, "backend": target.backend}
-    optimizer = YellowFin(params.items(), 0.1, trust_ratio=True, **options)
+    optimizer = YellowFin(params.items(), 0.1, trust_ratio=True, robust=False, **options)
     assert optimizer.trust_ratios() == {}
     for _ in range(3):
         before = {name: p.detach().clone() for name, p in params.items()}

@@ -135,7 +135,7 @@ class YellowFinOracle:
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
-        robust: bool = False,
+        robust: bool = True,
     ) -> None:
         self.groups = list(groups)
         self.robust = robust
@@ -337,7 +337,10 @@ class YellowFinOracle:
         group.path[i] += lr * magnitude / (1.0 - min(momentum, 0.999))
         if group.decoupled_weight_decay:
             p = p * (1.0 - lr * group.weight_decay)
-        if self.polyak:
+        if self.polyak and group.lr == 0.0:
+            group.buffers[i] = np.zeros_like(p)  # told to stand still
+            group.params[i] = p
+        elif self.polyak:
             group.buffers[i] = momentum * group.buffers[i] - lr * d
             group.params[i] = p + group.buffers[i]
         elif momentum == 0.0:

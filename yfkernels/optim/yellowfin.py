@@ -14,7 +14,7 @@ from yfkernels.ops.rules import (
     YELLOWFIN_ROBUST_SKETCH,
     YELLOWFIN_SKETCH,
 )
-from yfkernels.ops.tuner import STATE_FORMAT, TunerOptions
+from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, TunerOptions
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.yellowfin import YellowFinTuner
 
@@ -122,7 +122,7 @@ class YellowFin(RuleOptimizer):
         initial_lr: float = 1e-4,
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
-        robust: bool = False,
+        robust: bool = True,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
@@ -146,9 +146,10 @@ class YellowFin(RuleOptimizer):
         forms = ("buffer", "polyak")
         require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
         ok = momentum_form == "polyak" or not robust
-        require(ok, "momentum_form", momentum_form, "'polyak' with robust=True")
-        ok = not (robust and trust_ratio)
-        require(ok, "trust_ratio", trust_ratio, "False with robust=True: both set the length of a step")
+        need = "'polyak' in the robust mode; 'buffer' goes with robust=False"
+        require(ok, "momentum_form", momentum_form, need)
+        need = "False in the robust mode, which bounds the step itself; or pass robust=False"
+        require(not (robust and trust_ratio), "trust_ratio", trust_ratio, need)
         ok = finite(initial_lr) and initial_lr >= 0.0
         require(ok, "initial_lr", initial_lr, "finite and >= 0")
         ok = 0.0 <= initial_momentum < 1.0
@@ -279,6 +280,12 @@ class YellowFin(RuleOptimizer):
                 f"{options.window} and variance={'sketch' if options.sketch else 'exact'!r} need "
                 f"({options.state_words},): construct the optimizer with the options it was "
                 "saved with"
+            )
+        saved_robust = bool(state[STATE_FIELDS.index("radius")] > 0.0)
+        if state[STATE_FIELDS.index("step")] > 0.0 and saved_robust != options.robust:
+            raise RuntimeError(
+                f"the state_dict was saved with robust={saved_robust}, this optimizer has robust="
+                f"{options.robust}: construct it with robust={saved_robust} to go on"
             )
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:

@@ -202,7 +202,8 @@ def yellowfin_tune(
         "active": ones,
         "grad_scale": group["sign"] * update_clip * inv_scale,
         "coupled_decay": torch.where(decoupled, 0.0, group["weight_decay"]),
-        "momentum": ones * momentum,
+        # a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
+        "momentum": momentum * ((group["lr"] != 0.0) if options.polyak else ones),
         "velocity_gain": -lrs if options.polyak else ones,
         "velocity_keep": ones if options.polyak or options.trust_ratio else keeps,
         "param_keep": torch.where(decoupled, 1.0 - lrs * group["weight_decay"], ones),

@@ -214,7 +214,8 @@ def yellowfin_tune(
     # 8. the user's multiplier, and a cap on the move of one step
     for i in range(num_groups):
         group = groups + i * size("group")
-        group_lr = lr * tl.load(group + at("group.lr"))
+        multiplier = tl.load(group + at("group.lr"))
+        group_lr = lr * multiplier
         if ADAPTIVE_CLIP:
             capped = 100.0 / tl.sqrt(h + EPSILON)
             group_lr = tl.where(group_lr * h_root >= 100.0, capped, group_lr)
@@ -229,7 +230,9 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.active"), 1.0)
         tl.store(out + at("yellowfin.grad_scale"), sign * (update_clip * inv_scale))
         tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay))
-        tl.store(out + at("yellowfin.momentum"), momentum)
+        # a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
+        stands = multiplier == 0.0 if POLYAK else False
+        tl.store(out + at("yellowfin.momentum"), tl.where(stands, 0.0, momentum))
         tl.store(out + at("yellowfin.velocity_gain"), -group_lr if POLYAK else 1.0)
         tl.store(out + at("yellowfin.velocity_keep"), keeps)
         kept = tl.where(decoupled, 1.0 - group_lr * decay, 1.0)
