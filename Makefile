@@ -17,7 +17,7 @@ export YFK_CUDA_ARCHS = 90
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint gpu build clean
+.PHONY: help demo test bench convergence lint gpu build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -25,11 +25,18 @@ help: ## list the targets
 demo: build ## train a small network with YellowFin, AdamW and SGD
 	$(PYTHON) -m yfkernels.cli demo
 
+# Tests share the cores where pytest-xdist is installed. There are no benchmarks among them.
+sharing = $(if $(shell $(PYTHON) -c 'import xdist' 2>&1),,-n auto --maxprocesses 8 -p no:benchmark)
+
 test: build ## run all tests
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(sharing)
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.cli bench --check
+
+convergence: build ## train real tasks beside rivals: hours, goes on where it was stopped
+	$(PYTHON) -m bench.convergence run
+	$(PYTHON) -m bench.convergence report
 
 lint: $(requirements) ## ruff and mypy
 	$(PYTHON) -m ruff check

@@ -22,9 +22,10 @@ constexpr double kLargestCubic = 1e300;
 
 // The robust mode (docs/yellowfin.md)
 constexpr double kWidestRange = 30.0;       // h_max / h_min at most
-constexpr double kFirstRadius = 1e-4;       // of 1 + ‖x_0‖
-constexpr double kBoundScale = 1.5;         // of the distance bound on lr
-constexpr double kBoundFloor = 0.5;         // lr is at least this share of it
+constexpr double kFirstRadius = 1e-3;       // of 1 + ‖x_0‖
+constexpr double kRecent = 0.9;             // of the average that spikes are told from
+constexpr double kSpike = 2.0;              // ‖g‖ over its recent size that counts as one
+constexpr int64_t kCalmSteps = 10;          // before any is told
 
 // Everything the tuner remembers, in this order, as float64; the window (w values) and, with
 // variance="sketch", the sketch of the gradient average (kTile values) follow it directly.
@@ -43,7 +44,9 @@ struct TunerState {
   double unread_growth;         // of a saved state: of ‖x‖² in its last step
   double growth;                // ‖x‖² - ‖x_0‖², up to the step before the last
   double radius;                // an estimate from below of how far x has come from x_0
-  double grad_sq_sum;           // Σ h over all steps
+  double grad_sq_sum;           // Σ ‖g‖² over all steps, of the gradients as they were used
+  double recent_sq_avg;         // EMA of h, of the last ten steps or so
+  double recent_power;          // kRecent^step, for its zero debias
   // what the last step measured and used
   double h_min, h_max, variance, distance, lr, momentum, grad_norm, clip_coefficient;
 };
@@ -126,15 +129,11 @@ YFK_FN double clip_factor(double target, double norm) {
   return factor < 1.0 ? factor : 1.0;
 }
 
-// Bounds lr by how far the parameters have come, over what the gradients have summed up to: the step
-// of DoG (Ivgi, Hinder, Carmon 2023) for lr / (1 - mu), the whole travel of one gradient.
-YFK_FN double bounded_lr(double lr, double momentum, const TunerState& state) {
+// The robust step size: how far the parameters have come, over what the gradients have summed up to.
+// The step of DoG (Ivgi, Hinder, Carmon 2023) for lr / (1 - mu), the whole travel of one gradient.
+YFK_FN double distance_over_gradients(double momentum, const TunerState& state) {
   const double sum = state.grad_sq_sum;
-  const double bound =
-      sum > 0.0 ? kBoundScale * (1.0 - momentum) * state.radius / sqrt(sum) : 0.0;
-  const double least = kBoundFloor * bound;
-  const double raised = lr > least ? lr : least;
-  return raised < bound ? raised : bound;
+  return sum > 0.0 ? (1.0 - momentum) * state.radius / sqrt(sum) : 0.0;
 }
 
 YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper& group, double lr,
@@ -233,26 +232,35 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
 
   if (options.robust && h_min < h_max / kWidestRange) h_min = h_max / kWidestRange;
 
-  // 7. SingleStep, with a slow start over ten windows, or one
+  // 7. SingleStep, with a slow start over ten windows
   StepSize next = {options.initial_lr, options.initial_momentum};
   if (k >= 1) {
     next = single_step(distance, variance, h_min, h_max);
-    const double warmup = double(k + 1) / double((options.robust ? 1 : 10) * options.window);
+    const double warmup = double(k + 1) / double(10 * options.window);
     next.lr *= warmup < 1.0 ? warmup : 1.0;
   }
+
+  // 9. an exploding gradient is clipped in the update, after the statistics saw it; and in the
+  // robust mode one that is long beside those just before it
+  double calm = options.adaptive_clip && exploding ? clip_factor(envelope + kEpsilon, h_root) : 1.0;
   if (options.robust) {
+    if (options.adaptive_clip && k >= kCalmSteps) {
+      const double recent_sq = state->recent_sq_avg / (1.0 - state->recent_power);
+      const double spike_clip = clip_factor(kSpike * sqrt(recent_sq), h_root);
+      calm = spike_clip < calm ? spike_clip : calm;
+    }
+    state->recent_sq_avg = kRecent * state->recent_sq_avg + (1.0 - kRecent) * h;
+    state->recent_power = k == 0 ? kRecent : kRecent * state->recent_power;
+
     state->growth += state->unread_growth + sums.growth;
     state->unread_growth = 0.0;
     const double travelled = sqrt(fabs(state->growth));
     if (k == 0) state->radius = kFirstRadius * (1.0 + sqrt(sums.start_sq));
     if (travelled > state->radius) state->radius = travelled;
-    state->grad_sq_sum += h;
-    next.lr = bounded_lr(next.lr, next.momentum, *state);
+    state->grad_sq_sum += calm * calm * h;
+    next.lr = distance_over_gradients(next.momentum, *state);
   }
-
-  // 9. an exploding gradient is clipped in the update, after the statistics saw it
-  const double update_clip =
-      options.adaptive_clip && exploding ? clip * clip_factor(envelope + kEpsilon, h_root) : clip;
+  const double update_clip = clip * calm;
 
   state->step += 1.0;
   state->h_min = h_min;

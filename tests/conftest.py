@@ -6,6 +6,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,22 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cases import BACKENDS, Target, why_unusable  # after the environment is set
+from repeats import leave_out_repeats
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
+os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+# What is compiled for all tests of such a folder is compiled once: they stay in one process.
+COMPILED_TOGETHER = ("tests/cuda", "tests/cuda_on_cpu")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel_free: left out under Triton's slow interpreter")
+    if processes := len(config.getoption("tx", None) or ()):
+        # Read by the processes that pytest-xdist starts. More threads than cores wait for each
+        # other by spinning; tests about threads ask for several themselves.
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # NumPy, under the interpreter, warns of the infinities that the tests put in on purpose.
     config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
 
@@ -39,7 +49,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One test after the other to whoever is free, but for those that share what they compile.
+
+    (The groups of pytest-xdist 3.8 itself have no effect under pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = nodeid.partition("::")[0].rpartition("/")[0]
+            return folder if folder in COMPILED_TOGETHER else nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_out_repeats(config, items)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
@@ -65,10 +92,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 )
 def target(request: pytest.FixtureRequest) -> Target:
     """Every backend on every device here; one that is not usable skips with its reason."""
-    reason = why_unusable(request.param)
-    if request.param.interpreted and request.node.get_closest_marker("kernel_free"):
-        reason = reason or "independent of the kernels: not repeated in the slow interpreter"
-    if reason:
+    if reason := why_unusable(request.param):
         pytest.skip(reason)
     return request.param
 

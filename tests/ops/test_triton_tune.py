@@ -92,6 +92,8 @@ def draw_sums(
         (average * average).sum(1),
         rng.integers(0, 30, slots).astype(float),
         np.full(slots, 30.0),
+        rng.standard_normal(slots),  # growth and the start
+        rng.random(slots),
     ]
     sketches = factor * torch.from_numpy(rng.standard_normal((slots, TILE))) if sketch else None
     return torch.from_numpy(np.stack(sums, 1)), None if sketches is None else sketches.float()
@@ -112,8 +114,9 @@ class TestTune:
         options = dataclasses.replace(OPTIONS, **variation)
         groups = draw_groups(rng, 3)
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")
-        for step in range(8):
-            sums = draw_sums(rng, 5, options.sketch, factor={4: 1e3, 6: 0.0}.get(step, 1.0))
+        factors = {4: 1e3, 6: 0.0, 11: 5.0}  # an explosion, a pause, a spike
+        for step in range(13):
+            sums = draw_sums(rng, 5, options.sketch, factor=factors.get(step, 1.0))
             scale = torch.tensor(1024.0) if step == 5 else None
             for tuning, module in ((ours, backend), (theirs, plain)):
                 tuning.run(module, *sums, scale, torch.tensor(0.0))
@@ -123,7 +126,7 @@ class TestTune:
             ):
                 assert_allclose(seen.cpu(), expected, rtol=1e-9, atol=1e-12)
 
-    @pytest.mark.parametrize("variation", ["linear", "sparse", "polyak", "max_norm"])
+    @pytest.mark.parametrize("variation", ["linear", "sparse", "polyak", "max_norm", "robust"])
     def test_equals_the_host_bit_for_bit(self, variation: str, rng: np.random.Generator) -> None:
         """From one slot and without ln and exp there is nothing left that may round otherwise."""
         if native.unusable("cpu"):

@@ -103,7 +103,9 @@ def test_refuses_a_state_that_does_not_fit(
     run.train(optimizer, params, 3, 12)  # and it still works
 
 
-@pytest.mark.parametrize("options", [{"window": 7}, {"variance": "sketch"}, {"robust": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"window": 7}, {"variance": "sketch"}, {"robust": False}], ids=str
+)
 def test_refuses_the_state_of_other_options(
     options: dict[str, Any], target: Target, rng: np.random.Generator
 ) -> None:

@@ -82,7 +82,9 @@ def test_unknown_choice(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"momentum_form": "buffer"}, {"trust_ratio": True}], ids=lambda each: next(iter(each))
+    "options",
+    [{"momentum_form": "buffer"}, {"trust_ratio": True}],
+    ids=lambda each: next(iter(each)),
 )
 def test_options_at_odds_with_the_robust_mode(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))) as error:

@@ -166,6 +166,7 @@ class YellowFinOracle:
         self.growth_scale = 0.0  # Σ |change of an element's square|: what rounding is relative to
         self.radius = 0.0  # r
         self.square_sum = 0.0  # Gs
+        self.recent_avg = 0.0  # of h over ten steps or so
         self.last: Trace | None = None
 
     def add_group(self, group: OracleGroup) -> None:
@@ -234,20 +235,24 @@ class YellowFinOracle:
             lr, momentum = self.initial_lr, self.initial_momentum
         else:
             lr, momentum = single_step(distance, variance, h_min, h_max)
-            lr *= min(1.0, (k + 1) / ((1.0 if self.robust else 10.0) * self.window))
+            lr *= min(1.0, (k + 1) / (10.0 * self.window))
+
+        # 9 (before 8, as the robust step size hangs on it). Exploding clip: for the update alone.
+        explosion = 1.0
+        if self.adaptive and exploding:
+            explosion = min(1.0, (math.sqrt(envelope) + EPS) / (norm + EPS))
         if self.robust:
-            lr = self._bounded(lr, momentum, h)
+            if self.adaptive and k >= 10:
+                recent = self.recent_avg / (1.0 - 0.9**k)
+                explosion = min(explosion, 2.0 * math.sqrt(recent) / (norm + EPS))
+            self.recent_avg = 0.9 * self.recent_avg + 0.1 * h
+            lr = self._robust_lr(momentum, explosion**2 * h)
 
         # 8. The step size really used in each group.
         group_lrs = [lr * group.lr for group in self.groups]
         if self.adaptive:
             cap = 100.0 / math.sqrt(h + EPS)
             group_lrs = [cap if a * norm >= 100.0 else a for a in group_lrs]
-
-        # 9. Exploding clip: for the update alone.
-        explosion = 1.0
-        if self.adaptive and exploding:
-            explosion = min(1.0, (math.sqrt(envelope) + EPS) / (norm + EPS))
 
         # 10. The move.
         todo = iter(grads)
@@ -278,17 +283,16 @@ class YellowFinOracle:
         )
         return self.last
 
-    def _bounded(self, lr: float, momentum: float, h: float) -> float:
-        """The robust mode's step size: half the distance bound at least, the bound at most."""
+    def _robust_lr(self, momentum: float, used: float) -> float:
+        """Distance over gradients; used: the squared norm of the gradient that makes the move."""
         if self.k == 0:
             params = [p for group in self.groups for p in group.params]
-            self.radius = 1e-4 * (1.0 + _norm([params[i] for i in self.started]))
+            self.radius = 1e-3 * (1.0 + _norm([params[i] for i in self.started]))
         self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
-        self.square_sum += h
+        self.square_sum += used
         if self.square_sum == 0.0:
             return 0.0  # nothing but zero gradients so far
-        bound = 1.5 * (1.0 - momentum) * self.radius / math.sqrt(self.square_sum)
-        return min(max(lr, 0.5 * bound), bound)
+        return (1.0 - momentum) * self.radius / math.sqrt(self.square_sum)
 
     def _curvature_range(self, h: float, z: float) -> tuple[float, float]:
         """(h_min, h_max): smoothed ends of the window of recent squared norms."""

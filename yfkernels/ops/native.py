@@ -231,7 +231,7 @@ def yellowfin_tune(
 
 
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance; `table.gauges` if the rule gauges."""
+    """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
     given = (*_table(table), rule.id, coefficients.data_ptr())
     gauges = (table.chunk_sums.data_ptr(), table.gauges.data_ptr())
     if table.device.type == "cpu":

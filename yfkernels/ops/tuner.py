@@ -30,6 +30,8 @@ STATE_FIELDS = (
     "growth",
     "radius",
     "grad_sq_sum",
+    "recent_sq_avg",
+    "recent_power",
     "h_min",
     "h_max",
     "variance",

@@ -14,7 +14,6 @@ from yfkernels.ops.table import TensorTable
 from yfkernels.ops.torch import sum_of_squares
 from yfkernels.ops.tuner import MEASURED, SUMS, TILE
 
-
 _GAUGES = slice(len(MEASURED), len(MEASURED) + 1)
 
 

@@ -187,7 +187,7 @@ def _directed(
 
 
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance; `table.gauges` if the rule gauges."""
+    """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
     active = coefficients[0, 0] != 0.0
     gauges = torch.zeros_like(table.gauges)
     for row, grad in table.pairs():

@@ -19,9 +19,10 @@ _LARGEST_CUBIC = 1e300
 
 # the robust mode
 _WIDEST_RANGE = 30.0
-_FIRST_RADIUS = 1e-4
-_BOUND_SCALE = 1.5
-_BOUND_FLOOR = 0.5
+_FIRST_RADIUS = 1e-3
+_RECENT = 0.9
+_SPIKE = 2.0
+_CALM_STEPS = 10
 
 
 def cubic_complement(p: Tensor) -> Tensor:
@@ -51,10 +52,9 @@ def single_step(
     return gap * gap / h, sqrt_mu * sqrt_mu
 
 
-def _bounded_lr(lr: Tensor, momentum: Tensor, radius: Tensor, grad_sq_sum: Tensor) -> Tensor:
-    bound = _BOUND_SCALE * (1.0 - momentum) * radius / grad_sq_sum.sqrt()
-    bound = torch.where(grad_sq_sum > 0.0, bound, 0.0)
-    return torch.minimum(torch.maximum(lr, _BOUND_FLOOR * bound), bound)
+def _distance_over_gradients(momentum: Tensor, radius: Tensor, grad_sq_sum: Tensor) -> Tensor:
+    lr = (1.0 - momentum) * radius / grad_sq_sum.sqrt()
+    return torch.where(grad_sq_sum > 0.0, lr, 0.0)
 
 
 def _clip_factor(target: Tensor, norm: Tensor) -> Tensor:
@@ -151,26 +151,33 @@ def yellowfin_tune(
     if options.robust:
         h_min = torch.maximum(h_min, h_max / _WIDEST_RANGE)
 
-    # 7. SingleStep, with a slow start over ten windows, or one
+    # 7. SingleStep, with a slow start over ten windows
     lr, momentum = single_step(distance, variance, h_min, h_max)
-    slow = (1 if options.robust else 10) * options.window
-    lr = lr * ((k + 1.0) / slow).clamp(max=1.0)
+    lr = lr * ((k + 1.0) / (10 * options.window)).clamp(max=1.0)
     lr = torch.where(k >= 1, lr, options.initial_lr)
     momentum = torch.where(k >= 1, momentum, options.initial_momentum)
+
+    # 9. an exploding gradient is clipped in the update, after the statistics saw it; and in the
+    # robust mode one that is long beside those just before it
+    calm = one
+    if options.adaptive_clip:
+        calm = torch.where(exploding, _clip_factor(envelope + _EPSILON, h_root), one)
     if options.robust:
+        if options.adaptive_clip:
+            recent_sq = old["recent_sq_avg"] / (1.0 - old["recent_power"])
+            spike_clip = _clip_factor(_SPIKE * recent_sq.sqrt(), h_root)
+            calm = torch.where(k >= _CALM_STEPS, torch.minimum(spike_clip, calm), calm)
+        new["recent_sq_avg"] = _RECENT * old["recent_sq_avg"] + (1.0 - _RECENT) * h
+        new["recent_power"] = torch.where(k == 0, _RECENT, _RECENT * old["recent_power"])
+
         new["growth"] = old["growth"] + (old["unread_growth"] + growth)
         new["unread_growth"] = torch.zeros_like(growth)
         first = _FIRST_RADIUS * (1.0 + start_sq.sqrt())
         radius = torch.where(k == 0, first, old["radius"])
         new["radius"] = torch.maximum(radius, new["growth"].abs().sqrt())
-        new["grad_sq_sum"] = old["grad_sq_sum"] + h
-        lr = _bounded_lr(lr, momentum, new["radius"], new["grad_sq_sum"])
-
-    # 9. an exploding gradient is clipped in the update, after the statistics saw it
-    update_clip = clip
-    if options.adaptive_clip:
-        exploding_clip = clip * _clip_factor(envelope + _EPSILON, h_root)
-        update_clip = torch.where(exploding, exploding_clip, clip)
+        new["grad_sq_sum"] = old["grad_sq_sum"] + calm * calm * h
+        lr = _distance_over_gradients(momentum, new["radius"], new["grad_sq_sum"])
+    update_clip = clip * calm
 
     # 8. the user's multiplier, and a cap on the move of one step
     group = dict(zip(GROUP_FIELDS, groups.unbind(1)))

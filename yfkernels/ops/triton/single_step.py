@@ -1,4 +1,4 @@
-"""SingleStep, the distance bound and the clip factor: csrc/tuner.h operation for operation."""
+"""SingleStep, the robust lr and the clip factor: csrc/tuner.h operation for operation."""
 
 from __future__ import annotations
 
@@ -44,15 +44,7 @@ def single_step(distance, variance, h_min, h_max):
 
 
 @triton.jit
-def first_radius(start_sq):
-    """The radius before anything has moved, from ‖x_0‖²."""
-    scale = tl.full([], 1e-4, tl.float64)
-    return scale * (1.0 + tl.sqrt(start_sq))
-
-
-@triton.jit
-def bounded_lr(lr, momentum, radius, grad_sq_sum):
-    """lr between half the distance bound and the bound; robust mode."""
-    bound = 1.5 * (1.0 - momentum) * radius / tl.sqrt(grad_sq_sum)
-    bound = tl.where(grad_sq_sum > 0.0, bound, 0.0)
-    return tl.minimum(tl.maximum(lr, 0.5 * bound), bound)
+def distance_over_gradients(momentum, radius, grad_sq_sum):
+    """The robust step size."""
+    lr = (1.0 - momentum) * radius / tl.sqrt(grad_sq_sum)
+    return tl.where(grad_sq_sum > 0.0, lr, 0.0)

@@ -18,9 +18,8 @@ from torch import Tensor
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import (
-    bounded_lr,
     clip_factor,
-    first_radius,
+    distance_over_gradients,
     single_step,
 )
 from yfkernels.ops.tuner import TILE, TunerOptions
@@ -96,6 +95,8 @@ def yellowfin_tune(
     growth = tl.load(state + at("state.growth"))
     radius = tl.load(state + at("state.radius"))
     grad_sq_sum = tl.load(state + at("state.grad_sq_sum"))
+    recent_sq_avg = tl.load(state + at("state.recent_sq_avg"))
+    recent_power = tl.load(state + at("state.recent_power"))
     last_h_max = tl.load(state + at("state.h_max"))
     window = state + size("state")
     place = tl.arange(0, WINDOW_TILE)
@@ -192,24 +193,34 @@ def yellowfin_tune(
         widest = tl.full([], 30.0, tl.float64)
         h_min = tl.maximum(h_min, h_max / widest)
 
-    # 7. SingleStep, with a slow start over ten windows, or one
+    # 7. SingleStep, with a slow start over ten windows
     lr, momentum = single_step(distance, variance, h_min, h_max)
-    warmup = (step + 1.0) / (1.0 * WINDOW if ROBUST else 10.0 * WINDOW)
+    warmup = (step + 1.0) / (10.0 * WINDOW)
     lr = tl.where(k >= 1, lr * tl.minimum(warmup, 1.0), initial_lr)
     momentum = tl.where(k >= 1, momentum, initial_momentum)
+
+    # 9. an exploding gradient is clipped in the update, after the statistics saw it; and in the
+    # robust mode one that is long beside those just before it
+    calm = tl.full([], 1.0, tl.float64)
+    if ADAPTIVE_CLIP:
+        calm = tl.where(exploding, clip_factor(envelope + EPSILON, h_root), calm)
     if ROBUST:
+        recent = tl.full([], 0.9, tl.float64)
+        if ADAPTIVE_CLIP:
+            recent_sq = recent_sq_avg / (1.0 - recent_power)
+            spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), h_root)
+            calm = tl.where(k >= 10, tl.minimum(spike_clip, calm), calm)
+        recent_sq_avg = recent * recent_sq_avg + (1.0 - recent) * h
+        recent_power = tl.where(k == 0, recent, recent * recent_power)
+
         growth += unread_growth + slot_total(partials, num_slots, "slot.growth")
         start_sq = slot_total(partials, num_slots, "slot.start_sq")
-        radius = tl.where(k == 0, first_radius(start_sq), radius)
+        first_radius = tl.full([], 1e-3, tl.float64) * (1.0 + tl.sqrt(start_sq))
+        radius = tl.where(k == 0, first_radius, radius)
         radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
-        grad_sq_sum += h
-        lr = bounded_lr(lr, momentum, radius, grad_sq_sum)
-
-    # 9. an exploding gradient is clipped in the update, after the statistics saw it
-    update_clip = clip
-    if ADAPTIVE_CLIP:
-        exploding_clip = clip * clip_factor(envelope + EPSILON, h_root)
-        update_clip = tl.where(exploding, exploding_clip, clip)
+        grad_sq_sum += calm * calm * h
+        lr = distance_over_gradients(momentum, radius, grad_sq_sum)
+    update_clip = clip * calm
 
     # 8. the user's multiplier, and a cap on the move of one step
     for i in range(num_groups):
@@ -254,6 +265,8 @@ def yellowfin_tune(
         tl.store(state + at("state.growth"), growth)
         tl.store(state + at("state.radius"), radius)
         tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
+        tl.store(state + at("state.recent_sq_avg"), recent_sq_avg)
+        tl.store(state + at("state.recent_power"), recent_power)
     tl.store(state + at("state.h_min"), h_min)
     tl.store(state + at("state.h_max"), h_max)
     tl.store(state + at("state.variance"), variance)

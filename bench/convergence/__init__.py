@@ -1,0 +1,1 @@
+"""How fast and how far optimizers train real tasks, beside their rivals, in cells that resume."""

@@ -1,0 +1,3 @@
+from bench.convergence.cli import app
+
+app(prog_name="python -m bench.convergence")

@@ -1,0 +1,124 @@
+"""One training: a task, a recipe with its options, a seed."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from statistics import median
+from time import thread_time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+import yfkernels
+from bench.convergence import measures
+from bench.convergence.contestants import CONTESTANTS, Recipe
+from bench.convergence.result import Key, Result
+from bench.convergence.tasks import TASKS
+from yfkernels.workloads.training import Evaluation, Task, train
+
+TUNING_SEEDS = (1001, 1002)  # apart from those that are measured
+NORM_BATCHES = 50  # for BatchNorm's statistics where the weights to evaluate were never trained at
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training that is to be run.
+
+    Attributes:
+        key: what is trained; its identity. The task is one of `TASKS`.
+        contestant: name of one in `CONTESTANTS` with the recipe of the key.
+        options: those that differ from the recipe's own.
+    """
+
+    key: Key
+    contestant: str
+    options: Mapping[str, float]
+
+
+def run(cell: Cell, commit: str = "") -> Result:
+    """Trains a cell; the same cell gives the same losses, bit for bit, on one thread.
+
+    Args:
+        cell: what to train, with the steps of its task.
+        commit: of the checkout, for the record.
+    """
+    key, steps = cell.key, cell.key.steps
+    entry, recipe = TASKS[key.task], CONTESTANTS[cell.contestant].recipe
+    torch.manual_seed(key.seed)
+    task = entry.build()
+    model = task.model(key.seed)
+    optimizer = recipe.build(model, cell.options)
+    if hasattr(optimizer, "train"):  # schedule-free
+        optimizer.train()
+    schedule = _schedule(optimizer, recipe, steps)
+
+    course, updates = [], []
+    started = thread_time()  # says as much on a busy machine
+    for record in train(task, model, optimizer, steps=steps, seed=key.seed):
+        course.append(record.loss)
+        updates.append(record.optimizer_seconds)
+        if not math.isfinite(record.loss):
+            break
+        if schedule is not None:
+            schedule.step()
+    seconds = thread_time() - started
+
+    losses = np.array(course)
+    trace = measures.sample(losses, steps, entry.smoothing)
+    spikes = measures.spikes(losses, entry.smoothing)
+    training, test = _evaluate(task, model, optimizer, key.seed)
+    return Result(
+        key=key,
+        final_loss=measures.final_loss(losses, steps),
+        train_loss=training.loss,
+        test_loss=test.loss,
+        test_accuracy=test.accuracy,
+        spikes=spikes.count,
+        long_spikes=spikes.long,
+        longest_spike=spikes.longest,
+        highest_spike=spikes.highest,
+        diverged=measures.diverged(losses, entry.smoothing),
+        optimizer_us=1e6 * median(updates),
+        seconds=seconds,
+        versions=_versions(recipe, commit),
+        trace=() if key.seed in TUNING_SEEDS else trace,
+    )
+
+
+def _schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR | None:
+    if recipe.schedule is None:
+        return None
+    multiplier = recipe.schedule
+    return LambdaLR(optimizer, lambda taken: multiplier(taken, steps))
+
+
+def _evaluate(
+    task: Task, model: nn.Module, optimizer: Optimizer, seed: int
+) -> tuple[Evaluation, Evaluation]:
+    """On the training and the test set, with the weights the optimizer means to be used."""
+    if hasattr(optimizer, "eval"):  # schedule-free: its averages take the weights' places
+        optimizer.eval()
+        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+            with torch.no_grad():
+                for batch in islice(task.batches(seed), NORM_BATCHES):
+                    task.loss(model, batch)
+    return task.evaluate_training(model), task.evaluate(model)
+
+
+def _versions(recipe: Recipe, commit: str) -> str:
+    texts = [f"python {platform.python_version()}", f"torch {torch.__version__}"]
+    if recipe.package is not None:
+        try:
+            texts.append(f"{recipe.package} {version(recipe.package)}")
+        except PackageNotFoundError:
+            texts.append(recipe.package)
+    return ", ".join([*texts, f"yfkernels {yfkernels.__version__} {commit}".strip()])

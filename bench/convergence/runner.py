@@ -1,0 +1,158 @@
+"""Runs what a plan lacks, in processes of one thread each, and stores every training at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.convergence import cell as training
+from bench.convergence.cell import Cell
+from bench.convergence.contestants import register
+from bench.convergence.plan import Plan
+from bench.convergence.result import Key, Result
+from bench.convergence.store import Store
+from bench.convergence.tasks import add_cifar
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What every process has to load besides this package."""
+
+    modules: Sequence[str] = ()
+    data: Path | None = None
+
+    def load(self) -> dict[str, str]:
+        """Adds it to the registries; of the tasks without data, why they are absent.
+
+        Raises:
+            ValueError: a module cannot be used.
+        """
+        for module in self.modules:
+            register(module)
+        return add_cifar(self.data)
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    *,
+    jobs: int,
+    seconds: float,
+    outside: Outside,
+    commit: str,
+    console: Console,
+) -> dict[Key, str]:
+    """Runs the trainings of a plan that are not stored.
+
+    Args:
+        plan: what to compare.
+        store: gets each training as it ends.
+        jobs: trainings at a time.
+        seconds: after so many no further training is started.
+        outside: what the processes load.
+        commit: of the checkout, for the record.
+        console: shows the progress.
+
+    Returns:
+        The trainings that failed, and why.
+    """
+    end = monotonic() + seconds
+    failed: dict[Key, str] = {}
+    running: dict[Future[Result], Cell] = {}
+    with _executor(jobs, outside) as executor, _progress(console) as progress:
+        bar = progress.add_task("", total=None)
+        try:
+            while True:
+                waiting = [
+                    cell
+                    for cell in plan.missing(store)
+                    if cell.key not in failed and cell not in running.values()
+                ]
+                known = progress.tasks[0].completed + len(waiting) + len(running)
+                progress.update(bar, total=known)
+                room = jobs - len(running) if monotonic() < end else 0
+                for cell in waiting[:room]:
+                    progress.update(bar, description=_title(cell))
+                    running[executor.submit(training.run, cell, commit)] = cell
+                if not running:
+                    break
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    _keep(future, running.pop(future), store, failed)
+                    progress.advance(bar)
+        except KeyboardInterrupt:
+            console.print(f"Stopped; {len(running)} under way end first.")
+            for future, cell in running.items():
+                _keep(future, cell, store, failed)
+    store.tidy(plan.data)
+    return failed
+
+
+def _keep(future: Future[Result], cell: Cell, store: Store, failed: dict[Key, str]) -> None:
+    error = future.exception()
+    if error is None:
+        store.add(future.result())
+    else:
+        failed[cell.key] = f"{type(error).__name__}: {error}"
+
+
+def _title(cell: Cell) -> str:
+    key = cell.key
+    return f"{key.task}: {cell.contestant} ({key.setting}), seed {key.seed}"
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+    )
+
+
+@contextmanager
+def _executor(jobs: int, outside: Outside) -> Iterator[Executor]:
+    """For one job this process, else so many fresh ones."""
+    if jobs == 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield _Here()
+        finally:
+            torch.set_num_threads(before)
+        return
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start, initargs=(outside,)
+    ) as pool:
+        yield pool
+
+
+def _start(outside: Outside) -> None:
+    """Runs first in a new process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one sees to it
+    torch.set_num_threads(1)
+    outside.load()
+
+
+class _Here(Executor):
+    """Does at once what is submitted."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # the caller's, who asks the future
+            future.set_exception(error)
+        return future
