@@ -119,7 +119,7 @@ class Twin(SideBySide):
     def radius_error(self) -> float:
         """Relative, of the radius r = max sqrt|q| that bounds lr in the robust mode.
 
-        q is a sum of changes, each rounded relative to itself, and an error d of it is at most one of
+        q is a sum of changes, each rounded relative to itself; an error d of q is at most one of
         d / r² in r.
         """
         if not self.oracle.robust:

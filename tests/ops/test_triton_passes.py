@@ -14,7 +14,7 @@ from torch import Tensor
 from yfkernels.ops import triton as backend
 from yfkernels.ops.rules import GATE_STATE, QHM, YELLOWFIN, Measure
 from yfkernels.ops.table import Column, TensorTable
-from yfkernels.ops.tuner import SUMS, TILE
+from yfkernels.ops.tuner import MEASURED, SUMS, TILE
 
 REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -48,7 +48,7 @@ def check_measure(table: TensorTable, what: Measure) -> None:
     sketches = torch.full((slots, TILE), math.nan, device=DEVICE)
     backend.measure(table, what, seen, sketches if what == Measure.SKETCH else None, True)
 
-    expected = dict.fromkeys(SUMS, 0.0)
+    expected = dict.fromkeys(MEASURED, 0.0)
     sketch = np.zeros(TILE)
     for row, grad in table.pairs():
         g = grad.cpu().double().numpy()
@@ -61,8 +61,9 @@ def check_measure(table: TensorTable, what: Measure) -> None:
             expected["avg_sq"] += average @ average
         place = (row.origin + np.arange(g.size)) % TILE
         np.add.at(sketch, place, g * signs(row.origin, g.size))
+    assert seen[:, len(MEASURED) :].isnan().all(), "a place that belongs to others was written"
     sums = dict(zip(SUMS, seen.sum(0).tolist(), strict=True))
-    for name in SUMS:
+    for name in MEASURED:
         atol = 1e-6 * expected["grad_sq"]
         assert_allclose(sums[name], expected[name], rtol=2e-6, atol=atol, err_msg=name)
     assert sums["nonzero"] == expected["nonzero"]

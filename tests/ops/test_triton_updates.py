@@ -17,14 +17,25 @@ from tables import DEVICE, Case, draw_table, put, upload
 from torch import Tensor
 
 from yfkernels.ops import triton as backend
-from yfkernels.ops.rules import LAMB, QHADAM, QHM, YELLOWFIN, YELLOWFIN_SKETCH, Rule
+from yfkernels.ops.rules import (
+    LAMB,
+    QHADAM,
+    QHM,
+    YELLOWFIN,
+    YELLOWFIN_ROBUST,
+    YELLOWFIN_ROBUST_SKETCH,
+    YELLOWFIN_SKETCH,
+    Rule,
+)
 from yfkernels.ops.table import GRANULARITY, Column, Granularity, Row, TensorTable
 
 REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 Array = NDArray[np.float64]
-ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, QHM, QHADAM]
+SKETCHED = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST_SKETCH)
+YELLOWFINS = (YELLOWFIN, YELLOWFIN_ROBUST, *SKETCHED)
+ADVANCING = [*YELLOWFINS, QHM, QHADAM]
 ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
 PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
 # dtype, and whether the parameter has a master; without one a half is rounded stochastically
@@ -66,11 +77,11 @@ def direction(
     Of absolute values it makes the sizes that roundings are relative to: those of u and of the
     states if no two terms cancelled.
     """
-    if rule in (YELLOWFIN, YELLOWFIN_SKETCH):
+    if rule in YELLOWFINS:
         v = c["momentum"] * s[0]
         v = v + c["velocity_gain"] * (c["grad_scale"] * g + c["coupled_decay"] * p)
         kept = c["velocity_keep"] * v
-        if rule is YELLOWFIN_SKETCH:
+        if rule in SKETCHED:
             return v, [kept], c["param_gain"]
         return v, [kept, c["average_decay"] * s[1] + c["average_gain"] * g], c["param_gain"]
     coupled = 0.0 if c["decoupled"] else c["weight_decay"]
@@ -199,6 +210,7 @@ def test_a_step_equals_the_rule(
     run(passes, rule, table, coefficients)
 
     assert not table.tickets.any()
+    growth = growth_off = 0.0  # of ‖p‖²
     for index, (old, new) in enumerate(zip(before, everything(table), strict=True)):
         where = f"tensor {index}"
         grad = table.grads[index]
@@ -230,6 +242,9 @@ def test_a_step_equals_the_rule(
         assert new[Column.STEP] == STEPS + 1
         off = abs(gain) * ((ratio + ratio_off) * ROUNDINGS * size + ratio_off * abs(u))
         off += ROUNDINGS * (abs(keep * p) + abs(p))
+        share = moved**2 - p**2
+        growth += share.sum()
+        growth_off += (SUM_OFF * abs(share) + 2.0 * abs(moved) * off).sum()
         if dtype == torch.float32 or mastered:
             assert_near(new[Column.MASTER if mastered else Column.PARAM], moved, off, where)
         if mastered:
@@ -239,6 +254,8 @@ def test_a_step_equals_the_rule(
                 moved.astype(np.float32), dtype, table.rows[index].origin, int(STEPS) + 1
             )
             assert_few_tipped(new[Column.PARAM], rounded, off, where)
+    if rule.gauges:
+        assert_near(table.gauges, [growth], growth_off, "growth")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -295,9 +312,11 @@ def test_a_skipped_step_writes_nothing(passes: str, rule: Rule, rng: np.random.G
     table = draw_table(CASES["ragged"], rule, torch.bfloat16, True, rng, STEPS)
     coefficients = draw_coefficients(rule, rng)
     coefficients[:, rule.fields.index("active")] = 0.0
+    table.gauges.fill_(7.0)
     before = everything(table)
     run(passes, rule, table, coefficients)
     assert_same_bits(before, everything(table))
+    assert table.gauges.tolist() == [7.0]
     assert not table.norms.any()
 
 
@@ -351,7 +370,7 @@ def test_steps_are_counted_where_there_is_a_column(rng: np.random.Generator) -> 
     table = draw_table(Case([1025]), QHM, torch.float32, False, rng, steps=None)
     table.tickets.fill_(5)  # would never be the last
     backend.advance(QHM, table, draw_coefficients(QHM, rng))
-    assert table.tickets.tolist() == [5]
+    assert table.tickets.tolist() == [5, 5]
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
