@@ -109,6 +109,7 @@ class Trace:
     h_max: float
     variance: float
     distance: float
+    radius: float
     grad_norm: float
     clip_coefficient: float
     step: int
@@ -274,6 +275,7 @@ class YellowFinOracle:
             h_max=h_max,
             variance=variance,
             distance=distance,
+            radius=self.radius,
             grad_norm=grad_norm,
             clip_coefficient=clip * explosion,
             step=self.k,

@@ -55,7 +55,7 @@ class YellowFin(RuleOptimizer):
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
             schedulers may drive it. Per group.
-        beta: smoothing of every running average, in [0, 1).
+        beta: smoothing of every running average, in [0, 1); None for 0.99, or 0.999 without `robust`.
         window: steps over which the curvature range is taken.
         weight_decay: L2 penalty. It is not part of the statistics. Per group.
         decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
@@ -66,13 +66,18 @@ class YellowFin(RuleOptimizer):
         variance: "exact" keeps an average of the gradient (8 bytes of state a parameter);
             "sketch" estimates its norm from 4096 signed sums (4 bytes a parameter).
         momentum_form: "buffer" is torch.optim.SGD's momentum, as in the authors' code; "polyak"
-            keeps the step size inside the velocity, as in the paper.
+            keeps the step size inside the velocity, as in the paper. None for "polyak", or "buffer"
+            without `robust`; the robust mode needs "polyak".
         log_smooth: smooth the logarithm of the curvature range rather than the range.
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
-        initial_lr: step size of the first step, before anything is measured.
+        initial_lr: step size of the first step, before anything is measured; without `robust`.
         initial_momentum: momentum of the first step, in [0, 1).
         trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
-            its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter.
+            its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
+            robust=False.
+        robust: bound the curvature range and take the step size from how far the parameters have
+            come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
+            algorithm.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
             master copy.
         maximize: ascend instead of descend. Per group.
@@ -218,6 +223,7 @@ class YellowFin(RuleOptimizer):
         Returns:
             lr: the step size of the first group, multiplier and cap included.
             momentum, h_min, h_max, variance, distance: SingleStep's result and inputs.
+            radius: how far the parameters have come, estimated from below; 0 without `robust`.
             grad_norm: norm of the whole gradient, unscaled, before any clip.
             clip_coefficient: the factor all clips together put on the gradient.
             step: steps taken. skipped_steps: steps refused for a non-finite gradient.
@@ -230,6 +236,7 @@ class YellowFin(RuleOptimizer):
             "h_max",
             "variance",
             "distance",
+            "radius",
             "grad_norm",
             "clip_coefficient",
             "step",
