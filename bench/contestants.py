@@ -95,9 +95,13 @@ class Contestant:
         return clip_and_step
 
 
-def _yellowfin(variance: str) -> Make:
+def _yellowfin(variance: str, robust: bool = True) -> Make:
     return lambda params, build: yfkernels.YellowFin(
-        params, variance=variance, backend=build.backend, capturable=build.capturable
+        params,
+        variance=variance,
+        robust=robust,
+        backend=build.backend,
+        capturable=build.capturable,
     )
 
 
@@ -149,6 +153,16 @@ CONTESTANTS = {
             keeps_addresses=True,
             has_capturable=True,
             essential=True,
+        ),
+        # the same without the sum that the robust mode adds
+        Contestant(
+            "yellowfin-published",
+            "YellowFin exact, published",
+            36,
+            _yellowfin("exact", robust=False),
+            bytes_bf16=36,
+            keeps_addresses=True,
+            has_capturable=True,
         ),
         # fp32: 4 clip + 24 moments and norms + 16 move; bf16: 2 + 24 + 20, with the master copy
         Contestant(

@@ -35,6 +35,7 @@ _STYLE: dict[Any, Any] = {
 _COLOURS = {
     "yellowfin-exact": "#c2410c",
     "yellowfin-sketch": "#f0a020",
+    "yellowfin-published": "#e9927c",
     "lamb": "#9d174d",
     "lamb-unclipped": "#db5a94",
     "qhm": "#7c4a21",

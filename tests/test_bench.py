@@ -32,6 +32,7 @@ from yfkernels import YellowFin
 COUNTED_BYTES = {
     "yellowfin-exact": (36, 36),
     "yellowfin-sketch": (24, 24),
+    "yellowfin-published": (36, 36),
     "lamb": (44, 46),
     "lamb-unclipped": (40, 44),
     "qhm": (20, 22),
@@ -61,7 +62,10 @@ COUNTED_BYTES = {
 ON_CPU = default_contestants("cpu", "2x1K")
 OURS_MOVED = [
     f"{name}@moved"
-    for name in ("yellowfin-exact", "yellowfin-sketch", "lamb", "lamb-unclipped", "qhm", "qhadam")
+    for name in (
+        *("yellowfin-exact", "yellowfin-sketch", "yellowfin-published"),
+        *("lamb", "lamb-unclipped", "qhm", "qhadam"),
+    )
 ]
 
 
