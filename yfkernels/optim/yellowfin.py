@@ -55,7 +55,8 @@ class YellowFin(RuleOptimizer):
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
             schedulers may drive it. Per group.
-        beta: smoothing of every running average, in [0, 1); None for 0.99, or 0.999 without `robust`.
+        beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
+            `robust`.
         window: steps over which the curvature range is taken.
         weight_decay: L2 penalty. It is not part of the statistics. Per group.
         decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the

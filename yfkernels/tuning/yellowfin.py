@@ -108,8 +108,10 @@ class YellowFinTuner:
         return self.coefficients.to(device)
 
     def saved(self) -> Tensor:
-        """A state to be saved. With sharded parameters and `robust` the shards' sums are added up:
-        all their processes have to ask."""
+        """A state to be saved, with what the last update gauged.
+
+        With sharded parameters the shards' sums are added up: all their processes have to ask.
+        """
         state = self.state.detach().clone()
         if self.options.robust and self._measurement is not None:
             state[STATE_FIELDS.index("unread_growth")] += self._measurement.gauged(state.device)
