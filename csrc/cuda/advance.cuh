@@ -1,9 +1,9 @@
 // Advance: one pass over gradients, state and parameters.
 #pragma once
 
+#include "gauges.cuh"
 #include "pass.cuh"
 #include "passes.h"
-#include "reduce.cuh"
 
 namespace yfk {
 namespace cuda {
@@ -43,45 +43,6 @@ __device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const R
   for_each_lanes<N, kAllWide>(n, load, work);
 }
 
-// What the rule gauges, from a block's threads to one sum a chunk and then to one of the table.
-template <int kGauges>
-struct Gauges {
-  static constexpr int kWarps = kBlock / kWarp;
-  double warps[kBatch][kWarps][kGauges];  // of a batch of chunks
-  double totals[kGauges];
-
-  __device__ __forceinline__ void add(int k, const float* sums) {
-    for (int i = 0; i < kGauges; ++i) {
-      const double sum = warp_sum(double(sums[i]));
-      if (threadIdx.x % kWarp == 0) warps[k][threadIdx.x / kWarp][i] = sum;
-    }
-  }
-
-  // chunk_gauges: kGauges sums of a chunk
-  __device__ __forceinline__ void end_chunk(int k, bool moved, double* chunk_gauges) const {
-    for (int i = 0; i < kGauges; ++i) {
-      double sum = 0.0;
-      for (int w = 0; moved && w < kWarps; ++w) sum += warps[k][w][i];
-      chunk_gauges[i] = sum;
-    }
-  }
-
-  // By the block that is done last, in an order that depends on the number of chunks alone.
-  __device__ __forceinline__ void end_table(const double* chunk_gauges, int64_t num_chunks,
-                                            unsigned* ticket, double* gauges) {
-    if (!block_arrives_last(ticket)) return;
-    double sums[kGauges] = {};
-    for (int64_t chunk = threadIdx.x; chunk < num_chunks; chunk += kBlock)
-      for (int i = 0; i < kGauges; ++i) sums[i] += __ldcg(chunk_gauges + chunk * kGauges + i);
-    block_sum(sums, totals);
-    __syncthreads();
-    if (threadIdx.x < kGauges) gauges[threadIdx.x] = totals[threadIdx.x];
-  }
-};
-
-template <>
-struct Gauges<0> {};
-
 // Blocks on a multiprocessor: 64 registers a thread, or 80 where those would spill.
 template <class P, class Rule>
 constexpr int kResident = Rule::kGauges > 0 && sizeof(P) == 2 ? 3 : 4;
@@ -93,7 +54,7 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
                    double* gauges, unsigned* tickets, unsigned* ticket) {
   constexpr int kGauges = Rule::kGauges;
   __shared__ Job<Rule> jobs[kBatch];
-  __shared__ Gauges<kGauges> gauged;
+  __shared__ Gauges<kGauges, kBlock / kWarp> gauged;
   if (groups->active == 0.0) return;
 
   const auto open = [&](int k, int64_t chunk) {
@@ -118,12 +79,8 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
     });
   };
   const auto close = [&](bool own) {
-    if constexpr (kGauges > 0) {
-      __syncthreads();  // all warps' sums are there
-      if (!own) return;
-      const Piece& piece = jobs[threadIdx.x].piece;
-      gauged.end_chunk(int(threadIdx.x), piece.has_grad(), chunk_gauges + piece.chunk * kGauges);
-    }
+    if constexpr (kGauges > 0)
+      gauged.end_batch(own ? &jobs[threadIdx.x].piece : nullptr, chunk_gauges);
   };
   for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, advance, close);
   if constexpr (kGauges > 0) gauged.end_table(chunk_gauges, table.num_chunks, ticket, gauges);

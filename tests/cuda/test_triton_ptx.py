@@ -10,10 +10,11 @@ from kernel import ARCHS, Kernel
 
 
 def blocks(kernel: Kernel) -> list[list[str]]:
-    """Opcodes by basic block: what lies between the targets of jumps."""
+    """Opcodes by basic block: what lies between jumps and their targets."""
     body = kernel.ptx[kernel.ptx.index("\n{") :]
+    border = r"^\$L__BB\w+:|^\s*(?:@!?%p\d+\s+)?bra\b.*"
     opcode = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z]\w*(?:[.:]+\w+)+)\s", re.M)
-    return [opcode.findall(block) for block in re.split(r"^\$L__BB\w+:", body, flags=re.M)]
+    return [opcode.findall(block) for block in re.split(border, body, flags=re.M)]
 
 
 def tile_loops(kernel: Kernel) -> list[list[str]]:

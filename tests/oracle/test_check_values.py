@@ -25,7 +25,7 @@ FLOAT32_PRINT = 2e-5
 def ramp(steps: int, log_smooth: bool) -> Trace:
     """1,000,001 gradient entries, all i+1 at iteration i."""
     groups = [OracleGroup([np.zeros(1_000_000), np.zeros(1)])]
-    oracle = YellowFinOracle(groups, clip=None, log_smooth=log_smooth)
+    oracle = YellowFinOracle(groups, clip=None, log_smooth=log_smooth, robust=False)
     for i in range(steps):
         trace = oracle.step([np.full(1_000_000, i + 1.0), np.full(1, i + 1.0)])
     assert trace is not None
@@ -114,7 +114,9 @@ def test_trust_ratio_by_hand(polyak: bool) -> None:
     """Two steps along (3, 4) from (0, 2): each lr ‖p‖ long, whatever the size of the gradient."""
     group = OracleGroup([np.array([0.0, 2.0])], weight_decay=0.5, decoupled_weight_decay=True)
     form = "polyak" if polyak else "buffer"
-    oracle = YellowFinOracle([group], trust_ratio=True, initial_lr=0.1, momentum_form=form)
+    oracle = YellowFinOracle(
+        [group], trust_ratio=True, robust=False, initial_lr=0.1, momentum_form=form
+    )
     oracle.step([np.array([3.0, 4.0])])
     # 2 - 0.1 * 0.5 * 2 of decay, and 0.1 * 2 along (0.6, 0.8)
     np.testing.assert_allclose(group.params[0], [-0.12, 1.74], rtol=1e-15)
@@ -129,7 +131,7 @@ def test_trust_ratio_by_hand(polyak: bool) -> None:
 
 def test_trust_ratio_of_zero_norms_is_one() -> None:
     group = OracleGroup([np.zeros(2), np.ones(2)])
-    oracle = YellowFinOracle([group], trust_ratio=True, initial_lr=0.1, clip=None)
+    oracle = YellowFinOracle([group], trust_ratio=True, robust=False, initial_lr=0.1, clip=None)
     oracle.step([np.ones(2), np.zeros(2)])
     assert group.trust_ratios == [1.0, 1.0]
     np.testing.assert_allclose(group.params, [[-0.1, -0.1], [1.0, 1.0]])
