@@ -38,7 +38,6 @@ enum class RuleId : int {
   kQHAdam,
   kLAMB,
   kYellowFinRobust,
-  kYellowFinRobustSketch,
 };
 
 // The head of every rule's coefficients.

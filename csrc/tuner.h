@@ -15,7 +15,7 @@
 namespace yfk {
 
 constexpr double kEpsilon = 1e-6;           // e, everywhere in the reference
-constexpr double kClipEpsilon = 1e-6;       // torch.nn.utils.clip_grad_norm_'s
+constexpr double kTiny = 1e-30;             // in its place in the robust mode, which has no scale
 constexpr double kEnvelopeGuard = 10.0;     // statistics may see at most 10 sqrt(h_max)
 constexpr double kLargestMove = 100.0;      // lr * ‖g‖ of one step, adaptive clipping only
 constexpr double kLargestCubic = 1e300;
@@ -105,15 +105,16 @@ struct StepSize {
 
 // SingleStep (paper, equation 15): minimise mu D² + lr² C subject to
 // mu >= ((sqrt(r)-1)/(sqrt(r)+1))² with r = h_max/h_min, and lr = (1-sqrt(mu))²/h_min.
-YFK_FN StepSize single_step(double distance, double variance, double h_min, double h_max) {
-  const double h = h_min + kEpsilon;
-  const double dh = (distance + kEpsilon) * h;
-  double p = dh * dh / (2.0 * (variance + kEpsilon));
+YFK_FN StepSize single_step(double distance, double variance, double h_min, double h_max,
+                            double e = kEpsilon) {
+  const double h = h_min + e;
+  const double dh = (distance + e) * h;
+  double p = dh * dh / (2.0 * (variance + e));
   p = p < kLargestCubic ? p : kLargestCubic;
   const double y = cubic_complement(p);
   const double x = p > 1.0 ? y * y * y / p : 1.0 - y;
 
-  double ratio = (h_max + kEpsilon) / h;
+  double ratio = (h_max + e) / h;
   ratio = ratio > 1.0 + kEpsilon ? ratio : 1.0 + kEpsilon;
   const double root = sqrt(ratio);
   const double x_robust = (root - 1.0) / (root + 1.0);
@@ -124,8 +125,9 @@ YFK_FN StepSize single_step(double distance, double variance, double h_min, doub
   return {gap * gap / h, sqrt_mu * sqrt_mu};
 }
 
-YFK_FN double clip_factor(double target, double norm) {
-  const double factor = target / (norm + kClipEpsilon);
+// e: torch.nn.utils.clip_grad_norm_ has kEpsilon.
+YFK_FN double clip_factor(double target, double norm, double e = kEpsilon) {
+  const double factor = target / (norm + e);
   return factor < 1.0 ? factor : 1.0;
 }
 
@@ -163,13 +165,16 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
                  YellowFinCoefficients* coefficients) {
   double* window = reinterpret_cast<double*>(state + 1);
   const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
-  if (found_inf || !(grad_sq <= 1.7976931348623157e308)) {  // NaN fails the comparison too
-    state->skipped += 1.0;
+  const bool finite = !found_inf && grad_sq <= 1.7976931348623157e308;  // NaN is not, either
+  const bool silent = options.robust && grad_sq == 0.0;                 // nothing to learn from
+  if (!finite || silent) {
+    if (!finite) state->skipped += 1.0;
     for (int64_t i = 0; i < num_groups; ++i) coefficients[i].active = 0.0;
     return;
   }
   const double beta = options.beta;
   const double gain = 1.0 - beta;
+  const double e = options.robust ? kTiny : kEpsilon;
   const int64_t k = int64_t(state->step);
   const double envelope = sqrt(state->h_max);  // of the step before
 
@@ -177,7 +182,7 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
   const double norm = sqrt(grad_sq);
   double clip = clip_factor(options.max_norm, norm);
   if (options.adaptive_clip && k >= 2)
-    clip *= clip_factor(kEnvelopeGuard * envelope + kEpsilon, clip * norm);
+    clip *= clip_factor(kEnvelopeGuard * envelope + e, clip * norm, e);
 
   // 3. h and its average
   const double h = clip * clip * grad_sq;
@@ -196,8 +201,8 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
     high = window[i] > high ? window[i] : high;
   }
   if (options.log_smooth) {
-    low = log(low + kEpsilon);
-    high = log(high + kEpsilon);
+    low = log(low + e);
+    high = log(high + e);
   }
   state->h_min_avg = beta * state->h_min_avg + gain * low;
   state->h_max_avg = beta * state->h_max_avg + gain * high;
@@ -207,17 +212,19 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
     h_max = exp(h_max);
   }
 
-  // 5. variance: ‖gbar‖² after this step's average, from the three sums of one reading pass
+  // 5. variance: ‖gbar‖² after this step's average, from the three sums of one reading pass. The
+  // robust mode takes all of ‖g‖² for variance and keeps no average: no worse in any trial
   const double average_gain = gain * clip * inv_scale;
   const double avg_sq = beta * beta * sums.avg_sq + 2.0 * beta * average_gain * sums.avg_dot_grad +
                         average_gain * average_gain * sums.avg_grad_sq;
-  double variance = state->grad_sq_avg / debias - avg_sq / (debias * debias);
-  variance = variance > kEpsilon ? variance : kEpsilon;
+  double variance = state->grad_sq_avg / debias;
+  if (!options.robust) variance -= avg_sq / (debias * debias);
+  variance = variance > e ? variance : e;
 
   // 6. distance to the optimum
   state->grad_norm_avg = beta * state->grad_norm_avg + gain * h_root;
   state->distance_avg = beta * state->distance_avg +
-                        gain * (state->grad_norm_avg / (state->grad_sq_avg + kEpsilon));
+                        gain * (state->grad_norm_avg / (state->grad_sq_avg + e));
   double distance = state->distance_avg / debias;
 
   if (options.sparsity_debias) {
@@ -227,7 +234,7 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
     h_min *= share;
     h_max *= share;
     variance *= share;
-    distance /= sqrt(share) + kEpsilon;
+    distance /= sqrt(share) + e;
   }
 
   if (options.robust && h_min < h_max / kWidestRange) h_min = h_max / kWidestRange;
@@ -235,18 +242,18 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
   // 7. SingleStep, with a slow start over ten windows
   StepSize next = {options.initial_lr, options.initial_momentum};
   if (k >= 1) {
-    next = single_step(distance, variance, h_min, h_max);
+    next = single_step(distance, variance, h_min, h_max, e);
     const double warmup = double(k + 1) / double(10 * options.window);
     next.lr *= warmup < 1.0 ? warmup : 1.0;
   }
 
   // 9. an exploding gradient is clipped in the update, after the statistics saw it; and in the
   // robust mode one that is long beside those just before it
-  double calm = options.adaptive_clip && exploding ? clip_factor(envelope + kEpsilon, h_root) : 1.0;
+  double calm = options.adaptive_clip && exploding ? clip_factor(envelope + e, h_root, e) : 1.0;
   if (options.robust) {
     if (options.adaptive_clip && k >= kCalmSteps) {
       const double recent_sq = state->recent_sq_avg / (1.0 - state->recent_power);
-      const double spike_clip = clip_factor(kSpike * sqrt(recent_sq), h_root);
+      const double spike_clip = clip_factor(kSpike * sqrt(recent_sq), h_root, e);
       calm = spike_clip < calm ? spike_clip : calm;
     }
     state->recent_sq_avg = kRecent * state->recent_sq_avg + (1.0 - kRecent) * h;

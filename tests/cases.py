@@ -15,6 +15,13 @@ from yfkernels.ops import backend_status
 BACKENDS = ("native", "triton", "torch")
 CANARY = 77.0  # exact in every dtype
 
+# YellowFin's ways to the statistics: what its kernels are compiled for.
+MODES: dict[str, dict[str, Any]] = {
+    "robust": {},
+    "exact": {"variance": "exact", "robust": False},
+    "sketch": {"variance": "sketch", "robust": False},
+}
+
 
 @dataclass(frozen=True)
 class Target:

@@ -58,11 +58,12 @@ EXACT = frozenset(("momentum_buffer", "grad_avg"))
 MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
 BUFFER = frozenset(("momentum_buffer",))
 SKIP = {"skip_nonfinite": True}
+SKETCH = {"variance": "sketch", "robust": False}
 TRUST = {"trust_ratio": True, "robust": False}
 KINDS = (
-    Kind("YellowFin", YellowFin, Twin, EXACT, core=True),
-    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, {"variance": "sketch"}, core=True),
-    Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}),
+    Kind("YellowFin", YellowFin, Twin, BUFFER, core=True),
+    Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}, core=True),
+    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, SKETCH),
     Kind("YellowFin-trust", YellowFin, Twin, EXACT, {**TRUST, "lr": 0.01}),
     Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),
     Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP),

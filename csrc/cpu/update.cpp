@@ -182,8 +182,7 @@ UpdateKernels kernels_for(RuleId rule) {
     case RuleId::kQHM: return kOnePass<P, QHM>;
     case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
     case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
-    case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<true, true>>;
-    case RuleId::kYellowFinRobustSketch: return kOnePass<P, YellowFin<false, true>>;
+    case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<false, true>>;
   }
   return kEither<P, YellowFin<true>>;
 }

@@ -17,10 +17,6 @@ Passes yellowfin_sketch_passes(DType dtype) {
 }
 
 Passes yellowfin_robust_passes(DType dtype) {
-  return {advance_pass<YellowFin<true, true>>(dtype), nullptr, nullptr};
-}
-
-Passes yellowfin_robust_sketch_passes(DType dtype) {
   return {advance_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
 }
 

@@ -182,7 +182,7 @@ void check_rule(const RuleCase& rule_case, Random& random) {
   const bool adaptive = rule_case.rule == RuleId::kQHAdam || rule_case.rule == RuleId::kLAMB;
   const bool one_state =
       rule_case.rule == RuleId::kQHM || rule_case.rule == RuleId::kYellowFinSketch ||
-      rule_case.rule == RuleId::kYellowFinRobustSketch;
+      rule_case.rule == RuleId::kYellowFinRobust;
   const Second second = one_state  ? Second::kNone
                         : adaptive ? Second::kSquare
                                    : Second::kAverage;

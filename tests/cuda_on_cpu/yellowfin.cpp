@@ -6,10 +6,9 @@ namespace yfk {
 
 void check_yellowfin(Random& random) {
   std::uniform_real_distribution<double> uniform;
-  for (const RuleId rule : {RuleId::kYellowFin, RuleId::kYellowFinSketch, RuleId::kYellowFinRobust,
-                            RuleId::kYellowFinRobustSketch}) {
-    const bool robust =
-        rule == RuleId::kYellowFinRobust || rule == RuleId::kYellowFinRobustSketch;
+  for (const RuleId rule :
+       {RuleId::kYellowFin, RuleId::kYellowFinSketch, RuleId::kYellowFinRobust}) {
+    const bool robust = rule == RuleId::kYellowFinRobust;
     std::vector<YellowFinCoefficients> groups(kGroups);
     for (YellowFinCoefficients& group : groups) {
       group.active = 1.0;

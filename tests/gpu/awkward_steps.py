@@ -2,7 +2,7 @@
 
     compute-sanitizer --tool racecheck python tests/gpu/awkward_steps.py
 
-Every dtype, both variances, host and device tuning, a skipped step, moved gradients. Ends with an
+Every dtype, every mode, host and device tuning, a skipped step, moved gradients. Ends with an
 error if a result is not finite; what else could be wrong is for the sanitizer, or for other tests.
 """
 
@@ -38,9 +38,7 @@ def random(shape: tuple[int, ...], dtype: torch.dtype, device: str, offset: int)
     return behind(torch.randn(shape).to(device, dtype), offset)
 
 
-def take_steps(
-    device: str, backend: str, dtype: torch.dtype, variance: str, capturable: bool
-) -> None:
+def take_steps(device: str, backend: str, dtype: torch.dtype, mode: str, capturable: bool) -> None:
     shapes = [*SHAPES, *[(3,)] * (MANY if dtype is torch.float32 else 0)]
     offsets = list(itertools.islice(itertools.cycle(OFFSETS), len(shapes)))
     params = [
@@ -49,7 +47,8 @@ def take_steps(
     ]
     optimizer = YellowFin(
         params,
-        variance=variance,
+        variance=None if mode == "robust" else mode,
+        robust=mode == "robust",
         capturable=capturable,
         backend=backend,
         max_norm=1.0,
@@ -64,7 +63,7 @@ def take_steps(
         optimizer.step()
     seen = optimizer.diagnostics()
     assert (seen["step"], seen["skipped_steps"]) == (STEPS - 1, 1), seen
-    assert all(bool(param.isfinite().all()) for param in params), f"{dtype} {variance}"
+    assert all(bool(param.isfinite().all()) for param in params), f"{dtype} {mode}"
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--backend", default="native")
     options = parser.parse_args()
     torch.manual_seed(0)
-    cases = list(itertools.product(DTYPES, ("exact", "sketch"), (False, True)))
+    cases = list(itertools.product(DTYPES, ("robust", "exact", "sketch"), (False, True)))
     for case in cases:
         take_steps(options.device, options.backend, *case)
     print(f"{len(cases)} optimizers took {STEPS} steps each")

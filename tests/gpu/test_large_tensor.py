@@ -38,7 +38,7 @@ def check_every_element(
     param = torch.nn.Parameter(torch.empty(numel, dtype=dtype, device=device).normal_())
     first = param.detach().clone()
     param.grad = torch.empty_like(param).normal_()
-    optimizer = YellowFin([param], backend=backend, variance=variance)
+    optimizer = YellowFin([param], backend=backend, variance=variance, robust=False)
     optimizer.step()
     one = optimizer.diagnostics()
     optimizer.step()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cases import Target, why_unusable
+from cases import MODES, Target, why_unusable
 from processes import gloo_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -46,8 +46,9 @@ def train(
 
 def run_rank(rank: int, store: str, device: str, backends: list[str]) -> None:
     with gloo_group(rank, WORLD, store):
-        for choice in itertools.product(backends, ("exact", "sketch"), (False, True)):
-            options = dict(zip(("backend", "variance", "capturable"), choice))
+        for choice in itertools.product(backends, MODES.values(), (False, True)):
+            backend, mode, capturable = choice
+            options = {"backend": backend, **mode, "capturable": capturable}
             model = DistributedDataParallel(make_model(device))
             mine = train(model, YellowFin(model.parameters(), **options), device, (rank,))
             for param in mine:

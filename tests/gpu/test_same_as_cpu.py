@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Group, Target, normal, specs, why_unusable
+from cases import MODES, Gradients, Group, Target, normal, specs, why_unusable
 from twin import Twin
 
 from yfkernels import YellowFin
@@ -26,12 +26,12 @@ def masters(optimizer: YellowFin, params: list[torch.nn.Parameter]) -> list[torc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("capturable", [False, True])
 def test_takes_the_steps_of_the_cpu(
     *,
     capturable: bool,
-    variance: str,
+    mode: str,
     dtype: torch.dtype,
     backend: str,
     device: str,
@@ -41,7 +41,7 @@ def test_takes_the_steps_of_the_cpu(
         pytest.skip(reason)
     here = [torch.nn.Parameter(normal(rng, torch.empty(s)).to(dtype)) for s in SHAPES]
     there = [torch.nn.Parameter(p.detach().to(device, copy=True)) for p in here]
-    options = {"variance": variance, "weight_decay": 0.01}
+    options = {**MODES[mode], "weight_decay": 0.01}
     host = YellowFin(here, backend="native", **options)
     other = YellowFin(there, backend=backend, capturable=capturable, **options)
     paths = [torch.zeros(p.shape) for p in here]
@@ -64,9 +64,9 @@ def test_takes_the_steps_of_the_cpu(
         assert ((a - b).abs() <= CLOSE * (b.abs() + path)).all()
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("mode", MODES)
 def test_tensors_of_a_model_follow_the_oracle(
-    variance: str, backend: str, device: str, rng: np.random.Generator
+    mode: str, backend: str, device: str, rng: np.random.Generator
 ) -> None:
-    twin = Twin(Target(backend, device), (Group(specs(*MODEL)),), rng, variance=variance)
+    twin = Twin(Target(backend, device), (Group(specs(*MODEL)),), rng, **MODES[mode])
     twin.run(Gradients(4), rng)

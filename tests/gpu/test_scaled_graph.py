@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits, normal
+from cases import MODES, assert_same_bits, normal
 
 from yfkernels import YellowFin
 
@@ -15,9 +15,9 @@ WARM_UP = 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("mode", MODES)
 def test_scale_is_read_by_replays(
-    variance: str, dtype: torch.dtype, backend: str, rng: np.random.Generator
+    mode: str, dtype: torch.dtype, backend: str, rng: np.random.Generator
 ) -> None:
     """Powers of two change no bit of a gradient, so plain eager steps are the reference."""
     values = [normal(rng, torch.empty(shape)).to("cuda", dtype) for shape in SHAPES]
@@ -29,7 +29,7 @@ def test_scale_is_read_by_replays(
         params = [torch.nn.Parameter(v.clone()) for v in values]
         for p in params:
             p.grad = torch.empty_like(p)
-        return params, YellowFin(params, backend=backend, variance=variance, capturable=True)
+        return params, YellowFin(params, backend=backend, **MODES[mode], capturable=True)
 
     reference, eager = start()
     for step, values_of_step in enumerate(gradients):

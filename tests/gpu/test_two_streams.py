@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits, normal
+from cases import MODES, assert_same_bits, normal
 
 from yfkernels import YellowFin
 
@@ -15,8 +15,8 @@ STEPS = 10
 SLEEP_CYCLES = 2_000_000  # about a millisecond: longer than the other stream's step
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
-def test_two_streams(variance: str, backend: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_two_streams(mode: str, backend: str, rng: np.random.Generator) -> None:
     models = [
         [normal(rng, torch.empty(s)).to("cuda", torch.float32) for s in SHAPES] for _ in range(2)
     ]
@@ -27,7 +27,7 @@ def test_two_streams(variance: str, backend: str, rng: np.random.Generator) -> N
 
     def start() -> tuple[list[list[torch.nn.Parameter]], list[YellowFin]]:
         params = [[torch.nn.Parameter(p.clone()) for p in model] for model in models]
-        options = {"variance": variance, "backend": backend, "capturable": True}
+        options = {**MODES[mode], "backend": backend, "capturable": True}
         return params, [YellowFin(p, **options) for p in params]
 
     def take(params: list[torch.nn.Parameter], optimizer: YellowFin, values: list) -> None:

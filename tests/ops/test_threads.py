@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal, why_unusable
+from cases import MODES, Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 from yfkernels.config import config
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
 class Model:
     """One parameter with a gradient, and its optimizer."""
 
-    def __init__(self, seed: int, variance: str = "exact") -> None:
+    def __init__(self, seed: int, mode: str = "robust") -> None:
         rng = np.random.default_rng(seed)
         self.param = torch.nn.Parameter(normal(rng, torch.empty(NUMEL)).float())
         self.param.grad = normal(rng, torch.empty(NUMEL)).float()
-        self.optimizer = YellowFin([self.param], variance=variance, backend="native")
+        self.optimizer = YellowFin([self.param], **MODES[mode], backend="native")
 
     def train(self, steps: int) -> torch.Tensor:
         for _ in range(steps):
@@ -39,13 +39,13 @@ def test_they_are_those_of_torch() -> None:
     assert "omp" in config()["build"]["threads"]
 
 
-@pytest.mark.parametrize("variance", ["exact", "sketch"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_forked_child_has_threads_of_its_own(
-    variance: str, rng: np.random.Generator, threads: None
+    mode: str, rng: np.random.Generator, threads: None
 ) -> None:
     torch.set_num_threads(2)
     seed = int(rng.integers(2**32))
-    model = Model(seed, variance)
+    model = Model(seed, mode)
     model.train(2)  # the parent's team exists before the fork
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

@@ -23,7 +23,6 @@ from yfkernels.ops.rules import (
     QHM,
     YELLOWFIN,
     YELLOWFIN_ROBUST,
-    YELLOWFIN_ROBUST_SKETCH,
     YELLOWFIN_SKETCH,
     Rule,
 )
@@ -33,8 +32,8 @@ REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 Array = NDArray[np.float64]
-SKETCHED = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST_SKETCH)
-YELLOWFINS = (YELLOWFIN, YELLOWFIN_ROBUST, *SKETCHED)
+WITHOUT_AVERAGE = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST)
+YELLOWFINS = (YELLOWFIN, *WITHOUT_AVERAGE)
 ADVANCING = [*YELLOWFINS, QHM, QHADAM]
 ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
 PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
@@ -81,7 +80,7 @@ def direction(
         v = c["momentum"] * s[0]
         v = v + c["velocity_gain"] * (c["grad_scale"] * g + c["coupled_decay"] * p)
         kept = c["velocity_keep"] * v
-        if rule in SKETCHED:
+        if rule in WITHOUT_AVERAGE:
             return v, [kept], c["param_gain"]
         return v, [kept, c["average_decay"] * s[1] + c["average_gain"] * g], c["param_gain"]
     coupled = 0.0 if c["decoupled"] else c["weight_decay"]

@@ -104,7 +104,7 @@ def test_refuses_a_state_that_does_not_fit(
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": 7}, {"variance": "sketch"}, {"robust": False}], ids=str
+    "options", [{"window": 7}, {"variance": "sketch", "robust": False}, {"robust": False}], ids=str
 )
 def test_refuses_the_state_of_other_options(
     options: dict[str, Any], target: Target, rng: np.random.Generator

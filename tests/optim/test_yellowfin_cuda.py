@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, assert_same_bits, normal, why_unusable
+from cases import MODES, Gradients, Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 
 pytestmark = pytest.mark.cuda
 SHAPES = ((300, 70), (65537,), (3,), (64, 3, 3, 3))
-VARIANCES = pytest.mark.parametrize("variance", ["exact", "sketch"])
+each_mode = pytest.mark.parametrize("mode", MODES)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
@@ -73,17 +73,14 @@ def capture(optimizer: YellowFin) -> torch.cuda.CUDAGraph:
     return graph
 
 
-@VARIANCES
+@each_mode
 @DTYPES
-@pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
 def test_graph_replay_equals_eager(
-    momentum_form: str, dtype: torch.dtype, variance: str, backend: str, rng: np.random.Generator
+    dtype: torch.dtype, mode: str, backend: str, rng: np.random.Generator
 ) -> None:
     """Spike and skipped step included: every decision is taken on the device."""
     options = {
-        "variance": variance,
-        "momentum_form": momentum_form,
-        "robust": momentum_form == "polyak",
+        **MODES[mode],
         "capturable": True,
         "weight_decay": 0.1,
         "max_norm": 50.0,
@@ -114,10 +111,8 @@ def test_graph_replay_equals_eager(
     assert_same_bits(eager.diagnostics(), optimizer.diagnostics())
 
 
-@VARIANCES
-def test_graph_of_the_whole_iteration(
-    variance: str, backend: str, rng: np.random.Generator
-) -> None:
+@each_mode
+def test_graph_of_the_whole_iteration(mode: str, backend: str, rng: np.random.Generator) -> None:
     """Forward, backward and step in one graph: the gradients live in the graph's own pool."""
     torch.manual_seed(int(rng.integers(2**31)))
     model = torch.nn.Sequential(
@@ -132,7 +127,7 @@ def test_graph_of_the_whole_iteration(
         (m(x) - x.sum(1, keepdim=True)).square().mean().backward()
         o.step()
 
-    options = {"variance": variance, "capturable": True, "backend": backend}
+    options = {**MODES[mode], "capturable": True, "backend": backend}
     eager = YellowFin(reference.parameters(), **options)
     for batch in batches:
         x.copy_(batch)
@@ -178,19 +173,19 @@ def test_graph_reads_a_tensor_lr(backend: str, rng: np.random.Generator) -> None
     assert not all(torch.equal(a, p) for a, p in zip(before, params, strict=True))
 
 
-@VARIANCES
+@each_mode
 @DTYPES
 @pytest.mark.parametrize("scaled", [False, True])
 def test_no_synchronisation(
     *,
     scaled: bool,
     dtype: torch.dtype,
-    variance: str,
+    mode: str,
     backend: str,
     rng: np.random.Generator,
     request: pytest.FixtureRequest,
 ) -> None:
-    params, optimizer, gradients = make(rng, backend, dtype, variance=variance, capturable=True)
+    params, optimizer, gradients = make(rng, backend, dtype, **MODES[mode], capturable=True)
     for g in gradients[:2]:  # builds the table
         set_gradients(params, g)
         optimizer.step()
@@ -221,7 +216,7 @@ def kernels_of(optimizer: YellowFin) -> list[str]:
     ]
 
 
-@VARIANCES
+@each_mode
 @DTYPES
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("count", [4, 3000])
@@ -230,13 +225,13 @@ def test_at_most_three_launches(
     count: int,
     capturable: bool,
     dtype: torch.dtype,
-    variance: str,
+    mode: str,
     backend: str,
     rng: np.random.Generator,
 ) -> None:
     """Whatever the model: one tensor or thousands."""
     params = [torch.nn.Parameter(torch.ones(67, device="cuda", dtype=dtype)) for _ in range(count)]
-    optimizer = YellowFin(params, backend=backend, variance=variance, capturable=capturable)
+    optimizer = YellowFin(params, backend=backend, **MODES[mode], capturable=capturable)
     for p in params:
         p.grad = normal(rng, p).to("cuda", dtype)
     kernels_of(optimizer)  # compiles, builds the table, warms the profiler up
@@ -244,13 +239,11 @@ def test_at_most_three_launches(
     assert 1 <= len(names) <= 3, names
 
 
-@VARIANCES
-def test_capturable_equals_host_tuning(
-    variance: str, backend: str, rng: np.random.Generator
-) -> None:
+@each_mode
+def test_capturable_equals_host_tuning(mode: str, backend: str, rng: np.random.Generator) -> None:
     """Host and device share the tuner's source; only ln and exp may differ in their last bits."""
-    params, optimizer, gradients = make(rng, backend, variance=variance, capturable=True)
-    host_params, host = duplicate(params, backend, variance=variance, capturable=False)
+    params, optimizer, gradients = make(rng, backend, **MODES[mode], capturable=True)
+    host_params, host = duplicate(params, backend, **MODES[mode], capturable=False)
     for g in gradients:
         for ps, o in ((params, optimizer), (host_params, host)):
             set_gradients(ps, g)

@@ -31,13 +31,13 @@ def cubic_root(p: float) -> float:
 
 
 def single_step(
-    distance: float, variance: float, h_min: float, h_max: float
+    distance: float, variance: float, h_min: float, h_max: float, e: float = EPS
 ) -> tuple[float, float]:
     """(lr, momentum) that minimise mu D² + alpha² C; step 7 without the slow start."""
-    p = (distance + EPS) ** 2 * (h_min + EPS) ** 2 / (2.0 * (variance + EPS))
-    ratio = max((h_max + EPS) / (h_min + EPS), 1.0 + EPS)
+    p = (distance + e) ** 2 * (h_min + e) ** 2 / (2.0 * (variance + e))
+    ratio = max((h_max + e) / (h_min + e), 1.0 + EPS)
     sqrt_mu = max(cubic_root(p), (math.sqrt(ratio) - 1.0) / (math.sqrt(ratio) + 1.0))
-    return (1.0 - sqrt_mu) ** 2 / (h_min + EPS), sqrt_mu**2
+    return (1.0 - sqrt_mu) ** 2 / (h_min + e), sqrt_mu**2
 
 
 def sketch_sign(element: NDArray[np.uint64]) -> Array:
@@ -129,7 +129,7 @@ class YellowFinOracle:
         window: int = 20,
         clip: str | None = "adaptive",
         max_norm: float | None = None,
-        variance: str = "exact",
+        variance: str | None = None,
         momentum_form: str | None = None,
         log_smooth: bool = True,
         sparsity_debias: bool = False,
@@ -140,6 +140,7 @@ class YellowFinOracle:
     ) -> None:
         self.groups = list(groups)
         self.robust = robust
+        self.e = 1e-30 if robust else EPS
         self.beta = 0.99 if robust and beta is None else 0.999 if beta is None else beta
         self.window = window
         self.adaptive = clip == "adaptive"
@@ -191,9 +192,11 @@ class YellowFinOracle:
                 self.last.skipped_steps = self.skipped_steps
             return self.last
 
-        k, b = self.k, self.beta
+        k, b, e = self.k, self.beta, self.e
         z = 1.0 - b ** (k + 1)
         grad_norm = norm = _norm(grads)
+        if self.robust and norm == 0.0:
+            return self.last  # nothing to learn from
 
         # 1. Manual clip.
         clip = 1.0
@@ -202,7 +205,7 @@ class YellowFinOracle:
         # 2. Statistics guard.
         envelope = self.h_max
         if self.adaptive and k >= 2:
-            clip *= min(1.0, (10.0 * math.sqrt(envelope) + EPS) / (clip * norm + EPS))
+            clip *= min(1.0, (10.0 * math.sqrt(envelope) + e) / (clip * norm + e))
         grads = [None if g is None else clip * g for g in grads]
 
         # 3. The squared norm and its average.
@@ -215,18 +218,20 @@ class YellowFinOracle:
         h_min, h_max = self._curvature_range(h, z)
 
         # 5. Variance.
-        variance = max(self.square_avg / z - self._update_grad_avg(grads) / z**2, EPS)
+        variance = self.square_avg / z
+        if not self.robust:
+            variance = max(variance - self._update_grad_avg(grads) / z**2, EPS)
 
         # 6. Distance.
         self.norm_avg = b * self.norm_avg + (1.0 - b) * norm
-        ratio = self.norm_avg / (self.square_avg + EPS)
+        ratio = self.norm_avg / (self.square_avg + e)
         self.distance_avg = b * self.distance_avg + (1.0 - b) * ratio
         distance = self.distance_avg / z
 
         if self.sparsity_debias:
             density = self._update_density(grads, z)
             h_min, h_max, variance = h_min * density, h_max * density, variance * density
-            distance /= math.sqrt(density) + EPS
+            distance /= math.sqrt(density) + e
         if self.robust:
             h_min = max(h_min, h_max / 30.0)
         self.h_max = h_max
@@ -235,17 +240,17 @@ class YellowFinOracle:
         if k == 0:
             lr, momentum = self.initial_lr, self.initial_momentum
         else:
-            lr, momentum = single_step(distance, variance, h_min, h_max)
+            lr, momentum = single_step(distance, variance, h_min, h_max, e)
             lr *= min(1.0, (k + 1) / (10.0 * self.window))
 
         # 9 (before 8, as the robust step size hangs on it). Exploding clip: for the update alone.
         explosion = 1.0
         if self.adaptive and exploding:
-            explosion = min(1.0, (math.sqrt(envelope) + EPS) / (norm + EPS))
+            explosion = min(1.0, (math.sqrt(envelope) + e) / (norm + e))
         if self.robust:
             if self.adaptive and k >= 10:
                 recent = self.recent_avg / (1.0 - 0.9**k)
-                explosion = min(explosion, 2.0 * math.sqrt(recent) / (norm + EPS))
+                explosion = min(explosion, 2.0 * math.sqrt(recent) / (norm + e))
             self.recent_avg = 0.9 * self.recent_avg + 0.1 * h
             lr = self._robust_lr(momentum, explosion**2 * h)
 
@@ -301,7 +306,7 @@ class YellowFinOracle:
         self.recent = [*self.recent, h][-self.window :]
         lo, hi = min(self.recent), max(self.recent)
         if self.log_smooth:
-            lo, hi = math.log(lo + EPS), math.log(hi + EPS)
+            lo, hi = math.log(lo + self.e), math.log(hi + self.e)
         self.smooth_lo = self.beta * self.smooth_lo + (1.0 - self.beta) * lo
         self.smooth_hi = self.beta * self.smooth_hi + (1.0 - self.beta) * hi
         h_min, h_max = self.smooth_lo / z, self.smooth_hi / z

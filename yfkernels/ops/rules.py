@@ -70,10 +70,7 @@ LAMB = Rule(
     ),
     counts=True,
 )
-YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=2, fields=_YELLOWFIN_FIELDS, gauges=1)
-YELLOWFIN_ROBUST_SKETCH = Rule(
-    6, "yellowfin_robust_sketch", states=1, fields=_YELLOWFIN_FIELDS, gauges=1
-)
+YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELDS, gauges=1)
 RULES = (
     YELLOWFIN,
     YELLOWFIN_SKETCH,
@@ -81,7 +78,6 @@ RULES = (
     QHADAM,
     LAMB,
     YELLOWFIN_ROBUST,
-    YELLOWFIN_ROBUST_SKETCH,
 )
 
 GATE_STATE = ("grad_norm", "skipped")

@@ -8,12 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import finite, require, require_number
-from yfkernels.ops.rules import (
-    YELLOWFIN,
-    YELLOWFIN_ROBUST,
-    YELLOWFIN_ROBUST_SKETCH,
-    YELLOWFIN_SKETCH,
-)
+from yfkernels.ops.rules import YELLOWFIN, YELLOWFIN_ROBUST, YELLOWFIN_SKETCH
 from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, TunerOptions
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuning.yellowfin import YellowFinTuner
@@ -36,14 +31,6 @@ _GLOBAL_OPTIONS = frozenset(
 )
 
 
-_RULES = {
-    (False, "exact"): YELLOWFIN,
-    (False, "sketch"): YELLOWFIN_SKETCH,
-    (True, "exact"): YELLOWFIN_ROBUST,
-    (True, "sketch"): YELLOWFIN_ROBUST_SKETCH,
-}
-
-
 class YellowFin(RuleOptimizer):
     r"""Momentum SGD whose step size and momentum are measured from the gradients.
 
@@ -64,8 +51,9 @@ class YellowFin(RuleOptimizer):
         clip: "adaptive" guards the statistics and the update against exploding gradients; None
             does not.
         max_norm: clips the global gradient norm to this value first; None for no such clip.
-        variance: "exact" keeps an average of the gradient (8 bytes of state a parameter);
-            "sketch" estimates its norm from 4096 signed sums (4 bytes a parameter).
+        variance: without `robust`, which needs none: "exact" (None) keeps an average of the
+            gradient, 8 bytes of state a parameter; "sketch" estimates its norm from 4096 signed
+            sums, 4 bytes.
         momentum_form: "buffer" is torch.optim.SGD's momentum, as in the authors' code; "polyak"
             keeps the step size inside the velocity, as in the paper. None for "polyak", or "buffer"
             without `robust`; the robust mode needs "polyak".
@@ -121,7 +109,7 @@ class YellowFin(RuleOptimizer):
         decoupled_weight_decay: bool = False,
         clip: str | None = "adaptive",
         max_norm: float | None = None,
-        variance: str = "exact",
+        variance: str | None = None,
         momentum_form: str | None = None,
         log_smooth: bool = True,
         sparsity_debias: bool = False,
@@ -148,14 +136,17 @@ class YellowFin(RuleOptimizer):
         require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
         positive = max_norm is None or (finite(max_norm) and max_norm > 0.0)
         require(positive, "max_norm", max_norm, "finite and > 0, or None for no clip")
-        require(variance in ("exact", "sketch"), "variance", variance, "'exact' or 'sketch'")
+        ok = variance in ("exact", "sketch", None)
+        require(ok, "variance", variance, "'exact' or 'sketch', or None for 'exact'")
         forms = ("buffer", "polyak")
         require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
-        ok = momentum_form == "polyak" or not robust
-        need = "'polyak' in the robust mode; 'buffer' goes with robust=False"
-        require(ok, "momentum_form", momentum_form, need)
-        need = "False in the robust mode, which bounds the step itself; or pass robust=False"
-        require(not (robust and trust_ratio), "trust_ratio", trust_ratio, need)
+        if robust:
+            need = "None in the robust mode, which keeps no average; or pass robust=False"
+            require(variance is None, "variance", variance, need)
+            need = "'polyak' in the robust mode; 'buffer' goes with robust=False"
+            require(momentum_form == "polyak", "momentum_form", momentum_form, need)
+            need = "False in the robust mode, which bounds the step itself; or pass robust=False"
+            require(not trust_ratio, "trust_ratio", trust_ratio, need)
         ok = finite(initial_lr) and initial_lr >= 0.0
         require(ok, "initial_lr", initial_lr, "finite and >= 0")
         ok = 0.0 <= initial_momentum < 1.0
@@ -176,7 +167,9 @@ class YellowFin(RuleOptimizer):
                 robust=bool(robust),
             )
         )
-        self._rule = _RULES[bool(robust), variance]
+        self._rule = YELLOWFIN_SKETCH if variance == "sketch" else YELLOWFIN
+        if robust:
+            self._rule = YELLOWFIN_ROBUST
         self._adapts = bool(trust_ratio)
         defaults = {
             "lr": lr,
@@ -199,7 +192,7 @@ class YellowFin(RuleOptimizer):
             "window": options.window,
             "clip": "adaptive" if options.adaptive_clip else None,
             "max_norm": None if math.isinf(options.max_norm) else options.max_norm,
-            "variance": "sketch" if options.sketch else "exact",
+            "variance": None if options.robust else "sketch" if options.sketch else "exact",
             "momentum_form": "polyak" if options.polyak else "buffer",
             "log_smooth": options.log_smooth,
             "sparsity_debias": options.sparsity_debias,

@@ -67,6 +67,7 @@ class YellowFinTuner:
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         what = Measure.SKETCH if self.options.sketch else Measure.AVERAGE
+        what = Measure.NORM if self.options.robust else what
         wanted = (what, self.options.sparsity_debias, self.options.robust)
         before, self._measurement = self._measurement, Measurement(tables, shards, *wanted)
         if before is not None and self.options.robust:

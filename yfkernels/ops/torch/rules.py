@@ -144,7 +144,6 @@ _UPDATES: dict[Rule, type[Update]] = {
     rules.QHADAM: QHAdam,
     rules.LAMB: LAMB,
     rules.YELLOWFIN_ROBUST: YellowFin,
-    rules.YELLOWFIN_ROBUST_SKETCH: YellowFin,
 }
 
 

@@ -13,6 +13,7 @@ from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, TILE, TunerOptions
 
 _EPSILON = 1e-6
+_TINY = 1e-30  # in its place in the robust mode
 _ENVELOPE_GUARD = 10.0
 _LARGEST_MOVE = 100.0
 _LARGEST_CUBIC = 1e300
@@ -38,15 +39,15 @@ def cubic_complement(p: Tensor) -> Tensor:
 
 
 def single_step(
-    distance: Tensor, variance: Tensor, h_min: Tensor, h_max: Tensor
+    distance: Tensor, variance: Tensor, h_min: Tensor, h_max: Tensor, e: float = _EPSILON
 ) -> tuple[Tensor, Tensor]:
     """SingleStep on float64 scalars (paper, equation 15): (lr, momentum)."""
-    h = h_min + _EPSILON
-    dh = (distance + _EPSILON) * h
-    p = (dh * dh / (2.0 * (variance + _EPSILON))).clamp(max=_LARGEST_CUBIC)
+    h = h_min + e
+    dh = (distance + e) * h
+    p = (dh * dh / (2.0 * (variance + e))).clamp(max=_LARGEST_CUBIC)
     y = cubic_complement(p)
     x = torch.where(p > 1.0, y * y * y / p, 1.0 - y)
-    root = ((h_max + _EPSILON) / h).clamp(min=1.0 + _EPSILON).sqrt()
+    root = ((h_max + e) / h).clamp(min=1.0 + _EPSILON).sqrt()
     sqrt_mu = torch.maximum(x, (root - 1.0) / (root + 1.0))
     gap = torch.minimum(y, 2.0 / (root + 1.0))
     return gap * gap / h, sqrt_mu * sqrt_mu
@@ -57,8 +58,8 @@ def _distance_over_gradients(momentum: Tensor, radius: Tensor, grad_sq_sum: Tens
     return torch.where(grad_sq_sum > 0.0, lr, 0.0)
 
 
-def _clip_factor(target: Tensor, norm: Tensor) -> Tensor:
-    return (target / (norm + _EPSILON)).clamp(max=1.0)
+def _clip_factor(target: Tensor, norm: Tensor, e: float = _EPSILON) -> Tensor:
+    return (target / (norm + e)).clamp(max=1.0)
 
 
 def yellowfin_tune(
@@ -84,13 +85,17 @@ def yellowfin_tune(
     one = torch.ones_like(grad_sq)
     inv_scale = one if grad_scale is None else one / grad_scale.double()
     grad_sq = grad_sq * inv_scale * inv_scale
-    active = torch.isfinite(grad_sq)
+    finite = torch.isfinite(grad_sq)
     if found_inf is not None:
-        active = active & (found_inf == 0)
+        finite = finite & (found_inf == 0)
+    active = finite
+    if options.robust:
+        active = active & (grad_sq > 0.0)  # from silence there is nothing to learn
 
     head = len(STATE_FIELDS)
     old = dict(zip(STATE_FIELDS, state[:head].unbind()))
     beta, gain = options.beta, 1.0 - options.beta
+    e = _TINY if options.robust else _EPSILON
     k = old["step"]
     envelope = old["h_max"].sqrt()
 
@@ -98,7 +103,7 @@ def yellowfin_tune(
     norm = grad_sq.sqrt()
     clip = _clip_factor(one * options.max_norm, norm)
     if options.adaptive_clip:
-        guard = _clip_factor(_ENVELOPE_GUARD * envelope + _EPSILON, clip * norm)
+        guard = _clip_factor(_ENVELOPE_GUARD * envelope + e, clip * norm, e)
         clip = torch.where(k >= 2, clip * guard, clip)
 
     # 3. h and its average
@@ -118,26 +123,28 @@ def yellowfin_tune(
     low = torch.where(valid, window, torch.inf).min()
     high = torch.where(valid, window, -torch.inf).max()
     if options.log_smooth:
-        low, high = (low + _EPSILON).log(), (high + _EPSILON).log()
+        low, high = (low + e).log(), (high + e).log()
     new["h_min_avg"] = beta * old["h_min_avg"] + gain * low
     new["h_max_avg"] = beta * old["h_max_avg"] + gain * high
     h_min, h_max = new["h_min_avg"] / debias, new["h_max_avg"] / debias
     if options.log_smooth:
         h_min, h_max = h_min.exp(), h_max.exp()
 
-    # 5. variance
+    # 5. variance: in the robust mode all of ‖g‖², and no average is kept
     average_gain = gain * clip * inv_scale
     new_avg_sq = (
         beta * beta * avg_sq
         + 2.0 * beta * average_gain * avg_dot_grad
         + average_gain * average_gain * avg_grad_sq
     )
-    variance = new["grad_sq_avg"] / debias - new_avg_sq / (debias * debias)
-    variance = variance.clamp(min=_EPSILON)
+    variance = new["grad_sq_avg"] / debias
+    if not options.robust:
+        variance = variance - new_avg_sq / (debias * debias)
+    variance = variance.clamp(min=e)
 
     # 6. distance to the optimum
     new["grad_norm_avg"] = beta * old["grad_norm_avg"] + gain * h_root
-    ratio = new["grad_norm_avg"] / (new["grad_sq_avg"] + _EPSILON)
+    ratio = new["grad_norm_avg"] / (new["grad_sq_avg"] + e)
     new["distance_avg"] = beta * old["distance_avg"] + gain * ratio
     distance = new["distance_avg"] / debias
 
@@ -146,13 +153,13 @@ def yellowfin_tune(
         new["sparsity_avg"] = beta * old["sparsity_avg"] + gain * share
         share = new["sparsity_avg"] / debias
         h_min, h_max, variance = h_min * share, h_max * share, variance * share
-        distance = distance / (share.sqrt() + _EPSILON)
+        distance = distance / (share.sqrt() + e)
 
     if options.robust:
         h_min = torch.maximum(h_min, h_max / _WIDEST_RANGE)
 
     # 7. SingleStep, with a slow start over ten windows
-    lr, momentum = single_step(distance, variance, h_min, h_max)
+    lr, momentum = single_step(distance, variance, h_min, h_max, e)
     lr = lr * ((k + 1.0) / (10 * options.window)).clamp(max=1.0)
     lr = torch.where(k >= 1, lr, options.initial_lr)
     momentum = torch.where(k >= 1, momentum, options.initial_momentum)
@@ -161,11 +168,11 @@ def yellowfin_tune(
     # robust mode one that is long beside those just before it
     calm = one
     if options.adaptive_clip:
-        calm = torch.where(exploding, _clip_factor(envelope + _EPSILON, h_root), one)
+        calm = torch.where(exploding, _clip_factor(envelope + e, h_root, e), one)
     if options.robust:
         if options.adaptive_clip:
             recent_sq = old["recent_sq_avg"] / (1.0 - old["recent_power"])
-            spike_clip = _clip_factor(_SPIKE * recent_sq.sqrt(), h_root)
+            spike_clip = _clip_factor(_SPIKE * recent_sq.sqrt(), h_root, e)
             calm = torch.where(k >= _CALM_STEPS, torch.minimum(spike_clip, calm), calm)
         new["recent_sq_avg"] = _RECENT * old["recent_sq_avg"] + (1.0 - _RECENT) * h
         new["recent_power"] = torch.where(k == 0, _RECENT, _RECENT * old["recent_power"])
@@ -200,7 +207,7 @@ def yellowfin_tune(
     if options.sketch:
         advanced.append(beta * average + average_gain * sketch)
     state.copy_(torch.where(active, torch.cat(advanced), state))
-    state[STATE_FIELDS.index("skipped")] += (~active).double()
+    state[STATE_FIELDS.index("skipped")] += (~finite).double()
 
     ones = torch.ones_like(lrs)
     decoupled = group["decoupled"] != 0.0

@@ -241,5 +241,4 @@ UPDATES: Mapping[str, Update] = {
     rules.QHADAM.name: Update(_qhadam_numbers, _qhadam_direction),
     rules.LAMB.name: Update(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
-    rules.YELLOWFIN_ROBUST_SKETCH.name: _ROBUST_YELLOWFIN,
 }

@@ -7,9 +7,9 @@ import triton.language as tl
 
 
 @triton.jit
-def clip_factor(target, norm):
+def clip_factor(target, norm, e):
     """min(1, target / norm)."""
-    return tl.minimum(target / (norm + 1e-6), 1.0)
+    return tl.minimum(target / (norm + e), 1.0)
 
 
 @triton.jit
@@ -26,18 +26,17 @@ def cubic_complement(p):
 
 
 @triton.jit
-def single_step(distance, variance, h_min, h_max):
-    """SingleStep (arXiv 1706.03471, equation 15): (lr, momentum)."""
-    EPSILON: tl.constexpr = 1e-6
+def single_step(distance, variance, h_min, h_max, e):
+    """SingleStep (arXiv 1706.03471, equation 15): (lr, momentum). e: float64."""
     # beside a tensor in minimum or maximum a bare literal would be a float32
     largest = tl.full([], 1e300, tl.float64)
-    least_ratio = tl.full([], 1.0 + EPSILON, tl.float64)
-    h = h_min + EPSILON
-    dh = (distance + EPSILON) * h
-    p = tl.minimum(dh * dh / (2.0 * (variance + EPSILON)), largest)
+    least_ratio = tl.full([], 1.0 + 1e-6, tl.float64)
+    h = h_min + e
+    dh = (distance + e) * h
+    p = tl.minimum(dh * dh / (2.0 * (variance + e)), largest)
     y = cubic_complement(p)
     x = tl.where(p > 1.0, y * y * y / p, 1.0 - y)
-    root = tl.sqrt(tl.maximum((h_max + EPSILON) / h, least_ratio))
+    root = tl.sqrt(tl.maximum((h_max + e) / h, least_ratio))
     sqrt_mu = tl.maximum(x, (root - 1.0) / (root + 1.0))
     gap = tl.minimum(y, 2.0 / (root + 1.0))
     return gap * gap / h, sqrt_mu * sqrt_mu

@@ -70,7 +70,6 @@ def yellowfin_tune(
     With a sketch each program folds a share of the buckets into `scratch`, and the last one to be
     done with that tunes; without, there is one program.
     """
-    EPSILON: tl.constexpr = 1e-6
     if SKETCH:
         _fold_sketches(sketches, num_slots, scratch, TILE, SHARE)
         ticket = (scratch + TILE).to(tl.pointer_type(tl.int32))
@@ -116,27 +115,31 @@ def yellowfin_tune(
     if grad_scale is not None:
         inv_scale = 1.0 / tl.load(grad_scale).to(tl.float64)
     grad_sq = grad_sq * inv_scale * inv_scale
-    active = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
+    finite = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
     if found_inf is not None:
-        active = active & (tl.load(found_inf) == 0.0)
+        finite = finite & (tl.load(found_inf) == 0.0)
+    active = finite
+    if ROBUST:
+        active = active & (grad_sq > 0.0)  # from silence there is nothing to learn
     tl.debug_barrier()
 
     if not active:
-        tl.store(state + at("state.skipped"), skipped + 1.0)
+        tl.store(state + at("state.skipped"), tl.where(finite, skipped, skipped + 1.0))
         for i in range(num_groups):
             out = coefficients + i * size("yellowfin")
             tl.store(out + at("yellowfin.active"), 0.0)
         return
 
     gain = 1.0 - beta
+    e = tl.full([], 1e-30 if ROBUST else 1e-6, tl.float64)
     k = step.to(tl.int64)
     envelope = tl.sqrt(last_h_max)  # of the step before
 
     # 1-2. the manual clip, then the guard that caps how fast the statistics can grow
     norm = tl.sqrt(grad_sq)
-    clip = clip_factor(max_norm, norm)
+    clip = clip_factor(max_norm, norm, tl.full([], 1e-6, tl.float64))
     if ADAPTIVE_CLIP:
-        guard = clip_factor(10.0 * envelope + EPSILON, clip * norm)
+        guard = clip_factor(10.0 * envelope + e, clip * norm, e)
         clip = tl.where(k >= 2, clip * guard, clip)
 
     # 3. h and its average
@@ -153,8 +156,8 @@ def yellowfin_tune(
     low = tl.min(tl.where(filled, recent, float("inf")))
     high = tl.max(tl.where(filled, recent, float("-inf")))
     if LOG_SMOOTH:
-        low = tl.log(low + EPSILON)
-        high = tl.log(high + EPSILON)
+        low = tl.log(low + e)
+        high = tl.log(high + e)
     h_min_avg = beta * h_min_avg + gain * low
     h_max_avg = beta * h_max_avg + gain * high
     h_min = h_min_avg / debias
@@ -163,19 +166,21 @@ def yellowfin_tune(
         h_min = tl.exp(h_min)
         h_max = tl.exp(h_max)
 
-    # 5. variance
+    # 5. variance: in the robust mode all of ‖g‖², and no average is kept
     average_gain = gain * clip * inv_scale
     new_avg_sq = (
         beta * beta * avg_sq
         + 2.0 * beta * average_gain * avg_dot_grad
         + average_gain * average_gain * avg_grad_sq
     )
-    variance = grad_sq_avg / debias - new_avg_sq / (debias * debias)
-    variance = tl.maximum(variance, tl.full([], EPSILON, tl.float64))
+    variance = grad_sq_avg / debias
+    if not ROBUST:
+        variance -= new_avg_sq / (debias * debias)
+    variance = tl.maximum(variance, e)
 
     # 6. distance to the optimum
     grad_norm_avg = beta * grad_norm_avg + gain * h_root
-    distance_avg = beta * distance_avg + gain * (grad_norm_avg / (grad_sq_avg + EPSILON))
+    distance_avg = beta * distance_avg + gain * (grad_norm_avg / (grad_sq_avg + e))
     distance = distance_avg / debias
 
     if SPARSITY_DEBIAS:
@@ -187,14 +192,14 @@ def yellowfin_tune(
         h_min *= share
         h_max *= share
         variance *= share
-        distance = distance / (tl.sqrt(share) + EPSILON)
+        distance = distance / (tl.sqrt(share) + e)
 
     if ROBUST:
         widest = tl.full([], 30.0, tl.float64)
         h_min = tl.maximum(h_min, h_max / widest)
 
     # 7. SingleStep, with a slow start over ten windows
-    lr, momentum = single_step(distance, variance, h_min, h_max)
+    lr, momentum = single_step(distance, variance, h_min, h_max, e)
     warmup = (step + 1.0) / (10.0 * WINDOW)
     lr = tl.where(k >= 1, lr * tl.minimum(warmup, 1.0), initial_lr)
     momentum = tl.where(k >= 1, momentum, initial_momentum)
@@ -203,12 +208,12 @@ def yellowfin_tune(
     # robust mode one that is long beside those just before it
     calm = tl.full([], 1.0, tl.float64)
     if ADAPTIVE_CLIP:
-        calm = tl.where(exploding, clip_factor(envelope + EPSILON, h_root), calm)
+        calm = tl.where(exploding, clip_factor(envelope + e, h_root, e), calm)
     if ROBUST:
         recent = tl.full([], 0.9, tl.float64)
         if ADAPTIVE_CLIP:
             recent_sq = recent_sq_avg / (1.0 - recent_power)
-            spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), h_root)
+            spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), h_root, e)
             calm = tl.where(k >= 10, tl.minimum(spike_clip, calm), calm)
         recent_sq_avg = recent * recent_sq_avg + (1.0 - recent) * h
         recent_power = tl.where(k == 0, recent, recent * recent_power)
@@ -228,7 +233,7 @@ def yellowfin_tune(
         multiplier = tl.load(group + at("group.lr"))
         group_lr = lr * multiplier
         if ADAPTIVE_CLIP:
-            capped = 100.0 / tl.sqrt(h + EPSILON)
+            capped = 100.0 / tl.sqrt(h + 1e-6)
             group_lr = tl.where(group_lr * h_root >= 100.0, capped, group_lr)
         tl.store(state + at("state.lr"), group_lr, mask=i == 0)
         decay = tl.load(group + at("group.weight_decay"))
