@@ -95,11 +95,11 @@ class Contestant:
         return clip_and_step
 
 
-def _yellowfin(variance: str, robust: bool = True) -> Make:
+def _yellowfin(variance: str | None = None) -> Make:
     return lambda params, build: yfkernels.YellowFin(
         params,
         variance=variance,
-        robust=robust,
+        robust=variance is None,
         backend=build.backend,
         capturable=build.capturable,
     )
@@ -132,7 +132,18 @@ def _sgd(*, fused: bool = False, foreach: bool = False) -> Make:
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        # fp32: 8 measure + 28 advance; bf16: 6 + 30, of which 8 are the fp32 master copy
+        # fp32: 4 measure + 20 advance; bf16: 2 + 22, of which 8 are the fp32 master copy
+        Contestant(
+            "yellowfin",
+            "YellowFin",
+            24,
+            _yellowfin(),
+            bytes_bf16=24,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
+        # as published. fp32: 8 measure + 28 advance; bf16: 6 + 30
         Contestant(
             "yellowfin-exact",
             "YellowFin exact",
@@ -153,16 +164,6 @@ CONTESTANTS = {
             keeps_addresses=True,
             has_capturable=True,
             essential=True,
-        ),
-        # the same without the sum that the robust mode adds
-        Contestant(
-            "yellowfin-published",
-            "YellowFin exact, published",
-            36,
-            _yellowfin("exact", robust=False),
-            bytes_bf16=36,
-            keeps_addresses=True,
-            has_capturable=True,
         ),
         # fp32: 4 clip + 24 moments and norms + 16 move; bf16: 2 + 24 + 20, with the master copy
         Contestant(

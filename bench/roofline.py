@@ -33,9 +33,9 @@ _STYLE: dict[Any, Any] = {
 }
 # Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is grey.
 _COLOURS = {
+    "yellowfin": "#7f1d1d",
     "yellowfin-exact": "#c2410c",
     "yellowfin-sketch": "#f0a020",
-    "yellowfin-published": "#e9927c",
     "lamb": "#9d174d",
     "lamb-unclipped": "#db5a94",
     "qhm": "#7c4a21",

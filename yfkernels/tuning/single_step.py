@@ -43,6 +43,6 @@ def single_step(
     if native.unusable("cpu") is None:
         lr, momentum = native.single_step(distance, variance, h_min, h_max)
         return lr, momentum
-    scalars = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64)
-    lr_tensor, momentum_tensor = torch_tuner.single_step(*scalars.unbind())
+    d, c, low, high = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64).unbind()
+    lr_tensor, momentum_tensor = torch_tuner.single_step(d, c, low, high)
     return float(lr_tensor), float(momentum_tensor)
