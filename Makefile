@@ -20,7 +20,7 @@ endif
 .PHONY: help demo test bench convergence lint gpu build clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: build ## train a small network with YellowFin, AdamW and SGD
 	$(PYTHON) -m yfkernels.cli demo

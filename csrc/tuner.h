@@ -29,7 +29,7 @@ constexpr int64_t kCalmSteps = 10;          // before any is told
 
 // Everything the tuner remembers, in this order, as float64; the window (w values) and, with
 // variance="sketch", the sketch of the gradient average (kTile values) follow it directly.
-// yfkernels/tuning/state.py names the same fields.
+// yfkernels/ops/tuner.py names the same fields.
 struct TunerState {
   double format;                // layout version, checked when a state_dict is loaded
   double step;                  // steps taken
