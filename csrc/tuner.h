@@ -282,6 +282,9 @@ YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double i
   for (int64_t i = 0; i < num_groups; ++i) {
     double lr = next.lr * groups[i].lr;
     if (options.adaptive_clip && lr * h_root >= kLargestMove) lr = kLargestMove / sqrt(h + kEpsilon);
+    // the statistics do not see weight decay: of a small loss lr would be too much for it
+    const double decay = groups[i].weight_decay;
+    if (options.robust && lr * decay > 1.0 - next.momentum) lr = (1.0 - next.momentum) / decay;
     if (i == 0) state->lr = lr;
     coefficients_of_group(options, groups[i], lr, next.momentum, update_clip * inv_scale,
                           average_gain, coefficients + i);

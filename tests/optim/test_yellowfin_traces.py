@@ -181,6 +181,12 @@ CASES = [
         ROBUST,
         Gradients(9, present=lambda step, i: i == 0 or step >= 4, poison={4: np.nan}),
     ),
+    Case("robust, strong decay", {**ROBUST, "weight_decay": 1e3}, Gradients(8)),
+    Case(
+        "robust, strong decoupled decay",
+        {**ROBUST, "weight_decay": 1e3, "decoupled_weight_decay": True},
+        Gradients(8),
+    ),
     Case("robust, maximize", {**ROBUST, "maximize": True}),
     Case("robust, capturable", {**ROBUST, "capturable": True}, Gradients(7, poison={2: np.nan})),
     Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),

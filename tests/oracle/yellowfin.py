@@ -259,6 +259,9 @@ class YellowFinOracle:
         if self.adaptive:
             cap = 100.0 / math.sqrt(h + EPS)
             group_lrs = [cap if a * norm >= 100.0 else a for a in group_lrs]
+        if self.robust:  # lr / (1 - mu) times the decay is at most 1
+            bounds = [(1.0 - momentum) / (group.weight_decay or 1e-300) for group in self.groups]
+            group_lrs = [min(pair) for pair in zip(group_lrs, bounds, strict=True)]
 
         # 10. The move.
         todo = iter(grads)

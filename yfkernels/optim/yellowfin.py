@@ -278,7 +278,7 @@ class YellowFin(RuleOptimizer):
         if state.shape != (options.state_words,):
             raise RuntimeError(
                 f"the state_dict's tuner has shape {tuple(state.shape)}, but window="
-                f"{options.window} and variance={'sketch' if options.sketch else 'exact'!r} need "
+                f"{options.window}{self._variance_in_words()} need "
                 f"({options.state_words},): construct the optimizer with the options it was "
                 "saved with"
             )
@@ -288,6 +288,12 @@ class YellowFin(RuleOptimizer):
                 f"the state_dict was saved with robust={saved_robust}, this optimizer has robust="
                 f"{options.robust}: construct it with robust={saved_robust} to go on"
             )
+
+    def _variance_in_words(self) -> str:
+        options = self._tuner.options
+        return (
+            "" if options.robust else f" and variance={'sketch' if options.sketch else 'exact'!r}"
+        )
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:
         self._tuner.load(saved["tuner"])

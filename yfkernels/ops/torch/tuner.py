@@ -191,6 +191,10 @@ def yellowfin_tune(
     lrs = lr * group["lr"]
     if options.adaptive_clip:
         lrs = torch.where(lrs * h_root >= _LARGEST_MOVE, _LARGEST_MOVE / (h + _EPSILON).sqrt(), lrs)
+    if options.robust:
+        # the statistics do not see weight decay: of a small loss lr would be too much for it
+        decay, rest = group["weight_decay"], 1.0 - momentum
+        lrs = torch.where(lrs * decay > rest, rest / decay, lrs)
 
     new |= {
         "step": k + 1.0,

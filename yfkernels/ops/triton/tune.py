@@ -235,8 +235,12 @@ def yellowfin_tune(
         if ADAPTIVE_CLIP:
             capped = 100.0 / tl.sqrt(h + 1e-6)
             group_lr = tl.where(group_lr * h_root >= 100.0, capped, group_lr)
-        tl.store(state + at("state.lr"), group_lr, mask=i == 0)
         decay = tl.load(group + at("group.weight_decay"))
+        if ROBUST:
+            # the statistics do not see weight decay: of a small loss lr would be too much for it
+            rest = 1.0 - momentum
+            group_lr = tl.where(group_lr * decay > rest, rest / decay, group_lr)
+        tl.store(state + at("state.lr"), group_lr, mask=i == 0)
         decoupled = tl.load(group + at("group.decoupled")) != 0.0
         sign = tl.load(group + at("group.sign"))
 
