@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -113,14 +112,6 @@ def _yellowfin(**options: Any) -> Callable[..., Optimizer]:
     return lambda model: YellowFin(model.parameters(), **options)
 
 
-def _published_yellowfin(model: nn.Module) -> Optimizer:
-    """The published algorithm, which was all there was before it had a name among the options."""
-    options: dict[str, Any] = {}
-    if "robust" in inspect.signature(YellowFin).parameters:
-        options["robust"] = False
-    return YellowFin(model.parameters(), **options)
-
-
 _LRS = Axis("lr", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
 _SGD_LRS = Axis("lr", (*_LRS.values, 0.3, 1.0))
 _BETA1 = Axis("beta1", (0.0, 0.5, 0.9))
@@ -147,7 +138,7 @@ CONTESTANTS: dict[str, Contestant] = {
     **{
         name: Contestant(label, Recipe(name, factory), ours=True)
         for name, label, factory in (
-            ("yellowfin-published", "YellowFin, published", _published_yellowfin),
+            ("yellowfin-published", "YellowFin, published", _yellowfin(robust=False)),
             ("yellowfin-robust", "YellowFin, robust", _yellowfin(robust=True)),
             ("yellowfin-diagonal", "YellowFin, diagonal", _yellowfin(preconditioner="diagonal")),
             ("yellowfin-factored", "YellowFin, factored", _yellowfin(preconditioner="factored")),
