@@ -43,7 +43,8 @@ Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk
 const std::vector<size_t> coefficient_words = {
     sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
     sizeof(QHMCoefficients) / sizeof(double), sizeof(QHAdamCoefficients) / sizeof(double),
-    sizeof(LAMBCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double)};
+    sizeof(LAMBCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
+    sizeof(YellowFinCoefficients) / sizeof(double)};
 
 std::pair<double, double> host_single_step(double distance, double variance, double h_min,
                                            double h_max) {
@@ -80,15 +81,17 @@ PYBIND11_MODULE(_C, m) {
   py::class_<TunerOptions>(m, "TunerOptions")
       .def(py::init([](double beta, double max_norm, double initial_lr, double initial_momentum,
                        int64_t window, bool adaptive_clip, bool polyak, bool log_smooth,
-                       bool sparsity_debias, bool sketch, bool trust_ratio, bool robust) {
+                       bool sparsity_debias, bool sketch, bool trust_ratio, bool robust,
+                       bool preconditioned) {
              return TunerOptions{beta,   max_norm,      initial_lr, initial_momentum,
                                  window, adaptive_clip, polyak,     log_smooth,
-                                 sparsity_debias, sketch, trust_ratio, robust};
+                                 sparsity_debias, sketch, trust_ratio, robust, preconditioned};
            }),
            py::kw_only(), py::arg("beta"), py::arg("max_norm"), py::arg("initial_lr"),
            py::arg("initial_momentum"), py::arg("window"), py::arg("adaptive_clip"),
            py::arg("polyak"), py::arg("log_smooth"), py::arg("sparsity_debias"),
-           py::arg("sketch"), py::arg("trust_ratio"), py::arg("robust"));
+           py::arg("sketch"), py::arg("trust_ratio"), py::arg("robust"),
+           py::arg("preconditioned"));
 
   m.def("single_step", &host_single_step);
 

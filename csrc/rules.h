@@ -11,7 +11,8 @@
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
 //   T moved(p, u)                     the parameter after the move
 //   kGauges                           how many sums over all elements the tuner wants of the move;
-//   void gauge(before, after, T* sums)   adds an element's share to them
+//   void gauge(g, before, after, const T* state, T* sums)
+//                                     adds an element's share to them; the state has advanced
 // and, if the length of the move hangs on the norms of the whole tensor (two passes: the first for
 // state and norms, the second for the move),
 //   T recalled(p, const T* state)     u once more, from the advanced state
@@ -38,6 +39,7 @@ enum class RuleId : int {
   kQHAdam,
   kLAMB,
   kYellowFinRobust,
+  kYellowFinDiagonal,
 };
 
 // The head of every rule's coefficients.
@@ -81,8 +83,10 @@ struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
   double velocity_keep;  // 0 while the reference has no momentum buffer yet
   double param_keep;     // 1 - lr * weight_decay when the decay is decoupled
   double param_gain;     // -lr, or 1 in the Polyak form
-  double average_decay;  // beta
-  double average_gain;   // (1 - beta) * unscaling * clips of the statistics
+  double average_decay;  // beta; with a preconditioner that of the squares
+  double average_gain;   // (1 - beta) * unscaling * clips of the statistics; 1 - average_decay
+  double spike_clip;     // with a preconditioner: the clips that the statistics do not see,
+  double metric_floor;   // and what is added to the root of the average square
 };
 
 // Both momentum forms in one expression:
@@ -116,7 +120,7 @@ struct YellowFin : Move {
   }
 
   template <class T>
-  YFK_FN void gauge(const T& before, const T& after, T* sums) const {
+  YFK_FN void gauge(const T&, const T& before, const T& after, const T*, T* sums) const {
     sums[0] = sums[0] + (after - before) * (after + before);
   }
 
@@ -128,6 +132,45 @@ struct YellowFin : Move {
   // The step is lr ‖p‖ long. Polyak's velocity has lr inside: |velocity_gain| is lr there, else 1.
   static YFK_FN double trust_ratio(const Coefficients& c, double p_sq, double u_sq) {
     return p_sq > 0.0 && u_sq > 0.0 ? fabs(c.velocity_gain) * sqrt(p_sq) / sqrt(u_sq) : 1.0;
+  }
+};
+
+// In Adam's metric, q = sqrt(s / bias) + floor, with Polyak's momentum:
+//   s <- b2 s + (1-b2) d²,   v <- mu v - lr calm d / q,   p <- p + v
+// Gauged: the growth of ‖p‖² and ‖d‖², both in the metric.
+struct DiagonalYellowFin : Move {
+  using Coefficients = YellowFinCoefficients;
+  static constexpr int kStates = 2;
+  static constexpr int kGauges = 2;
+  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias, floor;
+
+  YFK_FN DiagonalYellowFin(const Coefficients& c, double step, double)
+      : Move{float(c.param_keep), float(c.param_gain)}, grad_scale(float(c.grad_scale)),
+        coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
+        velocity_gain(float(c.velocity_gain * c.spike_clip)),
+        square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
+        debias(float(1.0 / (1.0 - power(c.average_decay, step)))), floor(float(c.metric_floor)) {}
+
+  template <class T>
+  YFK_FN T metric(const T& square_avg) const {
+    return floor + root(debias * square_avg);
+  }
+
+  template <class T>
+  YFK_FN T direction(const T& g, const T& p, T* state) const {
+    const T d = grad_scale * g + coupled_decay * p;
+    state[1] = square_decay * state[1] + square_gain * (d * d);
+    state[0] = momentum * state[0] + velocity_gain * (d / metric(state[1]));
+    return state[0];
+  }
+
+  // What is worked out here a second time the compiler takes from above.
+  template <class T>
+  YFK_FN void gauge(const T& g, const T& before, const T& after, const T* state, T* sums) const {
+    const T d = grad_scale * g + coupled_decay * before;
+    const T q = metric(state[1]);
+    sums[0] = sums[0] + (after - before) * (after + before) * q;
+    sums[1] = sums[1] + d * (d / q);
   }
 };
 

@@ -15,8 +15,8 @@ namespace yfk {
 constexpr int kColumns = 9;       // columns a row has room for
 constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
 constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
-constexpr int kSums = 7;          // doubles of a slot. The two after those are used in the first slot of
-                                  // a table: growth of ‖p‖² in an update, ‖p‖² before the first
+constexpr int kSums = 8;          // doubles of a slot. Those after the measured are used in the first slot
+                                  // of a table: what an update gauges, ‖p‖² before the first
 
 struct TensorRow {
   int64_t numel;
@@ -42,7 +42,7 @@ enum Column : int {
   kGrad = 0,
   kParam = 1,
   kState = 2,                     // momentum_buffer, or exp_avg
-  kGradAvg = 3,                   // YellowFin with variance="exact"; exp_avg_sq of the Adam family
+  kGradAvg = 3,                   // YellowFin with variance="exact"; else exp_avg_sq
   kMaster = 4,                    // float32 copy of a half-precision parameter, if it has one
   kStep = 5,                      // float32: steps this tensor has taken, if its rule counts them
 };

@@ -43,7 +43,7 @@ YFK_FN void advance(const States<Rule::kStates>& states, const Rule& rule, const
   const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
   param.write(i, moved, lanes);
   states.write(i, state, lanes);
-  if constexpr (Rule::kGauges > 0) rule.gauge(p, moved, sums);
+  if constexpr (Rule::kGauges > 0) rule.gauge(grad, p, moved, state, sums);
 }
 
 template <class Rule, class Parameter, class G>
@@ -183,6 +183,7 @@ UpdateKernels kernels_for(RuleId rule) {
     case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
     case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
     case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<false, true>>;
+    case RuleId::kYellowFinDiagonal: return kOnePass<P, DiagonalYellowFin>;
   }
   return kEither<P, YellowFin<true>>;
 }

@@ -34,7 +34,12 @@ __device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const R
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const float moved = rule.moved(p.at[k], u.at[k]);  // 0 in lanes that are not there
-      if constexpr (Rule::kGauges > 0) rule.gauge(p.at[k], moved, sums);
+      if constexpr (Rule::kGauges > 0) {
+        float state[Rule::kStates];
+#pragma unroll
+        for (int c = 0; c < Rule::kStates; ++c) state[c] = value.state.column[c].at[k];
+        rule.gauge(value.g.at[k], p.at[k], moved, state, sums);
+      }
       p.at[k] = moved;
     }
     param.store(i, p, lanes);

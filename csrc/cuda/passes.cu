@@ -12,6 +12,7 @@ static Passes passes_of(RuleId rule, DType dtype) {
     case RuleId::kQHAdam: return qhadam_passes(dtype);
     case RuleId::kLAMB: return lamb_passes(dtype);
     case RuleId::kYellowFinRobust: return yellowfin_robust_passes(dtype);
+    case RuleId::kYellowFinDiagonal: return yellowfin_diagonal_passes(dtype);
   }
   return yellowfin_passes(dtype);
 }

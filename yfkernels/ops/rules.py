@@ -40,6 +40,8 @@ _YELLOWFIN_FIELDS = (
     "param_gain",
     "average_decay",
     "average_gain",
+    "spike_clip",
+    "metric_floor",
 )
 YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
 YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)
@@ -71,6 +73,9 @@ LAMB = Rule(
     counts=True,
 )
 YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELDS, gauges=1)
+YELLOWFIN_DIAGONAL = Rule(
+    6, "yellowfin_diagonal", states=2, fields=_YELLOWFIN_FIELDS, counts=True, gauges=2
+)
 RULES = (
     YELLOWFIN,
     YELLOWFIN_SKETCH,
@@ -78,6 +83,7 @@ RULES = (
     QHADAM,
     LAMB,
     YELLOWFIN_ROBUST,
+    YELLOWFIN_DIAGONAL,
 )
 
 GATE_STATE = ("grad_norm", "skipped")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.distributed.sharding import ShardGroup
-from yfkernels.ops.tuner import TILE
+from yfkernels.ops.tuner import GAUGES, TILE
 
 COLUMNS = 9
 _HEAD = 3  # numel, group, origin
@@ -140,16 +140,16 @@ class TensorTable:
         self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
-        self.gauges = torch.zeros(1, dtype=torch.float64, device=self.device)
+        self.gauges = torch.zeros(len(GAUGES), dtype=torch.float64, device=self.device)
         if fused:
             self._upload(counts)
 
     def _upload(self, counts: list[int]) -> None:
         device = self.device
         # what a rule that counts steps, adapts to norms or gauges its moves needs for it: tickets
-        # of the tensors and of all, up to four sums a chunk
+        # of the tensors and of all, up to eight sums a chunk
         self.tickets = torch.zeros(len(self.rows) + 1, dtype=torch.int32, device=device)
-        self.chunk_sums = torch.zeros(self.num_chunks, 4, dtype=torch.float64, device=device)
+        self.chunk_sums = torch.zeros(self.num_chunks, 8, dtype=torch.float64, device=device)
         words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64)
         count = torch.tensor(counts)
         row_of_chunk = torch.repeat_interleave(torch.arange(len(counts)), count)

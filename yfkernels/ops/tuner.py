@@ -7,14 +7,16 @@ from dataclasses import dataclass
 MEASURED = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
 """What a measurement leaves in each slot: sums over the elements the slot has seen."""
 
-SUMS = (*MEASURED, "growth", "start_sq")
-"""A slot. The first of a table has more: by how much ‖p‖² grew in the last update, which gauges it,
-and ‖p‖² as it was before the first."""
+GAUGES = ("growth", "metric_sq")
+"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ g²/q, q its metric."""
+
+SUMS = (*MEASURED, *GAUGES, "start_sq")
+"""A slot. The first of a table also has what the last update gauged, and ‖p‖² before the first."""
 
 TILE = 4096
 """Buckets of the sketch."""
 
-STATE_FORMAT = 2.0
+STATE_FORMAT = 3.0
 STATE_FIELDS = (
     "format",
     "step",
@@ -32,6 +34,11 @@ STATE_FIELDS = (
     "grad_sq_sum",
     "recent_sq_avg",
     "recent_power",
+    "unread_metric_sq",
+    "envelope_avg",
+    "envelope",
+    "mean_sq_avg",
+    "scale",
     "h_min",
     "h_max",
     "variance",
@@ -41,7 +48,8 @@ STATE_FIELDS = (
     "grad_norm",
     "clip_coefficient",
 )
-"""The head of the tuner's float64 state; the window and the sketch's average follow it."""
+"""The head of the tuner's float64 state. The window follows it, then a second one with a
+preconditioner, or the sketch's average."""
 
 GROUP_FIELDS = ("lr", "weight_decay", "decoupled", "sign")
 """What the user sets per parameter group."""
@@ -64,6 +72,7 @@ class TunerOptions:
         sketch: variance="sketch".
         trust_ratio: moves are scaled in a second pass, which needs the velocity of the first.
         robust: bound the curvature range, and lr by the distance travelled.
+        preconditioned: the robust mode in Adam's metric.
     """
 
     beta: float
@@ -78,8 +87,15 @@ class TunerOptions:
     sketch: bool
     trust_ratio: bool
     robust: bool
+    preconditioned: bool
 
     @property
     def state_words(self) -> int:
-        """Doubles in the tuner's state: head, window and sketch average."""
-        return len(STATE_FIELDS) + self.window + (TILE if self.sketch else 0)
+        """Doubles in the tuner's state: head, windows and sketch average."""
+        windows = 2 if self.preconditioned else 1
+        return len(STATE_FIELDS) + windows * self.window + (TILE if self.sketch else 0)
+
+    @property
+    def gauges(self) -> int:
+        """How many of GAUGES the tuner wants."""
+        return 2 if self.preconditioned else 1 if self.robust else 0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
-from yfkernels._checks import finite, require, require_number
-from yfkernels.ops.rules import YELLOWFIN, YELLOWFIN_ROBUST, YELLOWFIN_SKETCH
-from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, TunerOptions
+from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT
 from yfkernels.optim._rule import RuleOptimizer
+from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
 from yfkernels.tuning.yellowfin import YellowFinTuner
 
 _GLOBAL_OPTIONS = frozenset(
@@ -27,6 +25,7 @@ _GLOBAL_OPTIONS = frozenset(
         "initial_momentum",
         "trust_ratio",
         "robust",
+        "preconditioner",
     )
 )
 
@@ -60,13 +59,18 @@ class YellowFin(RuleOptimizer):
         log_smooth: smooth the logarithm of the curvature range rather than the range.
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
         initial_lr: step size of the first step, before anything is measured; without `robust`.
-        initial_momentum: momentum of the first step, in [0, 1).
+        initial_momentum: momentum of the first step, in [0, 1); with a preconditioner of the first
+            two, and at least 0.5.
         trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
             its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
             robust=False.
         robust: bound the curvature range and take the step size from how far the parameters have
             come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
             algorithm.
+        preconditioner: "diagonal" takes the robust mode's measurements and steps in Adam's metric, a
+            step size for each parameter: 8 bytes of state, as Adam. lr is then the step along
+            g / sqrt(average of g²), and lr / (1 - momentum) compares with AdamW's; so does
+            decoupled_weight_decay. None for one step size.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
             master copy.
         maximize: ascend instead of descend. Per group.
@@ -93,7 +97,6 @@ class YellowFin(RuleOptimizer):
         1.0
     """
 
-    _state_names = ("momentum_buffer", "grad_avg")
     _global_options = RuleOptimizer._global_options | _GLOBAL_OPTIONS
     _tunes_on_host = True
     _tuner: YellowFinTuner
@@ -117,60 +120,30 @@ class YellowFin(RuleOptimizer):
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
         robust: bool = True,
+        preconditioner: str | None = None,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
     ) -> None:
-        if beta is None:
-            beta = 0.99 if robust else 0.999
-        if momentum_form is None:
-            momentum_form = "polyak" if robust else "buffer"
-        numbers = {"beta": beta, "initial_lr": initial_lr, "initial_momentum": initial_momentum}
-        for name, value in numbers.items():
-            require_number(name, value)
-        if max_norm is not None:
-            require_number("max_norm", max_norm)
-        require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
-        require(isinstance(window, int) and window >= 1, "window", window, "an integer >= 1")
-        require(clip in ("adaptive", None), "clip", clip, "'adaptive' or None")
-        positive = max_norm is None or (finite(max_norm) and max_norm > 0.0)
-        require(positive, "max_norm", max_norm, "finite and > 0, or None for no clip")
-        ok = variance in ("exact", "sketch", None)
-        require(ok, "variance", variance, "'exact' or 'sketch', or None for 'exact'")
-        forms = ("buffer", "polyak")
-        require(momentum_form in forms, "momentum_form", momentum_form, "'buffer' or 'polyak'")
-        if robust:
-            need = "None in the robust mode, which keeps no average; or pass robust=False"
-            require(variance is None, "variance", variance, need)
-            need = "'polyak' in the robust mode; 'buffer' goes with robust=False"
-            require(momentum_form == "polyak", "momentum_form", momentum_form, need)
-            need = "False in the robust mode, which bounds the step itself; or pass robust=False"
-            require(not trust_ratio, "trust_ratio", trust_ratio, need)
-        ok = finite(initial_lr) and initial_lr >= 0.0
-        require(ok, "initial_lr", initial_lr, "finite and >= 0")
-        ok = 0.0 <= initial_momentum < 1.0
-        require(ok, "initial_momentum", initial_momentum, "in [0, 1)")
-        self._tuner = YellowFinTuner(
-            TunerOptions(
-                beta=float(beta),
-                max_norm=math.inf if max_norm is None else float(max_norm),
-                initial_lr=float(initial_lr),
-                initial_momentum=float(initial_momentum),
-                window=window,
-                adaptive_clip=clip == "adaptive",
-                polyak=momentum_form == "polyak",
-                log_smooth=bool(log_smooth),
-                sparsity_debias=bool(sparsity_debias),
-                sketch=variance == "sketch",
-                trust_ratio=bool(trust_ratio),
-                robust=bool(robust),
-            )
+        options = tuner_options(
+            beta=beta,
+            window=window,
+            clip=clip,
+            max_norm=max_norm,
+            variance=variance,
+            momentum_form=momentum_form,
+            log_smooth=log_smooth,
+            sparsity_debias=sparsity_debias,
+            initial_lr=initial_lr,
+            initial_momentum=initial_momentum,
+            trust_ratio=trust_ratio,
+            robust=robust,
+            preconditioner=preconditioner,
         )
-        self._rule = YELLOWFIN_SKETCH if variance == "sketch" else YELLOWFIN
-        if robust:
-            self._rule = YELLOWFIN_ROBUST
-        self._adapts = bool(trust_ratio)
+        self._tuner = YellowFinTuner(options)
+        self._rule = rule_of(options)
+        self._adapts = options.trust_ratio
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -185,21 +158,13 @@ class YellowFin(RuleOptimizer):
             stochastic_rounding=bool(stochastic_rounding),
         )
 
+    @property
+    def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        second = "exp_avg_sq" if self._tuner.options.preconditioned else "grad_avg"
+        return "momentum_buffer", second
+
     def __repr__(self) -> str:
-        options = self._tuner.options
-        chosen = {
-            "beta": options.beta,
-            "window": options.window,
-            "clip": "adaptive" if options.adaptive_clip else None,
-            "max_norm": None if math.isinf(options.max_norm) else options.max_norm,
-            "variance": None if options.robust else "sketch" if options.sketch else "exact",
-            "momentum_form": "polyak" if options.polyak else "buffer",
-            "log_smooth": options.log_smooth,
-            "sparsity_debias": options.sparsity_debias,
-            "initial_lr": options.initial_lr,
-            "initial_momentum": options.initial_momentum,
-            "trust_ratio": self._adapts,
-            "robust": options.robust,
+        chosen = in_words(self._tuner.options) | {
             "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
@@ -275,25 +240,33 @@ class YellowFin(RuleOptimizer):
                 f"the state_dict's tuner has format {float(state[0])}, this version of yfkernels "
                 f"reads format {STATE_FORMAT}"
             )
+        needed = self._state_words_in_words()
         if state.shape != (options.state_words,):
             raise RuntimeError(
-                f"the state_dict's tuner has shape {tuple(state.shape)}, but window="
-                f"{options.window}{self._variance_in_words()} need "
+                f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
                 f"({options.state_words},): construct the optimizer with the options it was "
                 "saved with"
             )
+        started = state[STATE_FIELDS.index("step")] > 0.0
         saved_robust = bool(state[STATE_FIELDS.index("radius")] > 0.0)
-        if state[STATE_FIELDS.index("step")] > 0.0 and saved_robust != options.robust:
+        if started and saved_robust != options.robust:
             raise RuntimeError(
                 f"the state_dict was saved with robust={saved_robust}, this optimizer has robust="
                 f"{options.robust}: construct it with robust={saved_robust} to go on"
             )
+        saved_metric = bool(state[STATE_FIELDS.index("scale")] > 0.0)
+        if started and saved_metric != options.preconditioned:
+            raise RuntimeError(
+                f"the state_dict was saved {'with' if saved_metric else 'without'} a "
+                f"preconditioner, but the optimizer has {needed}: construct it as it was"
+            )
 
-    def _variance_in_words(self) -> str:
-        options = self._tuner.options
-        return (
-            "" if options.robust else f" and variance={'sketch' if options.sketch else 'exact'!r}"
-        )
+    def _state_words_in_words(self) -> str:
+        chosen = in_words(self._tuner.options)
+        names = ["window"] if chosen["robust"] else ["window", "variance"]
+        if chosen["preconditioner"]:
+            names.append("preconditioner")
+        return " and ".join(f"{name}={chosen[name]!r}" for name in names)
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:
         self._tuner.load(saved["tuner"])

@@ -12,9 +12,9 @@ from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.torch import sum_of_squares
-from yfkernels.ops.tuner import SUMS, TILE
+from yfkernels.ops.tuner import GAUGES, SUMS, TILE
 
-_GAUGE = SUMS.index("growth")
+_GAUGED = slice(SUMS.index(GAUGES[0]), SUMS.index(GAUGES[0]) + len(GAUGES))
 
 
 class _Slots:
@@ -36,7 +36,7 @@ class _Slots:
     def receive_gauges(self) -> None:
         """Has the updates leave their sums in the first slot of each table."""
         for table, partials, _ in self.parts:
-            table.gauges = partials[0, _GAUGE : _GAUGE + 1]
+            table.gauges = partials[0, _GAUGED]
 
     def measure_start(self) -> None:
         """‖p‖² of each table, into its first slot."""
@@ -88,11 +88,11 @@ class Measurement:
         for old in before._slots:
             same = [slots for slots in self._slots if slots.shard == old.shard]
             if same:
-                same[0].partials[0, _GAUGE] += old.partials[:, _GAUGE].sum().to(same[0].device)
+                same[0].partials[0, _GAUGED] += old.partials[:, _GAUGED].sum(0).to(same[0].device)
 
     def gauged(self, device: torch.device) -> Tensor:
-        """What the last updates have left, gathered from devices and shards."""
-        return self.sums(device)[0][:, _GAUGE].cumsum(0)[-1]  # one after the other, as the tuner
+        """GAUGES of the last updates, gathered from devices and shards."""
+        return self.sums(device)[0][:, _GAUGED].cumsum(0)[-1]  # one after the other, as the tuner
 
     def run(self, *, all_but_last: bool = False) -> None:
         """Measures this step's gradients, a launch a table."""

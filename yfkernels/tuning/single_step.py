@@ -7,7 +7,7 @@ import math
 import torch
 
 from yfkernels.ops import native
-from yfkernels.ops.torch import tuner as torch_tuner
+from yfkernels.ops.torch import single_step as in_torch
 
 
 def single_step(
@@ -44,5 +44,5 @@ def single_step(
         lr, momentum = native.single_step(distance, variance, h_min, h_max)
         return lr, momentum
     d, c, low, high = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64).unbind()
-    lr_tensor, momentum_tensor = torch_tuner.single_step(d, c, low, high)
+    lr_tensor, momentum_tensor = in_torch.single_step(d, c, low, high)
     return float(lr_tensor), float(momentum_tensor)

@@ -12,7 +12,14 @@ from yfkernels import ops
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import YELLOWFIN, Measure
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, STATE_FORMAT, TILE, TunerOptions
+from yfkernels.ops.tuner import (
+    GAUGES,
+    GROUP_FIELDS,
+    STATE_FIELDS,
+    STATE_FORMAT,
+    TILE,
+    TunerOptions,
+)
 from yfkernels.tuning.measurement import Measurement
 from yfkernels.tuning.settings import Settings
 
@@ -68,9 +75,9 @@ class YellowFinTuner:
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         what = Measure.SKETCH if self.options.sketch else Measure.AVERAGE
         what = Measure.NORM if self.options.robust else what
-        wanted = (what, self.options.sparsity_debias, self.options.robust)
+        wanted = (what, self.options.sparsity_debias, self.options.gauges > 0)
         before, self._measurement = self._measurement, Measurement(tables, shards, *wanted)
-        if before is not None and self.options.robust:
+        if before is not None and self.options.gauges:
             self._measurement.inherit_gauges(before)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
@@ -114,8 +121,9 @@ class YellowFinTuner:
         With sharded parameters the shards' sums are added up: all their processes have to ask.
         """
         state = self.state.detach().clone()
-        if self.options.robust and self._measurement is not None:
-            state[STATE_FIELDS.index("unread_growth")] += self._measurement.gauged(state.device)
+        if self.options.gauges and self._measurement is not None:
+            for name, gauge in zip(GAUGES, self._measurement.gauged(state.device)):
+                state[STATE_FIELDS.index(f"unread_{name}")] += gauge
         return state
 
     def load(self, state: Tensor) -> None:

@@ -189,18 +189,19 @@ def _directed(
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
     active = coefficients[0, 0] != 0.0
-    gauges = torch.zeros_like(table.gauges)
+    gauges = torch.zeros_like(table.gauges[: rule.gauges])
     for row, grad in table.pairs():
         update, param, u, advanced = _directed(rule, row, grad, coefficients)
         moved = update.moved(param, u).to(param.dtype)  # without dimension it would be float64
         if rule.gauges:
-            gauges += torch.stack([_sum(gauge) for gauge in update.gauge(param, moved)])
+            gauged = update.gauge(grad.to(param.dtype), param, moved, advanced)
+            gauges += torch.stack([_sum(gauge) for gauge in gauged])
         _write_param(row, moved, _steps(row) + 1.0, active)
         for old, new in zip(_states(rule, row), advanced):
             _write(old, new, active)
         _count(row, active)
     if rule.gauges:
-        _write(table.gauges, gauges, active)
+        _write(table.gauges[: rule.gauges], gauges, active)
 
 
 def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:

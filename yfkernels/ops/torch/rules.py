@@ -49,8 +49,10 @@ class Update:
     def moved(self, p: Tensor, u: Tensor) -> Tensor:
         return self.keep * p + self.gain * u
 
-    def gauge(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        """What the tuner wants summed over all elements of the move."""
+    def gauge(
+        self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """What the tuner wants summed over all elements of the move; the state has advanced."""
         raise NotImplementedError
 
 
@@ -68,7 +70,9 @@ class YellowFin(Update):
         averages = (c["average_decay"] * gbar + c["average_gain"] * g for gbar in state[1:])
         return velocity, c["velocity_keep"] * velocity, *averages
 
-    def gauge(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    def gauge(
+        self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         return ((after - before) * (after + before),)
 
     def recalled(self, p: Tensor, state: Sequence[Tensor]) -> Tensor:
@@ -78,6 +82,33 @@ class YellowFin(Update):
     def trust_ratio(c: Scalars, p_sq: Tensor, u_sq: Tensor) -> Tensor:
         ratio = c["velocity_gain"].abs() * p_sq.sqrt() / u_sq.sqrt()
         return torch.where((p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
+
+
+class DiagonalYellowFin(Update):
+    """Polyak's momentum in Adam's metric."""
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        self.c = c
+        self.keep, self.gain = c["param_keep"], c["param_gain"]
+        self.debias = 1.0 / (1.0 - c["average_decay"] ** step)
+
+    def _metric(self, square_avg: Tensor) -> Tensor:
+        return (self.debias * square_avg).sqrt() + self.c["metric_floor"]
+
+    def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        c = self.c
+        d = c["grad_scale"] * g + c["coupled_decay"] * p
+        square_avg = c["average_decay"] * state[1] + c["average_gain"] * (d * d)
+        gain = c["velocity_gain"] * c["spike_clip"]
+        velocity = c["momentum"] * state[0] + gain * (d / self._metric(square_avg))
+        return velocity, velocity, square_avg
+
+    def gauge(
+        self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        d = self.c["grad_scale"] * g + self.c["coupled_decay"] * before
+        q = self._metric(state[1])
+        return (after - before) * (after + before) * q, d * (d / q)
 
 
 class QHM(Update):
@@ -144,6 +175,7 @@ _UPDATES: dict[Rule, type[Update]] = {
     rules.QHADAM: QHAdam,
     rules.LAMB: LAMB,
     rules.YELLOWFIN_ROBUST: YellowFin,
+    rules.YELLOWFIN_DIAGONAL: DiagonalYellowFin,
 }
 
 

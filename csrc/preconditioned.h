@@ -1,0 +1,113 @@
+// The tuner with a preconditioner: the robust mode in Adam's metric. Scalars only.
+//
+// What hangs on the metric is gauged by the update and read one step later, so that a step takes one
+// pass over the gradients and one over everything. The clips hang on ‖g‖ alone and are not late.
+// Numbers are those of docs/yellowfin.md, "With a preconditioner".
+#pragma once
+
+#include "statistics.h"
+
+namespace yfk {
+
+constexpr double kSquareDecay = 0.999;      // of the averages of squares, as in Adam
+constexpr double kLeastMomentum = 0.5;
+constexpr double kMetricFloor = 1e-6;       // of the root mean square of the gradient
+constexpr double kLeastFloor = 1e-22;       // below it squares leave float32
+
+// 5. h = <g, u> of the step before into the statistics; how far it has come, in the metric.
+YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
+                        TunerState* state) {
+  const double h = state->scale * (state->unread_metric_sq + sums.metric_sq);
+  if (k == 1) state->radius *= sqrt(h);
+  travel((state->unread_growth + sums.growth) / state->scale, state);
+  state->unread_metric_sq = state->unread_growth = 0.0;
+  state->grad_sq_sum += h;
+  Curvature c = learn(options, h, k - 1, 1.0 - state->beta_power, e,
+                      reinterpret_cast<double*>(state + 1), state);
+  c.variance = c.variance > e ? c.variance : e;
+  c.h_min = in_range(c.h_min, c.h_max);
+  return c;
+}
+
+YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
+                                double inv_scale, bool found_inf, TunerState* state,
+                                const GroupHyper* groups, int64_t num_groups,
+                                YellowFinCoefficients* coefficients) {
+  const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
+  if (!takes_step(options, grad_sq, found_inf, state, num_groups, coefficients)) return;
+  const double beta = options.beta, gain = 1.0 - options.beta;
+  const double e = kTiny;
+  const int64_t k = int64_t(state->step);
+
+  // 1-3. the clips
+  const double envelope_sq = state->envelope;
+  const Clipped g = clipped(options, grad_sq, envelope_sq, k, e);
+  const double calm = calm_factor(options, g, envelope_sq, k, e, state);
+
+  // 5. what the step before has left
+  const double least =
+      options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
+  double momentum = least;
+  if (k >= 1) {
+    const Curvature c = digest(options, sums, k, e, state);
+    if (k >= 2) {
+      momentum = single_step(c.distance, c.variance, c.h_min, c.h_max, e).momentum;
+      momentum = momentum > kLeastMomentum ? momentum : kLeastMomentum;
+    }
+    state->h_min = c.h_min;
+    state->h_max = c.h_max;
+    state->variance = c.variance;
+    state->distance = c.distance;
+  }
+
+  // 2. the envelope of ‖g‖²
+  state->beta_power *= beta;
+  double* window = reinterpret_cast<double*>(state + 1) + options.window;
+  const Range ends = ends_of_window(options, window, k, g.norm_sq, e);
+  state->envelope_avg = beta * state->envelope_avg + gain * ends.high;
+  state->envelope = end_of_range(options, state->envelope_avg, 1.0 - state->beta_power);
+
+  // 4. the scale of the metric
+  const double fresh = 1.0 - kSquareDecay;
+  state->mean_sq_avg = kSquareDecay * state->mean_sq_avg + fresh * (g.norm_sq / sums.count);
+  state->scale = sqrt(state->mean_sq_avg / (1.0 - power(kSquareDecay, double(k + 1))));
+
+  // 6. the step along u. In the first one the sum of h cancels
+  double lr = state->scale * distance_over_gradients(momentum, *state);
+  if (k == 0) {
+    const double start = kFirstRadius * (1.0 + sqrt(sums.start_sq)) / sqrt(sums.count);
+    lr = (1.0 - momentum) * start;
+    state->radius = start / state->scale;  // but for sqrt(h), which the update has yet to gauge
+  }
+
+  state->step += 1.0;
+  state->momentum = momentum;
+  state->grad_norm = g.norm;
+  state->clip_coefficient = g.clip * calm;
+
+  for (int64_t i = 0; i < num_groups; ++i) {
+    const GroupHyper& group = groups[i];
+    const double decay = group.weight_decay, rest = 1.0 - momentum;
+    const bool decoupled = group.decoupled != 0.0;
+    double group_lr = lr * group.lr;
+    if (decoupled && group_lr * decay > rest) group_lr = rest / decay;
+    if (i == 0) state->lr = group_lr;
+    YellowFinCoefficients* out = coefficients + i;
+    out->active = 1.0;
+    out->grad_scale = group.sign * g.clip * inv_scale;
+    out->coupled_decay = decoupled ? 0.0 : decay;
+    out->momentum = group.lr == 0.0 ? 0.0 : momentum;  // stands still
+    out->velocity_gain = -group_lr;
+    out->velocity_keep = 1.0;
+    // as AdamW: lr / (1 - mu) is the whole travel of one u
+    out->param_keep = decoupled ? 1.0 - group_lr * decay / rest : 1.0;
+    out->param_gain = 1.0;
+    out->average_decay = kSquareDecay;
+    out->average_gain = fresh;
+    out->spike_clip = calm;
+    const double floor = kMetricFloor * state->scale;
+    out->metric_floor = floor > kLeastFloor ? floor : kLeastFloor;
+  }
+}
+
+}  // namespace yfk
