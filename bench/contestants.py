@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -95,13 +95,9 @@ class Contestant:
         return clip_and_step
 
 
-def _yellowfin(variance: str | None = None) -> Make:
+def _yellowfin(**options: Any) -> Make:
     return lambda params, build: yfkernels.YellowFin(
-        params,
-        variance=variance,
-        robust=variance is None,
-        backend=build.backend,
-        capturable=build.capturable,
+        params, backend=build.backend, capturable=build.capturable, **options
     )
 
 
@@ -143,12 +139,23 @@ CONTESTANTS = {
             has_capturable=True,
             essential=True,
         ),
+        # Adam's columns. fp32: 4 measure + 28 advance; bf16: 2 + 30
+        Contestant(
+            "yellowfin-diagonal",
+            "YellowFin diagonal",
+            32,
+            _yellowfin(preconditioner="diagonal"),
+            bytes_bf16=32,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
         # as published. fp32: 8 measure + 28 advance; bf16: 6 + 30
         Contestant(
             "yellowfin-exact",
             "YellowFin exact",
             36,
-            _yellowfin("exact"),
+            _yellowfin(variance="exact", robust=False),
             bytes_bf16=36,
             keeps_addresses=True,
             has_capturable=True,
@@ -159,7 +166,7 @@ CONTESTANTS = {
             "yellowfin-sketch",
             "YellowFin sketch",
             24,
-            _yellowfin("sketch"),
+            _yellowfin(variance="sketch", robust=False),
             bytes_bf16=24,
             keeps_addresses=True,
             has_capturable=True,

@@ -18,7 +18,7 @@ from bench.targets.measures import (
 from bench.targets.target import HUGE, LARGE, MANY, MODEL, Target
 
 EXACT, SKETCH, PER_TENSOR = "yellowfin-exact", "yellowfin-sketch", "yellowfin-per-tensor"
-ROBUST = "yellowfin"
+ROBUST, DIAGONAL = "yellowfin", "yellowfin-diagonal"
 ADAMW, ADAMW_CLIP = "adamw-fused", "adamw-fused+clip"
 
 TARGETS = (
@@ -49,6 +49,24 @@ TARGETS = (
         "cpu", LARGE, ROBUST, "robust / fused AdamW, time", "<=", 0.95, time_ratio(ROBUST, ADAMW)
     ),
     Target("cpu", LARGE, ROBUST, "robust, state bytes / param", "<=", 4.0, state_per_param(ROBUST)),
+    Target(
+        "cpu",
+        LARGE,
+        DIAGONAL,
+        "diagonal / fused AdamW, time",
+        "<=",
+        1.5,
+        time_ratio(DIAGONAL, ADAMW),
+    ),
+    Target(
+        "cpu",
+        LARGE,
+        DIAGONAL,
+        "diagonal, state bytes / param",
+        "<=",
+        8.0,
+        state_per_param(DIAGONAL),
+    ),
     Target("cpu", MANY, ROBUST, "robust, allocations a step", "<=", 0, allocations(ROBUST)),
     Target("cpu", LARGE, EXACT, "exact / fused AdamW, GB/s", ">=", 0.95, speed_ratio(EXACT, ADAMW)),
     Target(

@@ -41,9 +41,10 @@ YFK_FN void advance(const States<Rule::kStates>& states, const Rule& rule, const
   states.read(i, state, lanes);
   const Floats u = rule.direction(grad, p, state);
   const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
+  // before anything is written: behind a store the compiler would work out all of it again
+  if constexpr (Rule::kGauges > 0) rule.gauge(grad, p, moved, state, sums);
   param.write(i, moved, lanes);
   states.write(i, state, lanes);
-  if constexpr (Rule::kGauges > 0) rule.gauge(grad, p, moved, state, sums);
 }
 
 template <class Rule, class Parameter, class G>

@@ -67,10 +67,10 @@ class YellowFin(RuleOptimizer):
         robust: bound the curvature range and take the step size from how far the parameters have
             come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
             algorithm.
-        preconditioner: "diagonal" takes the robust mode's measurements and steps in Adam's metric, a
-            step size for each parameter: 8 bytes of state, as Adam. lr is then the step along
-            g / sqrt(average of g²), and lr / (1 - momentum) compares with AdamW's; so does
-            decoupled_weight_decay. None for one step size.
+        preconditioner: "diagonal" measures and steps in Adam's metric, which is a step size for each
+            parameter: 8 bytes of state, as Adam. lr is then the step along g / sqrt(average of g²),
+            and lr / (1 - momentum) compares with AdamW's, also in decoupled_weight_decay. None for
+            one step size.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
             master copy.
         maximize: ascend instead of descend. Per group.

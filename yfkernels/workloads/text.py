@@ -11,7 +11,7 @@ import platform
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -121,9 +121,10 @@ def text_lstm() -> TextTask:
     return TextTask("Character LSTM on Python's standard library", _Recurrent, *_corpus())
 
 
-def text_transformer() -> TextTask:
-    """Two causal layers of width 64 with four heads, 117k parameters."""
-    return TextTask("Causal transformer on Python's standard library", _Transformer, *_corpus())
+def text_transformer(width: int = 64, layers: int = 2) -> TextTask:
+    """Causal layers with four heads: two of width 64 are 117k parameters."""
+    build = partial(_Transformer, width, layers)
+    return TextTask("Causal transformer on Python's standard library", build, *_corpus())
 
 
 class _Recurrent(nn.Module):
@@ -140,7 +141,7 @@ class _Recurrent(nn.Module):
 
 
 class _Transformer(nn.Module):
-    def __init__(self, width: int = 64, layers: int = 2) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.place = nn.Parameter(torch.empty(CONTEXT, width))
