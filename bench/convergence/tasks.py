@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yfkernels.workloads.cifar import cifar_resnet, why_absent
 from yfkernels.workloads.convex import noisy_logistic, quadratic
-from yfkernels.workloads.digits import DigitsTask, digits_conv, digits_mlp
+from yfkernels.workloads.digits import digits_conv, digits_mlp
 from yfkernels.workloads.regression import deep_linear, digits_autoencoder
 from yfkernels.workloads.text import TextTask, text_lstm, text_transformer
 from yfkernels.workloads.training import Task
@@ -33,7 +33,7 @@ class Entry:
     has_classes: bool = True
 
 
-def _full_batch() -> DigitsTask:
+def _full_batch() -> Task:
     task = digits_mlp()
     return task.with_batch_size(task.training_size)
 

@@ -137,7 +137,7 @@ def test_the_text_is_named_and_its_halves_are_apart() -> None:
 
 
 @pytest.mark.parametrize("classes", FILES)
-def test_cifar_from_files(tmp_path: Path, classes: int) -> None:
+def test_cifar_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     folder, training, test, key = FILES[classes]
     (tmp_path / folder).mkdir()
     rng = np.random.default_rng(0)
@@ -160,6 +160,11 @@ def test_cifar_from_files(tmp_path: Path, classes: int) -> None:
     assert 269_000 < sum(weight.numel() for weight in model.parameters()) < 280_000
     assert 0.5 < task.loss(model, (images, labels)).item() / math.log(classes) < 2.0
     assert 0.0 <= task.evaluate(model).accuracy <= 1.0
+    monkeypatch.setattr("yfkernels.workloads.cifar.HELD_OUT", 50)
+    held = task.held_out()
+    assert len(held.test[0]) == 50
+    for whole, kept, last in zip(task.training, held.training, held.test):
+        assert torch.equal(torch.cat([kept, last]), whole)
 
 
 def test_cifar_images_are_shifted_or_mirrored_only() -> None:

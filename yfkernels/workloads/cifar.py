@@ -7,15 +7,15 @@ Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yfkernels.workloads.training import Batch, Evaluation
+from yfkernels.workloads.examples import ExamplesTask
+from yfkernels.workloads.training import Batch
 
 PADDING = 4  # pixels round an image before it is cropped at random
 EVALUATED = 1000  # images at once
@@ -58,95 +58,32 @@ def cifar_resnet(data: Path, classes: int) -> CifarTask:
         raise FileNotFoundError(reason)
     folder, training, test, key = FILES[classes]
     return CifarTask(
-        classes, _read(data / folder, training, key), _read(data / folder, [test], key)
+        f"CIFAR-{classes}, ResNet-20",
+        partial(_resnet20, classes),
+        F.cross_entropy,
+        _read(data / folder, training, key),
+        _read(data / folder, [test], key),
+        batch_size=128,
+        split=_last_off,
     )
 
 
-@dataclass(frozen=True)
-class CifarTask:
-    """Classification of 32 x 32 photographs, randomly shifted and mirrored.
+class CifarTask(ExamplesTask):
+    """Classification of 32 x 32 photographs, shifted and mirrored at random in training.
 
-    Attributes:
-        classes: 10 or 100.
-        training: images, uint8, (n, 3, 32, 32), and labels, int64, (n,).
-        test: the same.
-        batch_size: images a step.
-
-    Raises:
-        ValueError: a batch is empty or larger than the training set.
+    The images are kept as uint8, (n, 3, 32, 32).
     """
 
-    classes: int
-    training: Batch
-    test: Batch
-    batch_size: int = 128
+    def _shown(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        return _varied(_floats(inputs), generator)
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.training_size:
-            raise ValueError(
-                f"Invalid batch_size value: {self.batch_size}; "
-                f"it must be from 1 to {self.training_size}, the number of training images"
-            )
+    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return torch.cat([model(_floats(some)) for some in inputs.split(EVALUATED)])
 
-    @property
-    def title(self) -> str:
-        """What is trained, for people."""
-        return f"CIFAR-{self.classes}, ResNet-20"
 
-    @property
-    def conditions(self) -> str:
-        """Sizes of the data and of a batch, for people."""
-        return (
-            f"{self.training_size} training and {len(self.test[1])} test images, "
-            f"batch {self.batch_size}"
-        )
-
-    @property
-    def training_size(self) -> int:
-        """Number of training images."""
-        return len(self.training[1])
-
-    def with_batch_size(self, batch_size: int) -> CifarTask:
-        """The same task with batches of another size."""
-        return replace(self, batch_size=batch_size)
-
-    def held_out(self) -> CifarTask:
-        """The training images alone, the last 5000 of them as the test set: for tuning."""
-        images, labels = self.training
-        return replace(
-            self,
-            training=(images[:-HELD_OUT], labels[:-HELD_OUT]),
-            test=(images[-HELD_OUT:], labels[-HELD_OUT:]),
-        )
-
-    def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model; torch's global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _resnet20(self.classes)
-
-    def batches(self, seed: int) -> Iterator[Batch]:
-        """Shuffled, shifted and mirrored batches, epoch after epoch."""
-        images, labels = self.training
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            order = torch.randperm(self.training_size, generator=generator)
-            for chosen in order.split(self.batch_size):
-                if len(chosen) == self.batch_size:
-                    yield _varied(_floats(images[chosen]), generator), labels[chosen]
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross entropy in nats."""
-        images, labels = batch
-        return F.cross_entropy(model(images), labels)
-
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Test loss and accuracy in evaluation mode."""
-        return _evaluate(model, *self.test)
-
-    def evaluate_training(self, model: nn.Module) -> Evaluation:
-        """The same on the training images as they are."""
-        return _evaluate(model, *self.training)
+def _last_off(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
+    """Splits off the last 5000 images as the test set."""
+    return (images[:-HELD_OUT], labels[:-HELD_OUT]), (images[-HELD_OUT:], labels[-HELD_OUT:])
 
 
 class _Residual(nn.Module):
@@ -202,18 +139,6 @@ def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
     rows = down + torch.arange(height)
     which = torch.arange(count)[:, None, None]
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-@torch.no_grad()
-def _evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
-    was_training = model.training
-    model.eval()
-    logits = torch.cat([model(_floats(some)) for some in images.split(EVALUATED)])
-    model.train(was_training)
-    return Evaluation(
-        loss=F.cross_entropy(logits, labels).item(),
-        accuracy=(logits.argmax(1) == labels).double().mean().item(),
-    )
 
 
 def _read(folder: Path, names: list[str], key: bytes) -> Batch:

@@ -9,9 +9,9 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from yfkernels.workloads.digits import all_digits
 from yfkernels.workloads.examples import ExamplesTask, quarter_off
 from yfkernels.workloads.training import Batch, Evaluation
 
@@ -27,14 +27,13 @@ def noisy_logistic() -> ExamplesTask:
 
     The minimum of the training loss is .415.
     """
-    digits = load_digits()
-    images = torch.tensor(digits.data / 16.0, dtype=torch.float32)  # pixels count 0..16
-    (images, labels), test = quarter_off(images, torch.tensor(digits.target % 2))
-    wrong = torch.rand(len(labels), generator=torch.Generator().manual_seed(0)) < FLIPPED
-    training = images, torch.where(wrong, 1 - labels, labels)
+    images, digits = all_digits()
+    (pixels, odd), test = quarter_off(images.flatten(1), digits % 2)
+    wrong = torch.rand(len(odd), generator=torch.Generator().manual_seed(0)) < FLIPPED
+    training = pixels, torch.where(wrong, 1 - odd, odd)
     return ExamplesTask(
         "Logistic regression, a tenth of the labels wrong",
-        lambda: nn.Linear(images.shape[1], 2),
+        lambda: nn.Linear(pixels.shape[1], 2),
         F.cross_entropy,
         training,
         test,

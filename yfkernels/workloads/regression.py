@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from yfkernels.workloads.digits import all_digits
 from yfkernels.workloads.examples import ExamplesTask, quarter_off
 
 LINEAR_WIDTH = 32
@@ -31,8 +31,8 @@ def deep_linear() -> ExamplesTask:
 
 def digits_autoencoder() -> ExamplesTask:
     """Digits squeezed through 8 numbers and back: 64-128-32-8-32-128-64, 26k parameters."""
-    images = torch.tensor(load_digits().data / 16.0, dtype=torch.float32)  # pixels count 0..16
-    training, test = quarter_off(images, images)
+    pixels = all_digits()[0].flatten(1)
+    training, test = quarter_off(pixels, pixels)
     return ExamplesTask(
         "Autoencoder of handwritten digits", _autoencoder, F.mse_loss, training, test
     )

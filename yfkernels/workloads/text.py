@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yfkernels._checks import require
+from yfkernels.workloads.supervised import SupervisedTask
 from yfkernels.workloads.training import Batch, Evaluation
 
 CONTEXT = 64
@@ -38,13 +40,12 @@ EVALUATED = 256  # windows a loss is measured on
 
 
 @dataclass(frozen=True)
-class TextTask:
+class TextTask(SupervisedTask):
     """A language model over characters.
 
+    The models make logits, (batch, length, VOCABULARY), of tokens, (batch, length).
+
     Attributes:
-        title: what is trained, for people.
-        build_model: makes an untrained model: tokens (batch, length) to logits
-            (batch, length, VOCABULARY).
         training: tokens, int64.
         test: the same, of other files.
         fingerprint: which text it is.
@@ -54,16 +55,13 @@ class TextTask:
         ValueError: a batch is empty.
     """
 
-    title: str
-    build_model: Callable[[], nn.Module]
     training: Tensor
     test: Tensor
     fingerprint: str
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"Invalid batch_size value: {self.batch_size}; it must be at least 1")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
 
     @property
     def training_size(self) -> int:
@@ -87,12 +85,6 @@ class TextTask:
         end = len(self.training) * 3 // 4
         return replace(self, training=self.training[:end], test=self.training[end:])
 
-    def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model; torch's global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.build_model()
-
     def batches(self, seed: int) -> Iterator[Batch]:
         """Windows from random places, and the same one character later."""
         generator = torch.Generator().manual_seed(seed)
@@ -102,29 +94,25 @@ class TextTask:
             )
             yield _windows(self.training, starts)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross entropy in nats a character."""
-        tokens, following = batch
-        return F.cross_entropy(model(tokens).flatten(0, 1), following.flatten())
-
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss and share of characters foreseen, on windows spread evenly over the test text."""
-        return _evaluate(model, self.test)
+        return self._evaluation(model, _spread_windows(self.test))
 
     def evaluate_training(self, model: nn.Module) -> Evaluation:
         """The same on the training text."""
-        return _evaluate(model, self.training)
+        return self._evaluation(model, _spread_windows(self.training))
 
 
 def text_lstm() -> TextTask:
     """One LSTM layer of 128 units, 118k parameters."""
-    return TextTask("Character LSTM on Python's standard library", _Recurrent, *_corpus())
+    title = "Character LSTM on Python's standard library"
+    return TextTask(title, _Recurrent, _cross_entropy, *_corpus())
 
 
 def text_transformer(width: int = 64, layers: int = 2) -> TextTask:
     """Causal layers with four heads: two of width 64 are 117k parameters."""
-    build = partial(_Transformer, width, layers)
-    return TextTask("Causal transformer on Python's standard library", build, *_corpus())
+    title = "Causal transformer on Python's standard library"
+    return TextTask(title, partial(_Transformer, width, layers), _cross_entropy, *_corpus())
 
 
 class _Recurrent(nn.Module):
@@ -183,21 +171,19 @@ class _Block(nn.Module):
         return mixed
 
 
-@torch.no_grad()
-def _evaluate(model: nn.Module, text: Tensor) -> Evaluation:
+def _cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
+    """Mean in nats a character."""
+    return F.cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
+def _spread_windows(text: Tensor) -> Batch:
+    """Windows spread evenly over a text."""
     starts = torch.linspace(0, len(text) - CONTEXT - 1, EVALUATED).long()
-    tokens, following = _windows(text, starts)
-    was_training = model.training
-    model.eval()
-    logits = model(tokens)
-    model.train(was_training)
-    return Evaluation(
-        loss=F.cross_entropy(logits.flatten(0, 1), following.flatten()).item(),
-        accuracy=(logits.argmax(-1) == following).double().mean().item(),
-    )
+    return _windows(text, starts)
 
 
 def _windows(text: Tensor, starts: Tensor) -> Batch:
+    """Windows from some places, and the same one character later."""
     places = starts[:, None] + torch.arange(CONTEXT + 1)
     window = text[places]
     return window[:, :-1], window[:, 1:]
