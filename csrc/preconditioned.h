@@ -2,7 +2,7 @@
 //
 // What hangs on the metric is gauged by the update and read one step later, so that a step takes one
 // pass over the gradients and one over everything. The clips hang on ‖g‖ alone and are not late.
-// Numbers are those of docs/yellowfin.md, "With a preconditioner".
+// Numbers are those of docs/yellowfin.md, preconditioner="diagonal".
 #pragma once
 
 #include "statistics.h"
@@ -14,7 +14,7 @@ constexpr double kLeastMomentum = 0.5;
 constexpr double kMetricFloor = 1e-6;       // of the root mean square of the gradient
 constexpr double kLeastFloor = 1e-22;       // below it squares leave float32
 
-// 5. h = <g, u> of the step before into the statistics; how far it has come, in the metric.
+// 4. h = <d, u> of the step before into the statistics; how far it has come, in the metric.
 YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
                         TunerState* state) {
   const double h = state->scale * (state->unread_metric_sq + sums.metric_sq);
@@ -39,12 +39,12 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
   const double e = kTiny;
   const int64_t k = int64_t(state->step);
 
-  // 1-3. the clips
+  // 1. the clips
   const double envelope_sq = state->envelope;
   const Clipped g = clipped(options, grad_sq, envelope_sq, k, e);
   const double calm = calm_factor(options, g, envelope_sq, k, e, state);
 
-  // 5. what the step before has left
+  // 4. what the step before has left
   const double least =
       options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
   double momentum = least;
@@ -60,19 +60,19 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
     state->distance = c.distance;
   }
 
-  // 2. the envelope of ‖g‖²
+  // 1. the envelope of ‖g‖²
   state->beta_power *= beta;
   double* window = reinterpret_cast<double*>(state + 1) + options.window;
   const Range ends = ends_of_window(options, window, k, g.norm_sq, e);
   state->envelope_avg = beta * state->envelope_avg + gain * ends.high;
   state->envelope = end_of_range(options, state->envelope_avg, 1.0 - state->beta_power);
 
-  // 4. the scale of the metric
+  // 2. the scale of the metric
   const double fresh = 1.0 - kSquareDecay;
   state->mean_sq_avg = kSquareDecay * state->mean_sq_avg + fresh * (g.norm_sq / sums.count);
   state->scale = sqrt(state->mean_sq_avg / (1.0 - power(kSquareDecay, double(k + 1))));
 
-  // 6. the step along u. In the first one the sum of h cancels
+  // 5. the step along u. In the first one the sum of h cancels
   double lr = state->scale * distance_over_gradients(momentum, *state);
   if (k == 0) {
     const double start = kFirstRadius * (1.0 + sqrt(sums.start_sq)) / sqrt(sums.count);

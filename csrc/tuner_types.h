@@ -13,7 +13,7 @@ struct TunerState {
   double step;                  // steps taken
   double skipped;               // steps refused for a non-finite gradient
   double beta_power;            // beta^step; 1 - beta_power is the zero debias
-  double grad_sq_avg;           // EMA of h = ‖g‖²; with a preconditioner h = <g, u>
+  double grad_sq_avg;           // EMA of h = ‖g‖²; with a preconditioner h = <d, u>
   double h_min_avg, h_max_avg;  // EMA of the window's ends (their logarithms if log_smooth)
   double grad_norm_avg;         // EMA of sqrt(h)
   double distance_avg;
@@ -26,7 +26,7 @@ struct TunerState {
   double recent_sq_avg;         // EMA of ‖g‖², of the last ten steps or so
   double recent_power;          // kRecent^step, for its zero debias
   // with a preconditioner
-  double unread_metric_sq;      // of a saved state: Σ g²/q of its last step
+  double unread_metric_sq;      // of a saved state: Σ d²/q of its last step
   double envelope_avg;          // EMA of the upper end of the window of ‖g‖² (its logarithm)
   double envelope;              // that end; the first window is of h
   double mean_sq_avg;           // EMA of ‖g‖² / n
@@ -54,7 +54,7 @@ struct GradientSums {
   double nonzero, count;        // entries
   double avg_grad_sq;           // ‖g‖² as gbar's space sees it: the sketch's own, else grad_sq
   double growth;                // of ‖x‖² in the step before; with a preconditioner in its metric q
-  double metric_sq;             // Σ g²/q of the step before
+  double metric_sq;             // Σ d²/q of the step before
   double start_sq;              // ‖x_0‖²
 };
 

@@ -18,6 +18,7 @@ CANARY = 77.0  # exact in every dtype
 # YellowFin's ways to the statistics: what its kernels are compiled for.
 MODES: dict[str, dict[str, Any]] = {
     "robust": {},
+    "diagonal": {"preconditioner": "diagonal"},
     "exact": {"variance": "exact", "robust": False},
     "sketch": {"variance": "sketch", "robust": False},
 }

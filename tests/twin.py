@@ -25,14 +25,16 @@ from side_by_side import SideBySide
 from yfkernels import YellowFin
 
 GROUP_OPTIONS = ("lr", "weight_decay", "decoupled_weight_decay", "maximize")
-NOT_FOR_THE_ORACLE = (*GROUP_OPTIONS, "capturable", "backend")
 
 
 class Twin(SideBySide):
     """YellowFin and its oracle."""
 
     optimizer: YellowFin
-    oracle: YellowFinOracle
+    oracle: Any
+    oracle_type: type = YellowFinOracle
+    group_type: type = OracleGroup
+    not_for_the_oracle: tuple[str, ...] = (*GROUP_OPTIONS, "capturable", "backend")
 
     def __init__(
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
@@ -41,8 +43,8 @@ class Twin(SideBySide):
         self.before: list[np.ndarray] = []  # the optimizer's parameters before the step
         self.growth, self.growth_scale = np.longdouble(0.0), 0.0
         self.inherited = {k: v for k, v in options.items() if k in GROUP_OPTIONS}
-        self.oracle = YellowFinOracle(
-            [], **{k: v for k, v in options.items() if k not in NOT_FOR_THE_ORACLE}
+        self.oracle = self.oracle_type(
+            [], **{k: v for k, v in options.items() if k not in self.not_for_the_oracle}
         )
         self.optimizer = YellowFin(
             [self.adopt(group, rng, self.inherited) for group in groups],
@@ -54,7 +56,7 @@ class Twin(SideBySide):
         self.drift = 0.0  # relative error that lr and momentum may have had in any step so far
 
     def enter(self, params: list[np.ndarray], settings: dict[str, Any]) -> None:
-        self.oracle.add_group(OracleGroup(params, **settings))
+        self.oracle.add_group(self.group_type(params, **settings))
 
     def add_group(self, group: Group, rng: np.random.Generator) -> None:
         self.optimizer.add_param_group(self.adopt(group, rng, self.inherited))
@@ -91,19 +93,7 @@ class Twin(SideBySide):
             "step": 0.0,
             "skipped_steps": 0.0,
         }
-        seen = self.optimizer.diagnostics()
-        assert seen.keys() == rtol.keys()
-        for name, tolerance in rtol.items():
-            assert isinstance(seen[name], float), f"{name} is a {type(seen[name])}"
-            assert_allclose(
-                seen[name],
-                getattr(trace, name),
-                rtol=tolerance,
-                atol=variance_error if name == "variance" else 0.0,
-                err_msg=f"{name} at step {steps}",
-            )
-        assert_allclose(self.optimizer.tuned_lrs(), trace.group_lrs, rtol=rtol["lr"])
-
+        self.compare_scalars(trace, rtol, variance_error)
         self.drift = max(self.drift, rtol["lr"])
         if self.oracle.trust_ratio:
             self.assert_trust_ratios()
@@ -116,6 +106,23 @@ class Twin(SideBySide):
             steps,
         )
         self.tell_growth()
+
+    def compare_scalars(
+        self, trace: Trace, rtol: dict[str, float], variance_error: float = 0.0
+    ) -> None:
+        """Diagnostics and step sizes; the variance may be a small difference, off absolutely."""
+        seen = self.optimizer.diagnostics()
+        assert seen.keys() == rtol.keys()
+        for name, tolerance in rtol.items():
+            assert isinstance(seen[name], float), f"{name} is a {type(seen[name])}"
+            assert_allclose(
+                seen[name],
+                getattr(trace, name),
+                rtol=tolerance,
+                atol=variance_error if name == "variance" else 0.0,
+                err_msg=f"{name} at step {trace.step}",
+            )
+        assert_allclose(self.optimizer.tuned_lrs(), trace.group_lrs, rtol=rtol["lr"])
 
     def radius_error(self) -> float:
         """Relative, of the radius r = max sqrt|q| that bounds lr in the robust mode.

@@ -1,4 +1,4 @@
-"""Checks of an optimizer's options: errors that name the argument, its value and the mend."""
+"""Checks of arguments: errors that name the argument, its value and the mend."""
 
 from __future__ import annotations
 

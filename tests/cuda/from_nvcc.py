@@ -24,6 +24,7 @@ _VARIANTS = {
     "YellowFinILb1ELb0E": "yellowfin",
     "YellowFinILb0ELb0E": "yellowfin_sketch",
     "YellowFinILb0ELb1E": "yellowfin_robust",
+    "17DiagonalYellowFinE": "yellowfin_diagonal",
     "3QHME": "qhm",
     "6QHAdamE": "qhadam",
     "4LAMBE": "lamb",

@@ -30,7 +30,8 @@ _FLOPS = {
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
 # These have one division an element, by a reciprocal, which tells the same.
-DIVIDING = ("qhadam", "lamb")
+DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal")
+GAUGING = ("yellowfin_robust", "yellowfin_diagonal")
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"measure": 4096, "advance": 2048, "direct": 2048, "move": 2048}
@@ -79,7 +80,7 @@ class Kernel:
     @property
     def gauges(self) -> bool:
         """Whether it leaves sums of the move for the tuner."""
-        return any("robust" in variant for variant in self.variants)
+        return any(variant.split()[0] in GAUGING for variant in self.variants)
 
     @property
     def divides(self) -> bool:

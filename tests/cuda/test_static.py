@@ -9,18 +9,19 @@ from kernel import ARCHS, Kernel, Traffic
 
 HALVES = ("bfloat16", "float16")
 
-# By dtype measure for three sums, advance for five rules, direct for three and move for two; then
+# By dtype measure for three sums, advance for six rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words.
-CUDA_KERNELS = 3 * (3 + 5 + 3 + 2) + 2 + 1 + 1
+CUDA_KERNELS = 3 * (3 + 6 + 3 + 2) + 2 + 1 + 1
 # Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master,
-# the largest rules in each other form, tune.
-TRITON_KERNELS = 9 + 1 + 1 + 10 + 10 + 12 + 4
+# the largest rules in each other form, tune without a preconditioner and with one.
+TRITON_KERNELS = 9 + 1 + 1 + 11 + 11 + 15 + 4 + 2
 
 # Columns of state, float32 each.
 STATES = {
     "yellowfin": 2,
     "yellowfin_sketch": 1,
     "yellowfin_robust": 1,
+    "yellowfin_diagonal": 2,
     "qhm": 1,
     "qhadam": 2,
     "lamb": 2,

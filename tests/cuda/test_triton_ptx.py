@@ -72,7 +72,7 @@ def test_no_doubles_and_no_divisions_for_each_element(of_arch: list[Kernel]) -> 
 def test_the_tuner_rounds_as_the_host_does(of_arch: list[Kernel]) -> None:
     """IEEE division and root everywhere; fused products in ln and exp only."""
     arithmetic = re.compile(r"(div|sqrt|rcp|fma|add|sub|mul)\b.*\.f64")
-    tuners = [kernel for kernel in of_arch if kernel.function == "yellowfin_tune"]
+    tuners = [kernel for kernel in of_arch if kernel.function.endswith("_tune")]
     assert tuners
     for kernel in tuners:
         seen = [op for block in blocks(kernel) for op in block]

@@ -30,13 +30,14 @@ from yfkernels.ops.rules import (
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Measure,
     Rule,
 )
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
-from yfkernels.ops.triton import judge, measurement, tune, update
+from yfkernels.ops.triton import judge, measurement, preconditioned, tune, update
 from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,6 +47,7 @@ RULES = {
         YELLOWFIN,
         YELLOWFIN_SKETCH,
         YELLOWFIN_ROBUST,
+        YELLOWFIN_DIAGONAL,
         QHM,
         QHADAM,
     ),
@@ -53,7 +55,11 @@ RULES = {
     "move": (YELLOWFIN, LAMB),
 }
 # Those that need most registers, which stand for the rest in the other forms of a parameter.
-LARGEST = {"advance": (QHADAM, YELLOWFIN_ROBUST), "direct": (LAMB,), "move": (LAMB,)}
+LARGEST = {
+    "advance": (QHADAM, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL),
+    "direct": (LAMB,),
+    "move": (LAMB,),
+}
 FORMS = {
     (torch.float32, None): RULES,
     (torch.bfloat16, "master"): RULES,
@@ -74,6 +80,7 @@ OPTIONS = TunerOptions(
     sketch=False,
     trust_ratio=False,
     robust=False,
+    preconditioned=False,
 )
 
 
@@ -124,6 +131,7 @@ ADVANCE = update.advance = Ahead(update.advance)
 DIRECT = update.direct = Ahead(update.direct)
 MOVE = update.move = Ahead(update.move)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
+TUNE_PRECONDITIONED = preconditioned.preconditioned_tune = Ahead(preconditioned.preconditioned_tune)
 LAUNCHES = {
     "advance": (update.launch_advance, ADVANCE),
     "direct": (update.launch_direct, DIRECT),
@@ -190,6 +198,13 @@ def compile_tuners() -> Kernels:
         sketches = SKETCHES if options.sketch else None
         tune.launch(options, PARTIALS, sketches, *SCALARS, *memory)
         kernels["yellowfin_tune", None, variant] = TUNE.compiled
+    options = dataclasses.replace(OPTIONS, polyak=True, robust=True, preconditioned=True)
+    for variant, log_smooth in {"": True, "linear": False}.items():
+        chosen = dataclasses.replace(options, log_smooth=log_smooth)
+        state = torch.zeros(chosen.state_words, dtype=torch.float64)
+        memory = (state, groups, coefficients_of(YELLOWFIN))
+        preconditioned.launch(chosen, PARTIALS, *SCALARS, *memory)
+        kernels["preconditioned_tune", None, variant or None] = TUNE_PRECONDITIONED.compiled
     return kernels
 
 

@@ -18,6 +18,12 @@ from yfkernels import YellowFin
 STEPS = 4
 SKIPPED = 2  # the step with an infinity
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MODES = {
+    "robust": {"sparsity_debias": True},
+    "diagonal": {"preconditioner": "diagonal"},
+    "exact": {"variance": "exact", "robust": False, "sparsity_debias": True},
+    "sketch": {"variance": "sketch", "robust": False, "sparsity_debias": True},
+}
 # empty, scalar, less and more than a vector, tile and chunk, and one past them
 SHAPES = ((0,), (), (1,), (3,), (7, 5), (33,), (4095,), (4097,), (65_537,), (3, 3, 3, 3))
 MANY = 520  # more gradients than one launch can carry the addresses of
@@ -47,13 +53,11 @@ def take_steps(device: str, backend: str, dtype: torch.dtype, mode: str, captura
     ]
     optimizer = YellowFin(
         params,
-        variance=None if mode == "robust" else mode,
-        robust=mode == "robust",
+        **MODES[mode],
         capturable=capturable,
         backend=backend,
         max_norm=1.0,
         weight_decay=0.01,
-        sparsity_debias=True,
     )
     for step in range(STEPS):
         for param, shape, offset in zip(params, shapes, reversed(offsets), strict=True):
@@ -72,7 +76,7 @@ def main() -> None:
     parser.add_argument("--backend", default="native")
     options = parser.parse_args()
     torch.manual_seed(0)
-    cases = list(itertools.product(DTYPES, ("robust", "exact", "sketch"), (False, True)))
+    cases = list(itertools.product(DTYPES, MODES, (False, True)))
     for case in cases:
         take_steps(options.device, options.backend, *case)
     print(f"{len(cases)} optimizers took {STEPS} steps each")

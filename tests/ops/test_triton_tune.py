@@ -43,7 +43,9 @@ OPTIONS = TunerOptions(
     sketch=False,
     trust_ratio=False,
     robust=False,
+    preconditioned=False,
 )
+DIAGONAL = {"robust": True, "polyak": True, "preconditioned": True}
 VARIATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "linear": {"log_smooth": False},
@@ -55,6 +57,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "sparse": {"sparsity_debias": True},
     "sketch": {"sketch": True},
     "robust": {"robust": True, "polyak": True},
+    "diagonal": DIAGONAL,
+    "diagonal linear": {**DIAGONAL, "log_smooth": False, "initial_momentum": 0.7, "window": 1},
+    "diagonal unclipped": {**DIAGONAL, "adaptive_clip": False, "max_norm": 2.5},
     "window=1": {"window": 1},
     "window=33": {"window": 33},
     "beta=0": {"beta": 0.0},
@@ -69,6 +74,8 @@ class Tuning:
         self.state = torch.zeros(options.state_words, dtype=torch.float64, device=device)
         self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
         self.state[STATE_FIELDS.index("beta_power")] = 1.0
+        for unread in ("unread_growth", "unread_metric_sq"):  # as if it had just been loaded
+            self.state[STATE_FIELDS.index(unread)] = 0.25
         self.groups = groups.to(device)
         shape = (len(groups), len(YELLOWFIN.fields))
         self.coefficients = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -92,8 +99,9 @@ def draw_sums(
         (average * average).sum(1),
         rng.integers(0, 30, slots).astype(float),
         np.full(slots, 30.0),
-        rng.standard_normal(slots),  # growth and the start
-        rng.random(slots),
+        rng.standard_normal(slots),  # growth
+        factor * rng.random(slots),  # <d, u>
+        10.0 ** rng.uniform(0.0, 14.0, slots),  # the start: now and then weight decay bounds lr
     ]
     sketches = factor * torch.from_numpy(rng.standard_normal((slots, TILE))) if sketch else None
     return torch.from_numpy(np.stack(sums, 1)), None if sketches is None else sketches.float()
@@ -126,7 +134,9 @@ class TestTune:
             ):
                 assert_allclose(seen.cpu(), expected, rtol=1e-9, atol=1e-12)
 
-    @pytest.mark.parametrize("variation", ["linear", "sparse", "polyak", "max_norm", "robust"])
+    @pytest.mark.parametrize(
+        "variation", ["linear", "sparse", "polyak", "max_norm", "robust", "diagonal"]
+    )
     def test_equals_the_host_bit_for_bit(self, variation: str, rng: np.random.Generator) -> None:
         """From one slot and without ln and exp there is nothing left that may round otherwise."""
         if native.unusable("cpu"):
@@ -142,13 +152,13 @@ class TestTune:
             assert_same_bits(ours.coefficients.cpu(), theirs.coefficients, f"step {step}")
 
     @pytest.mark.parametrize("reason", ["found_inf", "inf", "nan"])
-    @pytest.mark.parametrize("sketch", [False, True])
-    def test_skips(self, reason: str, sketch: bool, rng: np.random.Generator) -> None:
-        options = dataclasses.replace(OPTIONS, sketch=sketch)
+    @pytest.mark.parametrize("variation", ["defaults", "sketch", "diagonal"])
+    def test_skips(self, reason: str, variation: str, rng: np.random.Generator) -> None:
+        options = dataclasses.replace(OPTIONS, **VARIATIONS[variation])
         tuning = Tuning(options, draw_groups(rng, 2), DEVICE)
-        tuning.run(backend, *draw_sums(rng, 2, sketch), None, None)
+        tuning.run(backend, *draw_sums(rng, 2, options.sketch), None, None)
         before = tuning.state.clone()
-        partials, sketches = draw_sums(rng, 2, sketch)
+        partials, sketches = draw_sums(rng, 2, options.sketch)
         if reason != "found_inf":
             partials[1, SUMS.index("grad_sq")] = float(reason)
         found_inf = torch.tensor(1.0 if reason == "found_inf" else 0.0)
@@ -157,13 +167,13 @@ class TestTune:
         assert_same_bits(tuning.state, before)
         assert (tuning.coefficients[:, YELLOWFIN.fields.index("active")] == 0.0).all()
 
-    @pytest.mark.parametrize("sketch", [False, True])
-    def test_many_slots_and_groups(self, sketch: bool, rng: np.random.Generator) -> None:
-        options = dataclasses.replace(OPTIONS, sketch=sketch)
+    @pytest.mark.parametrize("variation", ["defaults", "sketch", "diagonal"])
+    def test_many_slots_and_groups(self, variation: str, rng: np.random.Generator) -> None:
+        options = dataclasses.replace(OPTIONS, **VARIATIONS[variation])
         groups = draw_groups(rng, 40)
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")
         for slots in (300, 17):
-            sums = draw_sums(rng, slots, sketch)
+            sums = draw_sums(rng, slots, options.sketch)
             ours.run(backend, *sums, None, None)
             theirs.run(plain, *sums, None, None)
         assert_allclose(ours.state.cpu(), theirs.state, rtol=1e-9, atol=1e-12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from cases import assert_same_bits
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
+from numpy_rules import direction, draw_coefficients, gauges_of, trust_ratio
 from roundings import SUM_OFF, assert_near, square_sum_off
 from tables import DEVICE, Case, draw_table, put, upload
 from torch import Tensor
@@ -22,6 +22,7 @@ from yfkernels.ops.rules import (
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Rule,
@@ -32,9 +33,7 @@ REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 Array = NDArray[np.float64]
-WITHOUT_AVERAGE = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST)
-YELLOWFINS = (YELLOWFIN, *WITHOUT_AVERAGE)
-ADVANCING = [*YELLOWFINS, QHM, QHADAM]
+ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL, QHM, QHADAM]
 ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
 PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
 # dtype, and whether the parameter has a master; without one a half is rounded stochastically
@@ -52,70 +51,6 @@ CASES = {
 STEPS = 4.0  # taken before
 # Of a float: two dozen roundings from the inputs to u, coefficients included, and of any state.
 ROUNDINGS = 24 * 2.0**-24
-
-
-def draw_coefficients(rule: Rule, rng: np.random.Generator) -> Tensor:
-    """Two groups; what is a switch differs between them."""
-    values = dict(zip(rule.fields, rng.uniform(0.1, 0.9, (len(rule.fields), 2)), strict=True))
-    values["active"] = np.ones(2)
-    if "decoupled" in values:
-        values |= {"decoupled": rng.permutation([0.0, 1.0]), "eps": np.array([1e-2, 0.3])}
-    if rule is LAMB:
-        values["correction"] = rng.permutation(3)[:2].astype(float)
-        values["adapts"] = np.ones(2)
-        values |= {"norm_min": np.array([0.0, 2.0]), "norm_max": np.array([math.inf, 3.0])}
-        values |= {"ratio_min": np.array([0.0, 0.01]), "ratio_max": np.array([math.inf, 10.0])}
-    return torch.from_numpy(np.stack([values[f] for f in rule.fields], 1)).to(DEVICE)
-
-
-def direction(
-    rule: Rule, c: dict[str, float], g: Array, p: Array, s: Sequence[Array], t: float
-) -> tuple[Array, list[Array], float]:
-    """u, the states after step t, and the gain on u but for the ratio.
-
-    Of absolute values it makes the sizes that roundings are relative to: those of u and of the
-    states if no two terms cancelled.
-    """
-    if rule in YELLOWFINS:
-        v = c["momentum"] * s[0]
-        v = v + c["velocity_gain"] * (c["grad_scale"] * g + c["coupled_decay"] * p)
-        kept = c["velocity_keep"] * v
-        if rule in WITHOUT_AVERAGE:
-            return v, [kept], c["param_gain"]
-        return v, [kept, c["average_decay"] * s[1] + c["average_gain"] * g], c["param_gain"]
-    coupled = 0.0 if c["decoupled"] else c["weight_decay"]
-    d = c["grad_scale"] * g
-    if rule is QHM:
-        d = d + coupled * p
-        m = c["beta"] * s[0] + (1 - c["beta"]) * d
-        return (1 - c["nu"]) * d + c["nu"] * m, [m], -c["lr"]
-    bias1, bias2 = 1 - c["beta1"] ** t, 1 - c["beta2"] ** t
-    if rule is QHADAM:
-        d = d + coupled * p
-        m = c["beta1"] * s[0] + (1 - c["beta1"]) * d
-        v = c["beta2"] * s[1] + (1 - c["beta2"]) * d * d
-        top = (1 - c["nu1"]) * d + c["nu1"] * m / bias1
-        size = np.sqrt((1 - c["nu2"]) * d * d + c["nu2"] * v / bias2)
-        return top / (size + c["eps"]), [m, v], -c["lr"]
-    m = c["beta1"] * s[0] + c["beta3"] * d
-    v = c["beta2"] * s[1] + (1 - c["beta2"]) * d * d
-    lr = c["lr"]
-    if c["correction"] == 2:
-        lr *= math.sqrt(bias2) / bias1
-    if c["correction"] != 1:
-        bias1 = bias2 = 1.0
-    return m / bias1 / (np.sqrt(v / bias2) + c["eps"]) + coupled * p, [m, v], -lr
-
-
-def trust_ratio(rule: Rule, c: dict[str, float], p_sq: float, u_sq: float) -> float:
-    if not (p_sq > 0 and u_sq > 0):
-        return 1.0
-    if rule is not LAMB:
-        return abs(c["velocity_gain"]) * math.sqrt(p_sq / u_sq)
-    if not c["adapts"]:
-        return 1.0
-    norm = min(max(math.sqrt(p_sq), c["norm_min"]), c["norm_max"])
-    return min(max(norm / math.sqrt(u_sq), c["ratio_min"]), c["ratio_max"])
 
 
 def rounded_randomly(x: NDArray[np.float32], dtype: torch.dtype, first: int, step: int) -> Tensor:
@@ -209,7 +144,7 @@ def test_a_step_equals_the_rule(
     run(passes, rule, table, coefficients)
 
     assert not table.tickets.any()
-    growth = growth_off = 0.0  # of ‖p‖²
+    gauges = gauges_off = np.zeros(rule.gauges)
     for index, (old, new) in enumerate(zip(before, everything(table), strict=True)):
         where = f"tensor {index}"
         grad = table.grads[index]
@@ -221,8 +156,12 @@ def test_a_step_equals_the_rule(
         p, g = newest(old), grad.cpu().double().numpy()
         states = [Column(Column.STATE + k) for k in range(rule.states)]
         s = [old[state].double().numpy() for state in states]
-        u, after, gain = direction(rule, group, g, p, s, STEPS + 1)
-        size, sizes, _ = direction(rule, group, abs(g), abs(p), [abs(x) for x in s], STEPS + 1)
+        u, after, gain, below = direction(rule, group, g, p, s, STEPS + 1)
+        s = [abs(x) for x in s]
+        size, sizes, _, too_large = direction(rule, group, abs(g), abs(p), s, STEPS + 1)
+        size = size * (too_large / below)
+        if rule is YELLOWFIN_DIAGONAL:
+            sizes[0] = size
         for column, expected, off in zip(states, after, sizes, strict=True):
             assert_near(new[column], expected, ROUNDINGS * off, where)
         ratio, ratio_off = 1.0, 0.0
@@ -241,9 +180,9 @@ def test_a_step_equals_the_rule(
         assert new[Column.STEP] == STEPS + 1
         off = abs(gain) * ((ratio + ratio_off) * ROUNDINGS * size + ratio_off * abs(u))
         off += ROUNDINGS * (abs(keep * p) + abs(p))
-        share = moved**2 - p**2
-        growth += share.sum()
-        growth_off += (SUM_OFF * abs(share) + 2.0 * abs(moved) * off).sum()
+        if rule.gauges:
+            sums, sums_off = gauges_of(rule, group, g, p, moved, after, STEPS + 1, ROUNDINGS, off)
+            gauges, gauges_off = gauges + sums, gauges_off + sums_off
         if dtype == torch.float32 or mastered:
             assert_near(new[Column.MASTER if mastered else Column.PARAM], moved, off, where)
         if mastered:
@@ -254,7 +193,8 @@ def test_a_step_equals_the_rule(
             )
             assert_few_tipped(new[Column.PARAM], rounded, off, where)
     if rule.gauges:
-        assert_near(table.gauges, [growth], growth_off, "growth")
+        assert_near(table.gauges[: rule.gauges], gauges, gauges_off, "gauges")
+    assert not table.gauges[rule.gauges :].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -306,6 +246,39 @@ def test_every_element_of_cut_chunks(
     assert not table.tickets.any()
 
 
+def test_gauges_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over all pieces, in the same order however many programs share the work."""
+    from yfkernels.ops.triton import update
+
+    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(65536, 1, 1))
+    rule = YELLOWFIN_DIAGONAL
+    coefficients = draw_coefficients(rule, rng)
+    seed = int(rng.integers(2**32))
+    seen: list[Any] = []
+    for programs in (1, 3):
+        monkeypatch.setattr(update, "_most_programs", lambda device, n=programs: n)
+        case = Case([65536 + 20000, 5], missing=[1])
+        table = draw_table(case, rule, torch.float32, False, np.random.default_rng(seed), STEPS)
+        assert table.num_chunks == 3
+        before = everything(table)[0]
+        run("advance", rule, table, coefficients)
+        seen.append([table.gauges, everything(table)])
+        assert not table.tickets.any()
+    assert_same_bits(*seen)
+
+    after = everything(table)[0]
+    p, s, moved, square_avg = (
+        columns[column].double().numpy()
+        for columns in (before, after)
+        for column in (Column.PARAM, Column.GRAD_AVG)
+    )
+    group = dict(zip(rule.fields, coefficients[0].tolist(), strict=True))
+    g = table.grads[0].cpu().double().numpy()  # type: ignore[union-attr]
+    off = 2.0**-24 * abs(moved)
+    gauges = gauges_of(rule, group, g, p, moved, [s, square_avg], STEPS + 1, ROUNDINGS, off)
+    assert_near(table.gauges, *gauges, "gauges")
+
+
 @pytest.mark.parametrize(("passes", "rule"), PASSES, ids=lambda each: getattr(each, "name", each))
 def test_a_skipped_step_writes_nothing(passes: str, rule: Rule, rng: np.random.Generator) -> None:
     table = draw_table(CASES["ragged"], rule, torch.bfloat16, True, rng, STEPS)
@@ -315,7 +288,7 @@ def test_a_skipped_step_writes_nothing(passes: str, rule: Rule, rng: np.random.G
     before = everything(table)
     run(passes, rule, table, coefficients)
     assert_same_bits(before, everything(table))
-    assert table.gauges.tolist() == [7.0]
+    assert (table.gauges == 7.0).all()
     assert not table.norms.any()
 
 
@@ -353,7 +326,7 @@ def test_no_ratio_without_a_norm(zero: Column, rng: np.random.Generator) -> None
     group = dict(zip(LAMB.fields, coefficients[0].tolist(), strict=True))
     old = everything(table)[0]
     run("adapt", LAMB, table, coefficients)
-    u, _, gain = direction(
+    u, _, gain, _ = direction(
         LAMB,
         group,
         table.grads[0].cpu().double().numpy(),  # type: ignore[union-attr]

@@ -34,6 +34,7 @@ OPTIONS = {
     "YellowFin-sketch": [{}, {"momentum_form": "polyak"}],
     "YellowFin-published": [{}],
     "YellowFin-trust": [{}, ROUNDS],
+    "YellowFin-diagonal": [{}, {"window": 3, "max_norm": 0.5}, {"capturable": True}, ROUNDS],
     "LAMB": [{}, {"preset": "deepspeed"}, {"capturable": True}, ROUNDS],
     "QHM": [{}, ROUNDS],
     "QHAdam": [{"capturable": True}, ROUNDS],

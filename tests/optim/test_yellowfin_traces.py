@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import MODES, SMALL, Gradients, Group, Target, normal, specs
+from preconditioned_twin import yellowfin_beside
 from twin import Twin
 
 from yfkernels import YellowFin
@@ -42,6 +43,7 @@ HUGE = {"lr": 1e7}
 TRUST = {"trust_ratio": True, "lr": 0.01}
 PUBLISHED = {"robust": False}  # what every case is about that does not ask for the robust mode
 ROBUST = {"robust": True}
+DIAGONAL = {**ROBUST, "preconditioner": "diagonal"}
 
 CASES = [
     Case("defaults"),
@@ -189,6 +191,46 @@ CASES = [
     ),
     Case("robust, maximize", {**ROBUST, "maximize": True}),
     Case("robust, capturable", {**ROBUST, "capturable": True}, Gradients(7, poison={2: np.nan})),
+    Case("diagonal", DIAGONAL, Gradients(14)),
+    Case("diagonal, long tensors", DIAGONAL, Gradients(8), WRAPPED),
+    Case("diagonal, tiny gradients", DIAGONAL, Gradients(8, factor=dict.fromkeys(range(8), 1e-9))),
+    Case("diagonal, rare gradients", DIAGONAL, Gradients(8, density=0.1)),
+    Case("diagonal, no clip", {**DIAGONAL, **PLAIN}, Gradients(8, factor=STORM)),
+    Case("diagonal, both clips", {**DIAGONAL, "max_norm": 0.1}, Gradients(12, factor={6: 1e-3})),
+    Case("diagonal, spikes", DIAGONAL, Gradients(14, factor={**STORM, 11: 30.0})),
+    Case("diagonal, groups", {**DIAGONAL, "weight_decay": 0.01}, Gradients(8), EVERY_OVERRIDE),
+    Case("diagonal, initial momentum", {**DIAGONAL, "initial_momentum": 0.8}),
+    Case("diagonal, beta", {**DIAGONAL, "beta": 0.9}, Gradients(8)),
+    Case("diagonal, beta 0", {**DIAGONAL, "beta": 0.0, "window": 1}),
+    Case("diagonal, window", {**DIAGONAL, "window": 3}, Gradients(9, factor={4: 1e2})),
+    Case("diagonal, linear", {**DIAGONAL, "log_smooth": False}, Gradients(8, factor={4: 1e2})),
+    Case("diagonal, noise alone", DIAGONAL, Gradients(14, noise=30.0)),
+    Case("diagonal, noise-free", DIAGONAL, Gradients(14, noise=0.0)),
+    Case("diagonal, zeros first", DIAGONAL, Gradients(factor=QUIET)),
+    Case("diagonal, nothing but zeros", DIAGONAL, Gradients(factor=dict.fromkeys(range(6), 0.0))),
+    Case("diagonal, skips", DIAGONAL, Gradients(8, poison={0: np.nan, 1: np.inf, 4: 1e25})),
+    Case(
+        "diagonal, gradients that come and go",
+        {**DIAGONAL, "weight_decay": 0.1},
+        Gradients(9, present=lambda step, i: (step + i) % 3 != 0),
+    ),
+    Case(
+        "diagonal, late gradient, skips",
+        DIAGONAL,
+        Gradients(9, present=lambda step, i: i == 0 or step >= 4, poison={4: np.nan}),
+    ),
+    Case("diagonal, strong decay", {**DIAGONAL, "weight_decay": 1e3}, Gradients(8)),
+    Case(
+        "diagonal, strong decoupled decay",
+        {**DIAGONAL, "weight_decay": 1e3, "decoupled_weight_decay": True},
+        Gradients(8),
+    ),
+    Case("diagonal, maximize", {**DIAGONAL, "maximize": True, "weight_decay": 0.1}),
+    Case("diagonal, lr 0", {**DIAGONAL, "lr": 0.0, "weight_decay": 0.1}),
+    Case("diagonal, lr 30", {**DIAGONAL, "lr": 30.0}, Gradients(8)),
+    Case(
+        "diagonal, capturable", {**DIAGONAL, "capturable": True}, Gradients(7, poison={2: np.nan})
+    ),
     Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),
     Case(
         "all at once",
@@ -219,6 +261,7 @@ DENSE = (
     *("trust, groups", "trust, groups, polyak", "trust, sketch, skips"),
     "trust, gradients that come and go",
     *("robust, groups", "robust, long tensors", "robust, late gradient, skips"),
+    *("diagonal, groups", "diagonal, long tensors", "diagonal, late gradient, skips"),
 )
 
 
@@ -226,7 +269,8 @@ DENSE = (
 def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
     if target.interpreted and case.name not in DENSE:
         pytest.skip("the dense traces are enough for the slow interpreter")
-    Twin(target, case.groups, rng, **{**PUBLISHED, **case.options}).run(case.gradients, rng)
+    options = {**PUBLISHED, **case.options}
+    yellowfin_beside(target, case.groups, rng, **options).run(case.gradients, rng)
 
 
 @pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
@@ -238,10 +282,10 @@ def test_long_trace(
 
     Triton's slow interpreter takes the first 20 of them.
     """
-    if mode == "robust" and momentum_form == "buffer":
-        pytest.skip("the robust mode has Polyak's form only")
+    if mode in ("robust", "diagonal") and momentum_form == "buffer":
+        pytest.skip("the robust modes have Polyak's form only")
     if target.interpreted and (mode, momentum_form) in (("exact", "polyak"), ("sketch", "buffer")):
-        pytest.skip("three of the five are enough for the slow interpreter")
+        pytest.skip("four of the six are enough for the slow interpreter")
     groups = (
         Group(specs((6, 7), (19,)), {"weight_decay": 1e-3}),
         Group(
@@ -249,7 +293,8 @@ def test_long_trace(
             {"lr": 0.5, "weight_decay": 0.01, "decoupled_weight_decay": True},
         ),
     )
-    twin = Twin(target, groups, rng, **MODES[mode], momentum_form=momentum_form)
+    options = {**MODES[mode], "momentum_form": momentum_form}
+    twin = yellowfin_beside(target, groups, rng, **options)
     gradients = Gradients(
         20 if target.interpreted else 120,
         factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from oracle.walk import Array, Group, Oracle, Trace
+from oracle.vectors import Array
+from oracle.walk import Group, Oracle, Trace
 
 # Every option that a preset decides; weight_decay is its default and may be given.
 _APEX: dict[str, Any] = {

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracle.walk import Array, Group, Oracle, Trace, decay
+from oracle.vectors import Array
+from oracle.walk import Group, Oracle, Trace, decay
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from oracle.lamb import PRESETS, LambGroup, LambOracle
-from oracle.walk import Array
+from oracle.vectors import Array
 
 
 def relative_moves(p: Array, g: Array, steps: int, **options: Any) -> list[float]:

@@ -13,7 +13,7 @@ import torch
 from oracle.momentum_methods import SPECIAL_CASES, NoisyQuadratic, SpecialCase
 from oracle.qhadam import QhAdamGroup, QhAdamOracle
 from oracle.qhm import QhmGroup, QhmOracle
-from oracle.walk import Array
+from oracle.vectors import Array
 
 # (lr, beta, nu) of QHM: the conversion table of the specification, row by row.
 Triple = tuple[float, float, float]

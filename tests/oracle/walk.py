@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from oracle.vectors import Array, is_finite, norm_of
 
 
 @dataclass
@@ -83,13 +82,13 @@ class Oracle(ABC, Generic[G, T]):
         if not present:
             return None
         measured = self.measures()
-        if found_inf or (measured and not all(_finite(g, product_dtype) for g in present)):
+        if found_inf or (measured and not all(is_finite(g, product_dtype) for g in present)):
             self.skipped_steps += 1
             if self.last is not None:
                 self.last.skipped_steps = self.skipped_steps
             return None
 
-        norm = math.sqrt(sum(float(g @ g) for g in present)) if measured else math.nan
+        norm = norm_of(present) if measured else math.nan
         todo = iter(grads)
         for group in self.groups:
             for i in range(len(group.params)):
@@ -127,8 +126,3 @@ def decay(group: Group, i: int, g: Array) -> tuple[Array, Array]:
     group.path[i] += group.lr * wd * np.abs(p)
     group.params[i] = p * (1.0 - group.lr * wd)
     return g, np.abs(g)
-
-
-def _finite(gradient: Array, product_dtype: type[np.floating]) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.square(gradient.astype(product_dtype))).all())

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from oracle.vectors import Array, is_finite, norm_of
+
 EPS = 1e-6
 SKETCH_BUCKETS = 4096
 
@@ -186,7 +187,7 @@ class YellowFinOracle:
         # 0. Unscale.
         grads = [None if g is None else np.asarray(g, np.float64) / grad_scale for g in gradients]
         self.started |= {i for i, g in enumerate(grads) if g is not None}
-        if found_inf or not all(_finite(g, product_dtype) for g in grads if g is not None):
+        if found_inf or not all(is_finite(g, product_dtype) for g in grads if g is not None):
             self.skipped_steps += 1
             if self.last is not None:
                 self.last.skipped_steps = self.skipped_steps
@@ -194,7 +195,7 @@ class YellowFinOracle:
 
         k, b, e = self.k, self.beta, self.e
         z = 1.0 - b ** (k + 1)
-        grad_norm = norm = _norm(grads)
+        grad_norm = norm = norm_of(grads)
         if self.robust and norm == 0.0:
             return self.last  # nothing to learn from
 
@@ -209,7 +210,7 @@ class YellowFinOracle:
         grads = [None if g is None else clip * g for g in grads]
 
         # 3. The squared norm and its average.
-        norm = _norm(grads)
+        norm = norm_of(grads)
         h = norm**2
         exploding = k >= 1 and h >= envelope
         self.square_avg = b * self.square_avg + (1.0 - b) * h
@@ -297,7 +298,7 @@ class YellowFinOracle:
         """Distance over gradients; used: the squared norm of the gradient that makes the move."""
         if self.k == 0:
             params = [p for group in self.groups for p in group.params]
-            self.radius = 1e-3 * (1.0 + _norm([params[i] for i in self.started]))
+            self.radius = 1e-3 * (1.0 + norm_of([params[i] for i in self.started]))
         self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
         self.square_sum += used
         if self.square_sum == 0.0:
@@ -373,7 +374,7 @@ class YellowFinOracle:
             u = -group.buffers[i] / lr if lr > 0.0 else np.zeros_like(p)
         else:
             u = group.buffers[i] = momentum * group.buffers[i] + d  # from the first step on
-        p_norm, u_norm = _norm([p]), _norm([u])
+        p_norm, u_norm = norm_of([p]), norm_of([u])
         ratio = p_norm / u_norm if p_norm > 0.0 and u_norm > 0.0 else 1.0
         group.trust_ratios[i] = ratio
         decay = lr * group.weight_decay if group.decoupled_weight_decay else 0.0
@@ -383,16 +384,7 @@ class YellowFinOracle:
         group.slopes[i] = momentum * group.slopes[i] + (1.0 - momentum) * before
         group.magnitudes[i] = momentum * before + magnitude
         reach = group.magnitudes[i] + group.slopes[i]
-        stretch = _norm([reach]) / u_norm if u_norm > 0.0 else 0.0
+        stretch = norm_of([reach]) / u_norm if u_norm > 0.0 else 0.0
         group.path[i] += lr * ratio * (reach + stretch * np.abs(u)) + decay * np.abs(p)
 
         group.params[i] = p * (1.0 - decay) - lr * ratio * u
-
-
-def _norm(grads: Sequence[Array | None]) -> float:
-    return math.sqrt(sum(float(g @ g) for g in grads if g is not None))
-
-
-def _finite(gradient: Array, product_dtype: type[np.floating]) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.square(gradient.astype(product_dtype))).all())

@@ -8,7 +8,7 @@ MEASURED = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
 """What a measurement leaves in each slot: sums over the elements the slot has seen."""
 
 GAUGES = ("growth", "metric_sq")
-"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ g²/q, q its metric."""
+"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
 
 SUMS = (*MEASURED, *GAUGES, "start_sq")
 """A slot. The first of a table also has what the last update gauged, and ‖p‖² before the first."""

@@ -15,7 +15,7 @@ _LEAST_FLOOR = 1e-22
 
 
 def _digest(step: TuningStep, sums: dict[str, Tensor]) -> tuple[Tensor, Curvature]:
-    """5. h = <g, u> of the step before into the statistics; how far it has come, in the metric."""
+    """4. h = <d, u> of the step before into the statistics; how far it has come, in the metric."""
     old, new, k = step.old, step.new, step.k
     h = old["scale"] * (old["unread_metric_sq"] + sums["metric_sq"])
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
@@ -32,7 +32,7 @@ def tune_preconditioned(
     """One tuner step in Adam's metric."""
     options, old, new, k = step.options, step.old, step.new, step.k
 
-    # 5. what the step before has left; before the first there is nothing
+    # 4. what the step before has left; before the first there is nothing
     window, c = _digest(step, sums)
     new |= c._asdict()
     new |= {name: torch.where(k >= 1, value, old[name]) for name, value in new.items()}
@@ -41,25 +41,25 @@ def tune_preconditioned(
     least = max(options.initial_momentum, _LEAST_MOMENTUM)
     momentum = torch.where(k >= 2, tuned.clamp(min=_LEAST_MOMENTUM), least)
 
-    # 1-3. the clips
+    # 1. the clips
     envelope_sq = old["envelope"]
     g = step.clipped(envelope_sq)
     calm = step.calm_factor(g, envelope_sq)
 
-    # 2. the envelope of ‖g‖²
+    # 1. the envelope of ‖g‖²
     new["beta_power"] = old["beta_power"] * options.beta
     raw_window, _, high = step.ends_of_window(step.window(1), k, g.norm_sq)
     envelope_avg = step.average("envelope_avg", high)
     new["envelope"] = step.end_of_range(envelope_avg, 1.0 - new["beta_power"])
 
-    # 4. the scale of the metric
+    # 2. the scale of the metric
     fresh = 1.0 - _SQUARE_DECAY
     mean_sq = g.norm_sq / sums["count"]
     new["mean_sq_avg"] = _SQUARE_DECAY * old["mean_sq_avg"] + fresh * mean_sq
     scale = (new["mean_sq_avg"] / (1.0 - _SQUARE_DECAY ** (k + 1.0))).sqrt()
     new["scale"] = scale
 
-    # 6. the step along u. In the first one the sum of h cancels
+    # 5. the step along u. In the first one the sum of h cancels
     start = FIRST_RADIUS * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
     lr = scale * step.distance_over_gradients(momentum)
     lr = torch.where(k == 0, (1.0 - momentum) * start, lr)

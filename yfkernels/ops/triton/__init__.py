@@ -144,20 +144,14 @@ def yellowfin_tune(
     scratch: Tensor,
 ) -> None:
     """Adds up the slots and runs the tuner where `state` lives."""
-    from yfkernels.ops.triton import tune
+    from yfkernels.ops.triton import preconditioned, tune
 
+    scalars, memory = (grad_scale, found_inf), (state, groups, coefficients)
     with _on(state.device):
-        tune.launch(
-            options,
-            partials,
-            sketches,
-            grad_scale,
-            found_inf,
-            state,
-            groups,
-            coefficients,
-            scratch,
-        )
+        if options.preconditioned:
+            preconditioned.launch(options, partials, *scalars, *memory)
+        else:
+            tune.launch(options, partials, sketches, *scalars, *memory, scratch)
 
 
 def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:

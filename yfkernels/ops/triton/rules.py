@@ -24,7 +24,8 @@ class Update(NamedTuple):
         recalled: (numbers, p, states) to u once more, from those states; None for a rule without
             a second pass.
         trust_ratio: (coefficients, ‖p‖², ‖u‖²) to the ratio; likewise.
-        gauge: (p, p after the move) to what the tuner wants summed; None if it wants nothing.
+        gauge: (numbers, g, p, p after the move, states after it) to a tuple of what the tuner wants
+            summed, one or two; None if it wants nothing.
     """
 
     numbers: Any
@@ -35,7 +36,7 @@ class Update(NamedTuple):
 
 
 @triton.jit
-def _power(base, n):
+def power(base, n):
     """base^n for a whole n >= 0, in products alone, so that it has the host's bits."""
     result = base * 0.0 + 1.0
     left = n.to(tl.int64)
@@ -95,9 +96,57 @@ def _yellowfin_trust_ratio(coefficients, p_sq, u_sq):
 
 
 @triton.jit
-def _growth(before, after):
-    """Of ‖p‖²."""
-    return (after - before) * (after + before)
+def _yellowfin_gauge(numbers, g, before, after, states):
+    """By how much ‖p‖² grows."""
+    return ((after - before) * (after + before),)
+
+
+@triton.jit
+def _diagonal_numbers(coefficients, step, ratio):
+    spike_clip = tl.load(coefficients + at("yellowfin.spike_clip"))
+    velocity_gain = tl.load(coefficients + at("yellowfin.velocity_gain")) * spike_clip
+    square_decay = tl.load(coefficients + at("yellowfin.average_decay"))
+    return (
+        (
+            _float(coefficients, "yellowfin.param_keep"),
+            _float(coefficients, "yellowfin.param_gain"),
+        ),
+        (
+            _float(coefficients, "yellowfin.grad_scale"),
+            _float(coefficients, "yellowfin.coupled_decay"),
+            _float(coefficients, "yellowfin.momentum"),
+            velocity_gain.to(tl.float32),
+            square_decay.to(tl.float32),
+            _float(coefficients, "yellowfin.average_gain"),
+            (1.0 / (1.0 - power(square_decay, step))).to(tl.float32),
+            _float(coefficients, "yellowfin.metric_floor"),
+        ),
+    )
+
+
+@triton.jit
+def _in_metric(numbers, g, p, square_avg):
+    """The gradient with its decay, and the metric."""
+    grad_scale, decay, _, _, _, _, debias, floor = numbers
+    return grad_scale * g + decay * p, floor + tl.sqrt(debias * square_avg)
+
+
+@triton.jit
+def _diagonal_direction(numbers, g, p, states):
+    """Polyak's momentum in Adam's metric."""
+    grad_scale, decay, momentum, velocity_gain, square_decay, square_gain, _, _ = numbers
+    d = grad_scale * g + decay * p
+    square_avg = square_decay * states[1] + square_gain * (d * d)
+    d, q = _in_metric(numbers, g, p, square_avg)
+    velocity = momentum * states[0] + velocity_gain * (d / q)
+    return velocity, (velocity, square_avg)
+
+
+@triton.jit
+def _diagonal_gauge(numbers, g, before, after, states):
+    """The growth of ‖p‖², and ‖d‖², in the metric. The compiler takes d / q from above."""
+    d, q = _in_metric(numbers, g, before, states[1])
+    return (after - before) * (after + before) * q, d * (d / q)
 
 
 @triton.jit
@@ -156,9 +205,9 @@ def _qhadam_numbers(coefficients, step, ratio):
             beta2.to(tl.float32),
             (1.0 - beta2).to(tl.float32),
             (1.0 - nu1).to(tl.float32),
-            (nu1 / (1.0 - _power(beta1, step))).to(tl.float32),
+            (nu1 / (1.0 - power(beta1, step))).to(tl.float32),
             (1.0 - nu2).to(tl.float32),
-            (nu2 / (1.0 - _power(beta2, step))).to(tl.float32),
+            (nu2 / (1.0 - power(beta2, step))).to(tl.float32),
             _float(coefficients, "qhadam.eps"),
         ),
     )
@@ -184,8 +233,8 @@ def _lamb_numbers(coefficients, step, ratio):
     beta2 = tl.load(coefficients + at("lamb.beta2"))
     correction = tl.load(coefficients + at("lamb.correction"))
     of_moments = correction == bias_correction("MOMENTS")
-    bias1 = 1.0 - _power(beta1, step)
-    bias2 = 1.0 - _power(beta2, step)
+    bias1 = 1.0 - power(beta1, step)
+    bias2 = 1.0 - power(beta2, step)
     lr = tl.where(correction == bias_correction("LR"), lr * (tl.sqrt(bias2) / bias1), lr)
     decay, kept = _decays(coefficients)
     return (
@@ -233,7 +282,8 @@ def _lamb_trust_ratio(coefficients, p_sq, u_sq):
 _YELLOWFIN = Update(
     _yellowfin_numbers, _yellowfin_direction, _yellowfin_recalled, _yellowfin_trust_ratio
 )
-_ROBUST_YELLOWFIN = Update(_yellowfin_numbers, _yellowfin_direction, gauge=_growth)
+_ROBUST_YELLOWFIN = Update(_yellowfin_numbers, _yellowfin_direction, gauge=_yellowfin_gauge)
+_DIAGONAL_YELLOWFIN = Update(_diagonal_numbers, _diagonal_direction, gauge=_diagonal_gauge)
 UPDATES: Mapping[str, Update] = {
     rules.YELLOWFIN.name: _YELLOWFIN,
     rules.YELLOWFIN_SKETCH.name: _YELLOWFIN,
@@ -241,4 +291,5 @@ UPDATES: Mapping[str, Update] = {
     rules.QHADAM.name: Update(_qhadam_numbers, _qhadam_direction),
     rules.LAMB.name: Update(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
+    rules.YELLOWFIN_DIAGONAL.name: _DIAGONAL_YELLOWFIN,
 }

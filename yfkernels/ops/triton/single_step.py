@@ -1,4 +1,4 @@
-"""SingleStep, the robust lr and the clip factor: csrc/tuner.h operation for operation."""
+"""SingleStep and the clip factor: csrc/single_step.h operation for operation."""
 
 from __future__ import annotations
 
@@ -40,10 +40,3 @@ def single_step(distance, variance, h_min, h_max, e):
     sqrt_mu = tl.maximum(x, (root - 1.0) / (root + 1.0))
     gap = tl.minimum(y, 2.0 / (root + 1.0))
     return gap * gap / h, sqrt_mu * sqrt_mu
-
-
-@triton.jit
-def distance_over_gradients(momentum, radius, grad_sq_sum):
-    """The robust step size."""
-    lr = (1.0 - momentum) * radius / tl.sqrt(grad_sq_sum)
-    return tl.where(grad_sq_sum > 0.0, lr, 0.0)

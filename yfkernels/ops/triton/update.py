@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.triton.gauges import add_rounds, add_tile, end_piece, end_table, no_sums
 from yfkernels.ops.triton.layout import at
 from yfkernels.ops.triton.parameter import (
     parameter_columns,
@@ -76,6 +77,7 @@ def advance(
     NUMBERS: tl.constexpr,
     DIRECTION: tl.constexpr,
     GAUGE: tl.constexpr,
+    GAUGES: tl.constexpr,
     STATES: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -88,8 +90,8 @@ def advance(
 ):
     """All at once. A fixed number of programs share the pieces of all chunks.
 
-    A GAUGE is summed over all elements: over the rounds of a piece in float32, then in float64, and
-    at last by the program that is done last. Without one piece_gauges, gauges and ticket are None.
+    GAUGE makes the shares of GAUGES sums over all elements. Without it piece_gauges, gauges and
+    ticket are None.
     """
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
@@ -109,10 +111,12 @@ def advance(
 
         # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
         whole = n // TILE * TILE
-        gauge = tl.full([], 0.0, tl.float64)
+        if GAUGES > 0:
+            totals = no_sums(tl.full([], 0.0, tl.float64), GAUGES)
         for RAGGED in tl.static_range(2):
-            # four neighbours at a time: they are in one thread
-            shares = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
+            if GAUGES > 0:
+                zeros = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
+                sums = no_sums(zeros, GAUGES)
             for i in range(
                 whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
             ):
@@ -123,16 +127,14 @@ def advance(
                 states = _load_states(columns, place, mask, None)
                 u, states = DIRECTION(numbers, grad, param, states)
                 moved = keep * param + gain * u
-                if GAUGE is not None:
-                    share = GAUGE(param, moved)
-                    share = tl.where(mask, share, 0.0) if RAGGED else share
-                    shares += tl.sum(share.reshape(shares.shape[0], 4), axis=1)
                 write_parameter(param_columns, place, mask, moved, randomness)
                 _store_states(columns, place, mask, states)
-            if GAUGE is not None:
-                gauge += tl.sum(shares.to(tl.float64))
-        if GAUGE is not None:
-            tl.store(piece_gauges + piece, gauge)
+                if GAUGES > 0:
+                    sums = add_tile(sums, GAUGE(numbers, grad, param, moved, states), mask)
+            if GAUGES > 0:
+                totals = add_rounds(totals, sums)
+        if GAUGES > 0:
+            end_piece(piece_gauges, piece, totals)
 
         # where all this is does not stay in registers over the loops
         tensor, row, _, _, _ = piece_at(words, chunks, piece, CHUNK, PIECE)
@@ -141,10 +143,9 @@ def advance(
             if is_last(tickets + tensor, pieces):
                 _count_step(row)
 
-    if GAUGE is not None:  # noqa: SIM102  decided when this is compiled
-        if active:  # noqa: SIM102  Triton evaluates both sides of `and`
-            if is_last(ticket, tl.num_programs(0)):
-                tl.store(gauges, strided_total(piece_gauges, num_pieces, 1))
+    if GAUGES > 0:  # noqa: SIM102  decided when this is compiled
+        if active:
+            end_table(piece_gauges, num_pieces, ticket, gauges, GAUGES)
 
 
 @triton.jit(do_not_specialize=["num_chunks"])
@@ -314,8 +315,8 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
 def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Advances every tensor of the table that has a gradient."""
     update = UPDATES[rule.name]
-    piece, programs = _cut(table, evenly=update.gauge is not None)
-    sums = (None, None) if update.gauge is None else (table.chunk_sums, table.gauges)
+    piece, programs = _cut(table, evenly=rule.gauges > 0)
+    sums = (table.chunk_sums, table.gauges) if rule.gauges else (None, None)
     registers = 80 if _is_half(table) else None
     advance[(programs,)](
         table.words,
@@ -324,11 +325,12 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
         coefficients,
         *sums,
         table.tickets,
-        None if update.gauge is None else table.tickets[-1:],
+        table.tickets[-1:] if rule.gauges else None,
         DIRECTION=update.direction,
         GAUGE=update.gauge,
+        GAUGES=rule.gauges,
         PIECE=piece,
-        **_structure(rule, table, registers if update.gauge is None else 128),
+        **_structure(rule, table, 128 if rule.gauges else registers),
     )
 
 

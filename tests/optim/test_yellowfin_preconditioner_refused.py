@@ -1,0 +1,104 @@
+"""Options and saved states that do not go with preconditioner="diagonal" are refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Gradients, Target, assert_same_bits, normal
+from torch import Tensor, nn
+
+from yfkernels import YellowFin
+
+pytestmark = pytest.mark.kernel_free
+MODES: dict[str, dict[str, Any]] = {
+    "diagonal": {"preconditioner": "diagonal"},
+    "robust": {},
+    "published": {"robust": False},
+}
+
+
+@pytest.mark.parametrize("value", ["factored", "x", "", "Diagonal", True, 1, ["diagonal"]])
+def test_unknown_preconditioner(value: Any) -> None:
+    with pytest.raises(ValueError, match="preconditioner") as error:
+        YellowFin([nn.Parameter(torch.ones(3))], preconditioner=value)
+    message = str(error.value)
+    assert repr(value) in message
+    assert "'diagonal'" in message.replace(repr(value), "", 1)
+    assert "None" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "mend"),
+    [
+        ({"sparsity_debias": True}, "False"),
+        ({"trust_ratio": True}, "False"),
+        ({"variance": "exact"}, "None"),
+        ({"variance": "sketch"}, "None"),
+        ({"momentum_form": "buffer"}, "'polyak'"),
+    ],
+    ids=str,
+)
+def test_options_at_odds_with_the_preconditioner(options: dict[str, Any], mend: str) -> None:
+    [(name, value)] = options.items()
+    with pytest.raises(ValueError, match=f"Invalid {name} value: {value!r}; it must be {mend}"):
+        YellowFin([nn.Parameter(torch.ones(3))], preconditioner="diagonal", **options)
+
+
+def test_needs_the_robust_mode() -> None:
+    with pytest.raises(ValueError, match=r"preconditioner.*'diagonal'.*robust=False"):
+        YellowFin([nn.Parameter(torch.ones(3))], preconditioner="diagonal", robust=False)
+
+
+def test_preconditioner_in_a_group() -> None:
+    """There is one metric: to take such an override and ignore it would be a silent lie."""
+    with pytest.raises(ValueError, match=r"preconditioner.*constructor"):
+        YellowFin([{"params": [nn.Parameter(torch.ones(3))], "preconditioner": "diagonal"}])
+
+
+# In the last three the windows fill the same room.
+@pytest.mark.parametrize(
+    ("saved", "loading", "window"),
+    [
+        ("diagonal", "robust", 20),
+        ("robust", "diagonal", 20),
+        ("diagonal", "robust", 40),
+        ("robust", "diagonal", 10),
+        ("published", "diagonal", 10),
+    ],
+)
+@pytest.mark.parametrize("taken", [1, 4])
+def test_state_of_another_mode(
+    saved: str, loading: str, window: int, taken: int, target: Target, rng: np.random.Generator
+) -> None:
+    values = normal(rng, torch.empty(30)).float().to(target.device)
+    params = [nn.Parameter(values.clone()) for _ in range(2)]
+    one = YellowFin(params[:1], backend=target.backend, **MODES[saved])
+    other = YellowFin(params[1:], backend=target.backend, window=window, **MODES[loading])
+
+    def everything() -> Any:
+        return copy.deepcopy(([p.detach() for p in params], other.state_dict()))
+
+    def step(g: Tensor | None) -> None:
+        for p in params:
+            p.grad = torch.empty_like(p).copy_(g)
+        one.step()
+        other.step()
+
+    for [g] in Gradients(taken).draw(rng, params[:1]):
+        step(g)
+    before = everything()
+    named = "robust|preconditioner" if saved == "published" else "preconditioner"
+    with pytest.raises(RuntimeError, match=named):
+        other.load_state_dict(one.state_dict())
+    assert_same_bits(before, everything(), "unchanged")
+    step(g)
+
+
+def test_says_so() -> None:
+    p = nn.Parameter(torch.ones(3))
+    assert "preconditioner: diagonal" in repr(YellowFin([p], preconditioner="diagonal"))
+    assert "preconditioner: None" in repr(YellowFin([p]))

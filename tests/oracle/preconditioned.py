@@ -1,0 +1,280 @@
+"""YellowFin with preconditioner="diagonal" in plain float64 NumPy: what every backend has to equal.
+
+Two clocks. The raw gradient, of this step, drives the clips, which guard against explosions, and
+the metric's scale t, its root mean square. YellowFin's measurement h = t <d, u> is that of the
+preconditioned gradient u = d / q and is known when the update has been made: what step j has gauged
+is digested in step j + 1. Numbered comments are the steps of the specification; k is the 0-based
+iteration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from oracle.vectors import Array, is_finite, norm_of
+from oracle.yellowfin import OracleGroup, Trace, single_step
+
+E = 1e-30
+B2 = 0.999  # of the squares, and of the metric's scale
+KAPPA = 30.0  # the most that h_max / h_min may be
+START = 1e-3  # first travel, relative to 1 + ‖x_0‖
+MOMENTUM_MIN = 0.5
+
+
+def clip_factor(target: float, norm: float, e: float = E) -> float:
+    return min(1.0, target / (norm + e))
+
+
+@dataclass
+class PreconditionedGroup(OracleGroup):
+    """A parameter group with the squares behind its metric."""
+
+    squares: list[Array] = field(init=False)  # s
+    steps: list[int] = field(init=False)  # m: each parameter counts its own
+    # Of the last step: d, q and u, and how large the terms of d and of v are that may cancel.
+    uphill: list[Array] = field(init=False)
+    metric: list[Array] = field(init=False)
+    directions: list[Array] = field(init=False)
+    uphill_terms: list[Array] = field(init=False)
+    velocity_terms: list[Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.steps = [0] * len(self.params)
+        for kept in ("squares", "uphill", "metric", "directions", "uphill_terms", "velocity_terms"):
+            setattr(self, kept, [np.zeros_like(p) for p in self.params])
+
+
+class Extremes:
+    """Smoothed ends of a window of recent values; both need at least one value."""
+
+    def __init__(self, window: int, beta: float, log_smooth: bool) -> None:
+        self.window, self.beta, self.log_smooth = window, beta, log_smooth
+        self.recent: list[float] = []
+        self.lowest = self.highest = 0.0  # averages, not debiased
+        self.low = self.high = 0.0
+
+    def update(self, value: float, z: float) -> None:
+        """z: 1 - beta^n, n values with this one."""
+        self.recent = [*self.recent, value][-self.window :]
+        low, high = min(self.recent), max(self.recent)
+        if self.log_smooth:
+            low, high = math.log(low + E), math.log(high + E)
+        self.lowest = self.beta * self.lowest + (1.0 - self.beta) * low
+        self.highest = self.beta * self.highest + (1.0 - self.beta) * high
+        self.low, self.high = self.lowest / z, self.highest / z
+        if self.log_smooth:
+            self.low, self.high = math.exp(self.low), math.exp(self.high)
+
+
+class PreconditionedOracle:
+    """The optimizer. `step` takes one gradient (or None) per parameter, group after group."""
+
+    robust = True
+    trust_ratio = False
+
+    def __init__(
+        self,
+        groups: Sequence[PreconditionedGroup],
+        *,
+        beta: float | None = None,
+        window: int = 20,
+        clip: str | None = "adaptive",
+        max_norm: float | None = None,
+        log_smooth: bool = True,
+        initial_momentum: float = 0.0,
+    ) -> None:
+        self.groups = list(groups)
+        self.beta = 0.99 if beta is None else beta
+        self.adaptive = clip == "adaptive"
+        self.max_norm = max_norm
+        self.first_momentum = max(MOMENTUM_MIN, initial_momentum)
+
+        self.k = 0
+        self.skipped_steps = 0
+        self.started: set[int] = set()  # positions of the parameters that have had a gradient
+        self.clipped = Extremes(window, self.beta, log_smooth)  # of the squared norms: E
+        self.curvature = Extremes(window, self.beta, log_smooth)  # of h
+        self.recent_avg = 0.0  # of the squared norms over ten steps or so
+        self.mean_square_avg = 0.0  # M
+        self.scale = 0.0  # t
+        self.calm = 1.0
+        self.start_norm = 0.0  # ‖x_0‖
+        self.start_size = 0  # n_0
+        self.start_scale = 0.0  # t_0
+        self.gauged = 0.0  # G of the step before
+        self.gauged_growth = np.longdouble(0.0)  # W of the step before
+        self.growth = np.longdouble(0.0)  # Q
+        self.radius = 0.0  # r
+        self.square_sum = 0.0  # A
+        self.square_avg = 0.0  # S
+        self.norm_avg = 0.0  # G_a
+        self.distance_avg = 0.0  # Da
+        self.h_min = self.h_max = self.variance = self.distance = 0.0
+        self.last: Trace | None = None
+
+    def add_group(self, group: PreconditionedGroup) -> None:
+        self.groups.append(group)
+
+    def step(
+        self,
+        gradients: Sequence[Array | None],
+        *,
+        grad_scale: float = 1.0,
+        found_inf: bool = False,
+        product_dtype: type[np.floating] = np.float32,
+    ) -> Trace | None:
+        """Take one step. A gradient whose square is not finite in `product_dtype` is skipped."""
+        grads = [None if g is None else np.asarray(g, np.float64) / grad_scale for g in gradients]
+        self.started |= {i for i, g in enumerate(grads) if g is not None}
+        if found_inf or not all(is_finite(g, product_dtype) for g in grads if g is not None):
+            self.skipped_steps += 1
+            if self.last is not None:
+                self.last.skipped_steps = self.skipped_steps
+            return self.last
+        norm = norm_of(grads)
+        if norm == 0.0:
+            return self.last  # nothing to learn from
+        size = sum(g.size for g in grads if g is not None)
+
+        clip, self.calm = self._clips(norm)  # 1, 2, 3
+
+        # 4. The metric's scale.
+        digested = self.scale  # t of the step that has gauged
+        self.mean_square_avg = B2 * self.mean_square_avg + (1.0 - B2) * clip**2 * norm**2 / size
+        self.scale = math.sqrt(self.mean_square_avg / (1.0 - B2 ** (self.k + 1)))
+
+        # 5. Momentum, from what the last update has gauged. 6. The step size.
+        if self.k == 0:
+            self._start(size)
+            momentum = self.first_momentum
+            lr = (1.0 - momentum) * START * (1.0 + self.start_norm) / math.sqrt(size)
+        else:
+            momentum = self._digest(digested)
+            lr = 0.0
+            if self.square_sum > 0.0:
+                travel = self.scale * self.radius / math.sqrt(self.square_sum)
+                lr = (1.0 - momentum) * travel
+        group_lrs = [lr * group.lr for group in self.groups]
+        for i, group in enumerate(self.groups):
+            if group.decoupled_weight_decay and group.weight_decay > 0.0:
+                group_lrs[i] = min(group_lrs[i], (1.0 - momentum) / group.weight_decay)
+
+        # 7. The move, and what it gauges for the next step.
+        self.gauged, self.gauged_growth = 0.0, np.longdouble(0.0)
+        todo = iter(grads)
+        for group, group_lr in zip(self.groups, group_lrs, strict=True):
+            for i in range(len(group.params)):
+                g = next(todo)
+                if g is not None:
+                    self._move(group, i, clip * g, group_lr, momentum)
+
+        self.k += 1
+        self.last = Trace(
+            lr=group_lrs[0],
+            momentum=momentum,
+            h_min=self.h_min,
+            h_max=self.h_max,
+            variance=self.variance,
+            distance=self.distance,
+            radius=self.radius,
+            grad_norm=norm,
+            clip_coefficient=clip * self.calm,
+            step=self.k,
+            skipped_steps=self.skipped_steps,
+            variance_scale=self.variance,
+            group_lrs=group_lrs,
+        )
+        return self.last
+
+    def _clips(self, norm: float) -> tuple[float, float]:
+        """(c1, calm): the factor on the gradient, and the one on the update alone."""
+        k, envelope = self.k, self.clipped.high
+        # 1. What the gradient is clipped to.
+        clip = 1.0
+        if self.max_norm is not None:
+            clip *= clip_factor(self.max_norm, norm, 1e-6)
+        if self.adaptive and k >= 2:
+            clip *= clip_factor(10.0 * math.sqrt(envelope) + E, clip * norm)
+        squared = clip**2 * norm**2
+        exploding = k >= 1 and squared >= envelope
+        # 2. The envelope.
+        self.clipped.update(squared, 1.0 - self.beta ** (k + 1))
+        # 3. How far the update is calmed.
+        calm = 1.0
+        if self.adaptive and exploding:
+            calm = clip_factor(math.sqrt(envelope) + E, math.sqrt(squared))
+        if self.adaptive and k >= 10:
+            recent = self.recent_avg / (1.0 - 0.9**k)
+            calm = min(calm, clip_factor(2.0 * math.sqrt(recent), math.sqrt(squared)))
+        self.recent_avg = 0.9 * self.recent_avg + 0.1 * squared
+        return clip, calm
+
+    def _start(self, size: int) -> None:
+        """What the first radius is made of."""
+        params = [p for group in self.groups for p in group.params]
+        self.start_norm = norm_of([params[i] for i in self.started])
+        self.start_size, self.start_scale = size, self.scale
+        self.radius = START * (1.0 + self.start_norm) / (math.sqrt(size) * self.scale)
+
+    def _digest(self, scale: float) -> float:
+        """Momentum, from what the update of the step before has gauged; scale: its t."""
+        b, first = self.beta, self.k == 1
+        h = scale * self.gauged
+        if first:
+            relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
+            self.radius = START * (1.0 + self.start_norm) * relative
+        self.growth += self.gauged_growth / scale
+        self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
+        self.square_sum += h
+
+        z = 1.0 - b**self.k
+        self.curvature.update(h, z)
+        self.square_avg = b * self.square_avg + (1.0 - b) * h
+        self.norm_avg = b * self.norm_avg + (1.0 - b) * math.sqrt(h)
+        ratio = self.norm_avg / (self.square_avg + E)
+        self.distance_avg = b * self.distance_avg + (1.0 - b) * ratio
+        self.distance = self.distance_avg / z
+        self.variance = max(self.square_avg / z, E)
+        self.h_max = self.curvature.high
+        self.h_min = max(self.curvature.low, self.h_max / KAPPA)
+        if first:
+            return self.first_momentum
+        _, momentum = single_step(self.distance, self.variance, self.h_min, self.h_max, E)
+        return max(MOMENTUM_MIN, momentum)
+
+    def _move(
+        self,
+        group: PreconditionedGroup,
+        i: int,
+        g: Array,
+        lr: float,
+        momentum: float,
+    ) -> None:
+        """Step 7 for one parameter."""
+        x, wd = group.params[i], group.weight_decay
+        d, terms, keep = -g if group.maximize else g, np.abs(g), 1.0
+        if group.decoupled_weight_decay:
+            keep -= lr * wd / (1.0 - momentum)
+        else:
+            d, terms = d + wd * x, terms + wd * np.abs(x)
+
+        group.steps[i] += 1
+        s = group.squares[i] = B2 * group.squares[i] + (1.0 - B2) * d**2
+        q = np.sqrt(s / (1.0 - B2 ** group.steps[i])) + max(1e-6 * self.scale, 1e-22)
+        u = d / q
+        if group.lr == 0.0:
+            momentum = 0.0  # told to stand still
+        group.velocity_terms[i] = momentum * np.abs(group.buffers[i]) + lr * self.calm * np.abs(u)
+        v = group.buffers[i] = momentum * group.buffers[i] - lr * self.calm * u
+        group.params[i] = keep * x + v
+
+        self.gauged += float(d @ u)
+        new, old = group.params[i].astype(np.longdouble), x.astype(np.longdouble)
+        self.gauged_growth += ((new - old) * (new + old) * q).sum()
+        group.uphill[i], group.uphill_terms[i] = d, terms
+        group.metric[i], group.directions[i] = q, u

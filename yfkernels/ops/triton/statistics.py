@@ -1,0 +1,214 @@
+"""What the tuners have in common: csrc/statistics.h operation for operation, on values.
+
+A tuner reads everything before its first store, behind a barrier: all warps run the same scalars.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.reduce import slot_total
+from yfkernels.ops.triton.single_step import clip_factor
+from yfkernels.ops.tuner import TunerOptions
+
+# How a tuner is launched. Products and sums round as they do on the host; and no registers are
+# spared for other blocks, which there are none of: left to itself, the compiler spills.
+ALONE: dict[str, Any] = {"num_warps": 8, "maxnreg": 255, "enable_fp_fusion": False}
+
+
+@cache
+def numbers_of(options: TunerOptions, device: torch.device) -> Tensor:
+    """The options that are numbers: as kernel arguments they would be rounded to float32.
+
+    Kept for good, as a captured graph may go on reading them.
+    """
+    numbers = (options.beta, options.max_norm, options.initial_lr, options.initial_momentum)
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+
+@triton.jit
+def load_numbers(numbers):
+    """beta, max_norm, initial_lr, initial_momentum."""
+    return tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
+
+
+@triton.jit
+def load_averages(state):
+    """Those of learn()."""
+    return (
+        tl.load(state + at("state.grad_sq_avg")),
+        tl.load(state + at("state.h_min_avg")),
+        tl.load(state + at("state.h_max_avg")),
+        tl.load(state + at("state.grad_norm_avg")),
+        tl.load(state + at("state.distance_avg")),
+    )
+
+
+@triton.jit
+def store_averages(state, averages):
+    tl.store(state + at("state.grad_sq_avg"), averages[0])
+    tl.store(state + at("state.h_min_avg"), averages[1])
+    tl.store(state + at("state.h_max_avg"), averages[2])
+    tl.store(state + at("state.grad_norm_avg"), averages[3])
+    tl.store(state + at("state.distance_avg"), averages[4])
+
+
+@triton.jit
+def load_recent(state):
+    """‖g‖² of the last ten steps or so: (average, power for its debias)."""
+    return tl.load(state + at("state.recent_sq_avg")), tl.load(state + at("state.recent_power"))
+
+
+@triton.jit
+def store_recent(state, recent):
+    tl.store(state + at("state.recent_sq_avg"), recent[0])
+    tl.store(state + at("state.recent_power"), recent[1])
+
+
+@triton.jit
+def load_window(window, WINDOW: tl.constexpr, WINDOW_TILE: tl.constexpr):
+    """The WINDOW values, and zeros up to WINDOW_TILE."""
+    place = tl.arange(0, WINDOW_TILE)
+    return tl.load(window + place, mask=place < WINDOW, other=0.0)
+
+
+@triton.jit
+def load_gradient(partials, num_slots, grad_scale, found_inf, ROBUST: tl.constexpr):
+    """(‖g‖² unscaled, 1 / scale, whether it is finite, whether the step counts)."""
+    inv_scale = tl.full([], 1.0, tl.float64)
+    if grad_scale is not None:
+        inv_scale = 1.0 / tl.load(grad_scale).to(tl.float64)
+    grad_sq = slot_total(partials, num_slots, "slot.grad_sq") * inv_scale * inv_scale
+    finite = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
+    if found_inf is not None:
+        finite = finite & (tl.load(found_inf) == 0.0)
+    active = finite
+    if ROBUST:
+        active = active & (grad_sq > 0.0)  # from silence there is nothing to learn
+    return grad_sq, inv_scale, finite, active
+
+
+@triton.jit
+def skip(finite, skipped, state, num_groups, coefficients):
+    """A step that does not count; skipped: how many have not been finite before it."""
+    tl.store(state + at("state.skipped"), tl.where(finite, skipped, skipped + 1.0))
+    for i in range(num_groups):
+        tl.store(coefficients + i * size("yellowfin") + at("yellowfin.active"), 0.0)
+
+
+@triton.jit
+def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
+    """1-3. (norm before the clips, clip, ‖g‖² behind them): the manual clip, then the guard that
+    caps how fast the statistics can grow.
+
+    envelope_sq: the upper end of the window of ‖g‖² in the step before.
+    """
+    norm = tl.sqrt(grad_sq)
+    clip = clip_factor(max_norm, norm, tl.full([], 1e-6, tl.float64))
+    if ADAPTIVE_CLIP:
+        guard = clip_factor(10.0 * tl.sqrt(envelope_sq) + e, clip * norm, e)
+        clip = tl.where(k >= 2, clip * guard, clip)
+    return norm, clip, clip * clip * grad_sq
+
+
+@triton.jit
+def calm_factor(
+    norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP: tl.constexpr, ROBUST: tl.constexpr
+):
+    """9. (calm, recent after the step): an exploding gradient is clipped in the update, after the
+    statistics saw it; and in the robust mode one that is long beside those just before it.
+    """
+    root = tl.sqrt(norm_sq)
+    recent_sq_avg, recent_power = recent
+    calm = tl.full([], 1.0, tl.float64)
+    if ADAPTIVE_CLIP:
+        exploding = (k >= 1) & (norm_sq >= envelope_sq)
+        calm = tl.where(exploding, clip_factor(tl.sqrt(envelope_sq) + e, root, e), calm)
+        if ROBUST:
+            recent_sq = recent_sq_avg / (1.0 - recent_power)
+            spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), root, e)
+            calm = tl.where(k >= 10, tl.minimum(spike_clip, calm), calm)
+    if ROBUST:
+        decay = tl.full([], 0.9, tl.float64)
+        recent_sq_avg = decay * recent_sq_avg + (1.0 - decay) * norm_sq
+        recent_power = tl.where(k == 0, decay, decay * recent_power)
+    return calm, (recent_sq_avg, recent_power)
+
+
+@triton.jit
+def ends_of_window(window, k, value, e, WINDOW: tl.constexpr, LOG_SMOOTH: tl.constexpr):
+    """(low, high) of a window that has seen k values before this one, or their logarithms."""
+    place = tl.arange(0, window.shape[0])
+    filled = (place < WINDOW) & (place <= k)
+    window = tl.where(place == k % WINDOW, value, window)
+    low = tl.min(tl.where(filled, window, float("inf")))
+    high = tl.max(tl.where(filled, window, float("-inf")))
+    if LOG_SMOOTH:
+        low = tl.log(low + e)
+        high = tl.log(high + e)
+    return low, high
+
+
+@triton.jit
+def end_of_range(average, debias, LOG_SMOOTH: tl.constexpr):
+    """What an average of such ends says."""
+    end = average / debias
+    return tl.exp(end) if LOG_SMOOTH else end
+
+
+@triton.jit
+def learn(averages, window, h, k, beta, debias, e, WINDOW: tl.constexpr, LOG_SMOOTH: tl.constexpr):
+    """3-6. (averages after h, (h_min, h_max, variance, distance)). variance: before a signal is
+    taken off.
+
+    k: how many h have been before; debias: 1 - beta^(k + 1).
+    """
+    grad_sq_avg, h_min_avg, h_max_avg, grad_norm_avg, distance_avg = averages
+    gain = 1.0 - beta
+    grad_sq_avg = beta * grad_sq_avg + gain * h
+    low, high = ends_of_window(window, k, h, e, WINDOW, LOG_SMOOTH)
+    h_min_avg = beta * h_min_avg + gain * low
+    h_max_avg = beta * h_max_avg + gain * high
+    grad_norm_avg = beta * grad_norm_avg + gain * tl.sqrt(h)
+    distance_avg = beta * distance_avg + gain * (grad_norm_avg / (grad_sq_avg + e))
+    curvature = (
+        end_of_range(h_min_avg, debias, LOG_SMOOTH),
+        end_of_range(h_max_avg, debias, LOG_SMOOTH),
+        grad_sq_avg / debias,
+        distance_avg / debias,
+    )
+    return (grad_sq_avg, h_min_avg, h_max_avg, grad_norm_avg, distance_avg), curvature
+
+
+@triton.jit
+def store_curvature(state, h_min, h_max, variance, distance):
+    """What SingleStep was given."""
+    tl.store(state + at("state.h_min"), h_min)
+    tl.store(state + at("state.h_max"), h_max)
+    tl.store(state + at("state.variance"), variance)
+    tl.store(state + at("state.distance"), distance)
+
+
+@triton.jit
+def in_range(h_min, h_max):
+    """h_min, at least a thirtieth of h_max."""
+    return tl.maximum(h_min, h_max / tl.full([], 30.0, tl.float64))
+
+
+@triton.jit
+def first_radius(start_sq):
+    return tl.full([], 1e-3, tl.float64) * (1.0 + tl.sqrt(start_sq))
+
+
+@triton.jit
+def distance_over_gradients(momentum, radius, grad_sq_sum):
+    """The robust step size."""
+    lr = (1.0 - momentum) * radius / tl.sqrt(grad_sq_sum)
+    return tl.where(grad_sq_sum > 0.0, lr, 0.0)
