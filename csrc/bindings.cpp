@@ -44,7 +44,7 @@ const std::vector<size_t> coefficient_words = {
     sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
     sizeof(QHMCoefficients) / sizeof(double), sizeof(QHAdamCoefficients) / sizeof(double),
     sizeof(LAMBCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
-    sizeof(YellowFinCoefficients) / sizeof(double)};
+    sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double)};
 
 std::pair<double, double> host_single_step(double distance, double variance, double h_min,
                                            double h_max) {

@@ -11,15 +11,13 @@ namespace yfk {
 
 constexpr double kSquareDecay = 0.999;      // of the averages of squares, as in Adam
 constexpr double kLeastMomentum = 0.5;
-constexpr double kMetricFloor = 1e-6;       // of the root mean square of the gradient
-constexpr double kLeastFloor = 1e-22;       // below it squares leave float32
 
 // 4. h = <d, u> of the step before into the statistics; how far it has come, in the metric.
 YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
                         TunerState* state) {
-  const double h = state->scale * (state->unread_metric_sq + sums.metric_sq);
+  const double h = state->scale * state->scale * (state->unread_metric_sq + sums.metric_sq);
   if (k == 1) state->radius *= sqrt(h);
-  travel((state->unread_growth + sums.growth) / state->scale, state);
+  travel(state->unread_growth + sums.growth, state);
   state->unread_metric_sq = state->unread_growth = 0.0;
   state->grad_sq_sum += h;
   Curvature c = learn(options, h, k - 1, 1.0 - state->beta_power, e,
@@ -94,8 +92,8 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
     if (i == 0) state->lr = group_lr;
     YellowFinCoefficients* out = coefficients + i;
     out->active = 1.0;
-    out->grad_scale = group.sign * g.clip * inv_scale;
-    out->coupled_decay = decoupled ? 0.0 : decay;
+    out->grad_scale = group.sign * g.clip * inv_scale / state->scale;
+    out->coupled_decay = decoupled ? 0.0 : decay / state->scale;
     out->momentum = group.lr == 0.0 ? 0.0 : momentum;  // stands still
     out->velocity_gain = -group_lr;
     out->velocity_keep = 1.0;
@@ -105,8 +103,6 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
     out->average_decay = kSquareDecay;
     out->average_gain = fresh;
     out->spike_clip = calm;
-    const double floor = kMetricFloor * state->scale;
-    out->metric_floor = floor > kLeastFloor ? floor : kLeastFloor;
   }
 }
 

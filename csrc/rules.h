@@ -6,6 +6,7 @@
 //   Coefficients                      what it is given per parameter group, doubles that begin as
 //                                     Gate does; float64 parameters are served from the same buffer
 //   kStates                           how many state columns it keeps, from kState on
+//   kCoded                            whether the last of them is kept in 8-bit codes
 //   Rule(coefficients, step, ratio)   rounded to float once per chunk. step: of this tensor, from 1;
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
@@ -40,6 +41,7 @@ enum class RuleId : int {
   kLAMB,
   kYellowFinRobust,
   kYellowFinDiagonal,
+  kYellowFinCompact,
 };
 
 // The head of every rule's coefficients.
@@ -65,6 +67,7 @@ YFK_FN double power(double base, double n) {
 // What ends every rule: p <- keep p + gain u.
 struct Move {
   static constexpr int kGauges = 0;
+  static constexpr bool kCoded = false;
   float keep, gain;
 
   template <class T>
@@ -85,8 +88,7 @@ struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
   double param_gain;     // -lr, or 1 in the Polyak form
   double average_decay;  // beta; with a preconditioner that of the squares
   double average_gain;   // (1 - beta) * unscaling * clips of the statistics; 1 - average_decay
-  double spike_clip;     // with a preconditioner: the clips that the statistics do not see,
-  double metric_floor;   // and what is added to the root of the average square
+  double spike_clip;     // with a preconditioner: the clips that the statistics do not see
 };
 
 // Both momentum forms in one expression:
@@ -135,25 +137,30 @@ struct YellowFin : Move {
   }
 };
 
-// In Adam's metric, q = sqrt(s / bias) + floor, with Polyak's momentum:
-//   s <- b2 s + (1-b2) d²,   v <- mu v - lr calm d / q,   p <- p + v
-// Gauged: the growth of ‖p‖² and ‖d‖², both in the metric.
-struct DiagonalYellowFin : Move {
+constexpr float kMetricFloor = 0x1p-16f;
+
+// In the shape of Adam's metric, with Polyak's momentum. d is the gradient over its root mean square,
+// which is in grad_scale:
+//   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr calm d / q,   p <- p + v
+// Gauged: the growth of ‖p‖² in the metric, and <d, d / q>.
+template <bool kInCodes>
+struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = 2;
   static constexpr int kGauges = 2;
-  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias, floor;
+  static constexpr bool kCoded = kInCodes;
+  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias;
 
-  YFK_FN DiagonalYellowFin(const Coefficients& c, double step, double)
+  YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), float(c.param_gain)}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
         velocity_gain(float(c.velocity_gain * c.spike_clip)),
         square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
-        debias(float(1.0 / (1.0 - power(c.average_decay, step)))), floor(float(c.metric_floor)) {}
+        debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
 
   template <class T>
   YFK_FN T metric(const T& square_avg) const {
-    return floor + root(debias * square_avg);
+    return kMetricFloor + root(debias * square_avg);
   }
 
   template <class T>
@@ -328,6 +335,31 @@ YFK_FN uint32_t sign_bits(int64_t block) {
 // seed belongs to the step and to a stretch of 2^32 elements.
 YFK_FN uint32_t rounding_seed(int64_t element, double step) {
   return mixed(mixed(uint32_t(step)) + uint32_t(uint64_t(element) >> 32));
+}
+
+// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-43 (or less) to 2^21.
+// Rounded stochastically: to the nearest, an average over a thousand steps would never move.
+constexpr uint32_t kCodeShift = 21;
+constexpr uint32_t kCodeBase = 84u << 23;  // the bits of 2^-43
+
+// Random bits of element e for that: code_weyl(e + seed), which costs no hash for each. From element to
+// element they are evenly spread, which does no harm, and from step to step independent.
+template <class T>
+YFK_FN T code_weyl(T element) {
+  return element * 0x9e3779b1u;
+}
+
+// T: uint32_t, or a vector of them. float_bits: of a number that is not negative.
+template <class T>
+YFK_FN T code_of(T float_bits, T random) {
+  const T bits = float_bits + (random >> (32 - kCodeShift));
+  const T code = ((bits > kCodeBase ? bits : T{} + kCodeBase) - kCodeBase) >> kCodeShift;
+  return code < 255u ? code : T{} + 255u;
+}
+
+template <class T>
+YFK_FN T float_bits_of(T code) {
+  return (code << kCodeShift) + kCodeBase;
 }
 
 }  // namespace yfk

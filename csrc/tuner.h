@@ -30,7 +30,6 @@ YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper&
   out->average_decay = options.beta;
   out->average_gain = average_gain;
   out->spike_clip = 1.0;
-  out->metric_floor = 0.0;
 }
 
 // One tuner step of the published and the robust mode.

@@ -12,6 +12,9 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+struct Code {  // of rules.h
+  uint8_t bits;
+};
 
 YFK_FN UIntVec select(UIntVec mask, UIntVec yes, UIntVec no) { return (mask & yes) | (~mask & no); }
 
@@ -115,6 +118,44 @@ YFK_FN Floats load(const T* p, AllLanes) {
 template <class T>
 YFK_FN void store(T* p, const Floats& a, AllLanes) {
   for (int i = 0; i < kParts; ++i) store_part(p + i * kWidth, a.part[i]);
+}
+
+// Sixteen codes at once, by way of sixteen bits each: the compiler takes smaller vectors of bytes apart.
+typedef uint8_t CodesVec __attribute__((vector_size(kLanes)));
+typedef uint16_t WideCodesVec __attribute__((vector_size(2 * kLanes)));
+
+YFK_FN Floats load(const Code* p, AllLanes) {
+  CodesVec codes;
+  memcpy(&codes, p, sizeof codes);
+  const WideCodesVec wide = __builtin_convertvector(codes, WideCodesVec);
+  HalfVec part[kParts];
+  memcpy(part, &wide, sizeof wide);
+  Floats r;
+  for (int k = 0; k < kParts; ++k)
+    r.part[k] = (FloatVec)float_bits_of(__builtin_convertvector(part[k], UIntVec));
+  return r;
+}
+
+YFK_FN WideCodesVec joined(const HalfVec* part) {
+#if defined(__AVX2__) && !defined(__AVX512F__) && __has_builtin(__builtin_shufflevector)
+  // by way of memory the second half would wait for the first to be stored
+  return __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
+                                 15);
+#else
+  WideCodesVec wide;
+  memcpy(&wide, part, sizeof wide);
+  return wide;
+#endif
+}
+
+// random: 32 bits a lane.
+YFK_FN void store_coded(Code* p, const Floats& a, const UIntVec* random) {
+  HalfVec part[kParts];
+  for (int k = 0; k < kParts; ++k)
+    part[k] = __builtin_convertvector(code_of((UIntVec)a.part[k], random[k]), HalfVec);
+  const WideCodesVec wide = joined(part);
+  const CodesVec codes = __builtin_convertvector(wide, CodesVec);
+  memcpy(p, &codes, sizeof codes);
 }
 
 template <class T>

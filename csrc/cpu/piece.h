@@ -29,6 +29,36 @@ YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
   return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
 }
 
+// An average of squares in codes (rules.h).
+struct Codes {
+  Code* codes;
+  uint32_t first;  // element of the piece, plus the seed of the step
+
+  YFK_FN Codes(const Piece& piece, int column, double step)
+      : codes(piece.column<Code>(column)),
+        first(uint32_t(piece.row.origin + piece.first) +
+              rounding_seed(piece.row.origin + piece.first, step)) {}
+
+  template <class Lanes>
+  YFK_FN Floats read(int64_t i, Lanes lanes) const {
+    return load(codes + i, lanes);
+  }
+  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const { round(i, a, codes + i); }
+  YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
+    Code block[kLanes];
+    round(i, a, block);
+    memcpy(codes + i, block, size_t(some.count));
+  }
+
+ private:
+  YFK_FN void round(int64_t i, const Floats& a, Code* out) const {
+    UIntVec random[kParts];
+    for (int k = 0; k < kParts; ++k)
+      random[k] = code_weyl(lane_numbers()) + code_weyl(first + uint32_t(i + k * kWidth));
+    store_coded(out, a, random);
+  }
+};
+
 // A parameter of a piece is read and written in one of three ways. `step`: this one, from 1.
 
 struct FloatParameter {
@@ -98,8 +128,7 @@ struct RoundedParameter {
  private:
   YFK_FN void round(int64_t i, const Floats& a, Half* out) const {
     for (int k = 0; k < kParts; ++k) {
-      UIntVec at;
-      for (int j = 0; j < kWidth; ++j) at[j] = element + uint32_t(i + k * kWidth + j);
+      const UIntVec at = lane_numbers() + (element + uint32_t(i + k * kWidth));
       const HalfVec h = narrow(a.part[k], Half{}, mixed(at ^ seed));
       memcpy(out + k * kWidth, &h, sizeof h);
     }

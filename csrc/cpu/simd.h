@@ -69,6 +69,13 @@ YFK_FN Floats zeros() {
   return r;
 }
 
+// 0, 1, ... of one part.
+YFK_FN UIntVec lane_numbers() {
+  UIntVec r;
+  for (int i = 0; i < kWidth; ++i) r[i] = uint32_t(i);
+  return r;
+}
+
 // Sixteen sums in double precision, one a lane.
 struct Sums {
   DoubleVec part[kParts];

@@ -14,27 +14,31 @@ namespace yfk {
 namespace YFK_ISA {
 namespace {
 
-// The state columns of a piece, read and written together.
-template <int n>
+// The state columns of a piece, read and written together. step: this one of its tensor, from 1.
+template <class Rule>
 struct States {
-  float* column[n];
+  static constexpr int kFloats = Rule::kStates - int(Rule::kCoded);
+  float* column[kFloats];
+  Codes codes;  // of the last state, if the rule wants it so
 
-  YFK_FN explicit States(const Piece& piece) {
-    for (int k = 0; k < n; ++k) column[k] = piece.column<float>(kState + k);
+  YFK_FN States(const Piece& piece, double step) : codes(piece, kState + kFloats, step) {
+    for (int k = 0; k < kFloats; ++k) column[k] = piece.column<float>(kState + k);
   }
   template <class Lanes>
   YFK_FN void read(int64_t i, Floats* state, Lanes lanes) const {
-    for (int k = 0; k < n; ++k) state[k] = load(column[k] + i, lanes);
+    for (int k = 0; k < kFloats; ++k) state[k] = load(column[k] + i, lanes);
+    if constexpr (Rule::kCoded) state[kFloats] = codes.read(i, lanes);
   }
   template <class Lanes>
   YFK_FN void write(int64_t i, const Floats* state, Lanes lanes) const {
-    for (int k = 0; k < n; ++k) store(column[k] + i, state[k], lanes);
+    for (int k = 0; k < kFloats; ++k) store(column[k] + i, state[k], lanes);
+    if constexpr (Rule::kCoded) codes.write(i, state[kFloats], lanes);
   }
 };
 
 // One block of elements; `sums` has room for what the rule gauges.
 template <class Rule, class Parameter, class G, class Lanes>
-YFK_FN void advance(const States<Rule::kStates>& states, const Rule& rule, const Parameter& param,
+YFK_FN void advance(const States<Rule>& states, const Rule& rule, const Parameter& param,
                     const G* g, int64_t i, Lanes lanes, Floats* sums) {
   const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
   Floats state[Rule::kStates];
@@ -48,9 +52,9 @@ YFK_FN void advance(const States<Rule::kStates>& states, const Rule& rule, const
 }
 
 template <class Rule, class Parameter, class G>
-YFK_FN void advance(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
-                    double* gauges) {
-  const States<Rule::kStates> states(piece);
+YFK_FN void advance(const Piece& piece, double step, const Rule& rule, const Parameter& param,
+                    const G* g, double* gauges) {
+  const States<Rule> states(piece, step);
   if constexpr (Rule::kGauges == 0) {
     for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
       advance(states, rule, param, g, i, lanes, nullptr);
@@ -73,7 +77,7 @@ YFK_FN void advance(const Piece& piece, const Rule& rule, const Parameter& param
 template <class Rule, class Parameter, class G>
 YFK_FN void direct(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
                    double* norms) {
-  const States<Rule::kStates> states(piece);
+  const States<Rule> states(piece, 0.0);
   Sums p_sq = no_sums(), u_sq = no_sums();
   for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
     Floats run_p_sq = zeros(), run_u_sq = zeros();
@@ -95,7 +99,7 @@ YFK_FN void direct(const Piece& piece, const Rule& rule, const Parameter& param,
 
 template <class Rule, class Parameter>
 YFK_FN void move(const Piece& piece, const Rule& rule, const Parameter& param) {
-  const States<Rule::kStates> states(piece);
+  const States<Rule> states(piece, 0.0);
   for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats p = param.read(i, lanes);
     Floats state[Rule::kStates];
@@ -134,7 +138,7 @@ void advance_chunks(const Table& table, int64_t begin, int64_t end, const double
     const double step = piece.steps() + 1.0;
     const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
     with_parameter<P>(piece, step,
-                      [&](const auto& param) { advance(piece, rule, param, g, gauges); });
+                      [&](const auto& param) { advance(piece, step, rule, param, g, gauges); });
   }
 }
 
@@ -184,7 +188,8 @@ UpdateKernels kernels_for(RuleId rule) {
     case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
     case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
     case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<false, true>>;
-    case RuleId::kYellowFinDiagonal: return kOnePass<P, DiagonalYellowFin>;
+    case RuleId::kYellowFinDiagonal: return kOnePass<P, PreconditionedYellowFin<false>>;
+    case RuleId::kYellowFinCompact: return kOnePass<P, PreconditionedYellowFin<true>>;
   }
   return kEither<P, YellowFin<true>>;
 }

@@ -9,6 +9,10 @@ _GATE = ("active", "grad_scale")
 _SETTINGS = (*_GATE, "sign", "max_norm", "lr", "weight_decay", "decoupled")
 
 
+METRIC_FLOOR = 2.0**-16
+"""What the preconditioned update adds to the root of an average square."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How parameters follow from gradients and state.
@@ -20,6 +24,7 @@ class Rule:
         fields: its coefficients for each parameter group.
         counts: whether it needs to know how many steps a tensor has taken.
         gauges: sums over all elements that its update leaves for the tuner.
+        coded: whether its last state is kept in 8-bit codes.
     """
 
     id: int
@@ -28,6 +33,7 @@ class Rule:
     fields: tuple[str, ...]
     counts: bool = False
     gauges: int = 0
+    coded: bool = False
 
 
 _YELLOWFIN_FIELDS = (
@@ -41,7 +47,6 @@ _YELLOWFIN_FIELDS = (
     "average_decay",
     "average_gain",
     "spike_clip",
-    "metric_floor",
 )
 YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
 YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)
@@ -76,6 +81,15 @@ YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELD
 YELLOWFIN_DIAGONAL = Rule(
     6, "yellowfin_diagonal", states=2, fields=_YELLOWFIN_FIELDS, counts=True, gauges=2
 )
+YELLOWFIN_COMPACT = Rule(
+    7,
+    "yellowfin_compact",
+    states=2,
+    fields=_YELLOWFIN_FIELDS,
+    counts=True,
+    gauges=2,
+    coded=True,
+)
 RULES = (
     YELLOWFIN,
     YELLOWFIN_SKETCH,
@@ -84,6 +98,7 @@ RULES = (
     LAMB,
     YELLOWFIN_ROBUST,
     YELLOWFIN_DIAGONAL,
+    YELLOWFIN_COMPACT,
 )
 
 GATE_STATE = ("grad_norm", "skipped")

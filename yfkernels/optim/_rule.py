@@ -65,7 +65,8 @@ class RuleOptimizer(FusedOptimizer):
     def _layout(self) -> StateLayout:
         names = self._state_names[: self._rule.states]
         columns = {name: Column(Column.STATE + k) for k, name in enumerate(names)}
-        return StateLayout(columns, self._rule.counts, self._stochastic_rounding)
+        coded = frozenset(names[-1:] if self._rule.coded else ())
+        return StateLayout(columns, self._rule.counts, self._stochastic_rounding, coded)
 
     def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
         device = tables[0].device if tables else torch.device("cpu")

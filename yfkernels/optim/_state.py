@@ -31,11 +31,13 @@ class StateLayout:
         names: of the rule's states, with their columns.
         counts_steps: whether the update hangs on how many steps a parameter has taken.
         stochastic_rounding: half-precision parameters count their steps and have no master.
+        coded: names of the states that are kept in 8-bit codes.
     """
 
     names: Mapping[str, Column]
     counts_steps: bool
     stochastic_rounding: bool
+    coded: frozenset[str] = frozenset()
 
     def columns(self, view: Tensor) -> dict[str, Column]:
         """The parameter's state by name, with its column in the table."""
@@ -60,13 +62,13 @@ class StateLayout:
             columns[column] = part
         return columns
 
-    @staticmethod
-    def _tensor(name: str, view: Tensor, value: Tensor | None) -> Tensor:
+    def _tensor(self, name: str, view: Tensor, value: Tensor | None) -> Tensor:
         """A state tensor in the parameter's layout, with `value` in it or as it begins."""
         if name == "step":
             tensor = torch.zeros((), dtype=torch.float32, device=view.device)
         else:
-            tensor = new_state(view, _DTYPE.get(view.dtype, torch.float32))
+            dtype = torch.uint8 if name in self.coded else _DTYPE.get(view.dtype, torch.float32)
+            tensor = new_state(view, dtype)
         if value is None and name == "master":
             value = view
         return tensor if value is None else tensor.copy_(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from yfkernels._checks import require
 from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
@@ -67,10 +68,11 @@ class YellowFin(RuleOptimizer):
         robust: bound the curvature range and take the step size from how far the parameters have
             come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
             algorithm.
-        preconditioner: "diagonal" measures and steps in Adam's metric, which is a step size for each
-            parameter: 8 bytes of state, as Adam. lr is then the step along g / sqrt(average of g²),
-            and lr / (1 - momentum) compares with AdamW's, also in decoupled_weight_decay. None for
-            one step size.
+        preconditioner: "diagonal" measures and steps in the shape of Adam's metric, a step size for
+            each parameter: 8 bytes of state, as Adam. "compact" keeps the average of squares in one
+            byte instead of four: 5 bytes of state; weight decay must then be decoupled. lr becomes
+            the step along g / sqrt(average of g²), and lr / (1 - momentum) compares with AdamW's,
+            also in decoupled_weight_decay. None for one step size.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
             master copy.
         maximize: ascend instead of descend. Per group.
@@ -142,7 +144,7 @@ class YellowFin(RuleOptimizer):
             preconditioner=preconditioner,
         )
         self._tuner = YellowFinTuner(options)
-        self._rule = rule_of(options)
+        self._rule = rule_of(options, preconditioner)
         self._adapts = options.trust_ratio
         defaults = {
             "lr": lr,
@@ -160,11 +162,13 @@ class YellowFin(RuleOptimizer):
 
     @property
     def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self._rule.coded:
+            return "momentum_buffer", "exp_avg_sq_codes"
         second = "exp_avg_sq" if self._tuner.options.preconditioned else "grad_avg"
         return "momentum_buffer", second
 
     def __repr__(self) -> str:
-        chosen = in_words(self._tuner.options) | {
+        chosen = in_words(self._tuner.options, self._rule) | {
             "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
@@ -230,6 +234,14 @@ class YellowFin(RuleOptimizer):
 
     # ---- checks and saved state
 
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if self._rule.coded and group["weight_decay"]:
+            # beside a small gradient the decay alone would leave the range of the codes
+            decoupled = group["decoupled_weight_decay"]
+            need = "True with preconditioner='compact', or weight_decay 0"
+            require(bool(decoupled), "decoupled_weight_decay", decoupled, need)
+
     def _global_state(self) -> dict[str, Tensor]:
         return {"tuner": self._tuner.saved()}
 
@@ -262,7 +274,7 @@ class YellowFin(RuleOptimizer):
             )
 
     def _state_words_in_words(self) -> str:
-        chosen = in_words(self._tuner.options)
+        chosen = in_words(self._tuner.options, self._rule)
         names = ["window"] if chosen["robust"] else ["window", "variance"]
         if chosen["preconditioner"]:
             names.append("preconditioner")

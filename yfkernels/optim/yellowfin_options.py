@@ -7,12 +7,15 @@ import math
 from yfkernels._checks import finite, require, require_number
 from yfkernels.ops.rules import (
     YELLOWFIN,
+    YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Rule,
 )
 from yfkernels.ops.tuner import TunerOptions
+
+_PRECONDITIONED = {"diagonal": YELLOWFIN_DIAGONAL, "compact": YELLOWFIN_COMPACT}
 
 
 def tuner_options(
@@ -53,9 +56,8 @@ def tuner_options(
     ok = finite(initial_lr) and initial_lr >= 0.0
     require(ok, "initial_lr", initial_lr, "finite and >= 0")
     require(0.0 <= initial_momentum < 1.0, "initial_momentum", initial_momentum, "in [0, 1)")
-    require(
-        preconditioner in ("diagonal", None), "preconditioner", preconditioner, "'diagonal' or None"
-    )
+    ok = preconditioner in (*_PRECONDITIONED, None)
+    require(ok, "preconditioner", preconditioner, "'diagonal' or 'compact', or None for neither")
     if robust:
         need = "None in the robust mode, which keeps no average; or pass robust=False"
         require(variance is None, "variance", variance, need)
@@ -85,17 +87,18 @@ def tuner_options(
     )
 
 
-def rule_of(options: TunerOptions) -> Rule:
+def rule_of(options: TunerOptions, preconditioner: str | None) -> Rule:
     """The update that goes with the options."""
-    if options.preconditioned:
-        return YELLOWFIN_DIAGONAL
+    if preconditioner is not None:
+        return _PRECONDITIONED[preconditioner]
     if options.robust:
         return YELLOWFIN_ROBUST
     return YELLOWFIN_SKETCH if options.sketch else YELLOWFIN
 
 
-def in_words(options: TunerOptions) -> dict[str, object]:
+def in_words(options: TunerOptions, rule: Rule) -> dict[str, object]:
     """The options by the names of `YellowFin`'s arguments."""
+    names = {rule: name for name, rule in _PRECONDITIONED.items()}
     sketched = "sketch" if options.sketch else "exact"
     return {
         "beta": options.beta,
@@ -110,5 +113,5 @@ def in_words(options: TunerOptions) -> dict[str, object]:
         "initial_momentum": options.initial_momentum,
         "trust_ratio": options.trust_ratio,
         "robust": options.robust,
-        "preconditioner": "diagonal" if options.preconditioned else None,
+        "preconditioner": names.get(rule),
     }

@@ -145,7 +145,21 @@ def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
 
 
 def _states(rule: Rule, row: Row) -> list[Tensor]:
-    return [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    states = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    if rule.coded:
+        states[-1] = random.decoded(states[-1]).to(states[0].dtype)
+    return states
+
+
+def _write_states(rule: Rule, row: Row, states: list[Tensor], active: Tensor) -> None:
+    """Writes the advanced states, in this step of the tensor; before it is counted."""
+    columns = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    if rule.coded:
+        order = memory_order(row.param)
+        codes = random.coded(flatten(states[-1].float(), order), row.origin, _steps(row) + 1.0)
+        states = [*states[:-1], unflatten(codes, row.param, order)]
+    for old, new in zip(columns, states):
+        _write(old, new, active)
 
 
 def _steps(row: Row) -> Tensor:
@@ -197,8 +211,7 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
             gauged = update.gauge(grad.to(param.dtype), param, moved, advanced)
             gauges += torch.stack([_sum(gauge) for gauge in gauged])
         _write_param(row, moved, _steps(row) + 1.0, active)
-        for old, new in zip(_states(rule, row), advanced):
-            _write(old, new, active)
+        _write_states(rule, row, advanced, active)
         _count(row, active)
     if rule.gauges:
         _write(table.gauges[: rule.gauges], gauges, active)
@@ -212,8 +225,7 @@ def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
             continue
         _, param, u, advanced = _directed(rule, row, grad, coefficients)
         _write(norms, torch.stack([_sum(param * param), _sum(u * u)]), active)
-        for old, new in zip(_states(rule, row), advanced):
-            _write(old, new, active)
+        _write_states(rule, row, advanced, active)
         _count(row, active)
 
 

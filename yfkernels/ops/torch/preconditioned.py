@@ -10,16 +10,14 @@ from yfkernels.ops.torch.statistics import FIRST_RADIUS, Curvature, TuningStep, 
 
 _SQUARE_DECAY = 0.999
 _LEAST_MOMENTUM = 0.5
-_METRIC_FLOOR = 1e-6
-_LEAST_FLOOR = 1e-22
 
 
 def _digest(step: TuningStep, sums: dict[str, Tensor]) -> tuple[Tensor, Curvature]:
     """4. h = <d, u> of the step before into the statistics; how far it has come, in the metric."""
     old, new, k = step.old, step.new, step.k
-    h = old["scale"] * (old["unread_metric_sq"] + sums["metric_sq"])
+    h = old["scale"] * old["scale"] * (old["unread_metric_sq"] + sums["metric_sq"])
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    step.travel((old["unread_growth"] + sums["growth"]) / old["scale"])
+    step.travel(old["unread_growth"] + sums["growth"])
     new["unread_metric_sq"] = new["unread_growth"] = torch.zeros_like(h)
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
@@ -80,8 +78,8 @@ def tune_preconditioned(
     ones = torch.ones_like(lrs)
     out = {
         "active": ones,
-        "grad_scale": group["sign"] * g.clip * step.inv_scale,
-        "coupled_decay": torch.where(decoupled, 0.0, decay),
+        "grad_scale": group["sign"] * g.clip * step.inv_scale / scale,
+        "coupled_decay": torch.where(decoupled, 0.0, decay / scale),
         "momentum": torch.where(group["lr"] == 0.0, 0.0, momentum),  # stands still
         "velocity_gain": -lrs,
         "velocity_keep": ones,
@@ -91,6 +89,5 @@ def tune_preconditioned(
         "average_decay": ones * _SQUARE_DECAY,
         "average_gain": ones * fresh,
         "spike_clip": ones * calm,
-        "metric_floor": ones * (_METRIC_FLOOR * scale).clamp(min=_LEAST_FLOOR),
     }
     step.write([window, raw_window], out, state, coefficients)

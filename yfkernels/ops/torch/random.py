@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+_CODE_SHIFT = 21
+_CODE_BASE = 84 << 23
+_WEYL = 0x9E3779B1
 
 
 def mixed(x: Tensor) -> Tensor:
@@ -25,6 +28,34 @@ def signs(origin: int, count: int, device: torch.device) -> Tensor:
     return 1.0 - 2.0 * ((words >> (element & 31)) & 1).double()
 
 
+def _elements(origin: int, values: Tensor) -> Tensor:
+    return torch.arange(origin, origin + values.numel(), device=values.device)
+
+
+def _seed(element: Tensor, step: Tensor) -> Tensor:
+    return mixed((mixed(step.long() & _MASK) + (element >> 32)) & _MASK)
+
+
+def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
+    """Floats that are not negative, as 8-bit codes, rounded stochastically; csrc/rules.h has them.
+
+    Args:
+        values: float32, one dimension, in memory order.
+        origin: index of the first element in the whole model.
+        step: number of this step, from 1.
+    """
+    element = _elements(origin, values)
+    random = ((element + _seed(element, step)) * _WEYL) & _MASK
+    bits = values.view(torch.int32).long() + (random >> 32 - _CODE_SHIFT)
+    code = (bits - _CODE_BASE) >> _CODE_SHIFT
+    return code.clamp(0, 255).to(torch.uint8)
+
+
+def decoded(codes: Tensor) -> Tensor:
+    """What the codes stand for, in float32."""
+    return ((codes.int() << _CODE_SHIFT) + _CODE_BASE).view(torch.float32)
+
+
 def rounded(values: Tensor, dtype: torch.dtype, origin: int, step: Tensor) -> Tensor:
     """float32 rounded stochastically: up or down to a neighbour, so that the mean is kept.
 
@@ -34,9 +65,8 @@ def rounded(values: Tensor, dtype: torch.dtype, origin: int, step: Tensor) -> Te
         origin: index of the first element in the whole model.
         step: number of this step, from 1.
     """
-    element = torch.arange(origin, origin + values.numel(), device=values.device)
-    seed = mixed((mixed(step.long() & _MASK) + (element >> 32)) & _MASK)
-    random = mixed((element & _MASK) ^ seed)
+    element = _elements(origin, values)
+    random = mixed((element & _MASK) ^ _seed(element, step))
     bits = values.view(torch.int32).long() & _MASK
     if dtype == torch.bfloat16:
         halves = (bits + (random & 0xFFFF)) >> 16

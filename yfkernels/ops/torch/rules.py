@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops import rules
-from yfkernels.ops.rules import BiasCorrection, Rule
+from yfkernels.ops.rules import METRIC_FLOOR, BiasCorrection, Rule
 
 Scalars = dict[str, Tensor]
 """A group's coefficients by name: float64, no dimension."""
@@ -84,8 +84,8 @@ class YellowFin(Update):
         return torch.where((p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
 
 
-class DiagonalYellowFin(Update):
-    """Polyak's momentum in Adam's metric."""
+class PreconditionedYellowFin(Update):
+    """Polyak's momentum in the shape of Adam's metric; d is over its root mean square already."""
 
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
         self.c = c
@@ -93,7 +93,7 @@ class DiagonalYellowFin(Update):
         self.debias = 1.0 / (1.0 - c["average_decay"] ** step)
 
     def _metric(self, square_avg: Tensor) -> Tensor:
-        return (self.debias * square_avg).sqrt() + self.c["metric_floor"]
+        return (self.debias * square_avg).sqrt() + METRIC_FLOOR
 
     def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         c = self.c
@@ -175,7 +175,8 @@ _UPDATES: dict[Rule, type[Update]] = {
     rules.QHADAM: QHAdam,
     rules.LAMB: LAMB,
     rules.YELLOWFIN_ROBUST: YellowFin,
-    rules.YELLOWFIN_DIAGONAL: DiagonalYellowFin,
+    rules.YELLOWFIN_DIAGONAL: PreconditionedYellowFin,
+    rules.YELLOWFIN_COMPACT: PreconditionedYellowFin,
 }
 
 

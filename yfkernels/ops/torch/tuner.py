@@ -137,7 +137,6 @@ def _tune_plain(
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
         "spike_clip": ones,
-        "metric_floor": ones * 0.0,
     }
     rest_of_state = [window] if sketch is None else [window, beta * average + average_gain * sketch]
     step.write(rest_of_state, out, state, coefficients)
