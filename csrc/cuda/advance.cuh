@@ -11,8 +11,9 @@ namespace cuda {
 // Nothing but the parameters is wanted before the next step. `sums` has room for what the rule
 // gauges: a thread sums its 256 elements of a chunk in float.
 template <class Rule, class Parameter>
-__device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const Rule& rule,
-                                              const Parameter& param, float* sums) {
+__device__ __forceinline__ void advance_chunk(const Piece& piece, uint32_t seed, int n,
+                                              const Rule& rule, const Parameter& param,
+                                              float* sums) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
   const auto grads =
@@ -43,6 +44,14 @@ __device__ __forceinline__ void advance_chunk(const Piece& piece, int n, const R
       p.at[k] = moved;
     }
     param.store(i, p, lanes);
+    if constexpr (Rule::kCoded) {
+      const uint32_t first = uint32_t(piece.row.origin + piece.first) + seed;
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        float& square_avg = value.state.column[Rule::kStates - 1].at[k];
+        square_avg = rounded(square_avg, code_weyl(first + uint32_t(i + k)), Code{});
+      }
+    }
     states.store(i, value.state, lanes);
   };
   for_each_lanes<N, kAllWide>(n, load, work);
@@ -79,7 +88,7 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
     const int n = piece.length(table.chunk_size);
     with_parameter<P, Reuse::kStream>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
       float sums[kGauges ? kGauges : 1] = {};
-      advance_chunk(piece, n, rule, param, sums);
+      advance_chunk(piece, job.seed, n, rule, param, sums);
       if constexpr (kGauges > 0) gauged.add(k, sums);
     });
   };

@@ -99,6 +99,11 @@ __device__ __forceinline__ float rounded(float x, uint32_t random, __half) {
   return x == x ? r : x;
 }
 
+// As the CPU's store_coded.
+__device__ __forceinline__ float rounded(float x, uint32_t random, Code) {
+  return __uint_as_float(float_bits_of(code_of(__float_as_uint(x), random)));
+}
+
 // A half-precision parameter without a master.
 template <class P, bool kWide>
 struct RoundedParameter : AnyParameter<P, kWide> {

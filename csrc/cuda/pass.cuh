@@ -52,17 +52,19 @@ __device__ __forceinline__ unsigned chunks_of(const Piece& piece, int64_t chunk_
 }
 
 // The state columns of a piece, read and written together.
-template <int n, int N, bool kAllWide, Reuse kReuse>
-struct States {
-  using Columns = Column<float, N, kAllWide, kReuse>;
+template <class Rule, int N, bool kAllWide, Reuse kReuse>
+struct StatesOf {
+  static constexpr int n = Rule::kStates;
+  using Last = std::conditional_t<Rule::kCoded, Code, float>;
   struct Value {
     Lanes<N> column[n];
   };
-  Columns first, last;  // the same one if there is only one
+  Column<float, N, kAllWide, kReuse> first;
+  Column<Last, N, kAllWide, kReuse> last;  // the same one if there is only one
 
-  __device__ __forceinline__ explicit States(const Piece& piece)
+  __device__ __forceinline__ explicit StatesOf(const Piece& piece)
       : first(column_of<float, kAllWide, kReuse, N>(piece, kState)),
-        last(column_of<float, kAllWide, kReuse, N>(piece, kState + n - 1)) {}
+        last(column_of<Last, kAllWide, kReuse, N>(piece, kState + n - 1)) {}
 
   template <class Which>
   __device__ __forceinline__ Value load(int i, Which lanes) const {
@@ -75,9 +77,6 @@ struct States {
     if constexpr (n == 2) last.store(i, value.column[1], lanes);
   }
 };
-
-template <class Rule, int N, bool kAllWide, Reuse kReuse>
-using StatesOf = States<Rule::kStates, N, kAllWide, kReuse>;
 
 // u of N elements, whose states advance.
 template <class Rule, int N, class State>

@@ -13,6 +13,7 @@ static Passes passes_of(RuleId rule, DType dtype) {
     case RuleId::kLAMB: return lamb_passes(dtype);
     case RuleId::kYellowFinRobust: return yellowfin_robust_passes(dtype);
     case RuleId::kYellowFinDiagonal: return yellowfin_diagonal_passes(dtype);
+    case RuleId::kYellowFinCompact: return yellowfin_compact_passes(dtype);
   }
   return yellowfin_passes(dtype);
 }

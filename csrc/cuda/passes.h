@@ -26,6 +26,7 @@ Passes yellowfin_passes(DType dtype);
 Passes yellowfin_sketch_passes(DType dtype);
 Passes yellowfin_robust_passes(DType dtype);
 Passes yellowfin_diagonal_passes(DType dtype);
+Passes yellowfin_compact_passes(DType dtype);
 Passes qhm_passes(DType dtype);
 Passes qhadam_passes(DType dtype);
 Passes lamb_passes(DType dtype);

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../rules.h"
+
 namespace yfk {
 namespace cuda {
 
@@ -61,6 +63,19 @@ struct PairOf<__nv_bfloat16> {
   static __device__ __forceinline__ Type narrow(float2 x) { return __float22bfloat162_rn(x); }
 };
 
+// Codes (../rules.h) are read as what they stand for, and written of numbers that are rounded to one.
+struct Code {
+  uint8_t bits;
+};
+
+__device__ __forceinline__ float widen(Code x) {
+  return __uint_as_float(float_bits_of(uint32_t(x.bits)));
+}
+template <>
+__device__ __forceinline__ Code narrow<Code>(float x) {
+  return {uint8_t(code_of(__float_as_uint(x), 0u))};
+}
+
 // Accesses ---------------------------------------------------------------------------------------
 
 // Addresses come out of the table, so the compiler has to be told that they are global memory: it
@@ -85,6 +100,16 @@ __device__ __forceinline__ void store_word(Word* p, Word x) {
   }
 }
 
+template <Reuse kReuse>
+__device__ __forceinline__ Code load_word(const Code* p) {
+  return {load_word<kReuse>(&p->bits)};
+}
+
+template <Reuse kReuse>
+__device__ __forceinline__ void store_word(Code* p, Code x) {
+  store_word<kReuse>(&p->bits, x.bits);
+}
+
 template <int N, Reuse kReuse>
 __device__ __forceinline__ Lanes<N> load_wide(const float* p) {
   Lanes<N> r;
@@ -102,6 +127,39 @@ __device__ __forceinline__ void store_wide(float* p, const Lanes<N>& a) {
   for (int k = 0; k < N; k += 4)
     store_word<kReuse>(reinterpret_cast<float4*>(p + k),
                        make_float4(a.at[k], a.at[k + 1], a.at[k + 2], a.at[k + 3]));
+}
+
+template <int N>
+struct WordOf;  // of N bytes
+template <>
+struct WordOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+
+template <int N, Reuse kReuse>
+__device__ __forceinline__ Lanes<N> load_wide(const Code* p) {
+  using Word = typename WordOf<N>::Type;
+  const Word word = load_word<kReuse>(reinterpret_cast<const Word*>(p));
+  Code codes[N];
+  memcpy(codes, &word, N);
+  Lanes<N> r;
+#pragma unroll
+  for (int k = 0; k < N; ++k) r.at[k] = widen(codes[k]);
+  return r;
+}
+
+template <int N, Reuse kReuse>
+__device__ __forceinline__ void store_wide(Code* p, const Lanes<N>& a) {
+  Code codes[N];
+#pragma unroll
+  for (int k = 0; k < N; ++k) codes[k] = narrow<Code>(a.at[k]);
+  typename WordOf<N>::Type word;
+  memcpy(&word, codes, N);
+  store_word<kReuse>(reinterpret_cast<typename WordOf<N>::Type*>(p), word);
 }
 
 template <int N, Reuse kReuse, class Half>

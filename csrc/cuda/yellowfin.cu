@@ -20,9 +20,5 @@ Passes yellowfin_robust_passes(DType dtype) {
   return {advance_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
 }
 
-Passes yellowfin_diagonal_passes(DType dtype) {
-  return {advance_pass<DiagonalYellowFin>(dtype), nullptr, nullptr};
-}
-
 }  // namespace cuda
 }  // namespace yfk

@@ -275,9 +275,7 @@ class YellowFin(RuleOptimizer):
 
     def _state_words_in_words(self) -> str:
         chosen = in_words(self._tuner.options, self._rule)
-        names = ["window"] if chosen["robust"] else ["window", "variance"]
-        if chosen["preconditioner"]:
-            names.append("preconditioner")
+        names = ("window", "preconditioner" if chosen["robust"] else "variance")
         return " and ".join(f"{name}={chosen[name]!r}" for name in names)
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:
