@@ -150,6 +150,17 @@ CONTESTANTS = {
             has_capturable=True,
             essential=True,
         ),
+        # the squares in a byte. fp32: 4 measure + 22 advance; bf16: 2 + 24
+        Contestant(
+            "yellowfin-compact",
+            "YellowFin compact",
+            26,
+            _yellowfin(preconditioner="compact"),
+            bytes_bf16=26,
+            keeps_addresses=True,
+            has_capturable=True,
+            essential=True,
+        ),
         # as published. fp32: 8 measure + 28 advance; bf16: 6 + 30
         Contestant(
             "yellowfin-exact",

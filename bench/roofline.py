@@ -35,6 +35,7 @@ _STYLE: dict[Any, Any] = {
 _COLOURS = {
     "yellowfin": "#7f1d1d",
     "yellowfin-diagonal": "#b45f78",
+    "yellowfin-compact": "#d98ca0",
     "yellowfin-exact": "#c2410c",
     "yellowfin-sketch": "#f0a020",
     "lamb": "#9d174d",

@@ -141,7 +141,7 @@ CONTESTANTS: dict[str, Contestant] = {
             ("yellowfin-published", "YellowFin, published", _yellowfin(robust=False)),
             ("yellowfin-robust", "YellowFin, robust", _yellowfin(robust=True)),
             ("yellowfin-diagonal", "YellowFin, diagonal", _yellowfin(preconditioner="diagonal")),
-            ("yellowfin-factored", "YellowFin, factored", _yellowfin(preconditioner="factored")),
+            ("yellowfin-compact", "YellowFin, compact", _yellowfin(preconditioner="compact")),
         )
     },
 }

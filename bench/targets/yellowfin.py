@@ -18,7 +18,7 @@ from bench.targets.measures import (
 from bench.targets.target import HUGE, LARGE, MANY, MODEL, Target
 
 EXACT, SKETCH, PER_TENSOR = "yellowfin-exact", "yellowfin-sketch", "yellowfin-per-tensor"
-ROBUST, DIAGONAL = "yellowfin", "yellowfin-diagonal"
+ROBUST, DIAGONAL, COMPACT = "yellowfin", "yellowfin-diagonal", "yellowfin-compact"
 ADAMW, ADAMW_CLIP = "adamw-fused", "adamw-fused+clip"
 
 TARGETS = (
@@ -66,6 +66,12 @@ TARGETS = (
         "<=",
         8.0,
         state_per_param(DIAGONAL),
+    ),
+    Target(
+        "cpu", LARGE, COMPACT, "compact / fused AdamW, time", "<=", 1.2, time_ratio(COMPACT, ADAMW)
+    ),
+    Target(
+        "cpu", LARGE, COMPACT, "compact, state bytes / param", "<=", 5.0, state_per_param(COMPACT)
     ),
     Target("cpu", MANY, ROBUST, "robust, allocations a step", "<=", 0, allocations(ROBUST)),
     Target("cpu", LARGE, EXACT, "exact / fused AdamW, GB/s", ">=", 0.95, speed_ratio(EXACT, ADAMW)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from yfkernels.ops.rules import GATE_STATE, QHM, RULES, YELLOWFIN, BiasCorrection
+from yfkernels.ops.rules import GATE_STATE, METRIC_FLOOR, QHM, RULES, YELLOWFIN, BiasCorrection
 from yfkernels.ops.table import COLUMNS, ROW_WORDS, Column
 from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, SUMS
 
@@ -29,6 +29,7 @@ _RECORDS = tl.constexpr(
     }
 )
 assert len(_RECORDS.value["row"]) == ROW_WORDS
+_METRIC_FLOOR = tl.constexpr(METRIC_FLOOR)
 _CORRECTIONS = tl.constexpr({correction.name: correction.value for correction in BiasCorrection})
 
 
@@ -51,3 +52,10 @@ def bias_correction(name: str) -> int:
     """The number of a BiasCorrection."""
     number: int = _CORRECTIONS.value[name]
     return number
+
+
+@triton.constexpr_function
+def metric_floor() -> float:
+    """METRIC_FLOOR of the rules."""
+    floor: float = _METRIC_FLOOR.value
+    return floor

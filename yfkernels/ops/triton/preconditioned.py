@@ -99,9 +99,9 @@ def preconditioned_tune(
     least = tl.maximum(initial_momentum, 0.5)
     momentum = least
     if k >= 1:
-        h = scale * (unread_metric_sq + gauged_metric_sq)
+        h = scale * scale * (unread_metric_sq + gauged_metric_sq)
         radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
-        growth += (unread_growth + gauged_growth) / scale
+        growth += unread_growth + gauged_growth
         radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
         grad_sq_sum += h
         debias = 1.0 - beta_power
@@ -152,8 +152,6 @@ def preconditioned_tune(
     tl.store(state + at("state.grad_norm"), norm)
     tl.store(state + at("state.clip_coefficient"), clip * calm)
 
-    floor = tl.full([], 1e-6, tl.float64) * scale
-    floor = tl.maximum(floor, tl.full([], 1e-22, tl.float64))
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
@@ -166,8 +164,8 @@ def preconditioned_tune(
 
         out = coefficients + i * size("yellowfin")
         tl.store(out + at("yellowfin.active"), 1.0)
-        tl.store(out + at("yellowfin.grad_scale"), sign * clip * inv_scale)
-        tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay))
+        tl.store(out + at("yellowfin.grad_scale"), sign * clip * inv_scale / scale)
+        tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay / scale))
         stands = multiplier == 0.0
         tl.store(out + at("yellowfin.momentum"), tl.where(stands, 0.0, momentum))
         tl.store(out + at("yellowfin.velocity_gain"), -group_lr)
@@ -179,7 +177,6 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.average_decay"), square_decay)
         tl.store(out + at("yellowfin.average_gain"), fresh)
         tl.store(out + at("yellowfin.spike_clip"), calm)
-        tl.store(out + at("yellowfin.metric_floor"), floor)
 
 
 def launch(

@@ -62,6 +62,20 @@ def round_randomly(x, random, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def code_of(x, random):
+    """The 8-bit codes of floats that are not negative, rounded randomly; random: 32 bits each."""
+    bits = x.to(tl.uint32, bitcast=True) + (random >> 11)
+    base = tl.full([1], 84 << 23, tl.uint32)
+    return tl.minimum((tl.maximum(bits, base) - base) >> 21, 255).to(tl.uint8)
+
+
+@triton.jit
+def float_of(code):
+    """What the codes stand for."""
+    return ((code.to(tl.uint32) << 21) + (84 << 23)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _bfloat16(x, rounded):
     """The bfloat16 with the bits `rounded`, or the NaN that x is."""
     bits = tl.where(x == x, rounded, (x.to(tl.uint32, bitcast=True) >> 16) | 0x40)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from yfkernels.ops import rules
-from yfkernels.ops.triton.layout import at, bias_correction
+from yfkernels.ops.triton.layout import at, bias_correction, metric_floor
 
 
 class Update(NamedTuple):
@@ -102,7 +102,7 @@ def _yellowfin_gauge(numbers, g, before, after, states):
 
 
 @triton.jit
-def _diagonal_numbers(coefficients, step, ratio):
+def _preconditioned_numbers(coefficients, step, ratio):
     spike_clip = tl.load(coefficients + at("yellowfin.spike_clip"))
     velocity_gain = tl.load(coefficients + at("yellowfin.velocity_gain")) * spike_clip
     square_decay = tl.load(coefficients + at("yellowfin.average_decay"))
@@ -119,33 +119,30 @@ def _diagonal_numbers(coefficients, step, ratio):
             square_decay.to(tl.float32),
             _float(coefficients, "yellowfin.average_gain"),
             (1.0 / (1.0 - power(square_decay, step))).to(tl.float32),
-            _float(coefficients, "yellowfin.metric_floor"),
         ),
     )
 
 
 @triton.jit
-def _in_metric(numbers, g, p, square_avg):
-    """The gradient with its decay, and the metric."""
-    grad_scale, decay, _, _, _, _, debias, floor = numbers
-    return grad_scale * g + decay * p, floor + tl.sqrt(debias * square_avg)
+def _metric(numbers, square_avg):
+    return tl.sqrt(numbers[6] * square_avg) + metric_floor()
 
 
 @triton.jit
-def _diagonal_direction(numbers, g, p, states):
-    """Polyak's momentum in Adam's metric."""
-    grad_scale, decay, momentum, velocity_gain, square_decay, square_gain, _, _ = numbers
+def _preconditioned_direction(numbers, g, p, states):
+    """Polyak's momentum in the shape of Adam's metric; d is over its root mean square already."""
+    grad_scale, decay, momentum, velocity_gain, square_decay, square_gain, _ = numbers
     d = grad_scale * g + decay * p
     square_avg = square_decay * states[1] + square_gain * (d * d)
-    d, q = _in_metric(numbers, g, p, square_avg)
-    velocity = momentum * states[0] + velocity_gain * (d / q)
+    velocity = momentum * states[0] + velocity_gain * (d / _metric(numbers, square_avg))
     return velocity, (velocity, square_avg)
 
 
 @triton.jit
-def _diagonal_gauge(numbers, g, before, after, states):
-    """The growth of ‖p‖², and ‖d‖², in the metric. The compiler takes d / q from above."""
-    d, q = _in_metric(numbers, g, before, states[1])
+def _preconditioned_gauge(numbers, g, before, after, states):
+    """The growth of ‖p‖² in the metric, and <d, u>. The compiler takes d / q from above."""
+    d = numbers[0] * g + numbers[1] * before
+    q = _metric(numbers, states[1])
     return (after - before) * (after + before) * q, d * (d / q)
 
 
@@ -283,7 +280,9 @@ _YELLOWFIN = Update(
     _yellowfin_numbers, _yellowfin_direction, _yellowfin_recalled, _yellowfin_trust_ratio
 )
 _ROBUST_YELLOWFIN = Update(_yellowfin_numbers, _yellowfin_direction, gauge=_yellowfin_gauge)
-_DIAGONAL_YELLOWFIN = Update(_diagonal_numbers, _diagonal_direction, gauge=_diagonal_gauge)
+_PRECONDITIONED_YELLOWFIN = Update(
+    _preconditioned_numbers, _preconditioned_direction, gauge=_preconditioned_gauge
+)
 UPDATES: Mapping[str, Update] = {
     rules.YELLOWFIN.name: _YELLOWFIN,
     rules.YELLOWFIN_SKETCH.name: _YELLOWFIN,
@@ -291,5 +290,6 @@ UPDATES: Mapping[str, Update] = {
     rules.QHADAM.name: Update(_qhadam_numbers, _qhadam_direction),
     rules.LAMB.name: Update(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
-    rules.YELLOWFIN_DIAGONAL.name: _DIAGONAL_YELLOWFIN,
+    rules.YELLOWFIN_DIAGONAL.name: _PRECONDITIONED_YELLOWFIN,
+    rules.YELLOWFIN_COMPACT.name: _PRECONDITIONED_YELLOWFIN,
 }

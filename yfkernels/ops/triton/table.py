@@ -52,13 +52,16 @@ def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, ALIGNED: tl.cons
 
 
 @triton.jit
-def state_columns(row, first, STATES: tl.constexpr, ALIGNED: tl.constexpr):
-    """The rule's state columns, from element `first` on."""
+def state_columns(
+    row, first, STATES: tl.constexpr, ALIGNED: tl.constexpr, CODED: tl.constexpr = False
+):
+    """The rule's state columns, from element `first` on; the last in codes if it is CODED."""
     state = column(row, "row.state", first, tl.float32, ALIGNED)
     if STATES == 1:
         return (state,)
     else:
-        return state, column(row, "row.grad_avg", first, tl.float32, ALIGNED)
+        LAST: tl.constexpr = tl.uint8 if CODED else tl.float32
+        return state, column(row, "row.grad_avg", first, LAST, ALIGNED)
 
 
 @triton.jit

@@ -223,7 +223,6 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.average_decay"), beta)
         tl.store(out + at("yellowfin.average_gain"), average_gain)
         tl.store(out + at("yellowfin.spike_clip"), 1.0)
-        tl.store(out + at("yellowfin.metric_floor"), 0.0)
 
     if SKETCH:
         tl.store(window + WINDOW + bucket, beta * average + average_gain * sketch)

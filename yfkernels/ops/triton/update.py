@@ -21,6 +21,7 @@ from yfkernels.ops.triton.parameter import (
     write_parameter,
 )
 from yfkernels.ops.triton.reduce import is_last, strided_total
+from yfkernels.ops.triton.rounding import code_of, float_of
 from yfkernels.ops.triton.rules import UPDATES
 from yfkernels.ops.triton.table import (
     DTYPES,
@@ -41,15 +42,24 @@ def _load_states(columns, place, mask, other):
     state = tl.load(columns[0] + place, mask, other)
     if len(columns) == 1:
         return (state,)
+    elif columns[1].dtype.element_ty == tl.uint8:
+        return state, float_of(tl.load(columns[1] + place, mask))
     else:
         return state, tl.load(columns[1] + place, mask, other)
 
 
 @triton.jit
-def _store_states(columns, place, mask, states):
+def _store_states(columns, place, mask, states, randomness):
+    """randomness: as write_parameter has it, of states in codes."""
     tl.store(columns[0] + place, states[0], mask)
     if len(columns) == 2:
-        tl.store(columns[1] + place, states[1], mask)
+        if columns[1].dtype.element_ty == tl.uint8:
+            element, seed = randomness
+            # evenly spread over the elements, as csrc/rules.h
+            random = (element + place.to(tl.uint32) + seed) * 0x9E3779B1
+            tl.store(columns[1] + place, code_of(states[1], random), mask)
+        else:
+            tl.store(columns[1] + place, states[1], mask)
 
 
 @triton.jit
@@ -79,6 +89,7 @@ def advance(
     GAUGE: tl.constexpr,
     GAUGES: tl.constexpr,
     STATES: tl.constexpr,
+    CODED: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
     MASTERED: tl.constexpr,
@@ -107,7 +118,7 @@ def advance(
         randomness = rounding_of(row, chunk_first, first, step)
         g = column(row, "row.grad", first, DTYPE, ALIGNED)
         param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
-        columns = state_columns(row, first, STATES, ALIGNED)
+        columns = state_columns(row, first, STATES, ALIGNED, CODED)
 
         # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
         whole = n // TILE * TILE
@@ -128,7 +139,7 @@ def advance(
                 u, states = DIRECTION(numbers, grad, param, states)
                 moved = keep * param + gain * u
                 write_parameter(param_columns, place, mask, moved, randomness)
-                _store_states(columns, place, mask, states)
+                _store_states(columns, place, mask, states, randomness)
                 if GAUGES > 0:
                     sums = add_tile(sums, GAUGE(numbers, grad, param, moved, states), mask)
             if GAUGES > 0:
@@ -196,7 +207,7 @@ def direct(
                 param = read_parameter(param_columns, place, mask, other)
                 states = _load_states(columns, place, mask, other)
                 u, states = DIRECTION(numbers, grad, param, states)
-                _store_states(columns, place, mask, states)
+                _store_states(columns, place, mask, states, None)
                 p_sq += tl.sum(param * param, axis=1)
                 u_sq += tl.sum(tl.where(mask, u * u, 0.0) if RAGGED else u * u, axis=1)
 
@@ -329,6 +340,7 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
         DIRECTION=update.direction,
         GAUGE=update.gauge,
         GAUGES=rule.gauges,
+        CODED=rule.coded,
         PIECE=piece,
         **_structure(rule, table, 128 if rule.gauges else registers),
     )
