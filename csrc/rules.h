@@ -354,7 +354,7 @@ template <class T>
 YFK_FN T code_of(T float_bits, T random) {
   const T bits = float_bits + (random >> (32 - kCodeShift));
   const T code = ((bits > kCodeBase ? bits : T{} + kCodeBase) - kCodeBase) >> kCodeShift;
-  return code < 255u ? code : T{} + 255u;
+  return code > 255u ? T{} + 255u : code;
 }
 
 template <class T>

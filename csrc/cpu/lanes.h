@@ -136,8 +136,14 @@ YFK_FN Floats load(const Code* p, AllLanes) {
   return r;
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__) && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define YFK_JOINS_PARTS
+#endif
+#endif
+
 YFK_FN WideCodesVec joined(const HalfVec* part) {
-#if defined(__AVX2__) && !defined(__AVX512F__) && __has_builtin(__builtin_shufflevector)
+#ifdef YFK_JOINS_PARTS
   // by way of memory the second half would wait for the first to be stored
   return __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
                                  15);

@@ -59,11 +59,12 @@ def tuner_options(
     ok = preconditioner in (*_PRECONDITIONED, None)
     require(ok, "preconditioner", preconditioner, "'diagonal' or 'compact', or None for neither")
     if robust:
-        need = "None in the robust mode, which keeps no average; or pass robust=False"
+        way = "; or pass robust=False" if preconditioner is None else ""
+        need = f"None in the robust mode, which keeps no average{way}"
         require(variance is None, "variance", variance, need)
-        need = "'polyak' in the robust mode; 'buffer' goes with robust=False"
+        need = f"'polyak' in the robust mode{way}"
         require(momentum_form == "polyak", "momentum_form", momentum_form, need)
-        need = "False in the robust mode, which bounds the step itself; or pass robust=False"
+        need = f"False in the robust mode, which bounds the step itself{way}"
         require(not trust_ratio, "trust_ratio", trust_ratio, need)
     if preconditioner is not None:
         need = "None with robust=False; the preconditioned mode is a robust one"
