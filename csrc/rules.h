@@ -337,7 +337,7 @@ YFK_FN uint32_t rounding_seed(int64_t element, double step) {
   return mixed(mixed(uint32_t(step)) + uint32_t(uint64_t(element) >> 32));
 }
 
-// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-43 (or less) to 2^21.
+// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-43 (or less) to 1.75 2^20.
 // Rounded stochastically: to the nearest, an average over a thousand steps would never move.
 constexpr uint32_t kCodeShift = 21;
 constexpr uint32_t kCodeBase = 84u << 23;  // the bits of 2^-43

@@ -19,6 +19,7 @@ CANARY = 77.0  # exact in every dtype
 MODES: dict[str, dict[str, Any]] = {
     "robust": {},
     "diagonal": {"preconditioner": "diagonal"},
+    "compact": {"preconditioner": "compact", "decoupled_weight_decay": True},
     "exact": {"variance": "exact", "robust": False},
     "sketch": {"variance": "sketch", "robust": False},
 }

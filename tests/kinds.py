@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from cases import Target
-from preconditioned_twin import PreconditionedTwin
+from preconditioned_twin import CompactTwin, PreconditionedTwin
 from rule_twin import RuleTwin
 from side_by_side import SideBySide
 from twin import Twin
@@ -59,14 +59,17 @@ EXACT = frozenset(("momentum_buffer", "grad_avg"))
 MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
 BUFFER = frozenset(("momentum_buffer",))
 METRIC = frozenset(("momentum_buffer", "exp_avg_sq", "step"))
+CODES = frozenset(("momentum_buffer", "exp_avg_sq_codes", "step"))
 SKIP = {"skip_nonfinite": True}
 SKETCH = {"variance": "sketch", "robust": False}
 TRUST = {"trust_ratio": True, "robust": False}
 DIAGONAL = {"preconditioner": "diagonal"}
+COMPACT = {"preconditioner": "compact", "decoupled_weight_decay": True}
 KINDS = (
     Kind("YellowFin", YellowFin, Twin, BUFFER, core=True),
     Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}, core=True),
     Kind("YellowFin-diagonal", YellowFin, PreconditionedTwin, METRIC, DIAGONAL),
+    Kind("YellowFin-compact", YellowFin, CompactTwin, CODES, COMPACT),
     Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, SKETCH),
     Kind("YellowFin-trust", YellowFin, Twin, EXACT, {**TRUST, "lr": 0.01}),
     Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),

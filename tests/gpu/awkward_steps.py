@@ -21,6 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MODES = {
     "robust": {"sparsity_debias": True},
     "diagonal": {"preconditioner": "diagonal"},
+    "compact": {"preconditioner": "compact", "decoupled_weight_decay": True},
     "exact": {"variance": "exact", "robust": False, "sparsity_debias": True},
     "sketch": {"variance": "sketch", "robust": False, "sparsity_debias": True},
 }

@@ -161,7 +161,8 @@ def test_half_parameters_take_small_steps(
     assert (p.detach() < 1.0).all()
     state = optimizer.state[p]
     assert state.keys() == kind.state | {"master"}
-    assert {t.dtype for t in state.values()} == {torch.float32}
+    floats = {t.dtype for name, t in state.items() if name != "exp_avg_sq_codes"}
+    assert floats == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64], ids=str)

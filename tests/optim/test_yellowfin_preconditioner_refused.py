@@ -1,4 +1,4 @@
-"""Options and saved states that do not go with preconditioner="diagonal" are refused."""
+"""Options and saved states that do not go with a preconditioner are refused."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from yfkernels import YellowFin
 pytestmark = pytest.mark.kernel_free
 MODES: dict[str, dict[str, Any]] = {
     "diagonal": {"preconditioner": "diagonal"},
+    "compact": {"preconditioner": "compact"},
     "robust": {},
     "published": {"robust": False},
 }
+SQUARES = {"diagonal": "exp_avg_sq", "compact": "exp_avg_sq_codes"}  # what they are kept as
+each_one = pytest.mark.parametrize("chosen", ["diagonal", "compact"])
 
 
-@pytest.mark.parametrize("value", ["factored", "x", "", "Diagonal", True, 1, ["diagonal"]])
+@pytest.mark.parametrize("value", ["factored", "x", "", "Diagonal", True, 1, ["compact"]])
 def test_unknown_preconditioner(value: Any) -> None:
     with pytest.raises(ValueError, match="preconditioner") as error:
         YellowFin([nn.Parameter(torch.ones(3))], preconditioner=value)
     message = str(error.value)
     assert repr(value) in message
-    assert "'diagonal'" in message.replace(repr(value), "", 1)
-    assert "None" in message
+    for choice in ("'diagonal'", "'compact'", "None"):
+        assert choice in message.replace(repr(value), "", 1)
 
 
+@each_one
 @pytest.mark.parametrize(
     ("options", "mend"),
     [
@@ -42,15 +46,18 @@ def test_unknown_preconditioner(value: Any) -> None:
     ],
     ids=str,
 )
-def test_options_at_odds_with_the_preconditioner(options: dict[str, Any], mend: str) -> None:
+def test_options_at_odds_with_the_preconditioner(
+    options: dict[str, Any], mend: str, chosen: str
+) -> None:
     [(name, value)] = options.items()
     with pytest.raises(ValueError, match=f"Invalid {name} value: {value!r}; it must be {mend}"):
-        YellowFin([nn.Parameter(torch.ones(3))], preconditioner="diagonal", **options)
+        YellowFin([nn.Parameter(torch.ones(3))], preconditioner=chosen, **options)
 
 
-def test_needs_the_robust_mode() -> None:
-    with pytest.raises(ValueError, match=r"preconditioner.*'diagonal'.*robust=False"):
-        YellowFin([nn.Parameter(torch.ones(3))], preconditioner="diagonal", robust=False)
+@each_one
+def test_needs_the_robust_mode(chosen: str) -> None:
+    with pytest.raises(ValueError, match=rf"preconditioner.*'{chosen}'.*robust=False"):
+        YellowFin([nn.Parameter(torch.ones(3))], preconditioner=chosen, robust=False)
 
 
 def test_preconditioner_in_a_group() -> None:
@@ -59,7 +66,7 @@ def test_preconditioner_in_a_group() -> None:
         YellowFin([{"params": [nn.Parameter(torch.ones(3))], "preconditioner": "diagonal"}])
 
 
-# In the last three the windows fill the same room.
+# In three of them the windows fill the same room.
 @pytest.mark.parametrize(
     ("saved", "loading", "window"),
     [
@@ -68,6 +75,9 @@ def test_preconditioner_in_a_group() -> None:
         ("diagonal", "robust", 40),
         ("robust", "diagonal", 10),
         ("published", "diagonal", 10),
+        ("compact", "robust", 20),
+        ("diagonal", "compact", 20),
+        ("compact", "diagonal", 20),
     ],
 )
 @pytest.mark.parametrize("taken", [1, 4])
@@ -92,13 +102,16 @@ def test_state_of_another_mode(
         step(g)
     before = everything()
     named = "robust|preconditioner" if saved == "published" else "preconditioner"
+    if saved in SQUARES and loading in SQUARES:
+        named = f"no '{SQUARES[loading]}' for parameter 0.*same options"
     with pytest.raises(RuntimeError, match=named):
         other.load_state_dict(one.state_dict())
     assert_same_bits(before, everything(), "unchanged")
     step(g)
 
 
-def test_says_so() -> None:
+@each_one
+def test_says_so(chosen: str) -> None:
     p = nn.Parameter(torch.ones(3))
-    assert "preconditioner: diagonal" in repr(YellowFin([p], preconditioner="diagonal"))
+    assert f"preconditioner: {chosen}" in repr(YellowFin([p], preconditioner=chosen))
     assert "preconditioner: None" in repr(YellowFin([p]))

@@ -43,7 +43,13 @@ HUGE = {"lr": 1e7}
 TRUST = {"trust_ratio": True, "lr": 0.01}
 PUBLISHED = {"robust": False}  # what every case is about that does not ask for the robust mode
 ROBUST = {"robust": True}
-DIAGONAL = {**ROBUST, "preconditioner": "diagonal"}
+DIAGONAL = {**ROBUST, **MODES["diagonal"]}
+COMPACT = {**ROBUST, **MODES["compact"]}
+APART = (  # what weight decay a compact optimizer can have
+    Group(specs((4, 9), ()), {"lr": 0.3, "weight_decay": 0.05}),
+    Group(specs((2, 2, 2)), {"maximize": True, "lr": 2.0}),
+    Group(specs((6,)), {"lr": 0.0}),
+)
 
 CASES = [
     Case("defaults"),
@@ -231,6 +237,17 @@ CASES = [
     Case(
         "diagonal, capturable", {**DIAGONAL, "capturable": True}, Gradients(7, poison={2: np.nan})
     ),
+    Case("compact", COMPACT, Gradients(14)),
+    Case("compact, long tensors", COMPACT, Gradients(8), WRAPPED),
+    Case("compact, tiny gradients", COMPACT, Gradients(8, factor=dict.fromkeys(range(8), 1e-9))),
+    Case("compact, rare gradients", COMPACT, Gradients(8, density=0.1)),
+    Case("compact, spikes", COMPACT, Gradients(14, factor={**STORM, 11: 30.0})),
+    Case("compact, groups", {**COMPACT, "weight_decay": 0.01}, Gradients(8), APART),
+    Case(
+        "compact, late gradient, skips",
+        {**COMPACT, "weight_decay": 0.1},
+        Gradients(9, present=lambda step, i: i == 0 or step >= 4, poison={4: np.nan}),
+    ),
     Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),
     Case(
         "all at once",
@@ -262,6 +279,7 @@ DENSE = (
     "trust, gradients that come and go",
     *("robust, groups", "robust, long tensors", "robust, late gradient, skips"),
     *("diagonal, groups", "diagonal, long tensors", "diagonal, late gradient, skips"),
+    *("compact, groups", "compact, late gradient, skips"),
 )
 
 
@@ -282,10 +300,11 @@ def test_long_trace(
 
     Triton's slow interpreter takes the first 20 of them.
     """
-    if mode in ("robust", "diagonal") and momentum_form == "buffer":
+    if mode in ("robust", "diagonal", "compact") and momentum_form == "buffer":
         pytest.skip("the robust modes have Polyak's form only")
-    if target.interpreted and (mode, momentum_form) in (("exact", "polyak"), ("sketch", "buffer")):
-        pytest.skip("four of the six are enough for the slow interpreter")
+    left_out = (("exact", "polyak"), ("sketch", "buffer"), ("compact", "polyak"))
+    if target.interpreted and (mode, momentum_form) in left_out:
+        pytest.skip("four of the seven are enough for the slow interpreter")
     groups = (
         Group(specs((6, 7), (19,)), {"weight_decay": 1e-3}),
         Group(

@@ -1,10 +1,10 @@
-"""YellowFin with preconditioner="diagonal" in plain float64 NumPy: what every backend has to equal.
+"""YellowFin with a preconditioner in plain float64 NumPy: what every backend has to equal.
 
 Two clocks. The raw gradient, of this step, drives the clips, which guard against explosions, and
-the metric's scale t, its root mean square. YellowFin's measurement h = t <d, u> is that of the
-preconditioned gradient u = d / q and is known when the update has been made: what step j has gauged
-is digested in step j + 1. Numbered comments are the steps of the specification; k is the 0-based
-iteration.
+the scale t, its root mean square. d is the gradient in units of t, and u = d / q what is left of it
+in the metric q. YellowFin's measurement h = t² <d, u> is known when the update has been made: what
+step j has gauged is digested in step j + 1. Numbered comments are the steps of the specification; k
+is the 0-based iteration.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from oracle.codes import VALUES, coded, random_words
+from oracle.elements import Words, origins
 from oracle.vectors import Array, is_finite, norm_of
 from oracle.yellowfin import OracleGroup, Trace, single_step
 
 E = 1e-30
-B2 = 0.999  # of the squares, and of the metric's scale
+B2 = 0.999  # of the squares, and of the scale
+FLOOR = 2.0**-16  # of the metric
 KAPPA = 30.0  # the most that h_max / h_min may be
 START = 1e-3  # first travel, relative to 1 + ‖x_0‖
 MOMENTUM_MIN = 0.5
+OF_A_STEP = ("advanced", "uphill", "metric", "directions", "uphill_terms", "velocity_terms")
 
 
 def clip_factor(target: float, norm: float, e: float = E) -> float:
@@ -31,11 +35,12 @@ def clip_factor(target: float, norm: float, e: float = E) -> float:
 
 @dataclass
 class PreconditionedGroup(OracleGroup):
-    """A parameter group with the squares behind its metric."""
+    """A parameter group with the squares behind its metric: preconditioner="diagonal"."""
 
-    squares: list[Array] = field(init=False)  # s
+    squares: list[Array] = field(init=False)  # s, as it is kept from step to step
     steps: list[int] = field(init=False)  # m: each parameter counts its own
-    # Of the last step: d, q and u, and how large the terms of d and of v are that may cancel.
+    # Of the last step: s, d, q and u, and how large the terms of d and of v are that may cancel.
+    advanced: list[Array] = field(init=False)
     uphill: list[Array] = field(init=False)
     metric: list[Array] = field(init=False)
     directions: list[Array] = field(init=False)
@@ -45,8 +50,35 @@ class PreconditionedGroup(OracleGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.steps = [0] * len(self.params)
-        for kept in ("squares", "uphill", "metric", "directions", "uphill_terms", "velocity_terms"):
+        self.squares = [np.full_like(p, self.first_square()) for p in self.params]
+        for kept in OF_A_STEP:
             setattr(self, kept, [np.zeros_like(p) for p in self.params])
+
+    def first_square(self) -> float:
+        return 0.0
+
+    def keep(self, i: int, origin: int) -> None:
+        """Takes in s of the last step; origin: of the parameter's elements in the model."""
+        self.squares[i] = self.advanced[i]
+
+
+@dataclass
+class CompactGroup(PreconditionedGroup):
+    """preconditioner="compact": the squares are kept in 8-bit codes."""
+
+    words: list[Words] = field(init=False)  # random bits of each parameter's last step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.words = [np.zeros(p.shape, np.uint32) for p in self.params]
+
+    def first_square(self) -> float:
+        return float(VALUES[0])
+
+    def keep(self, i: int, origin: int) -> None:
+        s = self.advanced[i]
+        self.words[i] = random_words(origin, s.size, self.steps[i])
+        self.squares[i] = VALUES[coded(s, self.words[i])]
 
 
 class Extremes:
@@ -143,7 +175,7 @@ class PreconditionedOracle:
 
         clip, self.calm = self._clips(norm)  # 1, 2, 3
 
-        # 4. The metric's scale.
+        # 4. The scale.
         digested = self.scale  # t of the step that has gauged
         self.mean_square_avg = B2 * self.mean_square_avg + (1.0 - B2) * clip**2 * norm**2 / size
         self.scale = math.sqrt(self.mean_square_avg / (1.0 - B2 ** (self.k + 1)))
@@ -166,12 +198,13 @@ class PreconditionedOracle:
 
         # 7. The move, and what it gauges for the next step.
         self.gauged, self.gauged_growth = 0.0, np.longdouble(0.0)
-        todo = iter(grads)
+        todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
             for i in range(len(group.params)):
-                g = next(todo)
+                g, origin = next(todo)
                 if g is not None:
-                    self._move(group, i, clip * g, group_lr, momentum)
+                    self._move(group, i, clip * g / self.scale, group_lr, momentum)
+                    group.keep(i, origin)
 
         self.k += 1
         self.last = Trace(
@@ -190,6 +223,9 @@ class PreconditionedOracle:
             group_lrs=group_lrs,
         )
         return self.last
+
+    def _origins(self) -> list[int]:
+        return origins([p.size for group in self.groups for p in group.params])
 
     def _clips(self, norm: float) -> tuple[float, float]:
         """(c1, calm): the factor on the gradient, and the one on the update alone."""
@@ -224,11 +260,11 @@ class PreconditionedOracle:
     def _digest(self, scale: float) -> float:
         """Momentum, from what the update of the step before has gauged; scale: its t."""
         b, first = self.beta, self.k == 1
-        h = scale * self.gauged
+        h = scale**2 * self.gauged
         if first:
             relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
             self.radius = START * (1.0 + self.start_norm) * relative
-        self.growth += self.gauged_growth / scale
+        self.growth += self.gauged_growth
         self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
         self.square_sum += h
 
@@ -255,17 +291,18 @@ class PreconditionedOracle:
         lr: float,
         momentum: float,
     ) -> None:
-        """Step 7 for one parameter."""
+        """Step 7 for one parameter; g: its gradient behind the clips, in units of t."""
         x, wd = group.params[i], group.weight_decay
         d, terms, keep = -g if group.maximize else g, np.abs(g), 1.0
         if group.decoupled_weight_decay:
             keep -= lr * wd / (1.0 - momentum)
         else:
-            d, terms = d + wd * x, terms + wd * np.abs(x)
+            pull = wd * x / self.scale
+            d, terms = d + pull, terms + np.abs(pull)
 
         group.steps[i] += 1
-        s = group.squares[i] = B2 * group.squares[i] + (1.0 - B2) * d**2
-        q = np.sqrt(s / (1.0 - B2 ** group.steps[i])) + max(1e-6 * self.scale, 1e-22)
+        s = group.advanced[i] = B2 * group.squares[i] + (1.0 - B2) * d**2
+        q = np.sqrt(s / (1.0 - B2 ** group.steps[i])) + FLOOR
         u = d / q
         if group.lr == 0.0:
             momentum = 0.0  # told to stand still

@@ -7,8 +7,8 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
+from oracle.elements import BUCKETS
 from oracle.yellowfin import (
-    SKETCH_BUCKETS,
     OracleGroup,
     Trace,
     YellowFinOracle,
@@ -85,9 +85,7 @@ def test_sketch_estimates_the_squared_norm(rng: np.random.Generator) -> None:
     gradient = rng.standard_normal(200_000) + 0.3
     buckets = sketch([gradient, None], [gradient.size, 7])
     # Standard error sqrt(2 / buckets) = 2.2 %; 6 of them leave one failure in 10^9.
-    assert buckets @ buckets == pytest.approx(
-        gradient @ gradient, rel=6 * (2 / SKETCH_BUCKETS) ** 0.5
-    )
+    assert buckets @ buckets == pytest.approx(gradient @ gradient, rel=6 * (2 / BUCKETS) ** 0.5)
 
 
 def test_sketch_is_linear_and_sees_the_position(rng: np.random.Generator) -> None:

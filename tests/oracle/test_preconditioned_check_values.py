@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from oracle.preconditioned import PreconditionedGroup, PreconditionedOracle
+from oracle.codes import VALUES
+from oracle.preconditioned import CompactGroup, PreconditionedGroup, PreconditionedOracle
 from oracle.yellowfin import cubic_root
 
-FLOOR = 2e-6  # the metric's floor, 1e-6 t, is left out of most numbers here
+FLOOR = 2.0**-16
+ROUGH = 2.0**-15  # where the floor is left out
 
 
 def test_two_steps_of_two_elements() -> None:
@@ -27,36 +29,39 @@ def test_two_steps_of_two_elements() -> None:
     assert first.radius == pytest.approx(0.006 / (math.sqrt(2.0) * 5.0), rel=1e-15)  # t = 5
     assert first.grad_norm == pytest.approx(math.sqrt(50.0), rel=1e-15)
     assert (first.h_min, first.h_max, first.variance, first.distance) == (0.0, 0.0, 0.0, 0.0)
-    u = np.array([1.0 / 1.000005, -7.0 / 7.000005])  # q: |g|, and the floor 1e-6 * 5
-    np.testing.assert_allclose(group.squares[0], [0.001, 0.049], rtol=1e-12)
+    d = np.array([0.2, -1.4])  # in units of t
+    u = d / (np.abs(d) + FLOOR)
+    np.testing.assert_allclose(group.squares[0], 0.001 * d**2, rtol=1e-12)
     np.testing.assert_allclose(group.buffers[0], -lr * u, rtol=1e-12)
     np.testing.assert_allclose(group.params[0], [3.0 - lr * u[0], 4.0 - lr * u[1]], rtol=1e-15)
 
     second = oracle.step([np.array([2.0, 6.0])])
     assert second is not None
-    # G = 1 + 7, so h = 5 * 8, and the same h_min, h_max and variance; distance 1 / sqrt(h)
-    assert second.h_min == pytest.approx(40.0, rel=FLOOR)
-    assert second.h_max == pytest.approx(40.0, rel=FLOOR)
-    assert second.variance == pytest.approx(40.0, rel=FLOOR)
-    assert second.distance == pytest.approx(1.0 / math.sqrt(40.0), rel=FLOOR)
+    # h = t² G, 40 but for the floor, is h_min, h_max and variance; distance is 1 / sqrt(h)
+    h = 25.0 * (0.2 * u[0] - 1.4 * u[1])
+    assert h == pytest.approx(40.0, rel=ROUGH)
+    assert second.h_min == pytest.approx(h, rel=1e-12)
+    assert second.h_max == pytest.approx(h, rel=1e-12)
+    assert second.variance == pytest.approx(h, rel=1e-12)
+    assert second.distance == pytest.approx(1.0 / math.sqrt(h), rel=1e-12)
     assert second.momentum == 0.5
-    # W: an element moved by -lr u and 2 x_0 - lr u is the other factor
-    growth = -1.0 * lr * (6.0 - lr) + 7.0 * lr * (8.0 + lr)
-    radius = math.sqrt(growth / 5.0)
-    assert radius > 0.006 * math.sqrt(40.0) / (math.sqrt(2.0) * 5.0)
-    assert second.radius == pytest.approx(radius, rel=FLOOR)
+    # W: an element has moved by -lr u, 2 x_0 - lr u is the other factor, and q u is d
+    growth = -0.2 * lr * (6.0 - lr * u[0]) + 1.4 * lr * (8.0 - lr * u[1])
+    radius = math.sqrt(growth)
+    assert radius > 0.006 * math.sqrt(h) / (math.sqrt(2.0) * 5.0)
+    assert second.radius == pytest.approx(radius, rel=1e-12)
     # mean squares 25 and 20, debiased by 1 - 0.999²
     scale = math.sqrt((0.999 * 25.0 + 20.0) / 1.999)
-    lr_2 = 0.5 * scale * radius / math.sqrt(40.0)
-    assert second.lr == pytest.approx(lr_2, rel=FLOOR)
+    lr_2 = 0.5 * scale * radius / math.sqrt(h)
+    assert second.lr == pytest.approx(lr_2, rel=1e-12)
     assert second.clip_coefficient == 1.0  # ‖g‖² went from 50 to 40
-    s = np.array([0.999 * 0.001 + 0.004, 0.999 * 0.049 + 0.036])
-    q = np.sqrt(s / 0.001999) + 1e-6 * scale
-    v = -0.5 * lr * u - lr_2 * np.array([2.0, 6.0]) / q
+    d_2 = np.array([2.0, 6.0]) / scale
+    s = 0.999 * 0.001 * d**2 + 0.001 * d_2**2
+    v = -0.5 * lr * u - lr_2 * d_2 / (np.sqrt(s / 0.001999) + FLOOR)
     np.testing.assert_allclose(group.squares[0], s, rtol=1e-12)
-    np.testing.assert_allclose(group.buffers[0], v, rtol=2.0 * FLOOR)
+    np.testing.assert_allclose(group.buffers[0], v, rtol=1e-12)
     x = np.array([3.0 - lr * u[0], 4.0 - lr * u[1]]) + v
-    np.testing.assert_allclose(group.params[0], x, rtol=FLOOR)
+    np.testing.assert_allclose(group.params[0], x, rtol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1e-12, 1.0, 1e6])
@@ -75,33 +80,39 @@ def test_one_element_goes_distance_over_gradients(size: float) -> None:
         v = 0.5 * v - 0.5 * radius / math.sqrt(max(k, 1))
         x += v
         assert trace.momentum == 0.5
-        assert trace.radius * (size if k == 0 else 1.0) == pytest.approx(radius, rel=1e-4)
+        seen = trace.radius * (size if k == 0 else 1.0)
+        assert seen == pytest.approx(radius, rel=1e-4, abs=0.0)
         np.testing.assert_allclose(group.params[0], [x], rtol=1e-4)
         if k:
-            assert trace.variance == pytest.approx(size**2, rel=FLOOR)
+            assert trace.variance == pytest.approx(size**2, rel=ROUGH, abs=0.0)
 
 
 def test_momentum_of_two_measurements() -> None:
-    """h is 1 and then 10⁴, of one element whose q is t: far more than KAPPA apart."""
+    """h is g² / q, of gradients 1 and 100: far more than KAPPA apart."""
     group = PreconditionedGroup([np.array([2.0])])
     oracle = PreconditionedOracle([group], clip=None)
     for g in (1.0, 100.0, 1.0):
         trace = oracle.step([np.array([g])])
     assert trace is not None
+    # the second d² is 10⁴ over the mean of 1 and 10⁴, and s the mean of 1 and that
+    d_sq = 1e4 * 1.999 / (0.999 + 1e4)
+    h = (1.0 / (1.0 + FLOOR), 1e4 / (math.sqrt((0.999 + d_sq) / 1.999) + FLOOR))
     # averages with weights 0.0099 and 0.01, debiased by 0.0199
-    assert trace.h_max == pytest.approx(math.exp(math.log(1e4) * 100.0 / 199.0), rel=3.0 * FLOOR)
+    logs = 0.99 * math.log(h[0]) + math.log(h[1])
+    assert trace.h_max == pytest.approx(math.exp(logs / 1.99), rel=1e-12)
     assert trace.h_min == pytest.approx(trace.h_max / 30.0, rel=1e-12)
-    variance = (0.99 + 1e4) / 1.99
-    distance = (0.99 * 1.0 + (0.99 + 100.0) / (0.99 + 1e4)) / 1.99
-    assert trace.variance == pytest.approx(variance, rel=3.0 * FLOOR)
-    assert trace.distance == pytest.approx(distance, rel=3.0 * FLOOR)
+    variance = (0.99 * h[0] + h[1]) / 1.99
+    ratio = (0.99 * math.sqrt(h[0]) + math.sqrt(h[1])) / (0.99 * h[0] + h[1])
+    distance = (0.99 / math.sqrt(h[0]) + ratio) / 1.99
+    assert trace.variance == pytest.approx(variance, rel=1e-12)
+    assert trace.distance == pytest.approx(distance, rel=1e-12)
     x = cubic_root(distance**2 * trace.h_min**2 / (2.0 * variance))
     assert x**2 > 0.5
-    assert trace.momentum == pytest.approx(x**2, rel=1e-5)
-    # A = 1 + 10⁴; t² of mean squares 1, 10⁴ and 1, debiased by 1 - 0.999³
+    assert trace.momentum == pytest.approx(x**2, rel=1e-12)
+    # A is the sum of both; t² of mean squares 1, 10⁴ and 1, debiased by 1 - 0.999³
     scale = math.sqrt((0.999**2 + 0.999 * 1e4 + 1.0) * 0.001 / (1.0 - 0.999**3))
-    lr = (1.0 - x**2) * scale * trace.radius / math.sqrt(1.0 + 1e4)
-    assert trace.lr == pytest.approx(lr, rel=1e-5)
+    lr = (1.0 - x**2) * scale * trace.radius / math.sqrt(h[0] + h[1])
+    assert trace.lr == pytest.approx(lr, rel=1e-12)
 
 
 def test_clips_by_hand() -> None:
@@ -136,22 +147,23 @@ def test_decoupled_decay_at_its_bound_forgets_the_parameter() -> None:
     trace = PreconditionedOracle([group]).step([np.array([3.0])])
     assert trace is not None
     assert trace.lr == pytest.approx(0.5 / 1e3, rel=1e-15)
-    np.testing.assert_allclose(group.params[0], [-0.5 / 1e3], rtol=FLOOR)
+    np.testing.assert_allclose(group.params[0], [-0.5 / 1e3 / (1.0 + FLOOR)], rtol=1e-12)
     np.testing.assert_allclose(group.params[0], group.buffers[0], rtol=1e-12)
 
 
 def test_coupled_decay_is_in_the_direction() -> None:
-    """d = 3 - 0.5 * 8 = -1 goes up; the metric is |d|, the clocks are the gradient's."""
+    """d = (0.5 * 8 - 3) / 3 goes down; the metric is |d|, the clocks are the gradient's."""
     group = PreconditionedGroup([np.array([8.0])], weight_decay=0.5, maximize=True)
     oracle = PreconditionedOracle([group])
     trace = oracle.step([np.array([3.0])])
     assert trace is not None
     assert trace.lr == pytest.approx(0.5e-3 * 9.0)
-    np.testing.assert_allclose(group.squares[0], [1e-3 * 1.0], rtol=1e-12)
-    np.testing.assert_allclose(group.params[0], [8.0 - trace.lr], rtol=1e-8)
+    np.testing.assert_allclose(group.squares[0], [1e-3 / 9.0], rtol=1e-12)
+    u = 1.0 / (1.0 + 3.0 * FLOOR)
+    np.testing.assert_allclose(group.params[0], [8.0 - trace.lr * u], rtol=1e-14)
     trace = oracle.step([np.array([3.0])])
     assert trace is not None
-    assert trace.variance == pytest.approx(3.0 * 1.0, rel=4.0 * FLOOR)  # t = 3, G = 1
+    assert trace.variance == pytest.approx(9.0 / 3.0 * u, rel=1e-12)  # t = 3, G = u / 3
 
 
 def test_late_parameter_has_a_clock_of_its_own() -> None:
@@ -165,9 +177,10 @@ def test_late_parameter_has_a_clock_of_its_own() -> None:
     trace = oracle.step([None, np.array([4.0, -4.0, 4.0])])
     assert trace is not None
     assert group.steps == [3, 1]
-    np.testing.assert_allclose(group.buffers[1], trace.lr * np.array([-1.0, 1.0, -1.0]), rtol=FLOOR)
     scale = math.sqrt((4.0 * (0.999 + 0.999**2 + 0.999**3) + 16.0) * 0.001 / (1.0 - 0.999**4))
-    assert oracle.scale == pytest.approx(scale)
+    assert oracle.scale == pytest.approx(scale, rel=1e-12)
+    lr = trace.lr / (1.0 + FLOOR * scale / 4.0)
+    np.testing.assert_allclose(group.buffers[1], lr * np.array([-1.0, 1.0, -1.0]), rtol=1e-12)
 
 
 def test_what_cannot_be_learned_from_changes_nothing() -> None:
@@ -182,3 +195,15 @@ def test_what_cannot_be_learned_from_changes_nothing() -> None:
     assert oracle.skipped_steps == 3
     assert oracle.last is not None
     assert oracle.last.skipped_steps == 3
+
+
+def test_compact_begins_at_its_first_value_and_keeps_a_neighbour() -> None:
+    """The move knows s unrounded; the next step begins with what the code stands for."""
+    groups = [kind([np.array([2.0])]) for kind in (CompactGroup, PreconditionedGroup)]
+    traces = [PreconditionedOracle([group]).step([np.array([3.0])]) for group in groups]
+    assert traces[0] == traces[1]
+    s = 0.999 * 2.0**-43 + 0.001
+    np.testing.assert_allclose(groups[0].advanced[0], [s], rtol=1e-15)
+    np.testing.assert_allclose(groups[0].params[0], groups[1].params[0], rtol=1e-12)
+    assert groups[0].squares[0] in (2.0**-10, 1.25 * 2.0**-10)  # 0.001 is 1.024 of the first
+    assert groups[0].squares[0] in VALUES

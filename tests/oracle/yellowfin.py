@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from oracle.elements import BUCKETS, mixed, origins
 from oracle.vectors import Array, is_finite, norm_of
 
 EPS = 1e-6
-SKETCH_BUCKETS = 4096
 
 
 def cubic_root(p: float) -> float:
@@ -44,33 +44,20 @@ def single_step(
 def sketch_sign(element: NDArray[np.uint64]) -> Array:
     """+1 or -1 per global element e: bit (e mod 32) of a hash of the block number e div 32."""
     block = element // np.uint64(32)
-    x = (block ^ (block >> np.uint64(32))).astype(np.uint32)
-    x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
-    x ^= x >> np.uint32(15)
-    x *= np.uint32(0x846CA68B)
-    x ^= x >> np.uint32(16)
+    x = mixed((block ^ (block >> np.uint64(32))).astype(np.uint32))
     bit = (x >> (element % np.uint64(32)).astype(np.uint32)) & np.uint32(1)
     return 1.0 - 2.0 * bit
 
 
 def sketch(gradients: Sequence[Array | None], sizes: Sequence[int]) -> Array:
-    """Signed bucket sums of the gradient.
-
-    A tensor starts at a multiple of the bucket count, one smaller than that at a multiple of 32.
-    """
-    buckets = np.zeros(SKETCH_BUCKETS)
-    end = 0
-    for gradient, size in zip(gradients, sizes, strict=True):
-        step = SKETCH_BUCKETS if size >= SKETCH_BUCKETS else 32
-        origin = -(-end // step) * step
-        end = origin + size
+    """Signed bucket sums of the gradient."""
+    buckets = np.zeros(BUCKETS)
+    for gradient, size, origin in zip(gradients, sizes, origins(sizes), strict=True):
         if gradient is not None:
             element = np.arange(origin, origin + size, dtype=np.uint64)
             signed = sketch_sign(element) * gradient
-            buckets += np.bincount(
-                (element % np.uint64(SKETCH_BUCKETS)).astype(np.int64), signed, SKETCH_BUCKETS
-            )
+            bucket = (element % np.uint64(BUCKETS)).astype(np.int64)
+            buckets += np.bincount(bucket, signed, BUCKETS)
     return buckets
 
 
@@ -163,7 +150,7 @@ class YellowFinOracle:
         self.norm_avg = 0.0  # G
         self.distance_avg = 0.0  # Da
         self.density_avg = 0.0
-        self.sketch_avg = np.zeros(SKETCH_BUCKETS)
+        self.sketch_avg = np.zeros(BUCKETS)
         self.started: set[int] = set()  # positions of the parameters that have had a gradient
         self.growth = np.longdouble(0.0)  # q = ‖x‖² - ‖x_0‖²
         self.growth_scale = 0.0  # Σ |change of an element's square|: what rounding is relative to
