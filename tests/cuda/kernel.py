@@ -30,8 +30,10 @@ _FLOPS = {
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
 # These have one division an element, by a reciprocal, which tells the same.
-DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal")
-GAUGING = ("yellowfin_robust", "yellowfin_diagonal")
+DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal", "yellowfin_compact")
+GAUGING = ("yellowfin_robust", "yellowfin_diagonal", "yellowfin_compact")
+# Their last state is in 8-bit codes.
+CODED = ("yellowfin_compact",)
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"measure": 4096, "advance": 2048, "direct": 2048, "move": 2048}
@@ -87,9 +89,18 @@ class Kernel:
         """Whether its rule has a division and a root for each element."""
         return any(variant.split()[0] in DIVIDING for variant in self.variants)
 
+    @property
+    def widths(self) -> set[int]:
+        """Bytes of an access where all columns lie on 16: of codes one for each of its elements."""
+        if not any(variant.split()[0] in CODED for variant in self.variants):
+            return {16}
+        if self.backend == "Triton":
+            return {16, _TRITON_TILES[self.function] // self.block}
+        return {16, 4 if self.dtype == "float32" else 8}
+
     def wide_loops(self) -> dict[str, Code]:
         """The 16-byte loop of each variant; the one with a master, a column more, loads more."""
-        loops = self.code.wide_loops
+        loops = self.code.wide_loops(min(self.widths))
         assert len(loops) == len(self.variants), (
             f"{self}: {len(loops)} loops with 16-byte accesses only, not {len(self.variants)}"
         )

@@ -196,13 +196,12 @@ class Function(Code):
         ]
         return [loop for loop in code if {*loop.loads, *loop.stores} - {8} or loop.uncounted]
 
-    @cached_property
-    def wide_loops(self) -> list[Code]:
-        """The element loops with no access below 16 bytes, most loads first.
+    def wide_loops(self, least: int = 16) -> list[Code]:
+        """The element loops with no access below that many bytes, most loads first.
 
         They run where every column lies on 16 bytes, and set the speed.
         """
-        wide = [loop for loop in self.element_loops if min([*loop.loads, *loop.stores]) >= 16]
+        wide = [loop for loop in self.element_loops if min([*loop.loads, *loop.stores]) >= least]
         return sorted(wide, key=lambda loop: -loop.loads.total())
 
 

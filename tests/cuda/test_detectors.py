@@ -35,7 +35,7 @@ def test_doubles_outside_of_the_elements_are_allowed(faults: dict[str, Kernel]) 
     code = faults["clean"].code
     assert code.doubles
     assert code.divisions
-    assert code.wide_loops
+    assert code.wide_loops()
     for loop in code.element_loops:
         assert not loop.doubles
         assert not loop.divisions
@@ -60,7 +60,7 @@ def test_loops_over_doubles_run_over_no_elements(faults: dict[str, Kernel]) -> N
 def test_narrow_accesses_are_seen(faults: dict[str, Kernel]) -> None:
     code = faults["scalar"].code
     assert code.element_loops
-    assert not code.wide_loops
+    assert not code.wide_loops()
     assert all(set(loop.loads) == {4} for loop in code.element_loops)
 
 

@@ -9,22 +9,23 @@ from kernel import ARCHS, Kernel, Traffic
 
 HALVES = ("bfloat16", "float16")
 
-# By dtype measure for three sums, advance for six rules, direct for three and move for two; then
+# By dtype measure for three sums, advance for seven rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words.
-CUDA_KERNELS = 3 * (3 + 6 + 3 + 2) + 2 + 1 + 1
+CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 1
 # Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master,
 # the largest rules in each other form, tune without a preconditioner and with one.
-TRITON_KERNELS = 9 + 1 + 1 + 11 + 11 + 15 + 4 + 2
+TRITON_KERNELS = 9 + 1 + 1 + 12 + 12 + 15 + 4 + 2
 
-# Columns of state, float32 each.
+# Bytes of state: columns of float32, and one of codes.
 STATES = {
-    "yellowfin": 2,
-    "yellowfin_sketch": 1,
-    "yellowfin_robust": 1,
-    "yellowfin_diagonal": 2,
-    "qhm": 1,
-    "qhadam": 2,
-    "lamb": 2,
+    "yellowfin": 8,
+    "yellowfin_sketch": 4,
+    "yellowfin_robust": 4,
+    "yellowfin_diagonal": 8,
+    "yellowfin_compact": 5,
+    "qhm": 4,
+    "qhadam": 8,
+    "lamb": 8,
 }
 
 
@@ -39,7 +40,7 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
         return Traffic(read=plain + (4 if variant == "average" else 0), written=0)
     name, *form = variant.split()
     param = plain + (4 if form == ["master"] else 0)
-    states = 4 * STATES[name]
+    states = STATES[name]
     if function == "advance":
         return Traffic(read=plain + param + states, written=param + states)
     if function == "direct":
@@ -113,10 +114,10 @@ def test_only_plain_accesses_of_global_memory(kernels: list[Kernel]) -> None:
 
 
 def test_bytes_of_an_element(kernels: list[Kernel]) -> None:
-    """16-byte accesses only, and no more of them than the columns need."""
+    """16-byte accesses only, but of codes, and no more of them than the columns need."""
     for kernel in elementwise(kernels):
         for variant, loop in kernel.wide_loops().items():
-            assert {*loop.loads, *loop.stores} == {16}, f"{kernel}\n{loop}"
+            assert {*loop.loads, *loop.stores} == kernel.widths, f"{kernel}\n{loop}"
             wanted = expected(kernel.function, variant, kernel.dtype)
             assert kernel.traffic(variant) == wanted, f"{kernel} {variant}\n{loop}"
 
@@ -160,4 +161,5 @@ def test_flags_of_single_sources() -> None:
     """tuner.h promises the host's bits; a division that rounds correctly is a function."""
     fast = ["-prec-div=false", "-prec-sqrt=false"]
     flags = {"tune.cu": ["--fmad=false"], "lamb.cu": fast, "qhadam.cu": fast}
+    flags["preconditioned.cu"] = fast
     assert {s.name: source_flags(s) for s in SOURCES if source_flags(s)} == flags

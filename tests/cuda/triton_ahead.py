@@ -30,6 +30,7 @@ from yfkernels.ops.rules import (
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
@@ -48,6 +49,7 @@ RULES = {
         YELLOWFIN_SKETCH,
         YELLOWFIN_ROBUST,
         YELLOWFIN_DIAGONAL,
+        YELLOWFIN_COMPACT,
         QHM,
         QHADAM,
     ),
@@ -118,6 +120,8 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     """A table as it would be on a GPU, but for the addresses."""
     columns = {Column.PARAM: torch.zeros(9, dtype=dtype)}
     columns |= {Column(Column.STATE + k): torch.zeros(9) for k in range(rule.states)}
+    if rule.coded:
+        columns[Column.GRAD_AVG] = torch.zeros(9, dtype=torch.uint8)
     if form == "master":
         columns[Column.MASTER] = torch.zeros(9)
     table = TensorTable("triton", [Row(0, 0, 0, columns)])

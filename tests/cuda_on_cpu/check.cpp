@@ -60,6 +60,7 @@ int run(const std::string& subject, unsigned long long seed) {
       {"gate", check_gate},
       {"lamb", check_lamb},
       {"measure", check_measure},
+      {"preconditioned", check_preconditioned},
       {"qhadam", check_qhadam},
       {"qhm", check_qhm},
       {"rounding", check_rounding},

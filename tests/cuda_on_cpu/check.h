@@ -16,6 +16,7 @@ using Random = std::mt19937_64;
 void check_gate(Random& random);
 void check_lamb(Random& random);
 void check_measure(Random& random);
+void check_preconditioned(Random& random);
 void check_qhadam(Random& random);
 void check_qhm(Random& random);
 void check_rounding(Random& random);

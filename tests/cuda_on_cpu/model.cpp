@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -22,15 +23,37 @@ bool is_used(const Blueprint& blueprint, int column) {
   return true;
 }
 
+bool is_coded(const Blueprint& blueprint, int column) {
+  return column == kGradAvg && blueprint.second == Second::kCodes;
+}
+
 bool is_float32(const Blueprint& blueprint, int column) {
   return blueprint.dtype == DType::kFloat32 || column > kParam;
+}
+
+int64_t width_of(const Blueprint& blueprint, int column) {
+  return is_coded(blueprint, column) ? 1 : is_float32(blueprint, column) ? 4 : 2;
 }
 
 const cuda_on_cpu::SmallFloat& small_float(DType dtype) {
   return dtype == DType::kFloat16 ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16;
 }
 
+// Four codes to each power of two, from 2^-43 on.
+double value_of(int code) { return std::ldexp(1.0 + code % 4 / 4.0, code / 4 - 43); }
+
+// The last of them that is not above x, or the first.
+uint8_t code_below(double x) {
+  int exponent;
+  const double fraction = std::frexp(std::max(x, value_of(0)), &exponent);  // from 1/2 to 1
+  return uint8_t(std::min(4 * (exponent + 42) + int(8.0 * (fraction - 0.5)), 255));
+}
+
 void write(Array& array, const Blueprint& blueprint, int column, int64_t i, float x) {
+  if (is_coded(blueprint, column)) {
+    array.data()[i] = code_below(x);
+    return;
+  }
   if (is_float32(blueprint, column)) {
     std::memcpy(array.data() + 4 * i, &x, 4);
     return;
@@ -40,6 +63,7 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
 }
 
 float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) {
+  if (is_coded(blueprint, column)) return float(value_of(array.data()[i]));
   if (is_float32(blueprint, column)) {
     float x;
     std::memcpy(&x, array.data() + 4 * i, 4);
@@ -61,7 +85,7 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
     if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
     if (uniform(random) < 0.1f) values[kParam] *= 1e-5f;  // subnormal as a float16
     values[kGradAvg] = values[kGrad] + 0.3f * values[kGradAvg];
-    if (blueprint.second == Second::kSquare) values[kGradAvg] *= values[kGradAvg];
+    if (blueprint.second >= Second::kSquare) values[kGradAvg] *= values[kGradAvg];
     values[kMaster] = values[kParam];
     // somebody has written to a half-precision parameter since its master was rounded
     if (uniform(random) < 0.2f) values[kMaster] *= 1.5f;
@@ -125,7 +149,7 @@ Model::Model(const Blueprint& blueprint, Alignment alignment)
     for (int c = 0; c < kUsedColumns; ++c) {
       if (!is_used(blueprint, c)) continue;
       const int64_t numel = c == kStep ? 1 : tensor.numel;
-      arrays[c] = Array(numel, is_float32(blueprint, c) ? 4 : 2, offsets[c]);
+      arrays[c] = Array(numel, width_of(blueprint, c), offsets[c]);
       row.column[c] = int64_t(reinterpret_cast<intptr_t>(arrays[c].data()));
     }
     if (!tensor.has_grad) row.column[kGrad] = 0;
@@ -147,7 +171,8 @@ Array& Model::array(int64_t tensor, int column) {
 }
 
 std::vector<double> Model::read(int64_t tensor, int column) {
-  std::vector<double> values(is_used(blueprint_, column) ? rows_[tensor].numel : 0);
+  const int64_t numel = column == kStep ? 1 : rows_[tensor].numel;
+  std::vector<double> values(is_used(blueprint_, column) ? numel : 0);
   for (size_t i = 0; i < values.size(); ++i)
     values[i] = read_one(array(tensor, column), blueprint_, column, int64_t(i));
   return values;

@@ -38,8 +38,8 @@ struct Tensor {
   bool has_grad;
 };
 
-// What the second state column holds.
-enum class Second { kNone, kAverage, kSquare };  // of the gradients
+// What the second state column holds of the gradients; kCodes: their squares in codes (rules.h).
+enum class Second { kNone, kAverage, kSquare, kCodes };
 
 struct Blueprint {
   DType dtype;

@@ -1,4 +1,4 @@
-// Stochastic rounding: the CPU's bits for any float and any random bits, NaN for NaN.
+// Stochastic rounding, and codes: the CPU's bits for any float and any random bits, NaN for NaN.
 #include <cstring>
 
 #include "check.h"
@@ -32,11 +32,42 @@ void check_type(Random& random) {
   EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kWidth << " numbers rounded otherwise");
 }
 
+void check_codes(Random& random) {
+  YFK_ISA::Code all[256], codes[YFK_ISA::kLanes];
+  for (int c = 0; c < 256; ++c) all[c] = {uint8_t(c)};
+  int wrong = 0;
+  for (int c = 0; c < 256; c += YFK_ISA::kLanes) {
+    const YFK_ISA::Floats wanted = YFK_ISA::load(all + c, YFK_ISA::AllLanes{});
+    float values[YFK_ISA::kLanes];
+    std::memcpy(values, &wanted, sizeof values);
+    for (int k = 0; k < YFK_ISA::kLanes; ++k)
+      wrong += cuda::widen(cuda::Code{uint8_t(c + k)}) != values[k];
+  }
+  EXPECT(wrong == 0, wrong << " codes stand for something else");
+  constexpr int kRounds = 1 << 16;
+  for (int round = 0; round < kRounds; ++round) {
+    uint32_t bits[YFK_ISA::kLanes], dice[YFK_ISA::kLanes];
+    for (uint32_t& x : bits) x = uint32_t(random()) >> 1;  // not negative
+    for (uint32_t& x : dice) x = uint32_t(random());
+    YFK_ISA::Floats x;
+    YFK_ISA::UIntVec random_bits[YFK_ISA::kParts];
+    std::memcpy(&x, bits, sizeof x);
+    std::memcpy(random_bits, dice, sizeof dice);
+    YFK_ISA::store_coded(codes, x, random_bits);
+    for (int k = 0; k < YFK_ISA::kLanes; ++k) {
+      const float got = cuda::rounded(__uint_as_float(bits[k]), dice[k], cuda::Code{});
+      wrong += cuda::narrow<cuda::Code>(got).bits != codes[k].bits;
+    }
+  }
+  EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kLanes << " numbers coded otherwise");
+}
+
 }  // namespace
 
 void check_rounding(Random& random) {
   check_type<__nv_bfloat16, YFK_ISA::BFloat16>(random);
   check_type<__half, YFK_ISA::Float16>(random);
+  check_codes(random);
 }
 
 }  // namespace yfk

@@ -36,7 +36,8 @@ struct Slots {
       sums[3] = 5.0;
       sums[4] = 9.0;
       sums[5] = 0.01 * normal(random) * size;
-      sums[6] = 4.0;
+      sums[6] = uniform(random);
+      sums[7] = 4.0;
     }
     if (step == kNanStep) partials[0] = NAN;
     // as large as a sketch of such gradients, or its share in the variance would not be seen
@@ -130,6 +131,11 @@ void check_tune(Random& random) {
     check_trace(usual, 1, true, random);
     check_trace(other, 31, false, random);
     check_trace(other, 256, true, random);
+    TunerOptions preconditioned = robust;
+    preconditioned.preconditioned = true;
+    preconditioned.window = 3;
+    check_trace(preconditioned, 1, true, random);
+    check_trace(preconditioned, 31, false, random);
   }
 }
 

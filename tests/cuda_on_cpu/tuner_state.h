@@ -15,7 +15,8 @@ inline std::vector<double> fresh_state(const TunerOptions& options) {
   TunerState first = {};
   first.format = kStateFormat;
   first.beta_power = 1.0;
-  std::vector<double> state(kScalars + options.window + (options.sketch ? kTile : 0));
+  const size_t windows = options.preconditioned ? 2 : 1;
+  std::vector<double> state(kScalars + windows * options.window + (options.sketch ? kTile : 0));
   std::memcpy(state.data(), &first, sizeof first);
   return state;
 }

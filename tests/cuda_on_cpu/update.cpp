@@ -26,7 +26,7 @@ struct Side {
       : model(blueprint, alignment),
         chunk_sums(2 * model.chunks(), NAN),
         norms(2 * model.tensors(), NAN),
-        gauges(1, NAN),
+        gauges(2, NAN),
         tickets(model.tensors() + 1, 0) {}
 
   bool tickets_back() const {
@@ -45,6 +45,26 @@ bool near(const std::vector<double>& a, const std::vector<double>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) {
     return std::isnan(x) ? std::isnan(y) : std::fabs(x - y) <= kTolerance * y;
   });
+}
+
+// Sums over elements, and those of the shares' sizes, to which rounding is relative.
+struct Gauged {
+  std::vector<double> sums, sizes;
+
+  void add(const std::vector<double>& shares) {
+    sums.resize(shares.size()), sizes.resize(shares.size());
+    for (size_t i = 0; i < shares.size(); ++i) {
+      sums[i] += shares[i];
+      sizes[i] += std::fabs(shares[i]);
+    }
+  }
+};
+
+// As many gauges as were summed.
+bool near(const std::vector<double>& a, const std::vector<double>& b, const Gauged& scale) {
+  for (size_t i = 0; i < scale.sizes.size(); ++i)
+    if (!(std::fabs(a[i] - b[i]) <= kTolerance * scale.sizes[i])) return false;
+  return true;
 }
 
 class Checker {
@@ -90,54 +110,48 @@ class Checker {
   }
 
   void check_advance(const Schedules& schedules) const {
-    Side cpu(blueprint_, alignment_);
-    const std::vector<double> before = params(cpu);
+    Side cpu(blueprint_, alignment_), before(blueprint_, alignment_);
     cpu::advance(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
                  cpu.chunk_sums.data(), cpu.gauges.data(), 1);
-    const double scale = case_.gauges ? check_growth(cpu, before) : 0.0;
+    const Gauged wanted = gauged(before, cpu);
+    // a half parameter may be newer than its master, or rounded after it was gauged
+    if (blueprint_.dtype == DType::kFloat32)
+      EXPECT(near(cpu.gauges, wanted.sums, wanted), "the CPU's gauges");
     std::vector<double> first;
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
       Side side(blueprint_, alignment_);
       on_cuda_advance(side, coefficients());
       expect_same(side, cpu, "advance");
-      EXPECT(!case_.gauges || std::fabs(side.gauges[0] - cpu.gauges[0]) <= kTolerance * scale,
-             "gauge off the CPU's with " << name_of(schedule));
+      EXPECT(near(side.gauges, cpu.gauges, wanted), "gauges off the CPU's: " << name_of(schedule));
       if (first.empty()) first = side.gauges;
-      EXPECT(same_bits(side.gauges, first), "the gauge changes with " << name_of(schedule));
+      EXPECT(same_bits(side.gauges, first), "gauges change with " << name_of(schedule));
       if (&schedule != &schedules.back()) continue;
       on_cuda_advance(side, inactive_.data());
       expect_same(side, cpu, "skipped advance");
-      EXPECT(same_bits(side.gauges, first), "the gauge of a skipped step");
+      EXPECT(same_bits(side.gauges, first), "gauges of a skipped step");
     }
   }
 
-  // Every parameter in full precision, the master counting where there is one.
-  std::vector<double> params(Side& side) const {
-    std::vector<double> all;
-    for (int64_t t = 0; t < int64_t(side.model.tensors()); ++t) {
-      const std::vector<double> master = side.model.read(t, kMaster);
-      const std::vector<double> param = master.empty() ? side.model.read(t, kParam) : master;
-      all.insert(all.end(), param.begin(), param.end());
+  // Of a tensor in full precision, the master counting where there is one.
+  std::vector<double> param(Side& side, int64_t tensor) const {
+    const std::vector<double> master = side.model.read(tensor, kMaster);
+    return master.empty() ? side.model.read(tensor, kParam) : master;
+  }
+
+  // What the move from one side to the other leaves for the tuner.
+  Gauged gauged(Side& old, Side& moved) const {
+    Gauged all;
+    for (int64_t t = 0; case_.gauge && t < old.model.tensors(); ++t) {
+      if (!blueprint_.tensors[t].has_grad) continue;
+      const double* group = coefficients() + words_ * old.model.row(t).group;
+      const auto grad = old.model.read(t, kGrad), before = param(old, t), after = param(moved, t);
+      const auto second = old.model.read(t, kGradAvg), steps = old.model.read(t, kStep);
+      for (size_t i = 0; i < grad.size(); ++i)
+        all.add(case_.gauge(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
+                                    steps.empty() ? 0.0 : steps[0]}));
     }
     return all;
-  }
-
-  // What the CPU gauged is the growth of the sum of squares. Returns the sum of the shares' sizes,
-  // to which rounding is relative.
-  double check_growth(Side& cpu, const std::vector<double>& before) const {
-    const std::vector<double> after = params(cpu);
-    double growth = 0.0, scale = 0.0;
-    for (size_t i = 0; i < after.size(); ++i) {
-      const double share = after[i] * after[i] - before[i] * before[i];
-      growth += share;
-      scale += std::fabs(share);
-    }
-    // a half parameter may be newer than its master, or rounded after it was gauged
-    EXPECT(blueprint_.dtype != DType::kFloat32 ||
-               std::fabs(cpu.gauges[0] - growth) <= kTolerance * scale,
-           "the CPU gauged " << cpu.gauges[0] << ", not " << growth);
-    return scale;
   }
 
   void check_direct_and_move(const Schedules& schedules) const {
@@ -176,22 +190,31 @@ class Checker {
   std::vector<double> inactive_;
 };
 
+Second second_of(RuleId rule) {
+  switch (rule) {
+    case RuleId::kYellowFinSketch:
+    case RuleId::kYellowFinRobust:
+    case RuleId::kQHM: return Second::kNone;
+    case RuleId::kYellowFin: return Second::kAverage;
+    case RuleId::kQHAdam:
+    case RuleId::kLAMB:
+    case RuleId::kYellowFinDiagonal: return Second::kSquare;
+    case RuleId::kYellowFinCompact: return Second::kCodes;
+  }
+  std::abort();
+}
+
 }  // namespace
 
 void check_rule(const RuleCase& rule_case, Random& random) {
-  const bool adaptive = rule_case.rule == RuleId::kQHAdam || rule_case.rule == RuleId::kLAMB;
-  const bool one_state =
-      rule_case.rule == RuleId::kQHM || rule_case.rule == RuleId::kYellowFinSketch ||
-      rule_case.rule == RuleId::kYellowFinRobust;
-  const Second second = one_state  ? Second::kNone
-                        : adaptive ? Second::kSquare
-                                   : Second::kAverage;
+  const Second second = second_of(rule_case.rule);
+  const bool squares = second == Second::kSquare || second == Second::kCodes;
   for (const DType dtype : kDTypes) {
     for (const bool master : {true, false}) {
       if (dtype == DType::kFloat32 && !master) continue;
       const auto check = [&](int64_t chunk_size, const std::vector<Tensor>& tensors,
                              Alignment alignment, const Schedules& schedules) {
-        const bool counts = adaptive || !master;
+        const bool counts = squares || !master;
         const Blueprint blueprint = {dtype,  second, chunk_size, tensors, unsigned(random()),
                                      master, counts};
         Checker(rule_case, blueprint, alignment).check(schedules);

@@ -8,15 +8,22 @@
 
 namespace yfk {
 
+// An element of a tensor in a step.
+struct Element {
+  double grad, before, after;          // the parameter in full precision
+  double square_avg, steps;            // before the step, where the rule has them
+};
+
 struct RuleCase {
   RuleId rule;
   bool advances, directs;              // the passes it offers
   std::vector<double> coefficients;    // of kGroups parameter groups, as Gate begins them
-  bool gauges = false;                 // whether advance sums the growth of the parameters
+  // an element's shares in what advance sums for the tuner, from its group's coefficients
+  std::vector<double> (*gauge)(const double* group, const Element& element) = nullptr;
 };
 
 // Every pass in all forms that tensors come in: each column to the last bit as the CPU driver
-// leaves it, norms to rounding, and nothing else touched.
+// leaves it, norms and gauges to rounding, and nothing else touched.
 void check_rule(const RuleCase& rule_case, Random& random);
 
 // Coefficients in the order of the groups.

@@ -3,6 +3,13 @@
 #include "update.h"
 
 namespace yfk {
+namespace {
+
+std::vector<double> growth(const double*, const Element& x) {
+  return {x.after * x.after - x.before * x.before};
+}
+
+}  // namespace
 
 void check_yellowfin(Random& random) {
   std::uniform_real_distribution<double> uniform;
@@ -22,7 +29,7 @@ void check_yellowfin(Random& random) {
       group.average_decay = 0.999;
       group.average_gain = 0.001 * uniform(random);
     }
-    check_rule({rule, true, !robust, words_of(groups), robust}, random);
+    check_rule({rule, true, !robust, words_of(groups), robust ? growth : nullptr}, random);
   }
 }
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from yfkernels.ops.rules import (
     LAMB,
+    METRIC_FLOOR,
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
@@ -26,14 +28,13 @@ from yfkernels.ops.rules import (
 Array = NDArray[np.float64]
 WITHOUT_AVERAGE = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST)
 YELLOWFINS = (YELLOWFIN, *WITHOUT_AVERAGE)
+PRECONDITIONED = (YELLOWFIN_DIAGONAL, YELLOWFIN_COMPACT)
 
 
 def draw_coefficients(rule: Rule, rng: np.random.Generator) -> Tensor:
     """Two groups; what is a switch differs between them."""
     values = dict(zip(rule.fields, rng.uniform(0.1, 0.9, (len(rule.fields), 2)), strict=True))
     values["active"] = np.ones(2)
-    if rule is YELLOWFIN_DIAGONAL:
-        values["metric_floor"] = np.array([1e-2, 0.3])
     if "decoupled" in values:
         values |= {"decoupled": rng.permutation([0.0, 1.0]), "eps": np.array([1e-2, 0.3])}
     if rule is LAMB:
@@ -60,7 +61,7 @@ def direction(
             return v, [kept], c["param_gain"], 1.0
         average = c["average_decay"] * s[1] + c["average_gain"] * g
         return v, [kept, average], c["param_gain"], 1.0
-    if rule is YELLOWFIN_DIAGONAL:
+    if rule in PRECONDITIONED:
         d = c["grad_scale"] * g + c["coupled_decay"] * p
         square_avg = c["average_decay"] * s[1] + c["average_gain"] * d * d
         q = metric(c, square_avg, t)
@@ -104,7 +105,7 @@ def trust_ratio(rule: Rule, c: dict[str, float], p_sq: float, u_sq: float) -> fl
 
 def metric(c: dict[str, float], square_avg: Array, t: float) -> Array:
     """Adam's, of the average after step t."""
-    return np.sqrt(square_avg / (1 - c["average_decay"] ** t)) + c["metric_floor"]
+    return np.sqrt(square_avg / (1 - c["average_decay"] ** t)) + METRIC_FLOOR
 
 
 def gauges_of(

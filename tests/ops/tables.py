@@ -78,7 +78,7 @@ def draw_table(
     """Random tensors in two groups, with every fifth entry of the gradients zero.
 
     steps: that all tensors have taken; None if nobody counts them. A rule's second state is made
-    positive, as if it were an average of squares.
+    positive, as if it were an average of squares; if it is in codes, any of them.
     """
     rows: list[Row] = []
     grads: list[Tensor | None] = []
@@ -89,6 +89,8 @@ def draw_table(
         values[Column.PARAM] = values[Column.PARAM].to(dtype)
         if Column.GRAD_AVG in values:
             values[Column.GRAD_AVG] = values[Column.GRAD_AVG].abs()
+        if rule.coded:
+            values[Column.GRAD_AVG] = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
         if mastered:
             values[Column.MASTER] = masters(values[Column.PARAM], rng)
         grad = normal(rng, like).to(dtype)

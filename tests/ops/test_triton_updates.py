@@ -11,7 +11,15 @@ import torch
 from cases import assert_same_bits
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
-from numpy_rules import direction, draw_coefficients, gauges_of, trust_ratio
+from numpy_rounding import (
+    CODES,
+    assert_few_tipped,
+    coded_randomly,
+    decoded,
+    grid_of,
+    rounded_randomly,
+)
+from numpy_rules import PRECONDITIONED, direction, draw_coefficients, gauges_of, trust_ratio
 from roundings import SUM_OFF, assert_near, square_sum_off
 from tables import DEVICE, Case, draw_table, put, upload
 from torch import Tensor
@@ -22,6 +30,7 @@ from yfkernels.ops.rules import (
     QHADAM,
     QHM,
     YELLOWFIN,
+    YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
@@ -33,7 +42,7 @@ REASON = backend.unusable(DEVICE)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 Array = NDArray[np.float64]
-ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL, QHM, QHADAM]
+ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, *PRECONDITIONED, QHM, QHADAM]
 ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
 PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
 # dtype, and whether the parameter has a master; without one a half is rounded stochastically
@@ -51,30 +60,6 @@ CASES = {
 STEPS = 4.0  # taken before
 # Of a float: two dozen roundings from the inputs to u, coefficients included, and of any state.
 ROUNDINGS = 24 * 2.0**-24
-
-
-def rounded_randomly(x: NDArray[np.float32], dtype: torch.dtype, first: int, step: int) -> Tensor:
-    """x as halves, each a neighbour that random bits have chosen."""
-
-    def mixed(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-            x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-        return x
-
-    seed = mixed(mixed(np.array([step], np.uint32)) + np.uint32(first >> 32))
-    element = np.arange(first, first + len(x)).astype(np.uint32)
-    kept = {torch.bfloat16: 16, torch.float16: 13}[dtype]  # bits of the float that fall away
-    random = mixed(element ^ seed) & np.uint32((1 << kept) - 1)
-    size = torch.from_numpy(np.abs(x))
-    down = size.to(dtype)
-    over = down.float() > size
-    down = torch.where(over, (down.view(torch.int16) - 1).view(dtype), down)
-    up = (down.view(torch.int16) + 1).view(dtype)
-    share = ((size - down.float()) / (up.float() - down.float())).numpy()
-    goes_up = torch.from_numpy(share.astype(np.float64) + random / 2.0**kept >= 1.0)
-    return torch.where(goes_up, up, down) * torch.from_numpy(np.where(np.signbit(x), -1.0, 1.0)).to(
-        dtype
-    )
 
 
 def run(passes: str, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
@@ -100,18 +85,8 @@ def trust_ratio_off(
     return most - least
 
 
-def assert_few_tipped(got: Tensor, wanted: Tensor, off: Array, where: str) -> None:
-    """Rounded with the same random bits, floats that are `off` are seldom different halves.
-
-    The share of bits that tips one is its error over the distance of halves. Their number is below
-    m + 7 sqrt(m) + 12 for a mean of m, by Chernoff's bound but for one time in 1e9.
-    """
-    a, b = got.double().numpy(), wanted.double().numpy()
-    least = torch.finfo(got.dtype).smallest_normal
-    unit = np.exp2(np.floor(np.log2(np.maximum(abs(b), least)))) * torch.finfo(got.dtype).eps
-    mean = float(np.minimum(2.0 * off / unit, 1.0).sum())  # half as wide just below a power of two
-    assert (a != b).sum() <= mean + 7.0 * math.sqrt(mean) + 12.0, where
-    assert np.all(abs(a - b) <= unit + off), where
+def floats_of(state: Tensor) -> Array:
+    return decoded(state.numpy()) if state.dtype == torch.uint8 else state.double().numpy()
 
 
 def newest(columns: dict[Column, Tensor]) -> Array:
@@ -155,15 +130,21 @@ def test_a_step_equals_the_rule(
         group = dict(zip(rule.fields, coefficients[index % 2].tolist(), strict=True))
         p, g = newest(old), grad.cpu().double().numpy()
         states = [Column(Column.STATE + k) for k in range(rule.states)]
-        s = [old[state].double().numpy() for state in states]
+        s = [floats_of(old[state]) for state in states]
         u, after, gain, below = direction(rule, group, g, p, s, STEPS + 1)
         s = [abs(x) for x in s]
         size, sizes, _, too_large = direction(rule, group, abs(g), abs(p), s, STEPS + 1)
         size = size * (too_large / below)
-        if rule is YELLOWFIN_DIAGONAL:
+        if rule in PRECONDITIONED:
             sizes[0] = size
+        at = table.rows[index].origin, int(STEPS) + 1
         for column, expected, off in zip(states, after, sizes, strict=True):
-            assert_near(new[column], expected, ROUNDINGS * off, where)
+            if new[column].dtype == torch.uint8:
+                codes = coded_randomly(expected.astype(np.float32), *at)
+                seen = floats_of(new[column])
+                assert_few_tipped(seen, decoded(codes), ROUNDINGS * off, CODES, where)
+            else:
+                assert_near(new[column], expected, ROUNDINGS * off, where)
         ratio, ratio_off = 1.0, 0.0
         if passes == "adapt":
             norms = p @ p, u @ u
@@ -188,10 +169,9 @@ def test_a_step_equals_the_rule(
         if mastered:
             assert_same_bits(new[Column.PARAM], new[Column.MASTER].to(dtype), where)
         elif dtype != torch.float32:
-            rounded = rounded_randomly(
-                moved.astype(np.float32), dtype, table.rows[index].origin, int(STEPS) + 1
-            )
-            assert_few_tipped(new[Column.PARAM], rounded, off, where)
+            halves = rounded_randomly(moved.astype(np.float32), dtype, *at)
+            seen, wanted = (x.double().numpy() for x in (new[Column.PARAM], halves))
+            assert_few_tipped(seen, wanted, off, grid_of(dtype), where)
     if rule.gauges:
         assert_near(table.gauges[: rule.gauges], gauges, gauges_off, "gauges")
     assert not table.gauges[rule.gauges :].any()
@@ -224,6 +204,28 @@ def test_stochastic_rounding_bit_for_bit(
         backend.advance(QHM, table, coefficients)
         expected = rounded_randomly(product, dtype, origin, step)
         assert_same_bits(columns[Column.PARAM].cpu(), expected, f"step {step}")
+
+
+@pytest.mark.parametrize("origin", [0, 96, 2**32 - 4096, 2**32, 2**43 + 5])
+def test_codes_bit_for_bit(origin: int, rng: np.random.Generator) -> None:
+    """Squares of every size, and beyond the codes; they are all that is rounded before."""
+    size = 4000
+    g = np.exp2(rng.uniform(-30.0, 15.0, size)).astype(np.float32)
+    columns = {
+        Column.PARAM: torch.zeros(size, device=DEVICE),
+        Column.STATE: torch.zeros(size, device=DEVICE),
+        Column.GRAD_AVG: torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8)).to(DEVICE),
+        Column.STEP: torch.tensor(3.0, device=DEVICE),
+    }
+    table = TensorTable("triton", [Row(0, 0, origin, columns)])
+    upload(table, [torch.from_numpy(g).to(DEVICE)])
+    ones = ("active", "grad_scale", "average_gain")
+    group = dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0) | dict.fromkeys(ones, 1.0)
+    coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
+    for step in (4, 5):
+        backend.advance(YELLOWFIN_COMPACT, table, coefficients)
+        expected = torch.from_numpy(coded_randomly(g * g, origin, step))
+        assert_same_bits(columns[Column.GRAD_AVG].cpu(), expected, f"step {step}")
 
 
 @pytest.mark.parametrize("chunk", [20480, 53248])

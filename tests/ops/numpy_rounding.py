@@ -1,0 +1,96 @@
+"""Stochastic rounding in NumPy: to halves and to 8-bit codes, by the random bits of a counter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Numbers to round to, evenly spread between powers of two.
+
+    Attributes:
+        least: no two are closer than there.
+        eps: their distance from 1 to 2.
+    """
+
+    least: float
+    eps: float
+
+
+CODES = Grid(2.0**-43, 0.25)
+
+
+def grid_of(dtype: torch.dtype) -> Grid:
+    """That of a half precision."""
+    info = torch.finfo(dtype)
+    return Grid(info.smallest_normal, info.eps)
+
+
+def rounded_randomly(x: NDArray[np.float32], dtype: torch.dtype, first: int, step: int) -> Tensor:
+    """x as halves, each a neighbour that random bits have chosen.
+
+    first: index of the first element in the model; step: from 1.
+    """
+    kept = {torch.bfloat16: 16, torch.float16: 13}[dtype]  # bits of the float that fall away
+    random = _mixed(_elements(first, len(x)) ^ _seed(first, step)) & np.uint32((1 << kept) - 1)
+    size = torch.from_numpy(np.abs(x))
+    down = size.to(dtype)
+    over = down.float() > size
+    down = torch.where(over, (down.view(torch.int16) - 1).view(dtype), down)
+    up = (down.view(torch.int16) + 1).view(dtype)
+    share = ((size - down.float()) / (up.float() - down.float())).numpy()
+    goes_up = torch.from_numpy(share.astype(np.float64) + random / 2.0**kept >= 1.0)
+    return torch.where(goes_up, up, down) * torch.from_numpy(np.where(np.signbit(x), -1.0, 1.0)).to(
+        dtype
+    )
+
+
+def coded_randomly(x: NDArray[np.float32], first: int, step: int) -> NDArray[np.uint8]:
+    """x, which is not negative, in codes: likewise."""
+    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 11
+    # the first and the last code stand for all that is beyond them
+    fraction, exponent = np.frexp(np.clip(x.astype(np.float64), *decoded(np.array([0, 255]))))
+    place = 4.0 * (exponent + 42.0) + 8.0 * (fraction - 0.5)
+    below = np.floor(place)
+    return (below + (place - below + random / 2.0**21 >= 1.0)).astype(np.uint8)
+
+
+def decoded(codes: NDArray[np.integer]) -> Array:
+    """What the codes stand for: four to each power of two."""
+    return CODES.least * np.ldexp(1.0 + codes % 4 / 4.0, codes // 4)
+
+
+def assert_few_tipped(got: Array, wanted: Array, off: Array, grid: Grid, where: str) -> None:
+    """Rounded with the same random bits, floats that are `off` seldom come out differently.
+
+    The share of bits that tips one is its error over the distance on the grid. Their number is
+    below m + 7 sqrt(m) + 12 for a mean of m, by Chernoff's bound but for one time in 1e9.
+    """
+    unit = np.exp2(np.floor(np.log2(np.maximum(abs(wanted), grid.least)))) * grid.eps
+    mean = float(np.minimum(2.0 * off / unit, 1.0).sum())  # half as wide just below a power of two
+    assert (got != wanted).sum() <= mean + 7.0 * math.sqrt(mean) + 12.0, where
+    assert np.all(abs(got - wanted) <= unit + off), where
+
+
+def _mixed(x: Words) -> Words:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x
+
+
+def _seed(first: int, step: int) -> Words:
+    return _mixed(_mixed(np.array([step], np.uint32)) + np.uint32(first >> 32))
+
+
+def _elements(first: int, count: int) -> Words:
+    return np.arange(first, first + count).astype(np.uint32)
