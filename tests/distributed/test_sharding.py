@@ -172,6 +172,8 @@ CHECKS = [
 ]
 BUILDS: dict[str, Build] = {
     "robust": yfkernels.YellowFin,
+    "diagonal": partial(yfkernels.YellowFin, preconditioner="diagonal"),
+    "compact": partial(yfkernels.YellowFin, preconditioner="compact"),
     "exact": partial(yfkernels.YellowFin, variance="exact", robust=False),
     "sketch": partial(yfkernels.YellowFin, variance="sketch", robust=False),
     "trust ratio": partial(
@@ -180,7 +182,10 @@ BUILDS: dict[str, Build] = {
     "LAMB": partial(yfkernels.LAMB, lr=0.01, max_grad_norm=0.1, always_adapt=True),
     "QHAdam": partial(yfkernels.QHAdam, skip_nonfinite=True),
 }
-ONE_PROCESS_GROUP = [("robust", "exact", "sketch"), ("LAMB", "trust ratio", "QHAdam")]
+ONE_PROCESS_GROUP = [
+    ("robust", "diagonal", "exact", "sketch"),
+    ("LAMB", "compact", "trust ratio", "QHAdam"),
+]
 
 
 def run_checks(rank: int, store: str, names: tuple[str, ...]) -> None:
