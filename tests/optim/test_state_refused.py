@@ -114,7 +114,8 @@ def test_refuses_the_state_of_other_options(
     run.train(run.optimizer, run.params, 0, 5)
     groups = [{"params": run.params[:1]}, {"params": run.params[1:]}]
     other = YellowFin(groups, backend=target.backend, **options)
-    with pytest.raises((ValueError, RuntimeError), match=next(iter(options))):
+    named = "robust" if "robust" in options else "window"
+    with pytest.raises((ValueError, RuntimeError), match=named):
         other.load_state_dict(run.optimizer.state_dict())
 
 

@@ -238,9 +238,8 @@ class YellowFin(RuleOptimizer):
         super()._check_group(group)
         if self._rule.coded and group["weight_decay"]:
             # beside a small gradient the decay alone would leave the range of the codes
-            decoupled = group["decoupled_weight_decay"]
-            need = "True with preconditioner='compact', or weight_decay 0"
-            require(bool(decoupled), "decoupled_weight_decay", decoupled, need)
+            need = "0 with preconditioner='compact', or go with decoupled_weight_decay=True"
+            require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
     def _global_state(self) -> dict[str, Tensor]:
         return {"tuner": self._tuner.saved()}
@@ -252,31 +251,27 @@ class YellowFin(RuleOptimizer):
                 f"the state_dict's tuner has format {float(state[0])}, this version of yfkernels "
                 f"reads format {STATE_FORMAT}"
             )
-        needed = self._state_words_in_words()
+        head = dict(zip(STATE_FIELDS, state.tolist()))
+        modes = {
+            "robust": (head.get("radius", 0.0) > 0.0, options.robust),
+            "a preconditioner": (head.get("scale", 0.0) > 0.0, options.preconditioned),
+        }
+        chosen = in_words(options, self._rule)
+        for mode, (before, now) in modes.items():
+            if head.get("step", 0.0) > 0.0 and before != now:
+                raise RuntimeError(
+                    f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
+                    f"optimizer has robust={chosen['robust']} and preconditioner="
+                    f"{chosen['preconditioner']!r}: construct it as it was"
+                )
         if state.shape != (options.state_words,):
+            names = ("window", "preconditioner" if options.robust else "variance")
+            needed = " and ".join(f"{name}={chosen[name]!r}" for name in names)
             raise RuntimeError(
                 f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
                 f"({options.state_words},): construct the optimizer with the options it was "
                 "saved with"
             )
-        started = state[STATE_FIELDS.index("step")] > 0.0
-        saved_robust = bool(state[STATE_FIELDS.index("radius")] > 0.0)
-        if started and saved_robust != options.robust:
-            raise RuntimeError(
-                f"the state_dict was saved with robust={saved_robust}, this optimizer has robust="
-                f"{options.robust}: construct it with robust={saved_robust} to go on"
-            )
-        saved_metric = bool(state[STATE_FIELDS.index("scale")] > 0.0)
-        if started and saved_metric != options.preconditioned:
-            raise RuntimeError(
-                f"the state_dict was saved {'with' if saved_metric else 'without'} a "
-                f"preconditioner, but the optimizer has {needed}: construct it as it was"
-            )
-
-    def _state_words_in_words(self) -> str:
-        chosen = in_words(self._tuner.options, self._rule)
-        names = ("window", "preconditioner" if chosen["robust"] else "variance")
-        return " and ".join(f"{name}={chosen[name]!r}" for name in names)
 
     def _load_global_state(self, saved: dict[str, Tensor]) -> None:
         self._tuner.load(saved["tuner"])
