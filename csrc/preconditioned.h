@@ -12,7 +12,7 @@ namespace yfk {
 constexpr double kSquareDecay = 0.999;      // of the averages of squares, as in Adam
 constexpr double kLeastMomentum = 0.5;
 
-// 4. h = <d, u> of the step before into the statistics; how far it has come, in the metric.
+// 4. h = t² <d, u> of the step before into the statistics; how far it has come, in the metric.
 YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
                         TunerState* state) {
   const double h = state->scale * state->scale * (state->unread_metric_sq + sums.metric_sq);

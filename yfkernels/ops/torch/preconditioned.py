@@ -13,7 +13,7 @@ _LEAST_MOMENTUM = 0.5
 
 
 def _digest(step: TuningStep, sums: dict[str, Tensor]) -> tuple[Tensor, Curvature]:
-    """4. h = <d, u> of the step before into the statistics; how far it has come, in the metric."""
+    """4. h = t² <d, u> of the step before into the statistics; how far it has come there."""
     old, new, k = step.old, step.new, step.k
     h = old["scale"] * old["scale"] * (old["unread_metric_sq"] + sums["metric_sq"])
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])

@@ -95,7 +95,7 @@ def preconditioned_tune(
     calm, recent = calm_factor(norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP, True)
     store_recent(state, recent)
 
-    # 4. what the step before has left: h = <d, u>, and how far it has come, in the metric
+    # 4. what the step before has left: h = t² <d, u>, and how far it has come, in the metric
     least = tl.maximum(initial_momentum, 0.5)
     momentum = least
     if k >= 1:
