@@ -1,4 +1,4 @@
-// YellowFin, in one pass or, with trust ratios, in two.
+// YellowFin as published, in one pass or, with trust ratios, in two.
 #include "advance.cuh"
 #include "move.cuh"
 
@@ -14,10 +14,6 @@ Passes yellowfin_passes(DType dtype) {
 Passes yellowfin_sketch_passes(DType dtype) {
   return {advance_pass<YellowFin<false>>(dtype), direct_pass<YellowFin<false>>(dtype),
           move_pass<YellowFin<false>>(dtype)};
-}
-
-Passes yellowfin_robust_passes(DType dtype) {
-  return {advance_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
 }
 
 }  // namespace cuda

@@ -63,6 +63,7 @@ int run(const std::string& subject, unsigned long long seed) {
       {"preconditioned", check_preconditioned},
       {"qhadam", check_qhadam},
       {"qhm", check_qhm},
+      {"robust", check_robust},
       {"rounding", check_rounding},
       {"step", check_step},
       {"tune", check_tune},

@@ -12,13 +12,14 @@ namespace yfk {
 
 using Random = std::mt19937_64;
 
-// One a file of that name.
+// One a file of that name; robust is in yellowfin.cpp.
 void check_gate(Random& random);
 void check_lamb(Random& random);
 void check_measure(Random& random);
 void check_preconditioned(Random& random);
 void check_qhadam(Random& random);
 void check_qhm(Random& random);
+void check_robust(Random& random);
 void check_rounding(Random& random);
 void check_step(Random& random);
 void check_tune(Random& random);

@@ -18,7 +18,7 @@ CPU_DRIVER = sorted((CSRC / "cpu").glob("*.cpp"))
 CHECKS = sorted(HERE.rglob("*.cpp"))
 # The passes of qhm.cu and lamb.cu once more, with other rules. Sanitizers and removed barriers
 # would only look for the same faults in the same lines again, at the compiler's pace.
-REPEATED = ("preconditioned", "qhadam", "yellowfin")
+REPEATED = ("preconditioned", "qhadam", "robust", "yellowfin")
 FLAGS = [
     *("-std=c++17", "-O1", "-Wno-psabi", "-pthread"),
     "-ffp-contract=off",  # as the CPU driver is always built: both have to round alike

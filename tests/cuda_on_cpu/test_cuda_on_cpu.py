@@ -24,13 +24,13 @@ BARRIERS = [
 ]
 # Files whose barriers lie in functions that not every kernel calls which includes them.
 USERS = {
-    "gauges.cuh": ["preconditioned", "yellowfin"],
-    "reduce.cuh": ["measure", "preconditioned", "tune", "yellowfin"],
-    "ticket.cuh": ["preconditioned", "tune", "yellowfin"],
+    "gauges.cuh": ["robust"],
+    "reduce.cuh": ["measure", "robust", "tune"],
+    "ticket.cuh": ["robust", "tune"],
 }
 SUBJECTS = [
-    *("gate", "lamb", "measure", "preconditioned", "qhadam", "qhm", "rounding", "step", "tune"),
-    *("write_words", "yellowfin"),
+    *("gate", "lamb", "measure", "preconditioned", "qhadam", "qhm", "robust", "rounding", "step"),
+    *("tune", "write_words", "yellowfin"),
 ]
 KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tune", "write_words"]  # sanitized in themselves
 SEED = "1"  # of broken copies: whether one is seen should not change from run to run
@@ -95,14 +95,14 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             id="takes the highest block for the last",
         ),
         pytest.param(
-            *("yellowfin", PLAIN, "ticket.cuh"),
+            *("robust", PLAIN, "ticket.cuh"),
             "last = thread_arrives_last(ticket, gridDim.x)",
             "last = blockIdx.x == gridDim.x - 1",
             "gauges change with",
             id="gauges before all have moved",
         ),
         pytest.param(
-            *("yellowfin", PLAIN, "gauges.cuh"),
+            *("robust", PLAIN, "gauges.cuh"),
             "own->has_grad() && ",
             "",
             "gauges off the CPU's",
