@@ -130,10 +130,10 @@ CONTESTANTS = {
     for contestant in (
         # fp32: 4 measure + 20 advance; bf16: 2 + 22, of which 8 are the fp32 master copy
         Contestant(
-            "yellowfin",
-            "YellowFin",
+            "yellowfin-robust",
+            "YellowFin robust",
             24,
-            _yellowfin(),
+            _yellowfin(preconditioner=None),
             bytes_bf16=24,
             keeps_addresses=True,
             has_capturable=True,
@@ -150,12 +150,12 @@ CONTESTANTS = {
             has_capturable=True,
             essential=True,
         ),
-        # the squares in a byte. fp32: 4 measure + 22 advance; bf16: 2 + 24
+        # as it comes: the squares in a byte. fp32: 4 measure + 22 advance; bf16: 2 + 24
         Contestant(
             "yellowfin-compact",
             "YellowFin compact",
             26,
-            _yellowfin(preconditioner="compact"),
+            _yellowfin(),
             bytes_bf16=26,
             keeps_addresses=True,
             has_capturable=True,

@@ -33,9 +33,9 @@ _STYLE: dict[Any, Any] = {
 }
 # Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is grey.
 _COLOURS = {
-    "yellowfin": "#7f1d1d",
+    "yellowfin-compact": "#7f1d1d",
     "yellowfin-diagonal": "#b45f78",
-    "yellowfin-compact": "#d98ca0",
+    "yellowfin-robust": "#d98ca0",
     "yellowfin-exact": "#c2410c",
     "yellowfin-sketch": "#f0a020",
     "lamb": "#9d174d",

@@ -17,9 +17,9 @@ CANARY = 77.0  # exact in every dtype
 
 # YellowFin's ways to the statistics: what its kernels are compiled for.
 MODES: dict[str, dict[str, Any]] = {
-    "robust": {},
+    "robust": {"preconditioner": None},
     "diagonal": {"preconditioner": "diagonal"},
-    "compact": {"preconditioner": "compact", "decoupled_weight_decay": True},
+    "compact": {"preconditioner": "compact"},
     "exact": {"variance": "exact", "robust": False},
     "sketch": {"variance": "sketch", "robust": False},
 }

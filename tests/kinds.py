@@ -40,6 +40,11 @@ class Kind:
         return self.optimizer is YellowFin and bool(self.options.get("robust", True))
 
     @property
+    def preconditioned(self) -> bool:
+        """Whether this is YellowFin with a preconditioner."""
+        return self.robust and self.options.get("preconditioner", "auto") is not None
+
+    @property
     def saves(self) -> str:
         """What the state_dict holds besides the state of each parameter."""
         return "tuner" if self.optimizer is YellowFin else "gate"
@@ -63,13 +68,12 @@ CODES = frozenset(("momentum_buffer", "exp_avg_sq_codes", "step"))
 SKIP = {"skip_nonfinite": True}
 SKETCH = {"variance": "sketch", "robust": False}
 TRUST = {"trust_ratio": True, "robust": False}
-DIAGONAL = {"preconditioner": "diagonal"}
-COMPACT = {"preconditioner": "compact", "decoupled_weight_decay": True}
+DIAGONAL = {"preconditioner": "diagonal", "decoupled_weight_decay": False}
 KINDS = (
-    Kind("YellowFin", YellowFin, Twin, BUFFER, core=True),
+    Kind("YellowFin", YellowFin, CompactTwin, CODES, core=True),
+    Kind("YellowFin-robust", YellowFin, Twin, BUFFER, {"preconditioner": None}),
     Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}, core=True),
     Kind("YellowFin-diagonal", YellowFin, PreconditionedTwin, METRIC, DIAGONAL),
-    Kind("YellowFin-compact", YellowFin, CompactTwin, CODES, COMPACT),
     Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, SKETCH),
     Kind("YellowFin-trust", YellowFin, Twin, EXACT, {**TRUST, "lr": 0.01}),
     Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),

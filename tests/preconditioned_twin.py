@@ -21,7 +21,7 @@ bits of the element in this step. That is a single one but where those bits leav
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from roundings import assert_near
 from twin import Twin
 
 Array = np.ndarray
-NOT_FOR_THE_ORACLE = ("preconditioner", "robust", "variance", "momentum_form", "initial_lr")
+NOT_FOR_THE_ORACLE = ("robust", "variance", "momentum_form", "initial_lr")
 SMALLEST = 2.0**-126  # below it kernels may flush to zero
 DOUBLE_ROUNDS = 2.0**-46  # the tuner's own arithmetic is in double precision
 
@@ -44,6 +44,8 @@ class PreconditionedTwin(Twin):
     oracle_type = PreconditionedOracle
     group_type = PreconditionedGroup
     not_for_the_oracle = (*Twin.not_for_the_oracle, *NOT_FOR_THE_ORACLE)
+    chosen: ClassVar = {"preconditioner": "diagonal"}
+    assumed: ClassVar = {"decoupled_weight_decay": True}
 
     def __init__(
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
@@ -182,9 +184,10 @@ class PreconditionedTwin(Twin):
 
 
 class CompactTwin(PreconditionedTwin):
-    """YellowFin with preconditioner="compact" and its oracle."""
+    """YellowFin as it comes, with preconditioner="compact", and its oracle."""
 
     group_type = CompactGroup
+    chosen: ClassVar = {}
 
     def squares(self, p: torch.nn.Parameter) -> Array:
         values: Array = VALUES[self.codes(p)]

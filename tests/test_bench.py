@@ -30,7 +30,7 @@ from yfkernels import YellowFin
 
 # Bytes that the passes read and write per parameter: all fp32; bf16 parameters and gradients.
 COUNTED_BYTES = {
-    "yellowfin": (24, 24),
+    "yellowfin-robust": (24, 24),
     "yellowfin-diagonal": (32, 32),
     "yellowfin-compact": (26, 26),
     "yellowfin-exact": (36, 36),
@@ -65,7 +65,7 @@ ON_CPU = default_contestants("cpu", "2x1K")
 OURS_MOVED = [
     f"{name}@moved"
     for name in (
-        *("yellowfin", "yellowfin-diagonal", "yellowfin-compact"),
+        *("yellowfin-robust", "yellowfin-diagonal", "yellowfin-compact"),
         *("yellowfin-exact", "yellowfin-sketch"),
         *("lamb", "lamb-unclipped", "qhm", "qhadam"),
     )

@@ -12,8 +12,8 @@ through the momentum). In double precision the same holds with 1e-13.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,13 +28,22 @@ GROUP_OPTIONS = ("lr", "weight_decay", "decoupled_weight_decay", "maximize")
 
 
 class Twin(SideBySide):
-    """YellowFin and its oracle."""
+    """YellowFin with preconditioner=None and its oracle."""
 
     optimizer: YellowFin
     oracle: Any
     oracle_type: type = YellowFinOracle
     group_type: type = OracleGroup
-    not_for_the_oracle: tuple[str, ...] = (*GROUP_OPTIONS, "capturable", "backend")
+    not_for_the_oracle: tuple[str, ...] = (
+        *GROUP_OPTIONS,
+        *("capturable", "backend", "preconditioner"),
+    )
+    chosen: ClassVar[Mapping[str, Any]] = {
+        "preconditioner": None
+    }  # options that make this the oracle
+    assumed: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # group options that are not the oracle's own defaults
 
     def __init__(
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
@@ -42,7 +51,9 @@ class Twin(SideBySide):
         super().__init__(target)
         self.before: list[np.ndarray] = []  # the optimizer's parameters before the step
         self.growth, self.growth_scale = np.longdouble(0.0), 0.0
-        self.inherited = {k: v for k, v in options.items() if k in GROUP_OPTIONS}
+        options = {**self.chosen, **options}
+        given = {k: v for k, v in options.items() if k in GROUP_OPTIONS}
+        self.inherited = {**self.assumed, **given}
         self.oracle = self.oracle_type(
             [], **{k: v for k, v in options.items() if k not in self.not_for_the_oracle}
         )

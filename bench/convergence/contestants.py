@@ -139,11 +139,16 @@ CONTESTANTS: dict[str, Contestant] = {
         name: Contestant(label, Recipe(name, factory), ours=True)
         for name, label, factory in (
             ("yellowfin-published", "YellowFin, published", _yellowfin(robust=False)),
-            ("yellowfin-robust", "YellowFin, robust", _yellowfin(robust=True)),
+            ("yellowfin-robust", "YellowFin, one step size", _yellowfin(preconditioner=None)),
             ("yellowfin-diagonal", "YellowFin, diagonal", _yellowfin(preconditioner="diagonal")),
-            ("yellowfin-compact", "YellowFin, compact", _yellowfin(preconditioner="compact")),
+            ("yellowfin-compact", "YellowFin, compact", _yellowfin()),
         )
     },
+    # what a schedule adds: it needs to know the number of steps, so no target is for it
+    "yellowfin-cosine": Contestant(
+        "YellowFin, compact, cosine",
+        Recipe("yellowfin-cosine", _yellowfin(), schedule=cosine),
+    ),
 }
 REFERENCE = "adamw-tuned"  # what iterations are counted against
 DEFAULT_RIVALS = ("adamw", "prodigy", "schedulefree-sgd", "schedulefree-adamw")  # nothing tuned

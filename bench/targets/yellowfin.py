@@ -18,7 +18,7 @@ from bench.targets.measures import (
 from bench.targets.target import HUGE, LARGE, MANY, MODEL, Target
 
 EXACT, SKETCH, PER_TENSOR = "yellowfin-exact", "yellowfin-sketch", "yellowfin-per-tensor"
-ROBUST, DIAGONAL, COMPACT = "yellowfin", "yellowfin-diagonal", "yellowfin-compact"
+ROBUST, DIAGONAL, COMPACT = "yellowfin-robust", "yellowfin-diagonal", "yellowfin-compact"
 ADAMW, ADAMW_CLIP = "adamw-fused", "adamw-fused+clip"
 
 TARGETS = (

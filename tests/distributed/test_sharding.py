@@ -171,7 +171,7 @@ CHECKS = [
     check_a_process_without_any_element,
 ]
 BUILDS: dict[str, Build] = {
-    "robust": yfkernels.YellowFin,
+    "robust": partial(yfkernels.YellowFin, preconditioner=None),
     "diagonal": partial(yfkernels.YellowFin, preconditioner="diagonal"),
     "compact": partial(yfkernels.YellowFin, preconditioner="compact"),
     "exact": partial(yfkernels.YellowFin, variance="exact", robust=False),

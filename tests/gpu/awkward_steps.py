@@ -19,9 +19,9 @@ STEPS = 4
 SKIPPED = 2  # the step with an infinity
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MODES = {
-    "robust": {"sparsity_debias": True},
+    "robust": {"preconditioner": None, "sparsity_debias": True},
     "diagonal": {"preconditioner": "diagonal"},
-    "compact": {"preconditioner": "compact", "decoupled_weight_decay": True},
+    "compact": {"preconditioner": "compact"},
     "exact": {"variance": "exact", "robust": False, "sparsity_debias": True},
     "sketch": {"variance": "sketch", "robust": False, "sparsity_debias": True},
 }

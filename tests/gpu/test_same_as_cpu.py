@@ -41,9 +41,9 @@ def test_takes_the_steps_of_the_cpu(
         pytest.skip(reason)
     here = [torch.nn.Parameter(normal(rng, torch.empty(s)).to(dtype)) for s in SHAPES]
     there = [torch.nn.Parameter(p.detach().to(device, copy=True)) for p in here]
-    # A sum of gradient and decay that cancels would make a whole move of its rounding error.
-    apart = "preconditioner" in MODES[mode]
-    options = {**MODES[mode], "weight_decay": 0.01, "decoupled_weight_decay": apart}
+    # With a preconditioner the decay is decoupled: a sum of gradient and decay that cancels would
+    # make a whole move of its rounding error.
+    options = {**MODES[mode], "weight_decay": 0.01}
     host = YellowFin(here, backend="native", **options)
     other = YellowFin(there, backend=backend, capturable=capturable, **options)
     paths = [torch.zeros(p.shape) for p in here]

@@ -11,7 +11,7 @@ from cases import Target
 from kinds import KINDS, Kind
 from training import Build, Model
 
-# Each optimizer as it comes, and YellowFin with a preconditioner, which comes with another update.
+# Each optimizer as it comes, and YellowFin with each other update that the robust mode has.
 ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or "preconditioner" in k.options]
 
 

@@ -17,7 +17,7 @@ from yfkernels import YellowFin
 from yfkernels.ops.torch.random import decoded
 
 pytestmark = pytest.mark.kernel_free
-KIND = next(kind for kind in KINDS if kind.name == "YellowFin-compact")
+KIND = next(kind for kind in KINDS if kind.name == "YellowFin")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64)
 OUT_OF_RANGE = r"Invalid weight_decay value: .*'compact'.* decoupled_weight_decay=True"
 
@@ -128,30 +128,26 @@ def test_silence_decays_to_the_first_code(target: Target, rng: np.random.Generat
 
 
 def test_coupled_decay_is_refused() -> None:
-    options: dict[str, Any] = {"preconditioner": "compact", "weight_decay": 0.1}
+    coupled: dict[str, Any] = {"decoupled_weight_decay": False}
     p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
     with pytest.raises(ValueError, match=OUT_OF_RANGE):
-        YellowFin([p], **options)
+        YellowFin([p], weight_decay=0.1, **coupled)
     with pytest.raises(ValueError, match=OUT_OF_RANGE):
-        YellowFin([{"params": [p], "weight_decay": 0.1}], preconditioner="compact")
+        YellowFin([{"params": [p], "weight_decay": 0.1}], **coupled)
     with pytest.raises(ValueError, match=OUT_OF_RANGE):
-        YellowFin(
-            [{"params": [p], "decoupled_weight_decay": False}],
-            **options,
-            decoupled_weight_decay=True,
-        )
-    optimizer = YellowFin([p], preconditioner="compact")
+        YellowFin([{"params": [p], **coupled}], weight_decay=0.1)
+    optimizer = YellowFin([p], **coupled)
     with pytest.raises(ValueError, match=OUT_OF_RANGE):
         optimizer.add_param_group({"params": [q], "weight_decay": 0.1})
     assert len(optimizer.param_groups) == 1
-    YellowFin([p], **options, decoupled_weight_decay=True)
+    YellowFin([p], weight_decay=0.1)
 
 
 def test_coupled_decay_is_refused_when_it_is_assigned(
     target: Target, rng: np.random.Generator
 ) -> None:
     params = [nn.Parameter(normal(rng, torch.empty(30)).float().to(target.device))]
-    optimizer = YellowFin(params, preconditioner="compact", backend=target.backend)
+    optimizer = KIND.build(params, decoupled_weight_decay=False, backend=target.backend)
     trace = list(Gradients(4).draw(rng, params))
     step(optimizer, params, trace[0])
     before = copy.deepcopy((params, optimizer.state_dict()))

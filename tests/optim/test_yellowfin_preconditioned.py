@@ -22,7 +22,7 @@ KIND = next(kind for kind in KINDS if kind.name == "YellowFin-diagonal")
 EPS = torch.finfo(torch.float32).eps
 FLOOR = 2.0**-16  # of the metric, in units of the gradient's root mean square
 each_storage = pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if "preconditioner" in kind.options], ids=str
+    "kind", [kind for kind in KINDS if kind.preconditioned], ids=str
 )
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernel_free
 MODES: dict[str, dict[str, Any]] = {
     "diagonal": {"preconditioner": "diagonal"},
     "compact": {"preconditioner": "compact"},
-    "robust": {},
+    "robust": {"preconditioner": None},
     "published": {"robust": False},
 }
 SQUARES = {"diagonal": "exp_avg_sq", "compact": "exp_avg_sq_codes"}  # what they are kept as
@@ -30,7 +30,7 @@ def test_unknown_preconditioner(value: Any) -> None:
         YellowFin([nn.Parameter(torch.ones(3))], preconditioner=value)
     message = str(error.value)
     assert repr(value) in message
-    for choice in ("'diagonal'", "'compact'", "None"):
+    for choice in ("'auto'", "'compact'", "'diagonal'", "None"):
         assert choice in message.replace(repr(value), "", 1)
 
 
@@ -110,8 +110,23 @@ def test_state_of_another_mode(
     step(g)
 
 
-@each_one
-def test_says_so(chosen: str) -> None:
-    p = nn.Parameter(torch.ones(3))
-    assert f"preconditioner: {chosen}" in repr(YellowFin([p], preconditioner=chosen))
-    assert "preconditioner: None" in repr(YellowFin([p]))
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ({}, "compact"),
+        ({"preconditioner": "auto"}, "compact"),
+        ({"preconditioner": "diagonal"}, "diagonal"),
+        ({"preconditioner": None}, None),
+        ({"robust": False}, None),
+        ({"preconditioner": "auto", "robust": False}, None),
+    ],
+    ids=str,
+)
+def test_what_is_chosen(options: dict[str, Any], chosen: str | None) -> None:
+    """And weight decay is decoupled with a preconditioner alone, unless a group asks."""
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = YellowFin([p], **options)
+    assert f"preconditioner: {chosen}\n" in repr(optimizer)
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is (chosen is not None)
+    optimizer.add_param_group({"params": [q], "decoupled_weight_decay": chosen is None})
+    assert optimizer.param_groups[1]["decoupled_weight_decay"] is (chosen is None)

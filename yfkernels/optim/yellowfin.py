@@ -47,7 +47,8 @@ class YellowFin(RuleOptimizer):
         window: steps over which the curvature range is taken.
         weight_decay: L2 penalty. It is not part of the statistics. Per group.
         decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
-            gradient. Per group.
+            gradient. None for what suits the mode: True with a preconditioner, False without. Per
+            group.
         clip: "adaptive" guards the statistics and the update against exploding gradients; None
             does not.
         max_norm: clips the global gradient norm to this value first; None for no such clip.
@@ -59,6 +60,7 @@ class YellowFin(RuleOptimizer):
             without `robust`; the robust mode needs "polyak".
         log_smooth: smooth the logarithm of the curvature range rather than the range.
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
+            Needs preconditioner=None, as a preconditioner does that itself.
         initial_lr: step size of the first step, before anything is measured; without `robust`.
         initial_momentum: momentum of the first step, in [0, 1); with a preconditioner of the first
             two, and at least 0.5.
@@ -68,11 +70,12 @@ class YellowFin(RuleOptimizer):
         robust: bound the curvature range and take the step size from how far the parameters have
             come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
             algorithm.
-        preconditioner: "diagonal" measures and steps in the shape of Adam's metric, a step size for
-            each parameter: 8 bytes of state, as Adam. "compact" keeps the average of squares in one
-            byte instead of four: 5 bytes of state; weight decay must then be decoupled. lr becomes
-            the step along g / sqrt(average of g²), and lr / (1 - momentum) compares with AdamW's,
-            also in decoupled_weight_decay. None for one step size.
+        preconditioner: "compact" measures and steps in the shape of Adam's metric, a step size for
+            each parameter, and keeps the average of squares in one byte: 5 bytes of state a
+            parameter; weight decay must be decoupled. "diagonal" keeps it in four: 8 bytes, as
+            Adam. With either, lr is the step along g / sqrt(average of g²), and lr / (1 - momentum)
+            compares with AdamW's, also in the decay. None for one step size for all: 4 bytes.
+            "auto" for "compact", or None without `robust`.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
             master copy.
         maximize: ascend instead of descend. Per group.
@@ -111,7 +114,7 @@ class YellowFin(RuleOptimizer):
         beta: float | None = None,
         window: int = 20,
         weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
+        decoupled_weight_decay: bool | None = None,
         clip: str | None = "adaptive",
         max_norm: float | None = None,
         variance: str | None = None,
@@ -122,7 +125,7 @@ class YellowFin(RuleOptimizer):
         initial_momentum: float = 0.0,
         trust_ratio: bool = False,
         robust: bool = True,
-        preconditioner: str | None = None,
+        preconditioner: str | None = "auto",
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
@@ -146,6 +149,8 @@ class YellowFin(RuleOptimizer):
         self._tuner = YellowFinTuner(options)
         self._rule = rule_of(options, preconditioner)
         self._adapts = options.trust_ratio
+        if decoupled_weight_decay is None:
+            decoupled_weight_decay = options.preconditioned
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,

@@ -15,7 +15,14 @@ from yfkernels.ops.rules import (
 )
 from yfkernels.ops.tuner import TunerOptions
 
-_PRECONDITIONED = {"diagonal": YELLOWFIN_DIAGONAL, "compact": YELLOWFIN_COMPACT}
+_PRECONDITIONED = {"compact": YELLOWFIN_COMPACT, "diagonal": YELLOWFIN_DIAGONAL}
+
+
+def preconditioner_for(asked: str | None, robust: bool) -> str | None:
+    """What "auto" stands for; anything else is as it was asked for."""
+    if asked != "auto":
+        return asked
+    return "compact" if robust else None
 
 
 def tuner_options(
@@ -56,20 +63,25 @@ def tuner_options(
     ok = finite(initial_lr) and initial_lr >= 0.0
     require(ok, "initial_lr", initial_lr, "finite and >= 0")
     require(0.0 <= initial_momentum < 1.0, "initial_momentum", initial_momentum, "in [0, 1)")
-    ok = preconditioner in (*_PRECONDITIONED, None)
-    require(ok, "preconditioner", preconditioner, "'diagonal' or 'compact', or None for neither")
+    ok = preconditioner in ("auto", *_PRECONDITIONED, None)
+    need = "'auto', 'compact' or 'diagonal', or None for neither"
+    require(ok, "preconditioner", preconditioner, need)
     if robust:
-        way = "; or pass robust=False" if preconditioner is None else ""
+        way = "; or pass robust=False" if preconditioner in ("auto", None) else ""
         need = f"None in the robust mode, which keeps no average{way}"
         require(variance is None, "variance", variance, need)
         need = f"'polyak' in the robust mode{way}"
         require(momentum_form == "polyak", "momentum_form", momentum_form, need)
         need = f"False in the robust mode, which bounds the step itself{way}"
         require(not trust_ratio, "trust_ratio", trust_ratio, need)
-    if preconditioner is not None:
+    preconditioned = preconditioner_for(preconditioner, robust) is not None
+    if preconditioned:
         need = "None with robust=False; the preconditioned mode is a robust one"
         require(robust, "preconditioner", preconditioner, need)
-        need = "False with a preconditioner, which scales rare gradients up itself"
+        need = (
+            "False with a preconditioner, which scales rare gradients up itself; or pass "
+            "preconditioner=None"
+        )
         require(not sparsity_debias, "sparsity_debias", sparsity_debias, need)
     return TunerOptions(
         beta=float(beta),
@@ -84,14 +96,14 @@ def tuner_options(
         sketch=variance == "sketch",
         trust_ratio=bool(trust_ratio),
         robust=bool(robust),
-        preconditioned=preconditioner is not None,
+        preconditioned=preconditioned,
     )
 
 
 def rule_of(options: TunerOptions, preconditioner: str | None) -> Rule:
     """The update that goes with the options."""
-    if preconditioner is not None:
-        return _PRECONDITIONED[preconditioner]
+    if chosen := preconditioner_for(preconditioner, options.robust):
+        return _PRECONDITIONED[chosen]
     if options.robust:
         return YELLOWFIN_ROBUST
     return YELLOWFIN_SKETCH if options.sketch else YELLOWFIN
