@@ -38,12 +38,9 @@ class Twin(SideBySide):
         *GROUP_OPTIONS,
         *("capturable", "backend", "preconditioner"),
     )
-    chosen: ClassVar[Mapping[str, Any]] = {
-        "preconditioner": None
-    }  # options that make this the oracle
-    assumed: ClassVar[
-        Mapping[str, Any]
-    ] = {}  # group options that are not the oracle's own defaults
+    # Options that make this the oracle, and group options that are not the oracle's own defaults.
+    chosen: ClassVar[Mapping[str, Any]] = {"preconditioner": None}
+    assumed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
