@@ -142,6 +142,7 @@ constexpr float kMetricFloor = 0x1p-16f;
 // In the shape of Adam's metric, with Polyak's momentum. d is the gradient over its root mean square,
 // which is in grad_scale:
 //   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr calm d / q,   p <- p + v
+// Codes have no room for a weight decay in d: theirs is decoupled.
 // Gauged: the growth of ‖p‖² in the metric, and <d, d / q>.
 template <bool kInCodes>
 struct PreconditionedYellowFin : Move {
@@ -152,11 +153,17 @@ struct PreconditionedYellowFin : Move {
   float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias;
 
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
-      : Move{float(c.param_keep), float(c.param_gain)}, grad_scale(float(c.grad_scale)),
+      : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
         velocity_gain(float(c.velocity_gain * c.spike_clip)),
         square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
+
+  template <class T>
+  YFK_FN T uphill(const T& g, const T& p) const {
+    if constexpr (kInCodes) return grad_scale * g;
+    return grad_scale * g + coupled_decay * p;
+  }
 
   template <class T>
   YFK_FN T metric(const T& square_avg) const {
@@ -165,16 +172,21 @@ struct PreconditionedYellowFin : Move {
 
   template <class T>
   YFK_FN T direction(const T& g, const T& p, T* state) const {
-    const T d = grad_scale * g + coupled_decay * p;
+    const T d = uphill(g, p);
     state[1] = square_decay * state[1] + square_gain * (d * d);
     state[0] = momentum * state[0] + velocity_gain * (d / metric(state[1]));
     return state[0];
   }
 
+  template <class T>
+  YFK_FN T moved(const T& p, const T& u) const {
+    return keep * p + u;
+  }
+
   // What is worked out here a second time the compiler takes from above.
   template <class T>
   YFK_FN void gauge(const T& g, const T& before, const T& after, const T* state, T* sums) const {
-    const T d = grad_scale * g + coupled_decay * before;
+    const T d = uphill(g, before);
     const T q = metric(state[1]);
     sums[0] = sums[0] + (after - before) * (after + before) * q;
     sums[1] = sums[1] + d * (d / q);

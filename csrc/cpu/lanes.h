@@ -120,47 +120,79 @@ YFK_FN void store(T* p, const Floats& a, AllLanes) {
   for (int i = 0; i < kParts; ++i) store_part(p + i * kWidth, a.part[i]);
 }
 
-// Sixteen codes at once, by way of sixteen bits each: the compiler takes smaller vectors of bytes apart.
+// Sixteen codes at once, a code in each 32-bit lane or all of them side by side.
 typedef uint8_t CodesVec __attribute__((vector_size(kLanes)));
+
+#if defined(__AVX2__) && !defined(__AVX512F__) && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define YFK_SHUFFLES_BYTES
+#endif
+#endif
+
+#ifdef YFK_SHUFFLES_BYTES
+// Compilers take the conversions below apart here, which doubles the instructions for a code.
+typedef uint8_t BytesVec __attribute__((vector_size(4 * kWidth)));
+#define YFK_FOUR(i) i, i, i, i
+
+YFK_FN void spread(CodesVec codes, UIntVec* part) {
+  const BytesVec twice = __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                 12, 13, 14, 15);
+  part[0] = (UIntVec)__builtin_shufflevector(
+      twice, twice, YFK_FOUR(0), YFK_FOUR(1), YFK_FOUR(2), YFK_FOUR(3), YFK_FOUR(20), YFK_FOUR(21),
+      YFK_FOUR(22), YFK_FOUR(23));
+  part[1] = (UIntVec)__builtin_shufflevector(
+      twice, twice, YFK_FOUR(8), YFK_FOUR(9), YFK_FOUR(10), YFK_FOUR(11), YFK_FOUR(28), YFK_FOUR(29),
+      YFK_FOUR(30), YFK_FOUR(31));
+  for (int k = 0; k < kParts; ++k) part[k] &= 255u;
+}
+
+YFK_FN CodesVec gathered(const UIntVec* part) {
+  const BytesVec pairs = (BytesVec)(part[0] | part[1] << 8);
+  const UIntVec halves = (UIntVec)__builtin_shufflevector(
+      pairs, pairs, 0, 4, 8, 12, 1, 5, 9, 13, YFK_FOUR(0), YFK_FOUR(0), 16, 20, 24, 28, 17, 21, 25,
+      29, YFK_FOUR(16), YFK_FOUR(16));
+  const UIntVec codes = __builtin_shufflevector(halves, halves, 0, 4, 1, 5, 0, 4, 1, 5);
+  CodesVec r;
+  memcpy(&r, &codes, sizeof r);
+  return r;
+}
+#undef YFK_FOUR
+#else
+// By way of sixteen bits each, because compilers take smaller vectors of bytes apart.
 typedef uint16_t WideCodesVec __attribute__((vector_size(2 * kLanes)));
+
+YFK_FN void spread(CodesVec codes, UIntVec* part) {
+  const WideCodesVec wide = __builtin_convertvector(codes, WideCodesVec);
+  HalfVec half[kParts];
+  memcpy(half, &wide, sizeof wide);
+  for (int k = 0; k < kParts; ++k) part[k] = __builtin_convertvector(half[k], UIntVec);
+}
+
+YFK_FN CodesVec gathered(const UIntVec* part) {
+  HalfVec half[kParts];
+  for (int k = 0; k < kParts; ++k) half[k] = __builtin_convertvector(part[k], HalfVec);
+  WideCodesVec wide;
+  memcpy(&wide, half, sizeof wide);
+  return __builtin_convertvector(wide, CodesVec);
+}
+#endif
 
 YFK_FN Floats load(const Code* p, AllLanes) {
   CodesVec codes;
   memcpy(&codes, p, sizeof codes);
-  const WideCodesVec wide = __builtin_convertvector(codes, WideCodesVec);
-  HalfVec part[kParts];
-  memcpy(part, &wide, sizeof wide);
+  UIntVec part[kParts];
+  spread(codes, part);
   Floats r;
-  for (int k = 0; k < kParts; ++k)
-    r.part[k] = (FloatVec)float_bits_of(__builtin_convertvector(part[k], UIntVec));
+  for (int k = 0; k < kParts; ++k) r.part[k] = (FloatVec)float_bits_of(part[k]);
   return r;
-}
-
-#if defined(__AVX2__) && !defined(__AVX512F__) && defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define YFK_JOINS_PARTS
-#endif
-#endif
-
-YFK_FN WideCodesVec joined(const HalfVec* part) {
-#ifdef YFK_JOINS_PARTS
-  // by way of memory the second half would wait for the first to be stored
-  return __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
-                                 15);
-#else
-  WideCodesVec wide;
-  memcpy(&wide, part, sizeof wide);
-  return wide;
-#endif
 }
 
 // random: 32 bits a lane.
 YFK_FN void store_coded(Code* p, const Floats& a, const UIntVec* random) {
-  HalfVec part[kParts];
-  for (int k = 0; k < kParts; ++k)
-    part[k] = __builtin_convertvector(code_of((UIntVec)a.part[k], random[k]), HalfVec);
-  const WideCodesVec wide = joined(part);
-  const CodesVec codes = __builtin_convertvector(wide, CodesVec);
+  UIntVec part[kParts];
+  for (int k = 0; k < kParts; ++k) part[k] = code_of((UIntVec)a.part[k], random[k]);
+  const CodesVec codes = gathered(part);
   memcpy(p, &codes, sizeof codes);
 }
 

@@ -52,9 +52,10 @@ struct Codes {
 
  private:
   YFK_FN void round(int64_t i, const Floats& a, Code* out) const {
+    const UIntVec here = UIntVec{} + code_weyl(first + uint32_t(i));
     UIntVec random[kParts];
     for (int k = 0; k < kParts; ++k)
-      random[k] = code_weyl(lane_numbers()) + code_weyl(first + uint32_t(i + k * kWidth));
+      random[k] = here + code_weyl(lane_numbers() + uint32_t(k * kWidth));
     store_coded(out, a, random);
   }
 };

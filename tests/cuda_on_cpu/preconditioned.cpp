@@ -26,7 +26,8 @@ void check_preconditioned(Random& random) {
     for (YellowFinCoefficients& group : groups) {
       group.active = 1.0;
       group.grad_scale = uniform(random) + 0.5;
-      group.coupled_decay = 0.1 * uniform(random);
+      const bool codes = rule == RuleId::kYellowFinCompact;  // their decay is decoupled
+      group.coupled_decay = codes ? 0.0 : 0.1 * uniform(random);
       group.momentum = uniform(random);
       group.velocity_gain = -uniform(random);
       group.velocity_keep = 1.0;
