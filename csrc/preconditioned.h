@@ -11,6 +11,7 @@ namespace yfk {
 
 constexpr double kSquareDecay = 0.999;      // of the averages of squares, as in Adam
 constexpr double kLeastMomentum = 0.5;
+constexpr double kFirstTravel = 1e-2;       // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 
 // 4. h = t² <d, u> of the step before into the statistics; how far it has come, in the metric.
 YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
@@ -73,7 +74,7 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
   // 5. the step along u. In the first one the sum of h cancels
   double lr = state->scale * distance_over_gradients(momentum, *state);
   if (k == 0) {
-    const double start = kFirstRadius * (1.0 + sqrt(sums.start_sq)) / sqrt(sums.count);
+    const double start = kFirstTravel * (1.0 + sqrt(sums.start_sq)) / sqrt(sums.count);
     lr = (1.0 - momentum) * start;
     state->radius = start / state->scale;  // but for sqrt(h), which the update has yet to gauge
   }

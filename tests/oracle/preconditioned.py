@@ -24,7 +24,7 @@ E = 1e-30
 B2 = 0.999  # of the squares, and of the scale
 FLOOR = 2.0**-16  # of the metric
 KAPPA = 30.0  # the most that h_max / h_min may be
-START = 1e-3  # first travel, relative to 1 + ‖x_0‖
+START = 1e-2  # first travel, relative to 1 + ‖x_0‖
 MOMENTUM_MIN = 0.5
 OF_A_STEP = ("advanced", "uphill", "metric", "directions", "uphill_terms", "velocity_terms")
 

@@ -22,11 +22,11 @@ def test_two_steps_of_two_elements() -> None:
 
     first = oracle.step([np.array([1.0, -7.0])])
     assert first is not None
-    # ‖x_0‖ = 5 and n = 2: a travel of 1e-3 * 6 / sqrt(2) in each element, half of it at once
-    lr = 0.003 / math.sqrt(2.0)
+    # ‖x_0‖ = 5 and n = 2: a travel of 1e-2 * 6 / sqrt(2) in each element, half of it at once
+    lr = 0.03 / math.sqrt(2.0)
     assert first.lr == pytest.approx(lr, rel=1e-15)
     assert first.momentum == 0.5
-    assert first.radius == pytest.approx(0.006 / (math.sqrt(2.0) * 5.0), rel=1e-15)  # t = 5
+    assert first.radius == pytest.approx(0.06 / (math.sqrt(2.0) * 5.0), rel=1e-15)  # t = 5
     assert first.grad_norm == pytest.approx(math.sqrt(50.0), rel=1e-15)
     assert (first.h_min, first.h_max, first.variance, first.distance) == (0.0, 0.0, 0.0, 0.0)
     d = np.array([0.2, -1.4])  # in units of t
@@ -157,7 +157,7 @@ def test_coupled_decay_is_in_the_direction() -> None:
     oracle = PreconditionedOracle([group])
     trace = oracle.step([np.array([3.0])])
     assert trace is not None
-    assert trace.lr == pytest.approx(0.5e-3 * 9.0)
+    assert trace.lr == pytest.approx(0.5e-2 * 9.0)
     np.testing.assert_allclose(group.squares[0], [1e-3 / 9.0], rtol=1e-12)
     u = 1.0 / (1.0 + 3.0 * FLOOR)
     np.testing.assert_allclose(group.params[0], [8.0 - trace.lr * u], rtol=1e-14)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops.torch.single_step import single_step
-from yfkernels.ops.torch.statistics import FIRST_RADIUS, Curvature, TuningStep, in_range
+from yfkernels.ops.torch.statistics import Curvature, TuningStep, in_range
 
 _SQUARE_DECAY = 0.999
+_FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n)
 _LEAST_MOMENTUM = 0.5
 
 
@@ -58,7 +59,7 @@ def tune_preconditioned(
     new["scale"] = scale
 
     # 5. the step along u. In the first one the sum of h cancels
-    start = FIRST_RADIUS * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
+    start = _FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
     lr = scale * step.distance_over_gradients(momentum)
     lr = torch.where(k == 0, (1.0 - momentum) * start, lr)
     # but for sqrt(h), which the update has yet to gauge

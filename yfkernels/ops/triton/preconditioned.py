@@ -20,7 +20,6 @@ from yfkernels.ops.triton.statistics import (
     distance_over_gradients,
     end_of_range,
     ends_of_window,
-    first_radius,
     in_range,
     learn,
     load_averages,
@@ -140,7 +139,7 @@ def preconditioned_tune(
 
     # 5. the step along u. In the first one the sum of h cancels
     rest = 1.0 - momentum
-    start = first_radius(start_sq) / tl.sqrt(count)
+    start = tl.full([], 1e-2, tl.float64) * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
     lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
     lr = tl.where(k == 0, rest * start, lr)
     # but for sqrt(h), which the update has yet to gauge
