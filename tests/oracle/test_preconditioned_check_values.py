@@ -72,7 +72,7 @@ def test_one_element_goes_distance_over_gradients(size: float) -> None:
     """
     group = PreconditionedGroup([np.array([2.0])])
     oracle = PreconditionedOracle([group])
-    x, v, radius = 2.0, 0.0, 0.003
+    x, v, radius = 2.0, 0.0, 0.03
     for k in range(12):
         trace = oracle.step([np.array([size])])
         assert trace is not None
