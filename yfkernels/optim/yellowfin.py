@@ -45,7 +45,8 @@ class YellowFin(RuleOptimizer):
         beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
             `robust`.
         window: steps over which the curvature range is taken.
-        weight_decay: L2 penalty. It is not part of the statistics. Per group.
+        weight_decay: how strongly parameters are drawn to zero, in one of two ways (the next
+            argument). It is not part of the statistics. Per group.
         decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
             gradient. None for what suits the mode: True with a preconditioner, False without. Per
             group.
