@@ -64,7 +64,7 @@ class YellowFin(RuleOptimizer):
             Needs preconditioner=None, as a preconditioner does that itself.
         initial_lr: step size of the first step, before anything is measured; without `robust`.
         initial_momentum: momentum of the first step, in [0, 1); with a preconditioner of the first
-            two, and at least 0.5.
+            two, where it is above 0.5.
         trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
             its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
             robust=False.
@@ -244,7 +244,10 @@ class YellowFin(RuleOptimizer):
         super()._check_group(group)
         if self._rule.coded and group["weight_decay"]:
             # beside a small gradient the decay alone would leave the range of the codes
-            need = "0 with preconditioner='compact', or go with decoupled_weight_decay=True"
+            need = (
+                "0 with preconditioner='compact', the default, or go with "
+                "decoupled_weight_decay=True; 'diagonal' and None take an L2 penalty"
+            )
             require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
     def _global_state(self) -> dict[str, Tensor]:
@@ -259,16 +262,21 @@ class YellowFin(RuleOptimizer):
             )
         head = dict(zip(STATE_FIELDS, state.tolist()))
         modes = {
-            "robust": (head.get("radius", 0.0) > 0.0, options.robust),
-            "a preconditioner": (head.get("scale", 0.0) > 0.0, options.preconditioned),
+            "robust": (head.get("radius", 0.0) > 0.0, options.robust, "robust=False"),
+            "a preconditioner": (
+                head.get("scale", 0.0) > 0.0,
+                options.preconditioned,
+                "preconditioner=None",
+            ),
         }
         chosen = in_words(options, self._rule)
-        for mode, (before, now) in modes.items():
+        for mode, (before, now, without) in modes.items():
             if head.get("step", 0.0) > 0.0 and before != now:
                 raise RuntimeError(
                     f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
                     f"optimizer has robust={chosen['robust']} and preconditioner="
                     f"{chosen['preconditioner']!r}: construct it as it was"
+                    f"{'' if before else f', with {without}'}"
                 )
         if state.shape != (options.state_words,):
             names = ("window", "preconditioner" if options.robust else "variance")

@@ -67,7 +67,8 @@ def tuner_options(
     need = "'auto', 'compact' or 'diagonal', or None for neither"
     require(ok, "preconditioner", preconditioner, need)
     if robust:
-        way = "; or pass robust=False" if preconditioner in ("auto", None) else ""
+        published = "; or pass robust=False, for the published algorithm"
+        way = published if preconditioner in ("auto", None) else ""
         need = f"None in the robust mode, which keeps no average{way}"
         require(variance is None, "variance", variance, need)
         need = f"'polyak' in the robust mode{way}"
