@@ -18,7 +18,7 @@ from yfkernels.ops.tuner import TunerOptions
 _PRECONDITIONED = {"compact": YELLOWFIN_COMPACT, "diagonal": YELLOWFIN_DIAGONAL}
 
 
-def preconditioner_for(asked: str | None, robust: bool) -> str | None:
+def _preconditioner_for(asked: str | None, robust: bool) -> str | None:
     """What "auto" stands for; anything else is as it was asked for."""
     if asked != "auto":
         return asked
@@ -75,7 +75,7 @@ def tuner_options(
         require(momentum_form == "polyak", "momentum_form", momentum_form, need)
         need = f"False in the robust mode, which bounds the step itself{way}"
         require(not trust_ratio, "trust_ratio", trust_ratio, need)
-    preconditioned = preconditioner_for(preconditioner, robust) is not None
+    preconditioned = _preconditioner_for(preconditioner, robust) is not None
     if preconditioned:
         need = "None with robust=False; the preconditioned mode is a robust one"
         require(robust, "preconditioner", preconditioner, need)
@@ -103,7 +103,7 @@ def tuner_options(
 
 def rule_of(options: TunerOptions, preconditioner: str | None) -> Rule:
     """The update that goes with the options."""
-    if chosen := preconditioner_for(preconditioner, options.robust):
+    if chosen := _preconditioner_for(preconditioner, options.robust):
         return _PRECONDITIONED[chosen]
     if options.robust:
         return YELLOWFIN_ROBUST
