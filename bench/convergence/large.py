@@ -22,5 +22,5 @@ TASKS: dict[str, Entry] = {
 }
 # with AdamW as it comes, at 1e-3, a small grid: a whole one would take days
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {
-    f"adamw-{lr:g}": partial(_adamw, lr=lr) for lr in (3e-4, 3e-3, 1e-2)
+    f"adamw-{lr:g}": partial(_adamw, lr=lr) for lr in (1e-4, 3e-4, 3e-3, 1e-2)
 }
