@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,12 @@ def _another_version(state: dict[str, Any], kind: Kind) -> str:
     return "99"
 
 
+def _bad_option(state: dict[str, Any], kind: Kind) -> str:
+    groups = state["param_groups"]
+    groups[-1]["weight_decay"] = math.nan
+    return f"weight_decay.*nan.*parameter group {len(groups) - 1}"
+
+
 def _no_groups(state: dict[str, Any], kind: Kind) -> str:
     del state["param_groups"]
     return "param_groups"
@@ -80,6 +87,7 @@ def _no_groups(state: dict[str, Any], kind: Kind) -> str:
         _no_global_state,
         _short_global_state,
         _another_version,
+        _bad_option,
         _no_groups,
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,33 @@ def test_options_at_odds_with_the_robust_mode(options: dict[str, Any]) -> None:
         YellowFin([parameter()], **options)
     assert "robust=False" in str(error.value)
     YellowFin([parameter()], **options, robust=False)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 0.1, torch.tensor(3e-4)], ids=str)
+@pytest.mark.parametrize("preconditioner", ["auto", None])
+def test_a_learning_rate_for_lr(lr: Any, preconditioner: str | None) -> None:
+    """AdamW's 1e-3 is no error, and would train next to nothing: the user's line is named."""
+    with pytest.warns(UserWarning, match=f"lr={float(lr):g} is not a learning rate") as caught:
+        YellowFin([parameter()], lr=lr, preconditioner=preconditioner)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "lr=1.0" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("lrs", "options"),
+    [
+        ((1.0,), {}),
+        ((0.3,), {}),
+        ((0.0,), {}),  # a schedule begins there
+        ((0.01, 1.0), {}),  # layers that are to move less than others
+        ((0.01,), {"robust": False, "trust_ratio": True}),  # LAMB's
+    ],
+    ids=str,
+)
+def test_multipliers_that_are_meant(lrs: tuple[float, ...], options: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        YellowFin([{"params": [parameter()], "lr": lr} for lr in lrs], **options)
 
 
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "betas"])

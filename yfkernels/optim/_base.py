@@ -94,6 +94,13 @@ class FusedOptimizer(Optimizer):
         """Raises ValueError or TypeError for a bad option of a parameter group."""
         raise NotImplementedError
 
+    def _check_numbered_group(self, index: int, group: dict[str, Any]) -> None:
+        """The same, and the error says which group it is."""
+        try:
+            self._check_group(group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error} (parameter group {index})") from None
+
     def _global_state(self) -> dict[str, Tensor]:
         """State that belongs to no parameter; saved in the first group of the state_dict."""
         return {}
@@ -291,7 +298,7 @@ class FusedOptimizer(Optimizer):
         """Restores what state_dict() saved.
 
         Raises:
-            ValueError: the parameter groups differ.
+            ValueError: the parameter groups differ, or have an option that this one does not take.
             RuntimeError: state of another shape, another version or other options.
         """
         seen: dict[str, Any] = {}
@@ -334,6 +341,8 @@ class FusedOptimizer(Optimizer):
                 f"the state_dict was not saved by yfkernels.{type(self).__name__}: its parameter "
                 f"groups have no {', '.join(map(repr, missing))}"
             )
+        for index, group in enumerate(groups):
+            self._check_numbered_group(index, group)
         self._check_global_state(groups[0])
         for index, param, saved in self._saved_state(state_dict):
             self._layout().check(index, param, saved)

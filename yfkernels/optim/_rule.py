@@ -138,10 +138,7 @@ class RuleOptimizer(FusedOptimizer):
         known = self._checked.get(index, {})
         if not on_host and all(_same(value, known.get(name)) for name, value in options.items()):
             return
-        try:
-            self._check_group(group)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{error} (parameter group {index})") from None
+        self._check_numbered_group(index, group)
         self._checked[index] = options
 
     def _reads_on_host(self) -> bool:

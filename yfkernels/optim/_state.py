@@ -15,6 +15,7 @@ from yfkernels.ops.table import Column
 
 _DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
+_CODES = "_codes"  # ends the name of a state that is kept in 8-bit codes
 
 
 def view_of(tensor: Tensor) -> Tensor:
@@ -82,16 +83,24 @@ class StateLayout:
             if value is None and name == "step" and not self.counts_steps:
                 continue  # stochastic rounding begins with this run
             if not isinstance(value, Tensor):
+                option = self._option_behind(name, saved)
                 raise RuntimeError(
                     f"the state_dict has no {name!r} for parameter {index}; it has "
                     f"{sorted(saved)}. Was it saved with the same options"
-                    f"{', stochastic_rounding among them' if name == 'master' else ''}?"
+                    f"{f', {option} among them' if option else ''}?"
                 )
             if value.shape != shape:
                 raise RuntimeError(
                     f"{name!r} of parameter {index} has shape {tuple(value.shape)} in the "
                     f"state_dict, the parameter has {tuple(shape)}"
                 )
+
+    def _option_behind(self, missing: str, saved: Mapping[str, Any]) -> str | None:
+        """The option by which two optimizers of one class differ in having such a state."""
+        if missing == "master":
+            return "stochastic_rounding"
+        alike = {name.removesuffix(_CODES) for name in saved}
+        return "preconditioner" if missing.removesuffix(_CODES) in alike else None
 
     def restore(self, param: Tensor, saved: Mapping[str, Any], state: dict[str, Any]) -> None:
         """Puts `saved` into `state` in full precision, and nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,8 @@ _GLOBAL_OPTIONS = frozenset(
     )
 )
 
+_HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
+
 
 class YellowFin(RuleOptimizer):
     r"""Momentum SGD whose step size and momentum are measured from the gradients.
@@ -41,7 +44,8 @@ class YellowFin(RuleOptimizer):
     Args:
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
-            schedulers may drive it. Per group.
+            schedulers may drive it. If no group begins above 0.1, as learning rates of other
+            optimizers do, a UserWarning says so, but for `robust=False`. Per group.
         beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
             `robust`.
         window: steps over which the curvature range is taken.
@@ -165,6 +169,8 @@ class YellowFin(RuleOptimizer):
             capturable=capturable,
             stochastic_rounding=bool(stochastic_rounding),
         )
+        if options.robust:
+            self._warn_of_learning_rates()
 
     @property
     def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -239,6 +245,19 @@ class YellowFin(RuleOptimizer):
         ]
 
     # ---- checks and saved state
+
+    def _warn_of_learning_rates(self) -> None:
+        """Without this, a learning rate copied from another optimizer would just not train."""
+        lrs = [group["lr"] for group in self.param_groups]
+        on_host = (float(lr) for lr in lrs if not (isinstance(lr, Tensor) and lr.is_cuda))
+        largest = max(on_host, default=1.0)
+        if 0.0 < largest <= _HARDLY_MOVES:
+            warnings.warn(
+                f"lr={largest:g} is not a learning rate but a multiplier on the step size that "
+                f"YellowFin tunes: at {_HARDLY_MOVES:g} or less training hardly moves. Leave lr "
+                "out, or pass lr=1.0",
+                stacklevel=3,  # the line that constructs the optimizer
+            )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
