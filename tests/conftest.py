@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from cases import BACKENDS, Target, why_unusable  # after the environment is set
+from interpreter import remember_builtins
 from repeats import leave_out_repeats
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
@@ -24,6 +25,9 @@ os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # What is compiled for all tests of such a folder is compiled once: they stay in one process.
 COMPILED_TOGETHER = ("tests/cuda", "tests/cuda_on_cpu")
+
+if why_unusable(Target("triton", "cpu")) is None:
+    remember_builtins()
 
 
 def pytest_configure(config: pytest.Config) -> None:

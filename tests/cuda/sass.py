@@ -241,7 +241,7 @@ def find_nvdisasm() -> str | None:
 
 def disassemble(nvdisasm: str, cubin: Path) -> dict[str, Function]:
     """Every kernel of a file, by its mangled name."""
-    command = [nvdisasm, "-c", str(cubin)]
+    command = [nvdisasm, "-c", "-ndf", str(cubin)]  # without its analysis of the data flow
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
     return {name: Function.parse(body) for name, body in _FUNCTION.findall(result.stdout)}
