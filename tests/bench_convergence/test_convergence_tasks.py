@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.convergence import finetuning
 from bench.convergence.tasks import TASKS, add_cifar, data_of
 from yfkernels.workloads.cifar import FILES, cifar_resnet
 from yfkernels.workloads.convex import noisy_logistic, quadratic
@@ -134,6 +135,18 @@ def test_the_text_is_named_and_its_halves_are_apart() -> None:
     assert len(task.test) > 100_000
     held = task.held_out()
     assert len(held.training) + len(held.test) == len(task.training)
+
+
+@pytest.mark.parametrize("name", finetuning.TASKS)
+def test_fine_tuning_begins_with_a_trained_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "STEPS_BEFORE", 20)
+    task = finetuning.TASKS[name].build()
+    fresh = text_transformer().model(1)
+    assert task.evaluate(task.model(1)).loss < task.evaluate(fresh).loss - 0.5
+    same_text = task.fingerprint == text_lstm().fingerprint
+    assert same_text == (name == "sources-finetuning")
 
 
 @pytest.mark.parametrize("classes", FILES)

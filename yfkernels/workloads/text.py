@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -36,6 +36,7 @@ TRAINING_FILES = (
     "urllib/request", "uuid", "warnings", "weakref",
 )  # fmt: skip
 TEST_FILES = ("bdb", "cmd", "csv", "ftplib", "heapq", "json/encoder", "queue", "zipfile")
+MANUAL = ("pydoc_data/topics",)  # the language reference, what help("assert") prints
 EVALUATED = 256  # windows a loss is measured on
 
 
@@ -115,6 +116,14 @@ def text_transformer(width: int = 64, layers: int = 2) -> TextTask:
     return TextTask(title, partial(_Transformer, width, layers), _cross_entropy, *_corpus())
 
 
+def manual_transformer() -> TextTask:
+    """The small one on prose, as a source file quotes it; the last quarter is the test text."""
+    title = "Causal transformer on Python's manual"
+    training, test, fingerprint = _corpus(MANUAL, MANUAL)
+    whole = replace(text_transformer(), title=title, training=training, test=test)
+    return replace(whole, fingerprint=fingerprint).held_out()
+
+
 class _Recurrent(nn.Module):
     def __init__(self, width: int = 64, hidden: int = 128) -> None:
         super().__init__()
@@ -190,12 +199,14 @@ def _windows(text: Tensor, starts: Tensor) -> Batch:
 
 
 @cache
-def _corpus() -> tuple[Tensor, Tensor, str]:
+def _corpus(
+    training_files: Sequence[str] = TRAINING_FILES, test_files: Sequence[str] = TEST_FILES
+) -> tuple[Tensor, Tensor, str]:
     """Training tokens, test tokens, and what tells this text from another Python's."""
     library = Path(sysconfig.get_path("stdlib"))
     training, test = (
         b"\n".join(_source(library, name) for name in names)
-        for names in (TRAINING_FILES, TEST_FILES)
+        for names in (training_files, test_files)
     )
     digest = hashlib.sha256(training + test).hexdigest()
     token = torch.full((256,), len(BYTES))
