@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -20,12 +21,17 @@ class FineTuning(TextTask):
 
     def model(self, seed: int) -> nn.Module:
         """The transformer as AdamW leaves it, with the rate that the grid found for it."""
-        sources = text_transformer()
-        model = sources.model(seed)
-        others = seed + 10_000  # not the batches that follow
-        for _ in train(sources, model, _adamw(model, lr=3e-3), steps=STEPS_BEFORE, seed=others):
-            pass
-        return model
+        return deepcopy(_trained(seed))
+
+
+@cache  # every contestant begins with it
+def _trained(seed: int) -> nn.Module:
+    sources = text_transformer()
+    model = sources.model(seed)
+    others = seed + 10_000  # not the batches that follow
+    for _ in train(sources, model, _adamw(model, lr=3e-3), steps=STEPS_BEFORE, seed=others):
+        pass
+    return model
 
 
 def manual_finetuning() -> FineTuning:
