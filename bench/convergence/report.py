@@ -38,6 +38,10 @@ NOTES = (
     "its steps.",
     "Spike: the running loss above twice its minimum so far. Diverged: a loss that is not finite, "
     "or a running loss ten times the first.",
+    "YellowFin, compact is the default, `YellowFin(params)`; one step size is "
+    "`preconditioner=None` (yellowfin-robust in the CSV files), published is `robust=False`.",
+    "Step µs, s: beside other trainings, on different days. What a step takes is measured by "
+    "`make bench`, not here.",
     "Tuned: on seeds 1001 and 1002, by the geometric mean of the final running loss. "
     "A star marks a best value at the edge of the grid.",
 )
@@ -150,7 +154,9 @@ def _miss_table(verdicts: Sequence[Verdict]) -> Table:
         for finding in verdict.findings
         if not finding.holds
     )
-    return Table("Where they do not hold", ("", "", "task", "measured", "at most", "p"), rows)
+    return Table(
+        "Where they do not hold", ("target", "contestant", "task", "measured", "at most", "p"), rows
+    )
 
 
 def _task_table(summary: Summary) -> Table:

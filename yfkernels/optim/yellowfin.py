@@ -35,11 +35,13 @@ _HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is 
 
 
 class YellowFin(RuleOptimizer):
-    r"""Momentum SGD whose step size and momentum are measured from the gradients.
+    r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
 
-    Each step reads the gradients once for four global statistics (squared norm, its range over a
-    window, variance, distance), solves SingleStep for momentum and step size, and applies the
-    update in one more pass. See docs/yellowfin.md for the formulas.
+    Each step reads the gradients once for their norm, tunes, and applies the update in one more
+    pass. By default momentum is SingleStep's (the paper's rule), the step size follows from how far
+    the parameters have come (as DoG's does), and each parameter's step is scaled as Adam scales it.
+    `robust=False` is the published algorithm, which takes both from SingleStep. Formulas:
+    docs/yellowfin.md.
 
     Args:
         params: parameters, parameter groups or named parameters.
@@ -67,14 +69,14 @@ class YellowFin(RuleOptimizer):
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
             Needs preconditioner=None, as a preconditioner does that itself.
         initial_lr: step size of the first step, before anything is measured; without `robust`.
-        initial_momentum: momentum of the first step, in [0, 1); with a preconditioner of the first
-            two, where it is above 0.5.
+        initial_momentum: momentum of the first step, in [0, 1). With a preconditioner of the first
+            two, and no less than 0.5.
         trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
             its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
             robust=False.
         robust: bound the curvature range and take the step size from how far the parameters have
-            come (docs/yellowfin.md): as fast, and reliable to the end. False for the published
-            algorithm.
+            come (docs/yellowfin.md). False for the published algorithm, which is as fast at first
+            and unreliable later.
         preconditioner: "compact" measures and steps in the shape of Adam's metric, a step size for
             each parameter, and keeps the average of squares in one byte: 5 bytes of state a
             parameter; weight decay must be decoupled. "diagonal" keeps it in four: 8 bytes, as
@@ -96,7 +98,8 @@ class YellowFin(RuleOptimizer):
     or float16 keep float32 state and a float32 master copy. Parameters whose gradient is None take
     no part in a step.
 
-    Source: Zhang, Mitliagkas, Ré, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471.
+    Sources: Zhang, Mitliagkas, Ré, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471;
+    the step size with `robust`: Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend", arXiv 2302.12022.
 
     Example:
         >>> model = torch.nn.Linear(4, 1)
