@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import yfkernels
@@ -146,6 +146,25 @@ def check_a_process_without_any_element(rank: int, build: Build) -> None:
             assert float(opt.state[param]["step"]) == STEPS
 
 
+def check_gradients_split_otherwise(rank: int, build: Build) -> None:
+    """Of a parameter that every process has whole: partial sums are added up, shards joined."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, 3, generator=generator)
+    for placement in (Partial(), Shard(0)):
+        p = nn.Parameter(distribute_tensor(values.clone(), mesh, [Replicate()]))
+        whole = nn.Parameter(values.clone())
+        opt, expected = build([p]), build([whole])
+        for _ in range(3):
+            whole.grad = torch.randint(-8, 9, (6, 3), generator=generator).float()
+            mine = (whole.grad - 5.0, torch.full((6, 3), 5.0))[rank]
+            part = mine if placement.is_partial() else whole.grad.chunk(WORLD)[rank]
+            p.grad = DTensor.from_local(part, mesh, [placement])
+            opt.step()
+            expected.step()
+        assert torch.equal(p.to_local(), whole), placement
+
+
 def check_rounds_as_alone(rank: int) -> None:
     """The random bits of an element are those it has in the whole tensor."""
     results = []
@@ -169,6 +188,7 @@ CHECKS = [
     check_one_bad_shard_skips_all,
     check_replicas_stay_equal,
     check_a_process_without_any_element,
+    check_gradients_split_otherwise,
 ]
 BUILDS: dict[str, Build] = {
     "robust": partial(yfkernels.YellowFin, preconditioner=None),

@@ -144,6 +144,7 @@ def test_half_gradients_do_not_overflow(
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.kernel_free
+@pytest.mark.filterwarnings("ignore:lr=0.01 is not a learning rate")
 def test_half_parameters_take_small_steps(
     dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:

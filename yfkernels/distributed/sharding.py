@@ -26,6 +26,18 @@ def local(tensor: Any) -> Tensor:
     return part
 
 
+def is_split_otherwise(grad: Any, param: Any) -> bool:
+    """Whether a gradient is a DTensor with other placements than its parameter's."""
+    return is_sharded(grad) and grad.placements != param.placements
+
+
+def grad_part(grad: Any, param: Any) -> Tensor | None:
+    """This process's part of a gradient, split as its parameter is; partial sums are added up."""
+    if is_split_otherwise(grad, param):
+        grad = grad.redistribute(param.device_mesh, param.placements)
+    return None if grad is None else local(grad)
+
+
 @dataclass(frozen=True)
 class ShardGroup:
     """The processes over which some parameters are split.

@@ -145,11 +145,13 @@ class FusedOptimizer(Optimizer):
         """The tables with this step's gradients in place; None if there are no gradients."""
         params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
+        sizes = [len(group["params"]) for group in self.param_groups]
         if self._sharded:
-            params = [sharding.local(param) for param in params]
-            grads = [None if grad is None else sharding.local(grad) for grad in grads]
+            self._must_rebind |= any(map(sharding.is_split_otherwise, grads, params))
+            grads = list(map(sharding.grad_part, grads, params))
+            params = list(map(sharding.local, params))
         try:
-            fingerprint = Fingerprint.of(params, grads)
+            fingerprint = Fingerprint.of(params, grads, sizes)
         except RuntimeError:
             self._refuse_sparse(grads)
             raise
@@ -178,16 +180,26 @@ class FusedOptimizer(Optimizer):
         for table in self._tables:
             bound: list[Tensor | None] = []
             for row in table.rows:
-                grad = grads[row.index]
-                if grad is not None:
-                    grad = view_of(grad)
+                given, grad = grads[row.index], None
+                if given is not None:
+                    grad = view_of(given)
+                    self._refuse_resized(row, grad)
                     if table.backend != "torch" and not same_layout(grad, row.param):
                         grad = torch.empty_like(row.param).copy_(grad)
-                        self._must_rebind = True
+                    # a copy, of a conjugate view for one, has to be made in every step
+                    self._must_rebind |= grad.data_ptr() != given.data_ptr()
                 bound.append(grad)
             table.bind(bound)
             if table.backend != "torch":
                 self._upload(table, [0 if grad is None else grad.data_ptr() for grad in bound])
+
+    @staticmethod
+    def _refuse_resized(row: Row, grad: Tensor) -> None:
+        if grad.shape != row.param.shape:
+            raise RuntimeError(
+                f"parameter {row.index} has shape {tuple(row.param.shape)}, its gradient "
+                f"{tuple(grad.shape)}: it was resized after backward(); call zero_grad() first"
+            )
 
     @staticmethod
     def _upload(table: TensorTable, pointers: list[int]) -> None:

@@ -20,8 +20,8 @@ _CODES = "_codes"  # ends the name of a state that is kept in 8-bit codes
 
 def view_of(tensor: Tensor) -> Tensor:
     """What the kernels see of a tensor: this process's part, a complex one as pairs of reals."""
-    tensor = sharding.local(tensor.detach())
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    tensor = sharding.local(tensor.detach()).resolve_conj().resolve_neg()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,12 @@ class StateLayout:
         for name, column in self.columns(view).items():
             value = state.get(name)
             part = None if value is None else sharding.local(value)
+            if part is not None and name != "step" and part.shape != view.shape:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(view.shape)} has a {name!r} of shape "
+                    f"{tuple(part.shape)}: it was resized after its first step; delete its entry "
+                    "in optimizer.state to begin anew, or construct the optimizer again"
+                )
             # (a step, of no dimension, lies as anything does)
             if part is None or part.device != view.device or not same_layout(part, view):
                 part = self._tensor(name, view, part)

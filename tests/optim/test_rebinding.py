@@ -1,0 +1,103 @@
+"""What may change between two steps behind the optimizer's back: sizes, groups, lazy views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Target, assert_same_bits, normal
+from torch import Tensor, nn
+from training import Build
+
+pytestmark = pytest.mark.kernel_free
+
+
+def parameter(rng: np.random.Generator, target: Target, *shape: int) -> nn.Parameter:
+    return nn.Parameter(normal(rng, torch.empty(shape)).float().to(target.device))
+
+
+@pytest.mark.parametrize("rows", [10, 120])
+def test_a_resized_parameter_is_refused(
+    rows: int, build: Build, target: Target, rng: np.random.Generator
+) -> None:
+    """Its strides are the old ones; the kernels would run over the end of its state."""
+    other, p = parameter(rng, target, 5), parameter(rng, target, 100, 16)
+    resized = p.detach()[:rows] if rows < 100 else torch.ones(rows, 16, device=target.device)
+    optimizer = build([other, p])
+
+    def backward() -> None:
+        for each in (other, p):
+            each.grad = torch.ones_like(each)
+
+    def refused(message: str) -> None:
+        before = [each.detach().clone() for each in (other, p)]
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.step()
+        assert_same_bits([other.detach(), p.detach()], before, "unchanged")
+
+    backward()
+    optimizer.step()
+    p.data = resized
+    refused(r"resized after its first step")
+    backward()
+    refused(r"resized after its first step")
+    optimizer.state.pop(p)
+    optimizer.step()
+    assert p.shape == (rows, 16)
+
+    fresh = build([p])
+    backward()
+    p.data = torch.ones(50, 16, device=target.device)
+    with pytest.raises(RuntimeError, match=r"parameter 0 .*50.*resized after backward"):
+        fresh.step()
+    assert (p == 1.0).all()
+
+
+def test_a_parameter_that_moves_to_the_next_group(
+    build: Build, target: Target, rng: np.random.Generator
+) -> None:
+    """The parameters are the same and in the same order."""
+    p, q, r = (parameter(rng, target, 5) for _ in range(3))
+    optimizer = build([{"params": [p, q]}, {"params": [r], "lr": 0.0}])
+    for moved in (False, True):
+        before = [each.detach().clone() for each in (p, q, r)]
+        for each in (p, q, r):
+            each.grad = torch.ones_like(each)
+        optimizer.step()
+        stays = [torch.equal(b, each) for b, each in zip(before, (p, q, r))]
+        assert stays == [False, moved, True]
+        if not moved:
+            optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())
+
+
+@pytest.mark.parametrize("form", ["conjugate", "negative"])
+def test_gradients_that_are_lazy_views(
+    form: str, build: Build, target: Target, rng: np.random.Generator
+) -> None:
+    """Their memory holds the conjugate or the negative."""
+    values = normal(rng, torch.empty(7, 2)).float().to(target.device)
+    if form == "conjugate":
+        values = torch.view_as_complex(values)
+    params = [nn.Parameter(values.clone()) for _ in range(2)]
+
+    def lazy(g: Tensor) -> Tensor:
+        if form == "conjugate":
+            return g.clone().conj()
+        return torch.complex(torch.zeros_like(g), -g).conj().imag
+
+    def plain(g: Tensor) -> Tensor:
+        return lazy(g).resolve_conj().resolve_neg().clone()
+
+    steps: list[Any] = []
+    for p, make in zip(params, (lazy, plain)):
+        optimizer = build([p])
+        draws = np.random.default_rng(1)
+        for _ in range(4):
+            g = normal(draws, torch.empty(7, 2)).float().to(target.device)
+            p.grad = make(torch.view_as_complex(g) if form == "conjugate" else g)
+            steps.append((p.grad.is_conj(), p.grad.is_neg()))
+            optimizer.step()
+    assert steps == [(form == "conjugate", form == "negative")] * 4 + [(False, False)] * 4
+    assert_same_bits(params[0].detach(), params[1].detach())
