@@ -127,6 +127,27 @@ def test_refuses_the_state_of_other_options(
         other.load_state_dict(run.optimizer.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("saved", "loading", "named"),
+    [
+        ({}, {"log_smooth": False}, "log_smooth=False"),
+        ({"robust": False}, {"robust": False, "log_smooth": False}, "log_smooth=False"),
+        ({"robust": False}, {"robust": False, "momentum_form": "polyak"}, "momentum_form='polyak'"),
+    ],
+    ids=str,
+)
+def test_refuses_numbers_of_another_meaning(
+    saved: dict[str, Any], loading: dict[str, Any], named: str
+) -> None:
+    """Averages of logarithms read as averages, or velocities as sums of gradients."""
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    first = YellowFin([p], **saved)
+    first.step()
+    with pytest.raises(RuntimeError, match=f"{named}: construct it as it was"):
+        YellowFin([p], **loading).load_state_dict(first.state_dict())
+
+
 def test_refuses_a_state_without_masters(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from yfkernels._checks import require
@@ -31,6 +32,7 @@ _GLOBAL_OPTIONS = frozenset(
     )
 )
 
+_IN_STATE = {"log_smooth": "log_smooth", "polyak": "momentum_form"}
 _HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
 
 
@@ -273,7 +275,13 @@ class YellowFin(RuleOptimizer):
             require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
     def _global_state(self) -> dict[str, Tensor]:
-        return {"tuner": self._tuner.saved()}
+        return {"tuner": self._tuner.saved(), "tuner_options": self._options_in_state()}
+
+    def _options_in_state(self) -> Tensor:
+        """Those that say what the numbers of the tuner's state and the velocities mean."""
+        options = self._tuner.options
+        chosen = [getattr(options, name) for name in _IN_STATE]
+        return torch.tensor(chosen, dtype=torch.float64)
 
     def _check_global_state(self, saved: dict[str, Any]) -> None:
         state, options = saved["tuner"], self._tuner.options
@@ -299,6 +307,13 @@ class YellowFin(RuleOptimizer):
                     f"optimizer has robust={chosen['robust']} and preconditioner="
                     f"{chosen['preconditioner']!r}: construct it as it was"
                     f"{'' if before else f', with {without}'}"
+                )
+        meant = saved["tuner_options"].tolist(), self._options_in_state().tolist()
+        for name, before, now in zip(_IN_STATE.values(), *meant):
+            if before != now:
+                raise RuntimeError(
+                    f"the state_dict was saved with another {name}, this optimizer has "
+                    f"{name}={chosen[name]!r}: construct it as it was"
                 )
         if state.shape != (options.state_words,):
             names = ("window", "preconditioner" if options.robust else "variance")

@@ -34,6 +34,7 @@ __all__ = [
 
 
 _PIECE = 16384  # elements; torch sums up to 32768 on one thread
+_PART = 256 * _PIECE
 
 
 def unusable(device_type: str) -> None:
@@ -61,9 +62,12 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def sum_of_squares(x: Tensor) -> Tensor:
-    """Σx² in float64, of a tensor of any dtype."""
-    x = x if x.dtype == torch.float64 else x.float()
-    return _sum(x * x)
+    """Σx² in float64, of a tensor of any dtype; in parts, so that it takes little memory."""
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for part in flatten(x, memory_order(x)).split(_PART):
+        full = part if part.dtype == torch.float64 else part.float()
+        total = total + _sum(full * full)
+    return total
 
 
 def _sketch(row: Row, grad: Tensor) -> Tensor:
