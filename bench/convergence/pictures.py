@@ -39,7 +39,8 @@ def draw_curves(summary: Summary, title: str, conditions: str) -> Figure:
         axes = figure.add_subplot()
         looks = _looks()
         at = measures.sampled_steps(summary.steps)
-        highest = max(result.trace[0] for rows in summary.results.values() for result in rows)
+        traces = [result.trace for rows in summary.results.values() for result in rows]
+        starts = [trace[0] for trace in traces if trace and np.isfinite(trace[0])]
         for name, results in summary.results.items():
             color, dash = looks[name]
             width = 2.2 if CONTESTANTS[name].ours else 1.2
@@ -47,12 +48,12 @@ def draw_curves(summary: Summary, title: str, conditions: str) -> Figure:
             shown = np.where(np.isfinite(middle), middle, np.nan)
             axes.plot(at, shown, dash, color=color, lw=width, label=CONTESTANTS[name].label)
             reach = min(len(result.trace) for result in results)
-            traces = np.array([result.trace[:reach] for result in results])
+            together = np.array([result.trace[:reach] for result in results])
             axes.fill_between(
-                at[:reach], traces.min(0), traces.max(0), color=color, alpha=0.12, lw=0
+                at[:reach], together.min(0), together.max(0), color=color, alpha=0.12, lw=0
             )
         axes.set_yscale("log")
-        axes.set_ylim(top=2.0 * highest)
+        axes.set_ylim(top=2.0 * max(starts) if starts else None)
         axes.set_xlim(0, summary.steps)
         axes.set_title(title)
         axes.set_xlabel(f"step\n{conditions}")

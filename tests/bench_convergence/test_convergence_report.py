@@ -178,6 +178,18 @@ def test_one_is_too_many(tmp_path: Path, others: Mapping[str, object], words: st
     assert verdict_on(stored(tmp_path, {}, **others), words).outcome == "missed"
 
 
+@pytest.mark.parametrize("trace", [(), (math.inf,)])
+def test_a_training_that_diverged_at_once_is_drawn(
+    tmp_path: Path, trace: tuple[float, ...]
+) -> None:
+    store = stored(tmp_path, {}, diverged=True, trace=trace)
+    written = report.write(
+        store, tmp_path, tasks=["tiny"], contestants=list(CONTESTANTS), seeds=SEEDS
+    )
+    assert all(path.stat().st_size for path in written)
+    assert "curves-tiny.png" in {path.name for path in written}
+
+
 def test_tables_and_pictures(tmp_path: Path) -> None:
     store = stored(tmp_path, {OURS: 0.2}, diverged=True, test_loss=math.inf)
     written = report.write(
