@@ -139,12 +139,11 @@ def run(command: Sequence[str]) -> None:
         raise BuildError(first_error("".join(log)))
 
 
-def compile_module(kind: str, version: str) -> Path:
+def compile_module(kind: str) -> Path:
     """Configures and compiles the module.
 
     Args:
         kind: ``cuda`` for CPU and CUDA code, ``cpu`` for CPU code.
-        version: what the module reports as its own version.
 
     Returns:
         The path of the compiled module inside the build folder.
@@ -162,7 +161,6 @@ def compile_module(kind: str, version: str) -> Path:
         "CMAKE_MAKE_PROGRAM": ninja,
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
-        "YFK_VERSION": version,
         "YFK_CUDA": "OFF",
     }
     nvcc = find_nvcc()
@@ -205,7 +203,7 @@ class BuildModule(build_ext):
         reasons = [f"YFK_BUILD={request}"] if request in ("cpu", "none") else []
         for kind in ATTEMPTS[request]:
             try:
-                compiled = compile_module(kind, self.distribution.get_version())
+                compiled = compile_module(kind)
             except BuildError as error:
                 if request != "auto":
                     raise CompileError(f"YFK_BUILD={request}: {error}") from None

@@ -110,7 +110,7 @@ YFK_FN void tune_plain(const TunerOptions& options, const GradientSums& sums, do
   }
 }
 
-// One tuner step. Writes `coefficients` for every group and returns them for group 0.
+// One tuner step. Writes `coefficients` for every group.
 // inv_scale: 1 / AMP loss scale.
 YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double inv_scale,
                  bool found_inf, TunerState* state, const GroupHyper* groups, int64_t num_groups,

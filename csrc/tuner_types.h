@@ -13,7 +13,7 @@ struct TunerState {
   double step;                  // steps taken
   double skipped;               // steps refused for a non-finite gradient
   double beta_power;            // beta^step; 1 - beta_power is the zero debias
-  double grad_sq_avg;           // EMA of h = ‖g‖²; with a preconditioner h = <d, u>
+  double grad_sq_avg;           // EMA of h = ‖g‖²; with a preconditioner h = t²<d, u>
   double h_min_avg, h_max_avg;  // EMA of the window's ends (their logarithms if log_smooth)
   double grad_norm_avg;         // EMA of sqrt(h)
   double distance_avg;

@@ -56,8 +56,9 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 //   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
 //   move:    the parameters, after direct.
 // chunk_norms, chunk_gauges: room for two doubles a chunk. tickets: a word for each row of the table,
-// zero before and zero again afterwards; the last block to finish a tensor adds up its chunks in
-// order and counts its step. ticket: the same for the whole table.
+// zero before and zero again afterwards, by which the last block to be done with a tensor knows that
+// it is: it counts the step, and in direct adds up the tensor's chunks in order. ticket: the same for
+// the whole table, whose last block adds up the gauges.
 void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
              double* chunk_gauges, double* gauges, unsigned* tickets, unsigned* ticket,
              Queue queue);

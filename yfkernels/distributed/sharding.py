@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 
-def is_sharded(tensor: Any) -> bool:
+def is_dtensor(tensor: Any) -> bool:
     """Whether a tensor is a DTensor."""
     return hasattr(tensor, "placements") and hasattr(tensor, "to_local")
 
 
 def local(tensor: Any) -> Tensor:
     """This process's part of a tensor: itself, unless it is a DTensor."""
-    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    part: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
     return part
 
 
 def is_split_otherwise(grad: Any, param: Any) -> bool:
     """Whether a gradient is a DTensor with other placements than its parameter's."""
-    return is_sharded(grad) and grad.placements != param.placements
+    return is_dtensor(grad) and grad.placements != param.placements
 
 
 def grad_part(grad: Any, param: Any) -> Tensor | None:
@@ -68,7 +68,7 @@ def shard_group(tensor: Any) -> ShardGroup | None:
     Raises:
         RuntimeError: the DTensor holds partial sums.
     """
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         return None
     placements = tensor.placements
     if any(placement.is_partial() for placement in placements):
@@ -86,7 +86,7 @@ def shard_offset(tensor: Any) -> int:
     Exact for a split along the first dimension, where the elements of a shard are consecutive;
     for other splits any place that no other shard starts from will do.
     """
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         return 0
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -99,7 +99,7 @@ def shard_offset(tensor: Any) -> int:
 
 def like(param: Any, part: Tensor) -> Tensor:
     """`part`, a state tensor of this process's part of `param`, in the parameter's own form."""
-    if not is_sharded(param):
+    if not is_dtensor(param):
         return part
     from torch.distributed.tensor import DTensor
 
@@ -115,12 +115,12 @@ def like(param: Any, part: Tensor) -> Tensor:
 
 def part_of(value: Any, param: Any) -> Tensor:
     """This process's part of a state tensor, split as `param` is, however it was split before."""
-    if not is_sharded(param):
-        whole: Tensor = value.full_tensor() if is_sharded(value) else value
+    if not is_dtensor(param):
+        whole: Tensor = value.full_tensor() if is_dtensor(value) else value
         return whole
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = param.device_mesh, param.placements
-    if is_sharded(value):
+    if is_dtensor(value):
         return local(value.redistribute(mesh, placements))
     return local(distribute_tensor(value, mesh, placements, src_data_rank=None))

@@ -2,6 +2,7 @@
 
 Every backend offers the same functions on a TensorTable:
     upload_grads(table, pointers)         refresh the gradient column
+    write_words(target, words)            numbers from the host into a tensor of the device
     measure(table, what, partials, sketches, nonzero)
                                           nonzero: whether that sum will be used
     measure_then_gate(table, own, partials, grad_scale, found_inf, state, coefficients)

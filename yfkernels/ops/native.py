@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops.rules import GATE_STATE, RULES, Measure, Rule
-from yfkernels.ops.table import ROW_WORDS, TensorTable
+from yfkernels.ops.table import COLUMNS, ROW_WORDS, TensorTable
 from yfkernels.ops.tuner import (
     GROUP_FIELDS,
     STATE_FIELDS,
@@ -32,6 +32,7 @@ def _load() -> tuple[Any, str | None]:
     except ImportError as error:
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
     expected = {
+        "COLUMNS": COLUMNS,
         "ROW_WORDS": ROW_WORDS,
         "STATE_WORDS": len(STATE_FIELDS),
         "STATE_FORMAT": STATE_FORMAT,

@@ -264,7 +264,7 @@ class FusedOptimizer(Optimizer):
         self._planned_dtypes = []
         self._empty_parts = []
         self._must_rebind = False
-        self._sharded = any(sharding.is_sharded(param) for _, param in self._all_params())
+        self._sharded = any(sharding.is_dtensor(param) for _, param in self._all_params())
 
     def _refuse_sparse(self, grads: list[Tensor | None]) -> None:
         for index, grad in enumerate(grads):

@@ -83,7 +83,7 @@ class StateLayout:
     def check(self, index: int, param: Tensor, saved: Mapping[str, Any]) -> None:
         """Raises RuntimeError if `saved` is not the state of such a parameter."""
         view = view_of(param)
-        whole = param.shape if sharding.is_sharded(param) else view.shape
+        whole = param.shape if sharding.is_dtensor(param) else view.shape
         for name in self.columns(view):
             value, shape = saved.get(name), () if name == "step" else whole
             if value is None and name == "step" and not self.counts_steps:
