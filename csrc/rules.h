@@ -349,10 +349,11 @@ YFK_FN uint32_t rounding_seed(int64_t element, double step) {
   return mixed(mixed(uint32_t(step)) + uint32_t(uint64_t(element) >> 32));
 }
 
-// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-43 (or less) to 1.75 2^20.
+// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-37 (or less) to 1.75 2^26:
+// of squares relative to their mean, of which one in a model of n elements may be n.
 // Rounded stochastically: to the nearest, an average over a thousand steps would never move.
 constexpr uint32_t kCodeShift = 21;
-constexpr uint32_t kCodeBase = 84u << 23;  // the bits of 2^-43
+constexpr uint32_t kCodeBase = 90u << 23;  // the bits of 2^-37
 
 // Random bits of element e for that: code_weyl(e + seed), which costs no hash for each. From element to
 // element they are evenly spread, which does no harm, and from step to step independent.

@@ -35,7 +35,7 @@ struct TunerState {
   double h_min, h_max, variance, distance, lr, momentum, grad_norm, clip_coefficient;
 };
 
-constexpr double kStateFormat = 3.0;
+constexpr double kStateFormat = 4.0;
 
 struct TunerOptions {
   double beta;

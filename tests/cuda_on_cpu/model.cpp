@@ -39,14 +39,14 @@ const cuda_on_cpu::SmallFloat& small_float(DType dtype) {
   return dtype == DType::kFloat16 ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16;
 }
 
-// Four codes to each power of two, from 2^-43 on.
-double value_of(int code) { return std::ldexp(1.0 + code % 4 / 4.0, code / 4 - 43); }
+// Four codes to each power of two, from 2^-37 on.
+double value_of(int code) { return std::ldexp(1.0 + code % 4 / 4.0, code / 4 - 37); }
 
 // The last of them that is not above x, or the first.
 uint8_t code_below(double x) {
   int exponent;
   const double fraction = std::frexp(std::max(x, value_of(0)), &exponent);  // from 1/2 to 1
-  return uint8_t(std::min(4 * (exponent + 42) + int(8.0 * (fraction - 0.5)), 255));
+  return uint8_t(std::min(4 * (exponent + 36) + int(8.0 * (fraction - 0.5)), 255));
 }
 
 void write(Array& array, const Blueprint& blueprint, int column, int64_t i, float x) {

@@ -27,7 +27,7 @@ class Grid:
     eps: float
 
 
-CODES = Grid(2.0**-43, 0.25)
+CODES = Grid(2.0**-37, 0.25)
 
 
 def grid_of(dtype: torch.dtype) -> Grid:

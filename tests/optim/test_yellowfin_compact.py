@@ -11,6 +11,7 @@ import torch
 from cases import Gradients, Group, Spec, Target, assert_same_bits, lay_out, normal, specs
 from cut_training import through_a_file
 from kinds import KINDS
+from oracle.codes import VALUES
 from torch import Tensor, nn
 
 from yfkernels import YellowFin
@@ -96,6 +97,31 @@ def test_follows_the_float32_squares(target: Target, rng: np.random.Generator) -
     allowed = 7.0 * (steps * 0.001 * 0.03 / size) ** 0.5
     assert float(seen.mean()) == pytest.approx(float(squares.mean()), abs=allowed)
     assert float(squares.mean()) > 0.08
+
+
+@pytest.mark.parametrize("preconditioner", ["diagonal", "compact"])
+def test_an_element_alone_moves_by_its_sign(preconditioner: str, target: Target) -> None:
+    """Its d² is the number of elements, and so is its average in the end; codes reach there."""
+    if target.interpreted:
+        pytest.skip("four million elements; the codes are the other backends', bit for bit")
+    p = nn.Parameter(torch.zeros(2**22, device=target.device))
+    optimizer = YellowFin([p], preconditioner=preconditioner, backend=target.backend)
+    p.grad = torch.zeros_like(p)
+    p.grad[7] = -3.0
+    optimizer.step()
+    state = optimizer.state[p]
+    state["step"].fill_(10_000.0)
+    if preconditioner == "compact":
+        state["exp_avg_sq_codes"][7] = int(np.searchsorted(VALUES, p.numel()))
+    else:
+        state["exp_avg_sq"][7] = p.numel()
+    for _ in range(3):
+        before = float(state["momentum_buffer"][7])
+        optimizer.step()
+        seen = optimizer.diagnostics()
+        v = float(state["momentum_buffer"][7])
+        u = (seen["momentum"] * before - v) / (seen["lr"] * seen["clip_coefficient"])
+        assert u == pytest.approx(-1.0, abs=1e-3)
 
 
 # ---- special cases beside the oracle

@@ -1,6 +1,6 @@
 """Averages of squares in 8 bits: what the codes stand for, and how a number becomes one of them.
 
-Four codes to the octave, from 2^-43 on. A number between two of them goes up with a probability
+Four codes to the octave, from 2^-37 on. A number between two of them goes up with a probability
 that keeps the mean: if its share of the way, in steps of 2^-21, and the upper 21 of 32 random bits
 reach 1 together. Below the first it is the first, above the last the last.
 """
@@ -16,7 +16,7 @@ from oracle.vectors import Array
 Codes = NDArray[np.uint8]
 
 _CODE = np.arange(256)
-WIDTHS: Array = np.ldexp(0.25, _CODE // 4 - 43)  # from each value to the next
+WIDTHS: Array = np.ldexp(0.25, _CODE // 4 - 37)  # from each value to the next
 VALUES: Array = WIDTHS * (4 + _CODE % 4)
 
 

@@ -16,7 +16,7 @@ SUMS = (*MEASURED, *GAUGES, "start_sq")
 TILE = 4096
 """Buckets of the sketch."""
 
-STATE_FORMAT = 3.0
+STATE_FORMAT = 4.0
 STATE_FIELDS = (
     "format",
     "step",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _CODE_SHIFT = 21
-_CODE_BASE = 84 << 23
+_CODE_BASE = 90 << 23
 _WEYL = 0x9E3779B1
 
 

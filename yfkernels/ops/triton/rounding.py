@@ -65,14 +65,14 @@ def round_randomly(x, random, DTYPE: tl.constexpr):
 def code_of(x, random):
     """The 8-bit codes of floats that are not negative, rounded randomly; random: 32 bits each."""
     bits = x.to(tl.uint32, bitcast=True) + (random >> 11)
-    base = tl.full([1], 84 << 23, tl.uint32)
+    base = tl.full([1], 90 << 23, tl.uint32)
     return tl.minimum((tl.maximum(bits, base) - base) >> 21, 255).to(tl.uint8)
 
 
 @triton.jit
 def float_of(code):
     """What the codes stand for."""
-    return ((code.to(tl.uint32) << 21) + (84 << 23)).to(tl.float32, bitcast=True)
+    return ((code.to(tl.uint32) << 21) + (90 << 23)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
