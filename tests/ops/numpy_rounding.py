@@ -60,7 +60,7 @@ def coded_randomly(x: NDArray[np.float32], first: int, step: int) -> NDArray[np.
     random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 11
     # the first and the last code stand for all that is beyond them
     fraction, exponent = np.frexp(np.clip(x.astype(np.float64), *decoded(np.array([0, 255]))))
-    place = 4.0 * (exponent + 42.0) + 8.0 * (fraction - 0.5)
+    place = 4.0 * (exponent - 1.0 - np.log2(CODES.least)) + 8.0 * (fraction - 0.5)
     below = np.floor(place)
     return (below + (place - below + random / 2.0**21 >= 1.0)).astype(np.uint8)
 
