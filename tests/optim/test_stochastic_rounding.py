@@ -112,6 +112,7 @@ def test_one_of_two_neighbours_and_unbiased(
 
 
 @pytest.mark.kernel_free
+@pytest.mark.filterwarnings("ignore:lr=0.001 is not a learning rate")
 @each_half
 def test_small_moves_add_up(dtype: torch.dtype, kind: Kind, target: Target) -> None:
     """Far below half a unit in the last place: rounding to nearest would never leave 1."""
