@@ -9,6 +9,7 @@
 
 #include "cpu/driver.h"
 #include "cpu/parallel.h"
+#include "watch.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
 #endif
@@ -94,6 +95,13 @@ PYBIND11_MODULE(_C, m) {
            py::arg("preconditioned"));
 
   m.def("single_step", &host_single_step);
+
+  py::class_<Watch>(m, "Watch")
+      .def(py::init<py::capsule, py::object, py::object, std::vector<int64_t>, std::vector<int64_t>,
+                    py::list>())
+      .def("look", &Watch::look)
+      .def("moved", &Watch::moved)
+      .def("forget_grads", &Watch::forget_grads);
 
   m.def(
       "cpu_measure",

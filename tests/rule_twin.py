@@ -36,7 +36,7 @@ ORACLES: dict[type, tuple[type, type]] = {
     QHM: (QhmOracle, QhmGroup),
     QHAdam: (QhAdamOracle, QhAdamGroup),
 }
-NOT_FOR_A_GROUP = ("preset", "skip_nonfinite", "capturable", "backend")
+NOT_FOR_A_GROUP = ("preset", "skip_nonfinite", "capturable", "backend", "fused")
 Optimizer = type[LAMB] | type[QHM] | type[QHAdam]
 
 

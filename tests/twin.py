@@ -36,7 +36,7 @@ class Twin(SideBySide):
     group_type: type = OracleGroup
     not_for_the_oracle: tuple[str, ...] = (
         *GROUP_OPTIONS,
-        *("capturable", "backend", "preconditioner"),
+        *("capturable", "backend", "fused", "preconditioner"),
     )
     # Options that make this the oracle, and group options that are not the oracle's own defaults.
     chosen: ClassVar[Mapping[str, Any]] = {"preconditioner": None}

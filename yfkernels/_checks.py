@@ -53,10 +53,25 @@ def check_positive(name: str, value: Any) -> None:
     require(finite(value) and value > 0.0, name, value, "finite and > 0")
 
 
-def refuse_global(names: frozenset[str], group: dict[str, Any], owner: str) -> None:
-    """Raises ValueError if a parameter group brings an option that only the constructor takes."""
-    for name in sorted(names & group.keys()):
-        raise ValueError(
-            f"Invalid parameter group option: {name!r} is global in {owner}; "
-            "give it to the constructor"
-        )
+def check_bound(name: str, value: Any) -> None:
+    """Raises unless `value` bounds a norm: a number >= 0, where 0 and None are for no bound."""
+    if value is None:
+        return
+    require_number(name, value)
+    require(finite(value) and value >= 0.0, name, value, "finite and >= 0; 0 or None for no clip")
+
+
+def require_equal_global(chosen: dict[str, Any], group: dict[str, Any], owner: str) -> None:
+    """Raises ValueError if a parameter group brings another value of an option of all groups.
+
+    Args:
+        chosen: the options that only the constructor takes, with their values.
+        group: the parameter group; wrappers repeat such options in it, or None for them.
+        owner: the optimizer's name.
+    """
+    for name in sorted(chosen.keys() & group.keys()):
+        if group[name] is not None and group[name] != chosen[name]:
+            raise ValueError(
+                f"Invalid parameter group option: {name}={group[name]!r} is global in {owner}, "
+                f"where it is {chosen[name]!r}; give it to the constructor"
+            )

@@ -63,8 +63,8 @@ def upload(table: TensorTable, grads: list[Tensor | None]) -> None:
     """Gives the table a step's gradients."""
     table.bind(grads)
     pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
-    if table.moved(pointers):
-        backend.upload_grads(table, pointers)
+    if table.moved(Column.GRAD, pointers):
+        backend.upload(table, Column.GRAD, pointers)
 
 
 def draw_table(

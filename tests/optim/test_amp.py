@@ -37,7 +37,9 @@ def start(scaler: torch.amp.GradScaler, target: Target) -> None:
 def test_unscales_in_the_step(
     capturable: bool, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
-    twin = kind.beside(target, SMALL, rng, capturable=capturable, weight_decay=0.1, **clipped(kind))
+    twin = kind.beside(
+        target, SMALL, rng, capturable=capturable, fused=True, weight_decay=0.1, **clipped(kind)
+    )
     scaler = scaler_for(target)
     start(scaler, target)
     for gradients in Gradients(8, poison={2: np.inf, 5: np.nan}).draw(rng, twin.params):
@@ -54,7 +56,7 @@ def test_half_gradients_are_unscaled_in_float32(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """Unscaled they would be subnormal or zero in float16."""
-    twin = kind.beside(target, (Group(specs((50,), dtype=torch.float16)),), rng)
+    twin = kind.beside(target, (Group(specs((50,), dtype=torch.float16)),), rng, fused=True)
     scaler = torch.amp.GradScaler(target.device, init_scale=2.0**20)
     start(scaler, target)
     for _ in range(3):
@@ -66,7 +68,7 @@ def test_half_gradients_are_unscaled_in_float32(
 
 def test_after_unscale(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """scaler.unscale_() first, to clip or to look at the gradients: they are not unscaled twice."""
-    twin = kind.beside(target, SMALL, rng)
+    twin = kind.beside(target, SMALL, rng, fused=True)
     scaler = scaler_for(target)
     start(scaler, target)
     for gradients in Gradients(5, poison={2: np.nan}).draw(rng, twin.params):
@@ -111,7 +113,7 @@ def test_scaler_disabled(kind: Kind, target: Target, rng: np.random.Generator) -
 @pytest.mark.kernel_free
 def test_scaler_without_any_gradient(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """found_inf is then the plain number 0, since no device reported one."""
-    twin = kind.beside(target, SMALL, rng)
+    twin = kind.beside(target, SMALL, rng, fused=True)
     scaler = scaler_for(target)
     start(scaler, target)
     before = copy.deepcopy([p.detach() for p in twin.params])

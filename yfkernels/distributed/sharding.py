@@ -23,7 +23,7 @@ def is_dtensor(tensor: Any) -> bool:
 def local(tensor: Any) -> Tensor:
     """This process's part of a tensor: itself, unless it is a DTensor."""
     part: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
-    return part
+    return part.wait() if hasattr(part, "trigger_wait") else part  # an AsyncCollectiveTensor
 
 
 def is_split_otherwise(grad: Any, param: Any) -> bool:
@@ -43,41 +43,37 @@ class ShardGroup:
     """The processes over which some parameters are split.
 
     Attributes:
-        mesh: their DeviceMesh.
-        dims: the dimensions of the mesh along which they are split; along the others they are
-            replicated, and nothing is summed there.
+        groups: the process groups to sum over, one for each dimension of a mesh along which the
+            parameters are split; along the others they are replicated, and nothing is summed.
+        device: where this process's end of the network takes tensors.
     """
 
-    mesh: Any
-    dims: tuple[int, ...]
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process's end of the network takes tensors."""
-        return torch.device(self.mesh.device_type)
+    groups: tuple[Any, ...]
+    device: torch.device
 
     def all_reduce(self, sums: Tensor) -> None:
         """Adds up `sums` over the shards, in place."""
-        for dim in self.dims:
-            torch.distributed.all_reduce(sums, group=self.mesh.get_group(dim))
+        for group in self.groups:
+            torch.distributed.all_reduce(sums, group=group)
 
 
-def shard_group(tensor: Any) -> ShardGroup | None:
-    """Where the parts of a parameter are; None for a tensor that every process has whole.
+def mesh_shard_group(tensor: Any) -> ShardGroup | None:
+    """Where the parts of a DTensor are; None for one that every process has whole.
 
     Raises:
-        RuntimeError: the DTensor holds partial sums.
+        RuntimeError: it holds partial sums.
     """
-    if not is_dtensor(tensor):
-        return None
     placements = tensor.placements
     if any(placement.is_partial() for placement in placements):
         raise RuntimeError(
             f"a parameter of shape {tuple(tensor.shape)} is a DTensor with placements "
             f"{tuple(placements)}: redistribute its partial sums before the optimizer sees it"
         )
-    dims = tuple(dim for dim, placement in enumerate(placements) if placement.is_shard())
-    return ShardGroup(tensor.device_mesh, dims) if dims else None
+    mesh = tensor.device_mesh
+    dims = [dim for dim, placement in enumerate(placements) if placement.is_shard()]
+    if not dims:
+        return None
+    return ShardGroup(tuple(map(mesh.get_group, dims)), torch.device(mesh.device_type))
 
 
 def shard_offset(tensor: Any) -> int:
@@ -118,9 +114,13 @@ def part_of(value: Any, param: Any) -> Tensor:
     if not is_dtensor(param):
         whole: Tensor = value.full_tensor() if is_dtensor(value) else value
         return whole
-    from torch.distributed.tensor import distribute_tensor
-
     mesh, placements = param.device_mesh, param.placements
     if is_dtensor(value):
-        return local(value.redistribute(mesh, placements))
+        if value.placements != placements or value.device_mesh != mesh:
+            value = value.redistribute(mesh, placements)
+        return local(value)
+    if value.shape != param.shape and value.shape == local(param).shape:
+        return local(value)
+    from torch.distributed.tensor import distribute_tensor
+
     return local(distribute_tensor(value, mesh, placements, src_data_rank=None))

@@ -1,7 +1,7 @@
 """The fused operations, one backend a module, and the choice among them.
 
 Every backend offers the same functions on a TensorTable:
-    upload_grads(table, pointers)         refresh the gradient column
+    upload(table, column, pointers)       refresh the addresses of a column
     write_words(target, words)            numbers from the host into a tensor of the device
     measure(table, what, partials, sketches, nonzero)
                                           nonzero: whether that sum will be used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops.rules import GATE_STATE, RULES, Measure, Rule
-from yfkernels.ops.table import COLUMNS, ROW_WORDS, TensorTable
+from yfkernels.ops.table import COLUMNS, ROW_WORDS, Column, TensorTable
 from yfkernels.ops.tuner import (
     GROUP_FIELDS,
     STATE_FIELDS,
@@ -19,6 +20,7 @@ from yfkernels.ops.tuner import (
     TILE,
     TunerOptions,
 )
+from yfkernels.ops.watch import Entry, Watch
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
@@ -84,6 +86,20 @@ def single_step(
     return lr, momentum
 
 
+def watch(rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]) -> Watch | None:
+    """The compiled watch over an optimizer, if this torch tells addresses to compiled code."""
+    api = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if _C is None or api is None:
+        return None
+    try:
+        compiled: Watch = _C.Watch(
+            api, Tensor.is_neg, Tensor.is_conj, list(rows), list(sizes), list(entries)
+        )
+    except RuntimeError:  # memory that DLPack has no name for, or another version of it
+        return None
+    return compiled
+
+
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
@@ -119,9 +135,9 @@ def write_words(target: Tensor, words: list[int]) -> None:
         _C.cuda_write_words(*place, words, *_queue(target.device))
 
 
-def upload_grads(table: TensorTable, pointers: list[int]) -> None:
-    """Refreshes the gradients' addresses in the table."""
-    write_words(table.grad_column, pointers)
+def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
+    """Refreshes the addresses in a column of the table."""
+    write_words(table.column(column), pointers)
 
 
 def measure(

@@ -2,8 +2,8 @@
 
 Fused backends read it from two int64 tensors that stay on the device, laid out as csrc/table.h
 says: a row a tensor (length, parameter group, position in the model, column addresses) and a list
-of chunks. Only the gradients' addresses can change between steps, so only they are refreshed, and
-only when they did change. A row whose parameter has no gradient in a step holds address 0.
+of chunks. Addresses are looked at in every step (ops/watch.py) and refreshed, a column at a time,
+when they did change. A row whose parameter has no gradient in a step holds address 0.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Row:
         group: position of its parameter group.
         origin: index of its first element in the whole model, for the sketch's signs.
         columns: tensors by column, the gradient left out; all dense in the same memory order
-            on the fused backends.
+            on the fused backends. Those keep them only until the table is in use.
+        numel: its elements here, those of a complex tensor twice.
     """
 
     index: int
@@ -103,12 +104,15 @@ class Row:
     def param(self) -> Tensor:
         return self.columns[Column.PARAM]
 
+    def __post_init__(self) -> None:
+        self.numel = self.param.numel()
+
 
 def _words(row: Row) -> list[int]:
     pointers = [0] * COLUMNS
     for column, tensor in row.columns.items():
         pointers[column] = tensor.data_ptr()
-    return [row.param.numel(), row.group, row.origin, *pointers]
+    return [row.numel, row.group, row.origin, *pointers]
 
 
 class TensorTable:
@@ -129,16 +133,17 @@ class TensorTable:
         self.dtype = param.dtype
         self.grads: list[Tensor | None] = []
         granularity = GRANULARITY.get(self.device.type, GRANULARITY["cuda"])
-        sizes = [row.param.numel() for row in self.rows]
+        sizes = [row.numel for row in self.rows]
         self.chunk_size = granularity.chunk_size(sum(sizes))
         counts = [-(-size // self.chunk_size) for size in sizes]
         self.numel = sum(sizes)
         self.num_chunks = sum(counts)
         fused = backend != "torch"
         self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
-        self.grad_pointers: list[int] = [0] * len(self.rows)
-        self._params = [row.param for row in self.rows]
-        self.updated: list[Tensor] = []  # parameters that have a gradient in this step
+        self.columns = frozenset(self.rows[0].columns)
+        self.pointers = {Column.GRAD: [0] * len(self.rows)}
+        self.params: list[Tensor] = []  # as autograd knows them, one a row
+        self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
         self.gauges = torch.zeros(len(GAUGES), dtype=torch.float64, device=self.device)
         if fused:
@@ -157,22 +162,27 @@ class TensorTable:
         first = (torch.arange(self.num_chunks) - first_chunk) * self.chunk_size
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
-        self._columns_aligned = all(
-            tensor.data_ptr() % 16 == 0
-            for row in self.rows
-            for column, tensor in row.columns.items()
-            if column != Column.STEP
-        )
+        for column in self.columns:
+            self.pointers[column] = [row.columns[column].data_ptr() for row in self.rows]
 
     @property
     def aligned(self) -> bool:
         """Whether every column of every tensor starts on a 16-byte boundary in this step."""
-        return self._columns_aligned and not any(pointer & 15 for pointer in self.grad_pointers)
+        return not any(
+            pointer & 15
+            for column, pointers in self.pointers.items()
+            if column != Column.STEP
+            for pointer in pointers
+        )
 
-    @property
-    def grad_column(self) -> Tensor:
-        """The gradients' addresses inside the table: int64, one a row, strided."""
-        return self.words[:, _HEAD + Column.GRAD]
+    def column(self, column: Column) -> Tensor:
+        """The addresses of a column inside the table: int64, one a row, strided."""
+        return self.words[:, _HEAD + column]
+
+    def settle(self) -> None:
+        """Lets go of the columns' tensors: from now on they are where the program has them."""
+        for row in self.rows:
+            row.columns = {}
 
     def inherit_norms(self, tables: Sequence[TensorTable]) -> None:
         """Takes over what `norms` of these tables say of the same parameters."""
@@ -187,15 +197,24 @@ class TensorTable:
         """Takes this step's gradients, one a row, None where there is none."""
         self.grads = grads
 
-    def moved(self, pointers: list[int]) -> bool:
-        """Takes the gradients' addresses, one a row, 0 for none; whether the table must follow."""
-        if pointers == self.grad_pointers:
+    def moved(self, column: Column, pointers: list[int]) -> bool:
+        """Takes the addresses of a column, one a row; whether the table must follow.
+
+        Of gradients 0 stands for none.
+        """
+        if pointers == self.pointers[column]:
             return False
-        self.grad_pointers = pointers
-        self.updated = self._params
-        if not all(pointers):
-            self.updated = [param for param, pointer in zip(self._params, pointers) if pointer]
+        self.pointers[column] = pointers
+        if column == Column.GRAD:
+            self.watch_updated()
         return True
+
+    def watch_updated(self) -> None:
+        """Sorts out `updated` anew: gradients or parameters are others."""
+        present = self.pointers[Column.GRAD]
+        self.updated = self.params
+        if not all(present):
+            self.updated = [param for param, pointer in zip(self.params, present) if pointer]
 
     def release(self) -> None:
         """Lets go of the gradients, whose memory belongs to the training loop."""

@@ -99,3 +99,4 @@ class TunerOptions:
     def gauges(self) -> int:
         """How many of GAUGES the tuner wants."""
         return 2 if self.preconditioned else 1 if self.robust else 0
+def upgraded(state, options_in_state, options): return state  # TEMP

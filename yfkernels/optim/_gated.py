@@ -20,11 +20,11 @@ class GatedOptimizer(RuleOptimizer):
         rule: the rule.
         defaults: per-group options and their defaults.
         skip_nonfinite: measure the gradient's norm and skip a step in which it is not finite.
-        stochastic_rounding, capturable, backend: as in `FusedOptimizer`.
+        options: those of `FusedOptimizer`.
     """
 
-    _global_options = RuleOptimizer._global_options | {"skip_nonfinite"}
     _attributes = (*RuleOptimizer._attributes, "_skip_nonfinite")
+    _statistics_name = "gate"
     _tuner: Gate
 
     def __init__(
@@ -35,21 +35,16 @@ class GatedOptimizer(RuleOptimizer):
         *,
         adapts: bool = False,
         skip_nonfinite: bool,
-        stochastic_rounding: bool,
-        capturable: bool,
-        backend: str,
+        **options: Any,
     ) -> None:
         self._rule = rule
         self._adapts = adapts
         self._tuner = Gate(rule)
         self._skip_nonfinite = bool(skip_nonfinite)
-        super().__init__(
-            params,
-            defaults,
-            backend=backend,
-            capturable=bool(capturable),
-            stochastic_rounding=bool(stochastic_rounding),
-        )
+        super().__init__(params, defaults, **options)
+
+    def _global_values(self) -> dict[str, Any]:
+        return super()._global_values() | {"skip_nonfinite": self._skip_nonfinite}
 
     def diagnostics(self) -> dict[str, float]:
         """What is known of the last step that was taken, as floats; on CUDA this waits.
@@ -90,15 +85,10 @@ class GatedOptimizer(RuleOptimizer):
 
     # ---- saved state
 
-    def _global_state(self) -> dict[str, Tensor]:
-        return {"gate": self._tuner.state}
-
-    def _check_global_state(self, saved: dict[str, Any]) -> None:
-        if saved["gate"].shape != (len(GATE_STATE),):
+    def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        if saved.shape != (len(GATE_STATE),):
             raise RuntimeError(
-                f"the state_dict's gate has shape {tuple(saved['gate'].shape)}, this version of "
+                f"the state_dict's gate has shape {tuple(saved.shape)}, this version of "
                 f"yfkernels reads ({len(GATE_STATE)},)"
             )
-
-    def _load_global_state(self, saved: dict[str, Tensor]) -> None:
-        self._tuner.load(saved["gate"])
+        return saved

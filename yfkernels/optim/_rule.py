@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Protocol
 
 import torch
@@ -10,23 +11,22 @@ from torch import Tensor
 from yfkernels import ops
 from yfkernels._checks import finite, require, require_number
 from yfkernels.distributed.norms import reduce_norms
+from yfkernels.distributed.processes import is_flat
 from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.torch.rules import update_of
 from yfkernels.optim._base import FusedOptimizer
+from yfkernels.optim._plan import Plan
 from yfkernels.optim._state import StateLayout
-
-_NO_OPTIONS = ("params", "param_names")
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 class Tuner(Protocol):
     """Decides on a step: whether it is taken, and with which coefficients."""
 
+    state: Tensor
+
+    def clear(self) -> None: ...
     def prepare(
         self,
         tables: list[TensorTable],
@@ -55,12 +55,18 @@ class RuleOptimizer(FusedOptimizer):
     _adapts: bool
     _tuner: Tuner
     _tunes_on_host: bool = False
-    _shards: list[ShardGroup]
-    _checked: dict[int, dict[str, Any]]  # options of each group when they were last looked at
+    _checked: dict[int, list[Any]]  # options of each group when they were last looked at
 
     def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
         """The numbers the tuner takes for a parameter group."""
         raise NotImplementedError
+
+    @property
+    def _statistics(self) -> Tensor:
+        return self._tuner.state
+
+    def _begin_statistics(self) -> None:
+        self._tuner.clear()
 
     def _layout(self) -> StateLayout:
         names = self._state_names[: self._rule.states]
@@ -68,7 +74,10 @@ class RuleOptimizer(FusedOptimizer):
         coded = frozenset(names[-1:] if self._rule.coded else ())
         return StateLayout(columns, self._rule.counts, self._stochastic_rounding, coded)
 
-    def _prepare(self, tables: list[TensorTable], shards: list[ShardGroup]) -> None:
+    def _prepare(self, plan: Plan) -> None:
+        if self._adapts:
+            self._refuse_flat()
+        tables = plan.tables
         device = tables[0].device if tables else torch.device("cpu")
         if self._reads_on_host():
             device = torch.device("cpu")
@@ -76,26 +85,36 @@ class RuleOptimizer(FusedOptimizer):
         backend = fused[0] if fused else "torch"
         if ops.module(backend).unusable(device.type) is not None:
             backend = ops.choose("auto", device, torch.float32, fusible=True)
-        self._shards = shards
         self._checked = {}
-        self._tuner.prepare(tables, shards, len(self.param_groups), device, backend)
+        self._tuner.prepare(tables, plan.shards, len(self.param_groups), device, backend)
+        self._publish()
 
-    def _update(self, tables: list[TensorTable]) -> None:
+    def _update(self, plan: Plan) -> None:
         if not self._capturable and torch.cuda.is_available():
             self._refuse_capture_of_host_settings()
         self._tuner.set_groups(*self._group_settings())
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if not self._adapts:
-            self._pass("advance", tables)
-        elif not self._shards:
-            self._pass("direct_and_move", tables)
+            self._pass("advance", plan.tables)
+        elif not plan.shards:
+            self._pass("direct_and_move", plan.tables)
         else:
-            self._pass("direct", tables)
-            reduce_norms(tables, self._shards, sum(1 for _ in self._all_params()))
-            self._pass("move", tables)
-        for param, step in self._empty_parts:
+            self._pass("direct", plan.tables)
+            reduce_norms(plan.tables, plan.shards, sum(1 for _ in self._all_params()))
+            self._pass("move", plan.tables)
+        for param in plan.empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
+                step = self.state[param]["step"]
                 step.add_(self._tuner.coefficients_on(step.device)[0, 0])
+
+    def _refuse_flat(self) -> None:
+        for index, (_, param) in enumerate(self._all_params()):
+            if getattr(param, "_is_flat_param", False):
+                raise RuntimeError(
+                    f"{type(self).__name__} scales each tensor's move by its norm, and parameter "
+                    f"{index} is a flat one of FullyShardedDataParallel, many tensors in one: wrap "
+                    "the model with use_orig_params=True"
+                )
 
     def _pass(self, name: str, tables: list[TensorTable]) -> None:
         for table in tables:
@@ -132,14 +151,16 @@ class RuleOptimizer(FusedOptimizer):
 
     def _check_again(self, index: int, group: dict[str, Any]) -> None:
         """Looks at what was assigned since the last step: a NaN would reach every parameter."""
-        options = {name: value for name, value in group.items() if name not in _NO_OPTIONS}
-        lr = options["lr"]
-        on_host = isinstance(lr, Tensor) and not lr.is_cuda  # may have been written in place
-        known = self._checked.get(index, {})
-        if not on_host and all(_same(value, known.get(name)) for name, value in options.items()):
-            return
+        options = [group.get(name) for name in self._option_names]
+        known = self._checked.get(index, ())
+        if len(known) == len(options) and all(map(operator.is_, options, known)):
+            lr = group["lr"]
+            if not isinstance(lr, Tensor) or lr.is_cuda:
+                return  # one on the host may have been written in place
+        for name in self._option_names:
+            group.setdefault(name, self.defaults[name])  # a wrapper may have loaded fewer
         self._check_numbered_group(index, group)
-        self._checked[index] = options
+        self._checked[index] = [group.get(name) for name in self._option_names]
 
     def _reads_on_host(self) -> bool:
         return self._tunes_on_host and not self._capturable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from yfkernels.distributed import sharding
 from yfkernels.ops.memory import new_state, same_layout
 from yfkernels.ops.table import Column
+from yfkernels.ops.watch import addressable
 
 _DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
@@ -19,7 +21,10 @@ _CODES = "_codes"  # ends the name of a state that is kept in 8-bit codes
 
 
 def view_of(tensor: Tensor) -> Tensor:
-    """What the kernels see of a tensor: this process's part, a complex one as pairs of reals."""
+    """What the backends see of a tensor: this process's part, a complex one as pairs of reals.
+
+    Of a lazy view, which holds the conjugate or the negative, it is a copy.
+    """
     tensor = sharding.local(tensor.detach()).resolve_conj().resolve_neg()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
@@ -30,7 +35,7 @@ class StateLayout:
 
     Attributes:
         names: of the rule's states, with their columns.
-        counts_steps: whether the update hangs on how many steps a parameter has taken.
+        counts_steps: whether the update depends on how many steps a parameter has taken.
         stochastic_rounding: half-precision parameters count their steps and have no master.
         coded: names of the states that are kept in 8-bit codes.
     """
@@ -50,32 +55,66 @@ class StateLayout:
             columns["step"] = Column.STEP
         return columns
 
+    def begun(self, state: Mapping[str, Any] | None) -> bool:
+        """Whether a parameter's state has anything that this optimizer puts there."""
+        ours = (*self.names, "master", "step")
+        return state is not None and any(name in state for name in ours)
+
+    def forget(self, state: dict[str, Any]) -> None:
+        """Removes what this optimizer puts into a parameter's state."""
+        for name in (*self.names, "master", "step"):
+            state.pop(name, None)
+
     def bring(self, param: Tensor, view: Tensor, state: dict[str, Any]) -> dict[Column, Tensor]:
-        """The state by column, made or brought into the parameter's layout and onto its device."""
-        columns = {}
+        """The state by column, made or brought into the parameter's layout and onto its device.
+
+        What is brought is put into `state`, after all of it has been looked at.
+        """
+        columns, changed = {}, {}
         for name, column in self.columns(view).items():
             value = state.get(name)
-            part = None if value is None else sharding.local(value)
+            part = self._part(name, value, param)
             if part is not None and name != "step" and part.shape != view.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(view.shape)} has a {name!r} of shape "
                     f"{tuple(part.shape)}: it was resized after its first step; delete its entry "
                     "in optimizer.state to begin anew, or construct the optimizer again"
                 )
-            # (a step, of no dimension, lies as anything does)
-            if part is None or part.device != view.device or not same_layout(part, view):
+            if part is None or not self._lies_as(part, name, view):
                 part = self._tensor(name, view, part)
-                state[name] = part if name == "step" else sharding.like(param, part)
+            if part is not value:
+                changed[name] = part if name == "step" else sharding.like(param, part)
             columns[column] = part
+        state.update(changed)
         return columns
+
+    @staticmethod
+    def _part(name: str, value: Any, param: Tensor) -> Tensor | None:
+        """What this process has of a state; a step, which may be a plain number, it has whole."""
+        if name == "step" and value is not None:
+            return value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu")
+        return None if value is None else sharding.part_of(value, param)
+
+    def _dtype(self, name: str, view: Tensor) -> torch.dtype:
+        if name == "step":
+            return torch.float32
+        return torch.uint8 if name in self.coded else _DTYPE.get(view.dtype, torch.float32)
+
+    def _lies_as(self, part: Tensor, name: str, view: Tensor) -> bool:
+        """Whether a state can be used as it is, in place."""
+        if part.device != view.device or part.dtype != self._dtype(name, view):
+            return False
+        if addressable(part) != addressable(view):
+            return False
+        return part.dim() == 0 if name == "step" else same_layout(part, view)
 
     def _tensor(self, name: str, view: Tensor, value: Tensor | None) -> Tensor:
         """A state tensor in the parameter's layout, with `value` in it or as it begins."""
+        dtype = self._dtype(name, view)
         if name == "step":
-            tensor = torch.zeros((), dtype=torch.float32, device=view.device)
-        else:
-            dtype = torch.uint8 if name in self.coded else _DTYPE.get(view.dtype, torch.float32)
-            tensor = new_state(view, dtype)
+            tensor = torch.zeros((), dtype=dtype, device=view.device)
+            return tensor if value is None else tensor.copy_(value.reshape(()))
+        tensor = new_state(view, dtype)
         if value is None and name == "master":
             value = view
         return tensor if value is None else tensor.copy_(value)
@@ -86,35 +125,50 @@ class StateLayout:
         whole = param.shape if sharding.is_dtensor(param) else view.shape
         for name in self.columns(view):
             value, shape = saved.get(name), () if name == "step" else whole
-            if value is None and name == "step" and not self.counts_steps:
-                continue  # stochastic rounding begins with this run
+            if value is None and (name == "master" or (name == "step" and not self.counts_steps)):
+                continue  # a master begins as its parameter, stochastic rounding with this run
+            if isinstance(value, Real) and name == "step":
+                continue  # as torch.optim kept it once
             if not isinstance(value, Tensor):
-                option = self._option_behind(name, saved)
                 raise RuntimeError(
                     f"the state_dict has no {name!r} for parameter {index}; it has "
-                    f"{sorted(saved)}. Was it saved with the same options"
-                    f"{f', {option} among them' if option else ''}?"
+                    f"{sorted(map(str, saved))}{self._hint(name, saved)}"
                 )
-            if value.shape != shape:
+            if value.shape != shape and not (name == "step" and value.numel() == 1):
                 raise RuntimeError(
                     f"{name!r} of parameter {index} has shape {tuple(value.shape)} in the "
                     f"state_dict, the parameter has {tuple(shape)}"
                 )
 
-    def _option_behind(self, missing: str, saved: Mapping[str, Any]) -> str | None:
+    def _hint(self, missing: str, saved: Mapping[str, Any]) -> str:
         """The option by which two optimizers of one class differ in having such a state."""
-        if missing == "master":
-            return "stochastic_rounding"
-        alike = {name.removesuffix(_CODES) for name in saved}
-        return "preconditioner" if missing.removesuffix(_CODES) in alike else None
+        alike = {str(name).removesuffix(_CODES) for name in saved}
+        if missing.removesuffix(_CODES) not in alike:
+            return ""
+        return ". Was it saved with the same options, preconditioner among them?"
 
     def restore(self, param: Tensor, saved: Mapping[str, Any], state: dict[str, Any]) -> None:
-        """Puts `saved` into `state` in full precision, and nothing else."""
+        """Puts what is ours of `saved` into `state` in full precision; the rest stays as it is.
+
+        A parameter that needs no master any more takes the value of the saved one.
+        """
         view = view_of(param)
-        state.clear()
-        for name in (name for name in self.columns(view) if name in saved):
-            if name == "step":
-                state[name] = self._tensor(name, view, saved[name])
-            else:
-                part = sharding.part_of(saved[name], param)
-                state[name] = sharding.like(param, self._tensor(name, view, part))
+        ours = self.columns(view)
+        for name in (name for name in ours if saved.get(name) is not None):
+            made = self._tensor(name, view, self._part(name, saved[name], param))
+            state[name] = made if name == "step" else sharding.like(param, made)
+        if "master" in saved and "master" not in ours:
+            state.pop("master", None)
+            if view.dtype not in _HALF:
+                _take_master(view, sharding.part_of(saved["master"], param))
+
+
+def _take_master(view: Tensor, master: Tensor) -> None:
+    """Gives a parameter back the bits that its half-precision copy had lost.
+
+    Where it is not the master rounded, somebody has written to it since, and it stays.
+    """
+    if addressable(view):
+        master = master.to(view.device, view.dtype)
+        rounded = [master.to(half).to(view.dtype) == view for half in _HALF]
+        view.copy_(torch.where(rounded[0] | rounded[1], master, view))

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from yfkernels._checks import (
     check_betas,
+    check_bound,
     check_pair,
     check_positive,
-    finite,
     require,
-    require_number,
 )
+from yfkernels._warn import warn
 from yfkernels.ops import rules
 from yfkernels.ops.rules import BiasCorrection
 from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.optim._plan import Plan
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
 
 _CORRECTIONS = {
@@ -67,6 +68,13 @@ class LAMB(GatedOptimizer):
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
+        process_group: the processes that have other parts of the model, where parameters do not
+            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
+            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
+        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
+            False.
+        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
+            optimizers do; else GradScaler does, with a pass more over the gradients.
 
     Raises:
         ValueError: an option out of its range, or one that contradicts the preset; no parameters.
@@ -87,8 +95,10 @@ class LAMB(GatedOptimizer):
         ['bias', 'weight']
     """
 
-    _attributes = (*GatedOptimizer._attributes, "_preset")
+    _attributes = (*GatedOptimizer._attributes, "_preset", "_warned")
+    _warned = False
     _state_names = ("exp_avg", "exp_avg_sq")
+    _defining_options = frozenset(("grad_averaging",))
 
     def __init__(
         self,
@@ -111,6 +121,10 @@ class LAMB(GatedOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
+        process_group: Any = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "eps": eps,
@@ -134,6 +148,10 @@ class LAMB(GatedOptimizer):
             stochastic_rounding=stochastic_rounding,
             capturable=capturable,
             backend=backend,
+            process_group=process_group,
+            foreach=foreach,
+            fused=fused,
+            differentiable=differentiable,
         )
 
     def trust_ratios(self) -> dict[str, float]:
@@ -143,6 +161,21 @@ class LAMB(GatedOptimizer):
         this waits for the device.
         """
         return self._trust_ratios()
+
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        self._warn_of_plain_adam()
+
+    def _warn_of_plain_adam(self) -> None:
+        """Says so, once, if no group's ratio is ever other than 1."""
+        plain = all(not g["always_adapt"] and g["weight_decay"] == 0.0 for g in self.param_groups)
+        if plain and not self._warned:
+            self._warned = True
+            warn(
+                "LAMB adapts no tensor, so its steps are Adam's: every parameter group has "
+                "weight_decay=0 and always_adapt=False. Pass always_adapt=True, or the weight "
+                "decay to the framework that makes the groups (Trainer's weight_decay)"
+            )
 
     def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
         beta1, beta2 = group["betas"]
@@ -164,15 +197,12 @@ class LAMB(GatedOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
-        require("preset" not in group, "preset", group.get("preset"), "given to the constructor")
+        own = group.get("preset", self._preset)
+        require(own == self._preset, "preset", own, "given to the constructor")
         require_agreement(self._preset, group)
         check_betas(group["betas"])
         check_positive("eps", group["eps"])
-        norm = group["max_grad_norm"]
-        if norm is not None:
-            require_number("max_grad_norm", norm)
-            ok = finite(norm) and norm >= 0.0
-            require(ok, "max_grad_norm", norm, "finite and >= 0; 0 or None for no clip")
+        check_bound("max_grad_norm", group["max_grad_norm"])
         correction = group["bias_correction"]
         ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
         require(ok, "bias_correction", correction, "True, False or 'lr'")

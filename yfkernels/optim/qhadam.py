@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from yfkernels._checks import (
     check_betas,
+    check_bound,
     check_pair,
     check_positive,
     finite,
@@ -28,19 +30,29 @@ class QHAdam(GatedOptimizer):
     Args:
         params: parameters, parameter groups or named parameters.
         lr: learning rate, a float or a one-element tensor. Per group, as are all options up to
-            `decoupled_weight_decay`, and `maximize`.
+            `max_norm`, and `maximize`.
         nus: weights of the averages; (1, 1) is Adam, (beta1, 1) is NAdam once beta1^t has faded.
         betas: smoothing of the averages of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, > 0.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead (AdamW).
-        skip_nonfinite: measure the gradient first (4 bytes more a parameter) and skip a step in
-            which it is not finite. Without, only GradScaler's verdict is heeded.
+        max_norm: bound on the norm of the whole gradient, as clip_grad_norm_ has it; None for no
+            clip. The norm, 4 bytes more a parameter, is taken over all groups, the bound is the
+            group's own.
+        skip_nonfinite: measure the gradient even without a clip and skip a step in which it is
+            not finite. Without either, only GradScaler's verdict is heeded.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
             float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
+        process_group: the processes that have other parts of the model, where parameters do not
+            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
+            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
+        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
+            False.
+        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
+            optimizers do; else GradScaler does, with a pass more over the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
@@ -56,6 +68,7 @@ class QHAdam(GatedOptimizer):
     """
 
     _state_names = ("exp_avg", "exp_avg_sq")
+    _defining_options = frozenset(("nus",))
 
     def __init__(
         self,
@@ -67,11 +80,16 @@ class QHAdam(GatedOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
+        max_norm: float | None = None,
         skip_nonfinite: bool = False,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
+        process_group: Any = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -80,6 +98,7 @@ class QHAdam(GatedOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "max_norm": max_norm,
             "maximize": maximize,
         }
         super().__init__(
@@ -90,11 +109,16 @@ class QHAdam(GatedOptimizer):
             stochastic_rounding=stochastic_rounding,
             capturable=capturable,
             backend=backend,
+            process_group=process_group,
+            foreach=foreach,
+            fused=fused,
+            differentiable=differentiable,
         )
 
     def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
         (beta1, beta2), (nu1, nu2) = group["betas"], group["nus"]
         return {
+            "max_norm": float(group["max_norm"] or math.inf),
             "beta1": float(beta1),
             "beta2": float(beta2),
             "nu1": float(nu1),
@@ -104,6 +128,7 @@ class QHAdam(GatedOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
+        check_bound("max_norm", group["max_norm"])
         check_betas(group["betas"])
         check_positive("eps", group["eps"])
         check_pair("nus", group["nus"])

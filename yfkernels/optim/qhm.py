@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn import Module
 
-from yfkernels._checks import check_fraction, finite, require, require_number
+from yfkernels._checks import check_bound, check_fraction, finite, require, require_number
 from yfkernels.ops import rules
 from yfkernels.optim._gated import GatedOptimizer
 from yfkernels.tuning import momentum_methods
@@ -30,18 +31,28 @@ class QHM(GatedOptimizer):
         params: parameters, parameter groups or named parameters.
         lr: learning rate, a float or a one-element tensor. The average d is damped by 1 - beta:
             `torch.optim.SGD(lr, momentum)` takes lr / (1 - momentum) here, see `from_momentum`.
-            Per group, as are all options up to `decoupled_weight_decay`, and `maximize`.
+            Per group, as are all options up to `max_norm`, and `maximize`.
         nu: weight of the average in the move; 0 is plain SGD, 1 momentum SGD.
         beta: smoothing of the average, in [0, 1). 0.999 with nu 0.7 is the authors' advice.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
-        skip_nonfinite: measure the gradient first (4 bytes more a parameter) and skip a step in
-            which it is not finite. Without, only GradScaler's verdict is heeded.
+        max_norm: bound on the norm of the whole gradient, as clip_grad_norm_ has it; None for no
+            clip. The norm, 4 bytes more a parameter, is taken over all groups, the bound is the
+            group's own.
+        skip_nonfinite: measure the gradient even without a clip and skip a step in which it is
+            not finite. Without either, only GradScaler's verdict is heeded.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
             float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
+        process_group: the processes that have other parts of the model, where parameters do not
+            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
+            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
+        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
+            False.
+        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
+            optimizers do; else GradScaler does, with a pass more over the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
@@ -57,6 +68,7 @@ class QHM(GatedOptimizer):
     """
 
     _state_names = ("momentum_buffer",)
+    _defining_options = frozenset(("nu", "beta"))  # SGD's buffer is another
 
     def __init__(
         self,
@@ -67,11 +79,16 @@ class QHM(GatedOptimizer):
         beta: float = 0.999,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
+        max_norm: float | None = None,
         skip_nonfinite: bool = False,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
+        process_group: Any = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -79,6 +96,7 @@ class QHM(GatedOptimizer):
             "beta": beta,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "max_norm": max_norm,
             "maximize": maximize,
         }
         super().__init__(
@@ -89,6 +107,10 @@ class QHM(GatedOptimizer):
             stochastic_rounding=stochastic_rounding,
             capturable=capturable,
             backend=backend,
+            process_group=process_group,
+            foreach=foreach,
+            fused=fused,
+            differentiable=differentiable,
         )
 
     # ---- the methods it covers: docs/qhm.md. Further options are those of the constructor. The
@@ -187,10 +209,15 @@ class QHM(GatedOptimizer):
     # ---- for the base
 
     def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        return {"beta": float(group["beta"]), "nu": float(group["nu"])}
+        return {
+            "max_norm": float(group["max_norm"] or math.inf),
+            "beta": float(group["beta"]),
+            "nu": float(group["nu"]),
+        }
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
+        check_bound("max_norm", group["max_norm"])
         check_fraction("beta", group["beta"])
         require_number("nu", group["nu"])
         # the conversions go beyond [0, 1]: a PID controller, synthesized Nesterov

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from yfkernels._checks import require
-from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, upgraded
+from yfkernels.optim._lr_watch import LearningRateWatch
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
 from yfkernels.tuning.yellowfin import YellowFinTuner
-
-_GLOBAL_OPTIONS = frozenset(
-    (
-        "beta",
-        "window",
-        "clip",
-        "max_norm",
-        "variance",
-        "momentum_form",
-        "log_smooth",
-        "sparsity_debias",
-        "initial_lr",
-        "initial_momentum",
-        "trust_ratio",
-        "robust",
-        "preconditioner",
-    )
-)
-
-_IN_STATE = {"log_smooth": "log_smooth", "polyak": "momentum_form"}
-_HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
-
 
 class YellowFin(RuleOptimizer):
     r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
@@ -48,8 +25,9 @@ class YellowFin(RuleOptimizer):
     Args:
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
-            schedulers may drive it. If no group begins above 0.1, as learning rates of other
-            optimizers do, a UserWarning says so, but for `robust=False`. Per group.
+            schedulers may drive it. If it is never above 0.1 and does not rise, as learning rates
+            meant for other optimizers are not and do not, a UserWarning says so after five steps,
+            but for `robust=False`. Per group.
         beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
             `robust`.
         window: steps over which the curvature range is taken.
@@ -91,10 +69,22 @@ class YellowFin(RuleOptimizer):
         capturable: tune on the device: no host synchronisation, safe in torch.cuda.graph. Without
             effect on CPU parameters.
         backend: "auto", "native", "triton" or "torch".
+        process_group: the processes that have other parts of the model, where parameters do not
+            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
+            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
+        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
+            False.
+        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
+            optimizers do; else GradScaler does, with a pass more over the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
         RuntimeError: the backend asked for by name cannot serve the parameters' device.
+
+    The step size and momentum of the last step can be read in the parameter groups, as `tuned_lr`
+    and `momentum`: tensors of no dimension that change with every step. They are there for loggers
+    and schedulers that look for such a key; what is assigned to them has no effect. The tuner's
+    state is in the first group, as `tuner`.
 
     A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16
     or float16 keep float32 state and a float32 master copy. Parameters whose gradient is None take
@@ -112,7 +102,9 @@ class YellowFin(RuleOptimizer):
         1.0
     """
 
-    _global_options = RuleOptimizer._global_options | _GLOBAL_OPTIONS
+    _attributes = (*RuleOptimizer._attributes, "_lr_watch")
+    _statistics_name = "tuner"
+    _statistics_needed = True
     _tunes_on_host = True
     _tuner: YellowFinTuner
 
@@ -140,6 +132,10 @@ class YellowFin(RuleOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
+        process_group: Any = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = tuner_options(
             beta=beta,
@@ -157,6 +153,7 @@ class YellowFin(RuleOptimizer):
             preconditioner=preconditioner,
         )
         self._tuner = YellowFinTuner(options)
+        self._lr_watch = LearningRateWatch() if options.robust else None
         self._rule = rule_of(options, preconditioner)
         self._adapts = options.trust_ratio
         if decoupled_weight_decay is None:
@@ -172,10 +169,12 @@ class YellowFin(RuleOptimizer):
             defaults,
             backend=backend,
             capturable=capturable,
-            stochastic_rounding=bool(stochastic_rounding),
+            stochastic_rounding=stochastic_rounding,
+            process_group=process_group,
+            foreach=foreach,
+            fused=fused,
+            differentiable=differentiable,
         )
-        if options.robust:
-            self._warn_of_learning_rates()
 
     @property
     def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -249,20 +248,30 @@ class YellowFin(RuleOptimizer):
             -1.0 if group["maximize"] else 1.0,
         ]
 
+    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
+        settings = super()._group_settings()
+        if self._lr_watch is not None and self._lr_watch.sees([row[0] for row in settings[0]]):
+            self._lr_watch = None
+        if self._readouts_lost():
+            self._publish_readouts()
+        return settings
+
     # ---- checks and saved state
 
-    def _warn_of_learning_rates(self) -> None:
-        """Without this, a learning rate copied from another optimizer would just not train."""
-        lrs = [group["lr"] for group in self.param_groups]
-        on_host = (float(lr) for lr in lrs if not (isinstance(lr, Tensor) and lr.is_cuda))
-        largest = max(on_host, default=1.0)
-        if 0.0 < largest <= _HARDLY_MOVES:
-            warnings.warn(
-                f"lr={largest:g} is not a learning rate but a multiplier on the step size that "
-                f"YellowFin tunes: at {_HARDLY_MOVES:g} or less training hardly moves. Leave lr "
-                "out, or pass lr=1.0",
-                stacklevel=3,  # the line that constructs the optimizer
-            )
+    def _global_values(self) -> dict[str, Any]:
+        return super()._global_values() | in_words(self._tuner.options, self._rule)
+
+    def _readouts_lost(self) -> bool:
+        """Whether a program has put something else in the place of what is to be read."""
+        return any(
+            group.get("momentum") is not momentum or group.get("tuned_lr") is not lr
+            for group, (lr, momentum) in zip(self.param_groups, self._readouts)
+        )
+
+    def _publish_readouts(self) -> None:
+        self._readouts = self._tuner.readouts(len(self.param_groups))
+        for group, (lr, momentum) in zip(self.param_groups, self._readouts):
+            group["tuned_lr"], group["momentum"] = lr, momentum
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
@@ -274,46 +283,30 @@ class YellowFin(RuleOptimizer):
             )
             require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
-    def _global_state(self) -> dict[str, Tensor]:
-        return {"tuner": self._tuner.saved(), "tuner_options": self._options_in_state()}
-
-    def _options_in_state(self) -> Tensor:
-        """Those that say what the numbers of the tuner's state and the velocities mean."""
-        options = self._tuner.options
-        chosen = [getattr(options, name) for name in _IN_STATE]
-        return torch.tensor(chosen, dtype=torch.float64)
-
-    def _check_global_state(self, saved: dict[str, Any]) -> None:
-        state, options = saved["tuner"], self._tuner.options
-        if state.numel() and state[0] != STATE_FORMAT:
-            raise RuntimeError(
-                f"the state_dict's tuner has format {float(state[0])}, this version of yfkernels "
-                f"reads format {STATE_FORMAT}"
-            )
+    def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        options, chosen = self._tuner.options, in_words(self._tuner.options, self._rule)
+        state = upgraded(saved, group.pop("tuner_options", None), options)
         head = dict(zip(STATE_FIELDS, state.tolist()))
-        modes = {
-            "robust": (head.get("radius", 0.0) > 0.0, options.robust, "robust=False"),
-            "a preconditioner": (
-                head.get("scale", 0.0) > 0.0,
-                options.preconditioned,
-                "preconditioner=None",
-            ),
-        }
-        chosen = in_words(options, self._rule)
-        for mode, (before, now, without) in modes.items():
-            if head.get("step", 0.0) > 0.0 and before != now:
+        if head.get("format") != STATE_FORMAT:
+            raise RuntimeError(
+                f"the state_dict's tuner has format {head.get('format')}, this version of "
+                f"yfkernels reads format {STATE_FORMAT}"
+            )
+        for name, without in (("robust", "robust=False"), ("preconditioned", "preconditioner=None")):
+            before, now = bool(head[name]), bool(getattr(options, name))
+            if before != now:
+                mode = "robust" if name == "robust" else "a preconditioner"
                 raise RuntimeError(
                     f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
                     f"optimizer has robust={chosen['robust']} and preconditioner="
                     f"{chosen['preconditioner']!r}: construct it as it was"
                     f"{'' if before else f', with {without}'}"
                 )
-        meant = saved["tuner_options"].tolist(), self._options_in_state().tolist()
-        for name, before, now in zip(_IN_STATE.values(), *meant):
-            if before != now:
+        for name, argument in (("log_smooth", "log_smooth"), ("polyak", "momentum_form")):
+            if bool(head[name]) != bool(getattr(options, name)):
                 raise RuntimeError(
-                    f"the state_dict was saved with another {name}, this optimizer has "
-                    f"{name}={chosen[name]!r}: construct it as it was"
+                    f"the state_dict was saved with another {argument}, this optimizer has "
+                    f"{argument}={chosen[argument]!r}: construct it as it was"
                 )
         if state.shape != (options.state_words,):
             names = ("window", "preconditioner" if options.robust else "variance")
@@ -323,6 +316,4 @@ class YellowFin(RuleOptimizer):
                 f"({options.state_words},): construct the optimizer with the options it was "
                 "saved with"
             )
-
-    def _load_global_state(self, saved: dict[str, Tensor]) -> None:
-        self._tuner.load(saved["tuner"])
+        return state

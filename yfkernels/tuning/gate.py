@@ -86,9 +86,14 @@ class Gate:
         """The coefficients of this step on a device."""
         return self._settings.rows.to(device)
 
-    def load(self, state: Tensor) -> None:
-        """Takes a state saved before; its shape must have been checked."""
-        self.state = state.detach().to(self.state.device, torch.float64, copy=True)
+    def clear(self) -> None:
+        """Puts the state back to how it begins."""
+        self.state.copy_(torch.tensor([torch.nan, 0.0], dtype=torch.float64, device="cpu"))
+
+    def readouts(self):
+        return []
+    def collect(self):
+        pass
 
     def values(self) -> dict[str, float]:
         """GATE_STATE by name; on CUDA this waits for the device."""

@@ -27,7 +27,7 @@ __all__ = [
     "move",
     "sum_of_squares",
     "unusable",
-    "upload_grads",
+    "upload",
     "write_words",
     "yellowfin_tune",
 ]
@@ -42,8 +42,8 @@ def unusable(device_type: str) -> None:
     return None
 
 
-def upload_grads(table: TensorTable, pointers: list[int]) -> None:
-    """Nothing to do: gradients are used as tensors."""
+def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
+    """Nothing to do: tensors are used as they are."""
 
 
 def write_words(target: Tensor, words: list[int]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops.rules import Measure, Rule
-from yfkernels.ops.table import TensorTable
+from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.tuner import TunerOptions
 
 _OLDEST = (3, 6)  # 3.5 cannot compile the sketch's measure kernel
@@ -81,9 +81,9 @@ def write_words(target: Tensor, words: list[int]) -> None:
             target.copy_(pinned, non_blocking=True)
 
 
-def upload_grads(table: TensorTable, pointers: list[int]) -> None:
-    """Refreshes the gradients' addresses in the table."""
-    write_words(table.grad_column, pointers)
+def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
+    """Refreshes the addresses in a column of the table."""
+    write_words(table.column(column), pointers)
 
 
 def measure(

@@ -313,7 +313,7 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
         "STATES": rule.states,
         "WORDS": len(rule.fields),
         "DTYPE": DTYPES[table.dtype],
-        "MASTERED": Column.MASTER in table.rows[0].columns,
+        "MASTERED": Column.MASTER in table.columns,
         "CHUNK": table.chunk_size,
         "TILE": _TILE,
         "THREADS": 32 * _WARPS,

@@ -1,0 +1,327 @@
+"""An optimizer's parameters sorted into tensor tables, and the tables kept true in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from yfkernels import ops
+from yfkernels.distributed import sharding
+from yfkernels.distributed.processes import Division
+from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.ops.memory import is_dense, same_layout
+from yfkernels.ops.table import Column, Row, TensorTable, origin_after
+from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory, watch
+from yfkernels.optim._state import StateLayout, view_of
+
+Groups = list[dict[str, Any]]
+State = dict[Tensor, dict[str, Any]]
+
+
+class _Key(NamedTuple):
+    """What the tensors of a table have in common."""
+
+    backend: str
+    device: torch.device
+    dtype: torch.dtype
+    shard: ShardGroup | None
+
+
+class Plan:
+    """Tables for the parameters that have had a gradient.
+
+    It holds no tensor of the program but the parameters: where state and gradients lie is asked
+    anew in every step, and the tables follow.
+
+    Args:
+        groups: the optimizer's parameter groups.
+        state: its state; what a parameter lacks is made and put there.
+        layout: the state that a parameter has.
+        backend: as the optimizer was asked for.
+        division: how processes share the parameters.
+        before: tables of the plan before, whose norms are taken over.
+
+    Attributes:
+        tables: of everything that has an element here.
+        shards: all shard groups, in the same order on all processes.
+        between: the processes that have other parameters.
+        empty_parts: parameters that have steps to count, and no element here.
+
+    Raises:
+        RuntimeError: a parameter was resized and its state or its gradient was not.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        state: State,
+        layout: StateLayout,
+        backend: str,
+        division: Division,
+        before: Sequence[TensorTable],
+    ) -> None:
+        self._layout = layout
+        self._backend = backend
+        self._shard_group = division.shard_group
+        self.tables: list[TensorTable] = []
+        self.shards: list[ShardGroup] = []
+        self.empty_parts: list[Tensor] = []
+        params = [param for _, param in _all(groups)]
+        _refuse_twice(params)
+        for index, param in enumerate(params):
+            if param.grad is not None:
+                refuse_sparse(param.grad, index)
+        device = params[0].device if params else torch.device("cpu")
+        self.between = division.between(params, device)
+        rows: dict[_Key, list[Row]] = {}
+        members: dict[_Key, list[Tensor]] = {}
+        places: list[tuple[Place, _Key | None, int]] = []
+        stored: list[list[Stored]] = []
+        end = division.origin
+        for group, param in _all(groups):
+            view = view_of(param)
+            shard = division.shard_group(param)
+            start = origin_after(end, _numel(param))
+            end = start + _numel(param)
+            stored.append([])
+            if param.grad is None and not layout.begun(state.get(param)):
+                watched = addressable(sharding.local(param.detach()))
+                places.append((Place.NOWHERE if watched else Place.PLAIN, None, 0))
+                continue
+            if shard is not None and shard not in self.shards:
+                self.shards.append(shard)
+            columns = {
+                Column.PARAM: view,
+                **layout.bring(param, view, state.setdefault(param, {})),
+            }
+            if not view.numel():
+                places.append((Place.EMPTY, None, 0))
+                if Column.STEP in columns:
+                    self.empty_parts.append(param)
+                continue
+            key = self._key(param, view)
+            place = Place.PLAIN if key.backend == "torch" else Place.TABLE
+            same = rows.setdefault(key, [])
+            places.append((place, key, len(same)))
+            if place == Place.TABLE:
+                stored[-1] = self._stored(param, view, state[param], columns)
+            first = start + sharding.shard_offset(param)
+            same.append(Row(len(places) - 1, group, first, columns))
+            members.setdefault(key, []).append(param)
+        for key in rows:
+            table = TensorTable(key.backend, rows[key], shard=key.shard)
+            table.inherit_norms(before)
+            table.params = list(map(_versioned, members[key]))
+            self.tables.append(table)
+        number = {key: index for index, key in enumerate(rows)}
+        entries = [
+            Entry(
+                place,
+                0 if key is None else number[key],
+                row,
+                sharding.local(param.detach()),
+                sharding.is_dtensor(param),
+                states,
+            )
+            for (_, param), (place, key, row), states in zip(_all(groups), places, stored)
+        ]
+        sizes = [len(group["params"]) for group in groups]
+        self._watch = watch([len(table.rows) for table in self.tables], sizes, entries)
+        self._plain = [table for table in self.tables if table.backend == "torch"]
+        # of those the watch says nothing: not even that they have a gradient now
+        self._unwatched = [
+            index
+            for index, (place, key, _) in enumerate(places)
+            if place == Place.PLAIN and key is None
+        ]
+        self._written_back: list[tuple[Tensor, Tensor]] = []
+
+    def settle(self) -> None:
+        """To be called when the tables are in use: the tensors are the program's again."""
+        for table in self.tables:
+            if table.backend != "torch":
+                table.settle()
+
+    def _key(self, param: Tensor, view: Tensor) -> _Key:
+        """Where a parameter belongs with the gradient it has now."""
+        grad = param.grad
+        fusible = is_dense(view) and addressable(sharding.local(param.detach()))
+        if grad is not None:
+            fusible &= grad.dtype == param.dtype and has_memory(sharding.local(grad))
+        backend = ops.choose(self._backend, view.device, view.dtype, fusible)
+        return _Key(backend, view.device, view.dtype, self._shard_group(param))
+
+    def _stored(
+        self, param: Tensor, view: Tensor, state: Mapping[str, Any], columns: dict[Column, Tensor]
+    ) -> list[Stored]:
+        return [
+            Stored(name, column, columns[column], sharding.is_dtensor(state[name]))
+            for name, column in self._layout.columns(view).items()
+        ]
+
+    # ---- every step
+
+    def bind(self, groups: Groups, state: State) -> int:
+        """Brings the tables up to date with the live parameters, gradients and states.
+
+        Returns:
+            PLAN if these tables do not describe the optimizer any more, and then they may be half
+            way; NO_GRADIENT if there is nothing to do; or SAME.
+
+        Raises:
+            RuntimeError: a gradient has another shape than its parameter.
+        """
+        seen = self._watch.look(groups, state)
+        if seen & Seen.PLAN:
+            return Seen.PLAN
+        if seen & Seen.MOVED:
+            for index, column, pointers in self._watch.moved():
+                self._follow(self.tables[index], Column(column), pointers)
+            if any(column == Column.PARAM for _, column, _ in self._watch.moved()):
+                self._follow_params(groups)
+        if seen & Seen.NO_GRADIENT:
+            return Seen.NO_GRADIENT
+        if seen & Seen.COPY and not self._copy_grads(groups):
+            return Seen.PLAN
+        if (self._plain or self._unwatched) and not self._bind_plain(groups, state):
+            return Seen.PLAN
+        return Seen.SAME
+
+    @staticmethod
+    def _follow(table: TensorTable, column: Column, pointers: list[int]) -> None:
+        if table.moved(column, pointers):
+            ops.module(table.backend).upload(table, column, pointers)
+
+    def _follow_params(self, groups: Groups) -> None:
+        params = [param for _, param in _all(groups)]
+        for table in self.tables:
+            table.params = [_versioned(params[row.index]) for row in table.rows]
+            table.watch_updated()
+
+    def _copy_grads(self, groups: Groups) -> bool:
+        """Copies gradients that do not lie as their parameters; False if one has no memory."""
+        params = [param for _, param in _all(groups)]
+        self._watch.forget_grads()
+        for table in self.tables:
+            if table.backend == "torch":
+                continue
+            bound: list[Tensor | None] = []
+            for row in table.rows:
+                view = view_of(params[row.index])
+                grad = _grad_of(params[row.index], view, row.index)
+                if grad is not None and (grad.dtype != view.dtype or not has_memory(grad)):
+                    return False
+                if grad is not None and not (grad.data_ptr() and same_layout(grad, view)):
+                    grad = torch.empty_like(view).copy_(grad)
+                bound.append(grad)
+            table.bind(bound)
+            pointers = [0 if grad is None else grad.data_ptr() for grad in bound]
+            self._follow(table, Column.GRAD, pointers)
+        return True
+
+    def _bind_plain(self, groups: Groups, state: State) -> bool:
+        """Gives the torch backend this step's tensors; False if one belongs elsewhere now."""
+        params = [param for _, param in _all(groups)]
+        if any(params[index].grad is not None for index in self._unwatched):
+            return False
+        self._written_back = []
+        for table in self._plain:
+            key = _Key(table.backend, table.device, table.dtype, table.shard)
+            bound = []
+            for row in table.rows:
+                param = params[row.index]
+                view = view_of(param)
+                if self._key(param, view) != key or view.numel() != row.numel:
+                    return False
+                brought = self._layout.bring(param, view, state.setdefault(param, {}))
+                row.columns = {Column.PARAM: view, **brought}
+                bound.append(_grad_of(param, view, row.index))
+                if bound[-1] is not None and (param.is_neg() or param.is_conj()):
+                    self._written_back.append((param, view))
+            table.bind(bound)
+        return True
+
+    def finish(self) -> None:
+        """After the update: autograd hears of it, and the gradients are let go."""
+        for param, view in self._written_back:
+            # a lazy view: what was updated is a copy
+            param.detach().copy_(torch.view_as_complex(view) if param.is_complex() else view)
+        self._written_back = []
+        for table in self.tables:
+            if table.backend != "torch":
+                bump_versions(table.updated)
+            table.release()
+
+
+def _all(groups: Groups) -> Iterator[tuple[int, Tensor]]:
+    """(index of its group, parameter) for every parameter."""
+    for index, group in enumerate(groups):
+        for param in group["params"]:
+            yield index, param
+
+
+def _numel(param: Tensor) -> int:
+    return param.numel() * (2 if param.is_complex() else 1)
+
+
+def _versioned(param: Tensor) -> Tensor:
+    """The tensor whose version autograd compares."""
+    local: Tensor = getattr(param, "_local_tensor", param)
+    return local
+
+
+def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:
+    """What the backends see of a parameter's gradient."""
+    if param.grad is None:
+        return None
+    refuse_sparse(param.grad, index)
+    grad = view_of(sharding.grad_part(param.grad, param))
+    if grad.shape != view.shape:
+        raise RuntimeError(
+            f"parameter {index} has shape {tuple(view.shape)}, its gradient "
+            f"{tuple(grad.shape)}: it was resized after backward(); call zero_grad() first"
+        )
+    return grad
+
+
+def refuse_sparse(grad: Tensor, index: int) -> None:
+    """Raises RuntimeError for a sparse gradient."""
+    if grad.layout is not torch.strided:
+        raise RuntimeError(
+            f"sparse gradients are not supported: parameter {index} of shape "
+            f"{tuple(grad.shape)} has a gradient of layout {grad.layout}. "
+            "Use sparse=False in the embedding, or call grad.to_dense() before step()"
+        )
+
+
+def _refuse_twice(params: Sequence[Tensor]) -> None:
+    """Two rows of one parameter would update it at the same time."""
+    first: dict[int, int] = {}
+    for index, param in enumerate(params):
+        if first.setdefault(id(param), index) != index:
+            raise RuntimeError(
+                f"parameter {index} of shape {tuple(param.shape)} is parameter "
+                f"{first[id(param)]} again: list it once"
+            )
+
+
+def _takes_lists() -> bool:
+    """torch before 2.6 raises the version of one tensor a call."""
+    try:
+        torch.autograd.graph.increment_version([torch.zeros(0, device="cpu")])
+    except Exception:
+        return False
+    return True
+
+
+if _takes_lists():
+    bump_versions = torch.autograd.graph.increment_version
+else:
+
+    def bump_versions(tensors: Iterable[Tensor]) -> None:
+        """Tells autograd that these have been written to."""
+        for tensor in tensors:
+            torch.autograd.graph.increment_version(tensor)

@@ -1,0 +1,83 @@
+"""A state_dict on its way into an optimizer: looked at before anything changes, then in full bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from yfkernels.optim._base import FusedOptimizer
+
+
+class SavedState:
+    """What one call of load_state_dict brings.
+
+    Args:
+        optimizer: into which it goes.
+    """
+
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        self._optimizer = optimizer
+        self._state_dict: dict[str, Any] = {}
+
+    def completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state_dict with what it lacks, as this version has it.
+
+        Raises:
+            RuntimeError: it is not one of this optimizer's, or of one with other options.
+            TypeError, ValueError: an option of a group has a bad value.
+        """
+        optimizer = self._optimizer
+        groups = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        if [len(group["params"]) for group in groups] != sizes:
+            return state_dict  # torch says this best, and says it before anything changes
+        groups = [self._completed_group(group) for group in groups]
+        for index, group in enumerate(groups):
+            optimizer._check_numbered_group(index, group)
+        self._state_dict = {**state_dict, "param_groups": groups}
+        layout = optimizer._layout()
+        saved = list(self._each())
+        if groups:
+            self._complete_statistics(groups[0], any(layout.begun(state) for *_, state in saved))
+        for index, param, state in saved:
+            if layout.begun(state):
+                layout.check(index, param, state)
+        return self._state_dict
+
+    def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        optimizer = self._optimizer
+        lacks = sorted(optimizer._defining_options - group.keys())
+        if lacks:
+            raise RuntimeError(
+                f"the state_dict was not saved by yfkernels.{type(optimizer).__name__}: its "
+                f"parameter groups have no {', '.join(map(repr, lacks))}"
+            )
+        return {**{name: optimizer.defaults[name] for name in optimizer._option_names}, **group}
+
+    def _complete_statistics(self, group: dict[str, Any], begun: bool) -> None:
+        optimizer, name = self._optimizer, self._optimizer._statistics_name
+        found = group.get(name)
+        if found is not None:
+            group[name] = optimizer._accepted_statistics(found, group)
+        elif begun and optimizer._statistics_needed:
+            raise RuntimeError(
+                f"the state_dict has state of parameters but no {name!r} in its first parameter "
+                "group: what saved it has dropped it. Save optimizer.state_dict() itself, or begin "
+                "anew with an empty 'state'"
+            )
+
+    def _each(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+        """(index, parameter, saved state) for every parameter that has saved state."""
+        ids = [i for group in self._state_dict["param_groups"] for i in group["params"]]
+        for index, (saved_id, (_, param)) in enumerate(zip(ids, self._optimizer._all_params())):
+            state = self._state_dict["state"].get(saved_id)
+            if state:
+                yield index, param, state
+
+    def restore(self) -> None:
+        """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
+        for _, param, state in self._each():
+            self._optimizer._layout().restore(param, state, self._optimizer.state[param])
