@@ -1,0 +1,284 @@
+"""`optimizer.state` is the truth in every step: replaced, moved, deleted or put there by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Target, assert_same_bits, normal
+from kinds import Kind
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.kernel_free
+
+SHAPES = ((5, 3), (7,), (), (1025,))
+
+
+class Pair:
+    """Two equal optimizers with equal gradients: what is done to one must not be seen."""
+
+    def __init__(self, kind: Kind, target: Target, rng: np.random.Generator, **options: Any):
+        self.rng = rng
+        self.params = [
+            nn.Parameter(normal(rng, torch.empty(s)).float().to(target.device)) for s in SHAPES
+        ]
+        self.expected_params = [nn.Parameter(p.detach().clone()) for p in self.params]
+        self.optimizer = kind.build(self.params, backend=target.backend, **options)
+        self.expected = kind.build(self.expected_params, backend=target.backend, **options)
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            for p, q in zip(self.params, self.expected_params):
+                q.grad = 0.3 * q.detach() + 0.1 * normal(self.rng, q).float().to(q.device)
+                p.grad = q.grad.clone()
+            self.optimizer.step()
+            self.expected.step()
+
+    def assert_equal(self) -> None:
+        assert_same_bits(
+            [p.detach() for p in self.params], [q.detach() for q in self.expected_params]
+        )
+        assert_same_bits(self.optimizer.state_dict(), self.expected.state_dict())
+
+
+@pytest.fixture
+def pair(kind: Kind, target: Target, rng: np.random.Generator) -> Pair:
+    return Pair(kind, target, rng)
+
+
+def clone_each(optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            state[name] = value.clone()
+
+
+def swap_data(optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.data = value.data.clone()
+
+
+def new_dicts(optimizer: torch.optim.Optimizer) -> None:
+    for p, state in optimizer.state.items():
+        optimizer.state[p] = {name: value.clone() for name, value in state.items()}
+
+
+def another_order(optimizer: torch.optim.Optimizer) -> None:
+    reversed_state = {p: optimizer.state[p] for p in reversed(list(optimizer.state))}
+    optimizer.state = defaultdict(dict, reversed_state)
+
+
+def in_double(optimizer: torch.optim.Optimizer) -> None:
+    """As a state that torch has cast: exact, but of another dtype."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            state[name] = value.double()
+
+
+def transposed(optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if value.dim() == 2:
+                state[name] = value.mT.contiguous().mT
+
+
+def plain_steps(optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = int(state["step"])
+
+
+MOVES = (clone_each, swap_data, new_dicts, another_order, in_double, transposed, plain_steps)
+
+
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
+def test_moved_state_is_followed(
+    move: Callable[[torch.optim.Optimizer], None], pair: Pair
+) -> None:
+    pair.train(3)
+    for _ in range(3):
+        move(pair.optimizer)
+        junk = [torch.full(s, 7.0, device=p.device) for s, p in zip(SHAPES, pair.params)] * 4
+        pair.train(2)
+        assert all((j == 7.0).all() for j in junk), "memory of others was written"
+    pair.assert_equal()
+
+
+def test_moved_state_is_saved(pair: Pair, kind: Kind, target: Target) -> None:
+    """Offloaded, returned, trained, saved: the checkpoint has the newest."""
+    pair.train(3)
+    clone_each(pair.optimizer)
+    pair.train(3)
+    saved = copy.deepcopy(pair.optimizer.state_dict())
+    params = [nn.Parameter(p.detach().clone()) for p in pair.params]
+    resumed = kind.build(params, backend=target.backend)
+    resumed.load_state_dict(saved)
+    pair.params, pair.optimizer = params, resumed
+    pair.train(3)
+    pair.assert_equal()
+
+
+def test_replaced_state_is_let_go(pair: Pair) -> None:
+    """Nothing keeps the memory of what a program has taken away."""
+    import weakref
+
+    pair.train(3)
+    before = [
+        weakref.ref(value.untyped_storage())
+        for state in pair.optimizer.state.values()
+        for value in state.values()
+    ]
+    clone_each(pair.optimizer)
+    pair.train(1)
+    assert not any(reference() for reference in before)
+
+
+def forget(optimizer: Any) -> None:
+    optimizer.state = defaultdict(dict)
+
+
+def clear(optimizer: Any) -> None:
+    optimizer.state.clear()
+
+
+def delete_each(optimizer: Any) -> None:
+    for p in list(optimizer.state):
+        del optimizer.state[p]
+
+
+def plain_dict(optimizer: Any) -> None:
+    optimizer.state = {}
+
+
+def zeros(optimizer: Any) -> None:
+    for state in optimizer.state.values():
+        for name, value in list(state.items()):
+            state[name] = torch.zeros_like(value)
+
+
+def reset_state(optimizer: Any) -> None:
+    optimizer.reset(statistics=False)
+
+
+@pytest.mark.parametrize(
+    "away", [forget, clear, delete_each, plain_dict, zeros, reset_state], ids=lambda f: f.__name__
+)
+def test_state_taken_away_begins_anew(
+    away: Callable[[Any], None], kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """What belongs to no parameter stays: it is in the groups."""
+    pair = Pair(kind, target, rng)
+    pair.train(4)
+    fresh = kind.build(pair.expected_params, backend=target.backend)
+    name = kind.saves
+    fresh.param_groups[0][name] = pair.expected.param_groups[0][name].clone()
+    pair.expected = fresh
+    away(pair.optimizer)
+    pair.train(3)
+    pair.assert_equal()
+
+
+def test_momentum_written_by_hand(target: Target) -> None:
+    """The numbers of the issue: torch.optim.SGD's next move is .1."""
+    from yfkernels import QHM
+
+    p = nn.Parameter(torch.zeros(3, device=target.device))
+    optimizer = QHM.from_momentum([p], lr=0.1, momentum=0.9, backend=target.backend)
+
+    def move() -> float:
+        before = p.detach().clone()
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        return float((p.detach() - before)[0])
+
+    for _ in range(5):
+        move()
+    optimizer.state = defaultdict(dict)
+    assert move() == pytest.approx(-0.1)
+    assert len(optimizer.state_dict()["state"]) == 1
+    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    assert move() == pytest.approx(-0.1)
+    optimizer.state[p]["momentum_buffer"].data = torch.zeros_like(p)
+    assert move() == pytest.approx(-0.1)
+    for _ in range(3):
+        optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        assert move() == pytest.approx(-0.1)
+
+
+def test_reset(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    pair = Pair(kind, target, rng)
+    pair.train(4)
+    pair.optimizer.state[pair.params[0]]["ema"] = torch.ones(2)
+    pair.optimizer.reset()
+    assert list(pair.optimizer.state) == pair.params[:1]
+    assert list(pair.optimizer.state[pair.params[0]]) == ["ema"]
+    del pair.optimizer.state[pair.params[0]]
+    pair.expected = kind.build(pair.expected_params, backend=target.backend)
+    pair.train(3)
+    pair.assert_equal()
+
+
+def test_reset_of_the_statistics_alone(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    pair = Pair(kind, target, rng)
+    pair.train(4)
+    pair.optimizer.reset(state=False)
+    fresh = kind.build(pair.expected_params, backend=target.backend)
+    for q in pair.expected_params:
+        fresh.state[q] = pair.expected.state[q]
+    pair.expected = fresh
+    pair.train(3)
+    pair.assert_equal()
+
+
+def test_statistics_in_the_groups_are_used(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """Whoever puts other statistics into the groups, a wrapper's load for one, has them used."""
+    pair = Pair(kind, target, rng)
+    pair.train(3)
+    early = pair.optimizer.param_groups[0][kind.saves].clone()
+    pair.train(3)
+    assert pair.optimizer.param_groups[0][kind.saves] is pair.optimizer._statistics
+    for optimizer in (pair.optimizer, pair.expected):
+        optimizer.param_groups[0][kind.saves] = early.clone()
+    pair.optimizer.param_groups = copy.copy(pair.optimizer.param_groups)
+    pair.train(3)
+    pair.assert_equal()
+    pair.optimizer.param_groups[0].pop(kind.saves)
+    pair.expected.reset(state=False)
+    pair.train(3)
+    pair.assert_equal()
+
+
+def test_a_parameter_listed_twice_is_refused(kind: Kind, target: Target) -> None:
+    import warnings
+
+    p = nn.Parameter(torch.ones(3, device=target.device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of it
+        optimizer = kind.build([p, p], backend=target.backend)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="parameter 1 .* parameter 0 again"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones_like(p))
+
+
+def test_a_step_without_any_gradient_is_none(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """Also where no parameter has a dimension."""
+    p = nn.Parameter(torch.tensor(1.5, device=target.device))
+    optimizer = kind.build([p], backend=target.backend)
+    for gradient in (0.5, None, 0.25, None, None):
+        p.grad = None if gradient is None else torch.tensor(gradient, device=target.device)
+        before = p.detach().clone(), copy.deepcopy(optimizer.state_dict())
+        optimizer.step()
+        if gradient is None:
+            assert_same_bits((p.detach(), optimizer.state_dict()), before)
+
+
