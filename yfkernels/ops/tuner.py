@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 MEASURED = ("grad_sq", "avg_dot_grad", "avg_sq", "nonzero", "count")
 """What a measurement leaves in each slot: sums over the elements the slot has seen."""
 
-GAUGES = ("growth", "metric_sq")
-"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
-
-SUMS = (*MEASURED, *GAUGES, "start_sq")
-"""A slot. The first of a table also has what the last update gauged, and ‖p‖² before the first."""
+SUMS = (*MEASURED, "start_sq")
+"""A slot. The first of a table also has ‖p‖² before step 0."""
 
 TILE = 4096
 """Buckets of the sketch."""
 
-STATE_FORMAT = 4.0
+STATE_FORMAT = 5.0
+OPTIONS_IN_STATE = ("robust", "preconditioned", "polyak", "log_smooth")
+"""Options, as 0 or 1, that say what the other numbers of a saved state mean."""
+
+GAUGES = ("unread_growth", "unread_metric_sq")
+"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
+
 STATE_FIELDS = (
     "format",
+    *OPTIONS_IN_STATE,
     "step",
     "skipped",
     "beta_power",
@@ -28,13 +35,12 @@ STATE_FIELDS = (
     "grad_norm_avg",
     "distance_avg",
     "sparsity_avg",
-    "unread_growth",
+    *GAUGES,
     "growth",
     "radius",
     "grad_sq_sum",
     "recent_sq_avg",
     "recent_power",
-    "unread_metric_sq",
     "envelope_avg",
     "envelope",
     "mean_sq_avg",
@@ -99,3 +105,40 @@ class TunerOptions:
     def gauges(self) -> int:
         """How many of GAUGES the tuner wants."""
         return 2 if self.preconditioned else 1 if self.robust else 0
+
+
+_FORMAT_4 = [name for name in STATE_FIELDS if name not in (*OPTIONS_IN_STATE, GAUGES[1])]
+_FORMAT_4.insert(_FORMAT_4.index("envelope_avg"), GAUGES[1])
+
+
+def upgraded(state: Tensor, options_in_state: Tensor | None, options: TunerOptions) -> Tensor:
+    """A saved state in the present format, whichever it has.
+
+    Args:
+        state: as it was saved. Format 4, of yfkernels 0.1.0, is brought up to date; of any other
+            format it is returned as it is.
+        options_in_state: what format 4 kept apart: [log_smooth, polyak]. None for those of
+            `options`.
+        options: those of the tuner that is to read it. They stand for what a state before the first
+            step does not tell.
+    """
+    if state.numel() < len(_FORMAT_4) or float(state[0]) != 4.0:
+        return state
+    state = state.detach().to(torch.float64)
+    head = dict(zip(_FORMAT_4, state.tolist()))
+    log_smooth, polyak = (
+        (options.log_smooth, options.polyak)
+        if options_in_state is None
+        else options_in_state.tolist()
+    )
+    fresh = head["step"] == 0.0
+    head |= {
+        "format": STATE_FORMAT,
+        "robust": options.robust if fresh else head["radius"] > 0.0,
+        "preconditioned": options.preconditioned if fresh else head["scale"] > 0.0,
+        "polyak": polyak,
+        "log_smooth": log_smooth,
+    }
+    begin = [float(head[name]) for name in STATE_FIELDS]
+    first = torch.tensor(begin, dtype=torch.float64, device=state.device)
+    return torch.cat([first, state[len(_FORMAT_4) :]])

@@ -275,7 +275,7 @@ class YellowFin(RuleOptimizer):
             require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
     def _global_state(self) -> dict[str, Tensor]:
-        return {"tuner": self._tuner.saved(), "tuner_options": self._options_in_state()}
+        return {"tuner": self._tuner.state, "tuner_options": self._options_in_state()}
 
     def _options_in_state(self) -> Tensor:
         """Those that say what the numbers of the tuner's state and the velocities mean."""

@@ -13,7 +13,7 @@ from yfkernels.distributed.sharding import ShardGroup
 from yfkernels.ops.rules import GATE_STATE, Measure, Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.tuning.measurement import Measurement
-from yfkernels.tuning.settings import Settings
+from yfkernels.tuning.settings import Settings, scalar_on
 
 
 class Gate:
@@ -26,13 +26,15 @@ class Gate:
         rule: the rule.
 
     Attributes:
-        state: float64 vector, GATE_STATE.
+        state: float64 vector, GATE_STATE. Always the same tensor, but when `prepare` has to move it
+            to another device.
         measures: whether the norm is to be measured in this step.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.state = torch.tensor([torch.nan, 0.0], dtype=torch.float64)
+        self.state = torch.empty(len(GATE_STATE), dtype=torch.float64, device="cpu")
+        self.clear()
         self.measures = False
         self._settings = Settings(len(rule.fields), rule.fields.index("lr"))
         self._unscaled = True  # the coefficients are the settings: no GradScaler has been met
@@ -63,8 +65,7 @@ class Gate:
             found_inf: GradScaler's verdict, non-zero to skip the step.
         """
         backend, device = ops.module(self._backend), self.state.device
-        scale = None if grad_scale is None else grad_scale.to(device)
-        verdict = None if found_inf is None else found_inf.to(device)
+        scale, verdict = scalar_on(device, grad_scale), scalar_on(device, found_inf)
         decision = (scale, verdict, self.state, self._settings.rows)
         if not self.measures:
             unscaled = scale is None and verdict is None
@@ -82,13 +83,21 @@ class Gate:
             self._measurement.run()
             backend.gate(self._measurement.sums(device)[0], *decision)
 
+    def collect(self) -> None:
+        """Nothing: no rule with a gate gauges its moves."""
+
     def coefficients_on(self, device: torch.device) -> Tensor:
         """The coefficients of this step on a device."""
         return self._settings.rows.to(device)
 
+    def clear(self) -> None:
+        """Puts the state back to how it begins, in place."""
+        begin = torch.tensor([torch.nan, 0.0], dtype=torch.float64, device="cpu")
+        self.state.copy_(begin)
+
     def load(self, state: Tensor) -> None:
-        """Takes a state saved before; its shape must have been checked."""
-        self.state = state.detach().to(self.state.device, torch.float64, copy=True)
+        """Takes a state saved before, in place; its shape must have been checked."""
+        self.state.copy_(state)
 
     def values(self) -> dict[str, float]:
         """GATE_STATE by name; on CUDA this waits for the device."""
