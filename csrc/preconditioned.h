@@ -14,11 +14,10 @@ constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;       // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 
 // 4. h = t² <d, u> of the step before into the statistics; how far it has come, in the metric.
-YFK_FN Curvature digest(const TunerOptions& options, const GradientSums& sums, int64_t k, double e,
-                        TunerState* state) {
-  const double h = state->scale * state->scale * (state->unread_metric_sq + sums.metric_sq);
+YFK_FN Curvature digest(const TunerOptions& options, int64_t k, double e, TunerState* state) {
+  const double h = state->scale * state->scale * state->unread_metric_sq;
   if (k == 1) state->radius *= sqrt(h);
-  travel(state->unread_growth + sums.growth, state);
+  travel(state->unread_growth, state);
   state->unread_metric_sq = state->unread_growth = 0.0;
   state->grad_sq_sum += h;
   Curvature c = learn(options, h, k - 1, 1.0 - state->beta_power, e,
@@ -48,7 +47,7 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
       options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
   double momentum = least;
   if (k >= 1) {
-    const Curvature c = digest(options, sums, k, e, state);
+    const Curvature c = digest(options, k, e, state);
     if (k >= 2) {
       momentum = single_step(c.distance, c.variance, c.h_min, c.h_max, e).momentum;
       momentum = momentum > kLeastMomentum ? momentum : kLeastMomentum;
@@ -104,6 +103,7 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
     out->average_decay = kSquareDecay;
     out->average_gain = fresh;
     out->spike_clip = calm;
+    out->lr = group_lr;
   }
 }
 

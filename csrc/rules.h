@@ -89,6 +89,7 @@ struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
   double average_decay;  // beta; with a preconditioner that of the squares
   double average_gain;   // (1 - beta) * unscaling * clips of the statistics; 1 - average_decay
   double spike_clip;     // with a preconditioner: the clips that the statistics do not see
+  double lr;             // the step size of this step; for those who ask, no update reads it
 };
 
 // Both momentum forms in one expression:

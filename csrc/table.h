@@ -15,8 +15,8 @@ namespace yfk {
 constexpr int kColumns = 9;       // columns a row has room for
 constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
 constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
-constexpr int kSums = 8;          // doubles of a slot. Those after the measured are used in the first slot
-                                  // of a table: what an update gauges, ‖p‖² before the first
+constexpr int kSums = 6;          // doubles of a slot, all read and written one by one. The one after the
+                                  // measured is used in the first slot of a table: ‖p‖² before step 0
 
 struct TensorRow {
   int64_t numel;

@@ -30,6 +30,7 @@ YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper&
   out->average_decay = options.beta;
   out->average_gain = average_gain;
   out->spike_clip = 1.0;
+  out->lr = lr;
 }
 
 // One tuner step of the published and the robust mode.
@@ -81,7 +82,7 @@ YFK_FN void tune_plain(const TunerOptions& options, const GradientSums& sums, do
   const double calm = calm_factor(options, g, envelope_sq, k, e, state);
   if (options.robust) {
     if (k == 0) state->radius = kFirstRadius * (1.0 + sqrt(sums.start_sq));
-    travel(state->unread_growth + sums.growth, state);
+    travel(state->unread_growth, state);
     state->unread_growth = 0.0;
     state->grad_sq_sum += calm * calm * h;
     next.lr = distance_over_gradients(next.momentum, *state);

@@ -10,6 +10,8 @@ namespace yfk {
 // gradient average (kTile values). yfkernels/ops/tuner.py names the same fields.
 struct TunerState {
   double format;                // layout version, checked when a state_dict is loaded
+  // the options, 0 or 1, that say what the other numbers mean: written once, when a tuner is made
+  double robust, preconditioned, polyak, log_smooth;
   double step;                  // steps taken
   double skipped;               // steps refused for a non-finite gradient
   double beta_power;            // beta^step; 1 - beta_power is the zero debias
@@ -18,15 +20,16 @@ struct TunerState {
   double grad_norm_avg;         // EMA of sqrt(h)
   double distance_avg;
   double sparsity_avg;          // EMA of the share of non-zero gradient entries
+  // what the last update gauged; the next step that counts reads it
+  double unread_growth;         // of ‖x‖²; with a preconditioner in its metric q
+  double unread_metric_sq;      // with a preconditioner: Σ d²/q
   // the robust mode
-  double unread_growth;         // of a saved state: of ‖x‖² in its last step
   double growth;                // ‖x‖² - ‖x_0‖², up to the step before the last
   double radius;                // an estimate from below of how far x has come from x_0
   double grad_sq_sum;           // Σ h over all steps, of the gradients as they were used
   double recent_sq_avg;         // EMA of ‖g‖², of the last ten steps or so
   double recent_power;          // kRecent^step, for its zero debias
   // with a preconditioner
-  double unread_metric_sq;      // of a saved state: Σ d²/q of its last step
   double envelope_avg;          // EMA of the upper end of the window of ‖g‖² (its logarithm)
   double envelope;              // that end; the first window is of h
   double mean_sq_avg;           // EMA of ‖g‖² / n
@@ -35,7 +38,7 @@ struct TunerState {
   double h_min, h_max, variance, distance, lr, momentum, grad_norm, clip_coefficient;
 };
 
-constexpr double kStateFormat = 4.0;
+constexpr double kStateFormat = 5.0;
 
 struct TunerOptions {
   double beta;
@@ -46,15 +49,13 @@ struct TunerOptions {
   bool preconditioned;
 };
 
-// One step's gradient, before any unscaling or clip, and what the step before has gauged.
+// One step's gradient, before any unscaling or clip, and where the parameters began.
 struct GradientSums {
   double grad_sq;               // ‖g‖²
   double avg_dot_grad;          // <gbar, g>
   double avg_sq;                // ‖gbar‖²
   double nonzero, count;        // entries
   double avg_grad_sq;           // ‖g‖² as gbar's space sees it: the sketch's own, else grad_sq
-  double growth;                // of ‖x‖² in the step before; with a preconditioner in its metric q
-  double metric_sq;             // Σ d²/q of the step before
   double start_sq;              // ‖x_0‖²
 };
 

@@ -67,7 +67,7 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
   for (int64_t slot = 0; slot < num_slots; ++slot)
     for (int i = 0; i < kSums; ++i) total[i] += partials[slot * kSums + i];
   GradientSums sums = {total[0], total[1], total[2], total[3],
-                       total[4], total[0], total[5], total[6], total[7]};
+                       total[4], total[0], total[5]};
 
   // the sketch plays the part of the gradient, its average that of gbar
   double sketch[kTile];

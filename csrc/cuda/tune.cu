@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
 
   if (threadIdx.x == 0) {
     GradientSums sums = {totals[0], totals[1], totals[2], totals[3],
-                         totals[4], totals[0], totals[5], totals[6], totals[7]};
+                         totals[4], totals[0], totals[5]};
     if (kSketch) {
       sums.avg_dot_grad = products[0];
       sums.avg_sq = products[1];

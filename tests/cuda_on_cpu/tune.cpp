@@ -20,6 +20,7 @@ constexpr int kGroups = 3;
 
 // The slots of one measurement.
 struct Slots {
+  double growth, metric_sq;       // what the update before has gauged
   std::vector<double> partials;
   std::vector<float> sketches;
 
@@ -35,10 +36,10 @@ struct Slots {
       sums[2] = 0.01 * uniform(random);
       sums[3] = 5.0;
       sums[4] = 9.0;
-      sums[5] = 0.01 * normal(random) * size;
-      sums[6] = uniform(random);
-      sums[7] = 4.0;
+      sums[5] = 4.0;
     }
+    growth = 0.01 * normal(random) * size;
+    metric_sq = uniform(random) * double(count);
     if (step == kNanStep) partials[0] = NAN;
     // as large as a sketch of such gradients, or its share in the variance would not be seen
     for (float& x : sketches) x = float(normal(random) * std::sqrt(0.3 * size / kTile));
@@ -57,13 +58,21 @@ struct Tuner {
   explicit Tuner(const TunerOptions& options)
       : state(fresh_state(options)), coefficients(kGroups), scratch(kTile + 1) {}
 
+  void gauge(const Slots& slots) {
+    auto* scalars = reinterpret_cast<TunerState*>(state.data());
+    scalars->unread_growth = slots.growth;
+    scalars->unread_metric_sq = slots.metric_sq;
+  }
+
   void step_on_cpu(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
+    gauge(slots);
     cpu::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
                         amp ? 1.0 / double(kLossScale) : 1.0, overflow, state.data(), kGroups,
                         &kHyper[0].lr, &coefficients[0].active);
   }
 
   void step_on_cuda(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
+    gauge(slots);
     const float scale = kLossScale, found_inf = overflow ? 1.0f : 0.0f;
     cuda::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
                          amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(), kGroups,

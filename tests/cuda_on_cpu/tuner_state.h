@@ -14,6 +14,10 @@ constexpr size_t kScalars = sizeof(TunerState) / sizeof(double);
 inline std::vector<double> fresh_state(const TunerOptions& options) {
   TunerState first = {};
   first.format = kStateFormat;
+  first.robust = options.robust;
+  first.preconditioned = options.preconditioned;
+  first.polyak = options.polyak;
+  first.log_smooth = options.log_smooth;
   first.beta_power = 1.0;
   const size_t windows = options.preconditioned ? 2 : 1;
   std::vector<double> state(kScalars + windows * options.window + (options.sketch ? kTile : 0));

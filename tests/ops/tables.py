@@ -45,6 +45,11 @@ def put(values: Tensor, offset: int) -> Tensor:
     return room[offset:].copy_(values)
 
 
+def pairs(table: TensorTable) -> list[tuple[Row, Tensor]]:
+    """The rows that have a gradient, with it."""
+    return [(row, grad) for row, grad in zip(table.rows, table.grads) if grad is not None]
+
+
 def columns_of(rule: Rule, dtype: torch.dtype, mastered: bool) -> list[Column]:
     states = [Column(Column.STATE + k) for k in range(rule.states)]
     return [Column.PARAM, *states, *([Column.MASTER] if mastered else [])]

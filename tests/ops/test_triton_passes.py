@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from tables import DEVICE, Case, draw_table
+from tables import DEVICE, Case, draw_table, pairs
 from torch import Tensor
 
 from yfkernels.ops import triton as backend
@@ -50,7 +50,7 @@ def check_measure(table: TensorTable, what: Measure) -> None:
 
     expected = dict.fromkeys(MEASURED, 0.0)
     sketch = np.zeros(TILE)
-    for row, grad in table.pairs():
+    for row, grad in pairs(table):
         g = grad.cpu().double().numpy()
         expected["grad_sq"] += g @ g
         expected["nonzero"] += np.count_nonzero(g)
@@ -147,7 +147,7 @@ def test_measure_then_gate(
     partials = torch.from_numpy(rng.random((3 + table.num_slots, len(SUMS)))).to(DEVICE)
     before = partials.clone()
     norm_sq = before[:3, 0].sum().item() + sum(
-        (grad.double() ** 2).sum().item() for _, grad in table.pairs()
+        (grad.double() ** 2).sum().item() for _, grad in pairs(table)
     )
     overflow = None if found_inf is None else scalar(found_inf)
     for _ in range(2):  # the ticket is ready for the next step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from yfkernels.ops import torch as plain
 from yfkernels.ops import triton as backend
 from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.tuner import (
+    GAUGES,
     GROUP_FIELDS,
+    OPTIONS_IN_STATE,
     STATE_FIELDS,
     STATE_FORMAT,
     SUMS,
@@ -74,12 +77,18 @@ class Tuning:
         self.state = torch.zeros(options.state_words, dtype=torch.float64, device=device)
         self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
         self.state[STATE_FIELDS.index("beta_power")] = 1.0
-        for unread in ("unread_growth", "unread_metric_sq"):  # as if it had just been loaded
-            self.state[STATE_FIELDS.index(unread)] = 0.25
+        for name in OPTIONS_IN_STATE:
+            self.state[STATE_FIELDS.index(name)] = getattr(options, name)
+        self.gauge([0.25, 0.25])
         self.groups = groups.to(device)
         shape = (len(groups), len(YELLOWFIN.fields))
         self.coefficients = torch.zeros(shape, dtype=torch.float64, device=device)
         self.scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
+
+    def gauge(self, values: Sequence[float]) -> None:
+        """As an update leaves them."""
+        for name, value in zip(GAUGES, values, strict=True):
+            self.state[STATE_FIELDS.index(name)] = value
 
     def run(self, module: Any, *sums: Tensor | None) -> None:
         here = [None if x is None else x.to(self.state.device) for x in sums]
@@ -99,12 +108,15 @@ def draw_sums(
         (average * average).sum(1),
         rng.integers(0, 30, slots).astype(float),
         np.full(slots, 30.0),
-        rng.standard_normal(slots),  # growth
-        factor * rng.random(slots),  # <d, u>
         10.0 ** rng.uniform(0.0, 14.0, slots),  # the start: now and then weight decay bounds lr
     ]
     sketches = factor * torch.from_numpy(rng.standard_normal((slots, TILE))) if sketch else None
     return torch.from_numpy(np.stack(sums, 1)), None if sketches is None else sketches.float()
+
+
+def draw_gauges(rng: np.random.Generator, factor: float = 1.0) -> list[float]:
+    """Growth, and <d, u>."""
+    return [float(rng.standard_normal()), factor * float(rng.random())]
 
 
 def draw_groups(rng: np.random.Generator, count: int) -> Tensor:
@@ -124,9 +136,11 @@ class TestTune:
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")
         factors = {4: 1e3, 6: 0.0, 11: 5.0}  # an explosion, a pause, a spike
         for step in range(13):
-            sums = draw_sums(rng, 5, options.sketch, factor=factors.get(step, 1.0))
+            factor = factors.get(step, 1.0)
+            sums, gauges = draw_sums(rng, 5, options.sketch, factor), draw_gauges(rng, factor)
             scale = torch.tensor(1024.0) if step == 5 else None
             for tuning, module in ((ours, backend), (theirs, plain)):
+                tuning.gauge(gauges)
                 tuning.run(module, *sums, scale, torch.tensor(0.0))
             for seen, expected in (
                 (ours.state, theirs.state),
@@ -145,8 +159,10 @@ class TestTune:
         groups = draw_groups(rng, 3)
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")
         for step in range(30):
-            sums = draw_sums(rng, 1, False, factor=1e3 if step == 20 else 1.0)
+            factor = 1e3 if step == 20 else 1.0
+            sums, gauges = draw_sums(rng, 1, False, factor), draw_gauges(rng, factor)
             for tuning, module in ((ours, backend), (theirs, native)):
+                tuning.gauge(gauges)
                 tuning.run(module, *sums, torch.tensor(3.0), None)
             assert_same_bits(ours.state.cpu(), theirs.state, f"step {step}")
             assert_same_bits(ours.coefficients.cpu(), theirs.coefficients, f"step {step}")

@@ -24,7 +24,7 @@ def reduce_norms(
     for shard in shards:
         mine = [table for table in tables if table.shard == shard]
         total = torch.zeros(num_params, 2, dtype=torch.float64, device=shard.device)
-        places = [torch.tensor([row.index for row in table.rows]) for table in mine]
+        places = [torch.tensor([row.index for row in table.rows], device="cpu") for table in mine]
         for table, place in zip(mine, places):
             total[place.to(total.device)] = table.norms.to(total.device)
         shard.all_reduce(total)

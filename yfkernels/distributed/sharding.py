@@ -8,6 +8,7 @@ a second, and builds of torch without it exist.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,43 @@ class ShardGroup:
         """Adds up `sums` over the shards, in place."""
         for group in self.groups:
             torch.distributed.all_reduce(sums, group=group)
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """All groups of processes over which an optimizer's sums go; the same on all of them.
+
+    Attributes:
+        shards: over which tensors are split.
+        between: the processes that have other tensors, each of them whole.
+    """
+
+    shards: tuple[ShardGroup, ...] = ()
+    between: ShardGroup | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.shards) or self.between is not None
+
+    def total(
+        self, part: Callable[[ShardGroup | None, torch.device], Tensor], device: torch.device
+    ) -> Tensor:
+        """A sum over all processes, on `device`; every process has to ask for it.
+
+        Args:
+            part: this process's sum over the tensors that are split over a shard group, or over
+                those that are not split for None; a new tensor on the device asked for.
+            device: where the sum is wanted.
+        """
+        total = part(None, device)
+        for shard in self.shards:
+            sums = part(shard, shard.device)
+            shard.all_reduce(sums)
+            total += sums.to(device)
+        if self.between is not None:
+            sums = total.to(self.between.device)
+            self.between.all_reduce(sums)
+            total = sums.to(device)
+        return total
 
 
 def mesh_shard_group(tensor: Any) -> ShardGroup | None:

@@ -47,6 +47,7 @@ _YELLOWFIN_FIELDS = (
     "average_decay",
     "average_gain",
     "spike_clip",
+    "lr",
 )
 YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
 YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)

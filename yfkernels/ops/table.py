@@ -155,11 +155,11 @@ class TensorTable:
         # of the tensors and of all, up to eight sums a chunk
         self.tickets = torch.zeros(len(self.rows) + 1, dtype=torch.int32, device=device)
         self.chunk_sums = torch.zeros(self.num_chunks, 8, dtype=torch.float64, device=device)
-        words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64)
-        count = torch.tensor(counts)
-        row_of_chunk = torch.repeat_interleave(torch.arange(len(counts)), count)
+        words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64, device="cpu")
+        count = torch.tensor(counts, device="cpu")
+        row_of_chunk = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), count)
         first_chunk = torch.repeat_interleave(count.cumsum(0) - count, count)
-        first = (torch.arange(self.num_chunks) - first_chunk) * self.chunk_size
+        first = (torch.arange(self.num_chunks, device="cpu") - first_chunk) * self.chunk_size
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
         for column in self.columns:
@@ -219,7 +219,3 @@ class TensorTable:
     def release(self) -> None:
         """Lets go of the gradients, whose memory belongs to the training loop."""
         self.grads = []
-
-    def pairs(self) -> list[tuple[Row, Tensor]]:
-        """The rows that have a gradient in this step, with it."""
-        return [(row, grad) for row, grad in zip(self.rows, self.grads) if grad is not None]

@@ -92,7 +92,6 @@ class FusedOptimizer(Optimizer):
         super().__init__(params, defaults)
         for device in {param.device for _, param in self._all_params()}:
             ops.choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
-        self._publish()
 
     # ---- for subclasses
 
@@ -245,6 +244,8 @@ class FusedOptimizer(Optimizer):
         """Puts the statistics, and what can be read, where programs and torch look for them."""
         for group in self.param_groups[:1]:
             group[self._statistics_name] = self._statistics
+        for group in self.param_groups[1:]:  # a copy of the first, maybe
+            group.pop(self._statistics_name, None)
         self._publish_readouts()
 
     def _adopt_statistics(self) -> None:
@@ -256,8 +257,7 @@ class FusedOptimizer(Optimizer):
                 self._statistics.copy_(self._accepted_statistics(found, holders[0]))
         else:
             self._begin_statistics()
-        for group in self.param_groups[1:]:
-            group.pop(self._statistics_name, None)
+        self._plan = None  # where the parameters begin, the tuner wants to know too
         self._publish()
 
     def reset(self, *, statistics: bool = True, state: bool = True) -> None:
@@ -269,6 +269,7 @@ class FusedOptimizer(Optimizer):
         """
         if statistics:
             self._begin_statistics()
+            self._plan = None
         if state:
             for param in list(self.state):
                 self._layout().forget(self.state[param])
@@ -282,6 +283,7 @@ class FusedOptimizer(Optimizer):
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        self._publish()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in self._attributes}

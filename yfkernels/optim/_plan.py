@@ -11,7 +11,7 @@ from torch import Tensor
 from yfkernels import ops
 from yfkernels.distributed import sharding
 from yfkernels.distributed.processes import Division
-from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.distributed.sharding import ShardGroup, Sharding
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory, watch
@@ -46,8 +46,7 @@ class Plan:
 
     Attributes:
         tables: of everything that has an element here.
-        shards: all shard groups, in the same order on all processes.
-        between: the processes that have other parameters.
+        sharding: the processes that share the parameters.
         empty_parts: parameters that have steps to count, and no element here.
 
     Raises:
@@ -67,15 +66,13 @@ class Plan:
         self._backend = backend
         self._shard_group = division.shard_group
         self.tables: list[TensorTable] = []
-        self.shards: list[ShardGroup] = []
         self.empty_parts: list[Tensor] = []
         params = [param for _, param in _all(groups)]
         _refuse_twice(params)
         for index, param in enumerate(params):
             if param.grad is not None:
                 refuse_sparse(param.grad, index)
-        device = params[0].device if params else torch.device("cpu")
-        self.between = division.between(params, device)
+        shards: dict[ShardGroup, None] = {}
         rows: dict[_Key, list[Row]] = {}
         members: dict[_Key, list[Tensor]] = {}
         places: list[tuple[Place, _Key | None, int]] = []
@@ -91,8 +88,8 @@ class Plan:
                 watched = addressable(sharding.local(param.detach()))
                 places.append((Place.NOWHERE if watched else Place.PLAIN, None, 0))
                 continue
-            if shard is not None and shard not in self.shards:
-                self.shards.append(shard)
+            if shard is not None:
+                shards[shard] = None
             columns = {
                 Column.PARAM: view,
                 **layout.bring(param, view, state.setdefault(param, {})),
@@ -116,6 +113,8 @@ class Plan:
             table.inherit_norms(before)
             table.params = list(map(_versioned, members[key]))
             self.tables.append(table)
+        device = params[0].device if params else torch.device("cpu")
+        self.sharding = Sharding(tuple(shards), division.between(params, device))
         number = {key: index for index, key in enumerate(rows)}
         entries = [
             Entry(

@@ -11,8 +11,7 @@ from torch import Tensor
 from yfkernels import ops
 from yfkernels._checks import finite, require, require_number
 from yfkernels.distributed.norms import reduce_norms
-from yfkernels.distributed.processes import is_flat
-from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.distributed.sharding import Sharding
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.torch.rules import update_of
@@ -30,13 +29,14 @@ class Tuner(Protocol):
     def prepare(
         self,
         tables: list[TensorTable],
-        shards: list[ShardGroup],
+        sharding: Sharding,
         num_groups: int,
         device: torch.device,
         backend: str,
     ) -> None: ...
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None: ...
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None: ...
+    def collect(self) -> None: ...
     def coefficients_on(self, device: torch.device) -> Tensor: ...
 
 
@@ -86,7 +86,7 @@ class RuleOptimizer(FusedOptimizer):
         if ops.module(backend).unusable(device.type) is not None:
             backend = ops.choose("auto", device, torch.float32, fusible=True)
         self._checked = {}
-        self._tuner.prepare(tables, plan.shards, len(self.param_groups), device, backend)
+        self._tuner.prepare(tables, plan.sharding, len(self.param_groups), device, backend)
         self._publish()
 
     def _update(self, plan: Plan) -> None:
@@ -96,16 +96,17 @@ class RuleOptimizer(FusedOptimizer):
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if not self._adapts:
             self._pass("advance", plan.tables)
-        elif not plan.shards:
+        elif not plan.sharding.shards:
             self._pass("direct_and_move", plan.tables)
         else:
             self._pass("direct", plan.tables)
-            reduce_norms(plan.tables, plan.shards, sum(1 for _ in self._all_params()))
+            reduce_norms(plan.tables, plan.sharding.shards, sum(1 for _ in self._all_params()))
             self._pass("move", plan.tables)
         for param in plan.empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
                 step = self.state[param]["step"]
                 step.add_(self._tuner.coefficients_on(step.device)[0, 0])
+        self._tuner.collect()
 
     def _refuse_flat(self) -> None:
         for index, (_, param) in enumerate(self._all_params()):

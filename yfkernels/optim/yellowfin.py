@@ -286,11 +286,11 @@ class YellowFin(RuleOptimizer):
     def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
         options, chosen = self._tuner.options, in_words(self._tuner.options, self._rule)
         state = upgraded(saved, group.pop("tuner_options", None), options)
-        head = dict(zip(STATE_FIELDS, state.tolist()))
-        if head.get("format") != STATE_FORMAT:
+        head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
+        if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:
             raise RuntimeError(
-                f"the state_dict's tuner has format {head.get('format')}, this version of "
-                f"yfkernels reads format {STATE_FORMAT}"
+                f"the state_dict's tuner has shape {tuple(state.shape)} and format "
+                f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
             )
         for name, without in (("robust", "robust=False"), ("preconditioned", "preconditioner=None")):
             before, now = bool(head[name]), bool(getattr(options, name))

@@ -133,11 +133,11 @@ class BatchSizeSampler(Sampler[list[int]]):
 
     def _order(self) -> Tensor:
         """This replica's share of the epoch, in order."""
-        order = torch.arange(self._samples)
+        order = torch.arange(self._samples, device="cpu")
         if self._shuffle:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            order = torch.randperm(self._samples, generator=generator)
-        share = torch.arange(self._share) * self._num_replicas + self._rank
+            generator = torch.Generator("cpu").manual_seed(self._seed + self._epoch)
+            order = torch.randperm(self._samples, generator=generator, device="cpu")
+        share = torch.arange(self._share, device="cpu") * self._num_replicas + self._rank
         return order[share % self._samples]
 
     def set_epoch(self, epoch: int) -> None:

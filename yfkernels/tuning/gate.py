@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
-from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.distributed.sharding import Sharding
 from yfkernels.ops.rules import GATE_STATE, Measure, Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.tuning.measurement import Measurement
@@ -42,7 +42,7 @@ class Gate:
     def prepare(
         self,
         tables: Sequence[TensorTable],
-        shards: Sequence[ShardGroup],
+        sharding: Sharding,
         num_groups: int,
         device: torch.device,
         backend: str,
@@ -51,7 +51,7 @@ class Gate:
         self._backend = backend
         self.state = self.state.to(device)
         self._settings.prepare(num_groups, device, backend)
-        self._measurement = Measurement(tables, shards, Measure.NORM)
+        self._measurement = Measurement(tables, sharding, Measure.NORM)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings, a row of the rule's fields a group; see `Settings.set`."""

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
-from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.distributed.sharding import ShardGroup, Sharding
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.torch import sum_of_squares
-from yfkernels.ops.tuner import GAUGES, SUMS, TILE
-
-_GAUGED = slice(SUMS.index(GAUGES[0]), SUMS.index(GAUGES[0]) + len(GAUGES))
+from yfkernels.ops.tuner import SUMS, TILE
 
 
 class _Slots:
@@ -32,11 +30,6 @@ class _Slots:
             self.sketches = torch.zeros(sum(sizes), TILE, dtype=dtype, device=self.device)
         sketches = [None] * len(sizes) if self.sketches is None else self.sketches.split(sizes)
         self.parts = list(zip(tables, self.partials.split(sizes), sketches))
-
-    def receive_gauges(self) -> None:
-        """Has the updates leave their sums in the first slot of each table."""
-        for table, partials, _ in self.parts:
-            table.gauges = partials[0, _GAUGED]
 
     def measure_start(self) -> None:
         """‖p‖² of each table, into its first slot."""
@@ -57,42 +50,30 @@ class Measurement:
 
     Args:
         tables: every table of the optimizer on this process.
-        shards: every shard group of the optimizer, in the same order on all processes.
+        sharding: the processes that share the parameters.
         what: what to sum.
         nonzero: whether non-zero entries are to be counted.
-        gauges: whether the slots are to receive what the updates gauge.
+        start: whether ‖p‖² is wanted, as it is now.
     """
 
     def __init__(
         self,
         tables: Sequence[TensorTable],
-        shards: Sequence[ShardGroup],
+        sharding: Sharding,
         what: Measure,
         nonzero: bool = False,
-        gauges: bool = False,
+        start: bool = False,
     ) -> None:
         self._what = what
         self._nonzero = nonzero
-        self._shards = list(shards)
+        self._sharding = sharding
         places = dict.fromkeys((table.device, table.shard) for table in tables)
         self._slots = [
             _Slots([t for t in tables if (t.device, t.shard) == place], what) for place in places
         ]
-        if gauges:
+        if start:
             for slots in self._slots:
-                slots.receive_gauges()
                 slots.measure_start()
-
-    def inherit_gauges(self, before: Measurement) -> None:
-        """Takes over what another measurement of the same model has received."""
-        for old in before._slots:
-            same = [slots for slots in self._slots if slots.shard == old.shard]
-            if same:
-                same[0].partials[0, _GAUGED] += old.partials[:, _GAUGED].sum(0).to(same[0].device)
-
-    def gauged(self, device: torch.device) -> Tensor:
-        """GAUGES of the last updates, gathered from devices and shards."""
-        return self.sums(device)[0][:, _GAUGED].cumsum(0)[-1]  # one after the other, as the tuner
 
     def run(self, *, all_but_last: bool = False) -> None:
         """Measures this step's gradients, a launch a table."""
@@ -102,7 +83,7 @@ class Measurement:
 
     def whole(self, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
         """All slots as they are, if they are on `device` and no other process has more."""
-        if len(self._slots) == 1 and not self._shards and self._slots[0].device == device:
+        if len(self._slots) == 1 and not self._sharding and self._slots[0].device == device:
             return self._slots[0].partials, self._slots[0].sketches
         return None
 
@@ -117,11 +98,7 @@ class Measurement:
         found = self.whole(device)
         if found is not None:
             return found
-        total = self._folded(None, device)
-        for shard in self._shards:
-            part = self._folded(shard, shard.device)
-            shard.all_reduce(part)
-            total += part.to(total.device)
+        total = self._sharding.total(self._folded, device)
         if self._what != Measure.SKETCH:
             return total.unsqueeze(0), None
         partials, sketch = total.unsqueeze(0).split([len(SUMS), TILE], dim=1)

@@ -10,6 +10,11 @@ from torch import Tensor
 from yfkernels import ops
 
 
+def scalar_on(device: torch.device, value: Tensor | None) -> Tensor | None:
+    """A number of GradScaler's, of one element in whatever shape, as the backends take it."""
+    return None if value is None else value.to(device, torch.float32).reshape(())
+
+
 class Settings:
     """One row of numbers a parameter group, written only when they change.
 

@@ -43,6 +43,7 @@ def single_step(
     if native.unusable("cpu") is None:
         lr, momentum = native.single_step(distance, variance, h_min, h_max)
         return lr, momentum
-    d, c, low, high = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64).unbind()
+    given = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64, device="cpu")
+    d, c, low, high = given.unbind()
     lr_tensor, momentum_tensor = in_torch.single_step(d, c, low, high)
     return float(lr_tensor), float(momentum_tensor)

@@ -9,19 +9,25 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
-from yfkernels.distributed.sharding import ShardGroup
+from yfkernels.distributed.sharding import Sharding
 from yfkernels.ops.rules import YELLOWFIN, Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.tuner import (
     GAUGES,
     GROUP_FIELDS,
+    OPTIONS_IN_STATE,
     STATE_FIELDS,
     STATE_FORMAT,
     TILE,
     TunerOptions,
+    upgraded,
 )
+from yfkernels.tuning.gauges import Gauges
 from yfkernels.tuning.measurement import Measurement
-from yfkernels.tuning.settings import Settings
+from yfkernels.tuning.settings import Settings, scalar_on
+
+_UNREAD = slice(STATE_FIELDS.index(GAUGES[0]), STATE_FIELDS.index(GAUGES[0]) + len(GAUGES))
+_LR = YELLOWFIN.fields.index("lr")
 
 
 class YellowFinTuner:
@@ -31,54 +37,53 @@ class YellowFinTuner:
         options: YellowFin's global options.
 
     Attributes:
-        state: float64 vector: STATE_FIELDS, the window and, with the sketch, its average.
-        coefficients: float64 [groups, len(YELLOWFIN.fields)], on the device of the state.
+        state: float64 vector: STATE_FIELDS, the window and, with the sketch, its average. All that
+            there is to save, after every step. Always the same tensor, but when `prepare` has to
+            move it to another device.
+        coefficients: float64 [groups, len(YELLOWFIN.fields)], where SingleStep runs; the same
+            tensor while neither that nor the number of groups changes.
     """
 
     def __init__(self, options: TunerOptions) -> None:
         self.options = options
-        self.state = torch.zeros(options.state_words, dtype=torch.float64)
-        self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
-        self.state[STATE_FIELDS.index("beta_power")] = 1.0
+        self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
+        self.clear()
         self._measurement: Measurement | None = None  # while there are tables
+        self._gauges: Gauges | None = None  # while there are tables, and the rule gauges
         self._backend = "torch"
         self._settings = Settings(len(GROUP_FIELDS))
-        self.coefficients = torch.zeros(0, len(YELLOWFIN.fields), dtype=torch.float64)
+        self.coefficients = _coefficients(0, torch.device("cpu"))
 
     def prepare(
         self,
         tables: Sequence[TensorTable],
-        shards: Sequence[ShardGroup],
+        sharding: Sharding,
         num_groups: int,
         device: torch.device,
         backend: str,
     ) -> None:
-        """Makes room for a set of tables and moves the state to where it will be tuned.
+        """Makes room for a set of tables and moves the state to where it belongs.
 
         Args:
             tables: every table of the optimizer on this process.
-            shards: every shard group of the optimizer, in the same order on all processes.
+            sharding: the processes that share the parameters.
             num_groups: parameter groups.
             device: where SingleStep is to run.
             backend: which backend runs it there.
         """
         self._backend = backend
-        self.state = self.state.to(device)
+        gauges = self.options.gauges > 0
+        # the updates write there: a state on the host would wait for them in every step
+        self.state = self.state.to(tables[0].device if gauges and tables else device)
         self._settings.prepare(num_groups, device, backend)
-        coefficients = torch.zeros(
-            num_groups, len(YELLOWFIN.fields), dtype=torch.float64, device=device
-        )
-        known = self.coefficients[:num_groups]  # of the last step, which lrs() tells
-        coefficients[: len(known)] = known
-        self.coefficients = coefficients
+        self._make_room(num_groups, device)
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
         what = Measure.SKETCH if self.options.sketch else Measure.AVERAGE
         what = Measure.NORM if self.options.robust else what
-        wanted = (what, self.options.sparsity_debias, self.options.gauges > 0)
-        before, self._measurement = self._measurement, Measurement(tables, shards, *wanted)
-        if before is not None and self.options.gauges:
-            self._measurement.inherit_gauges(before)
+        wanted = (what, self.options.sparsity_debias, gauges)
+        self._measurement = Measurement(tables, sharding, *wanted)
+        self._gauges = Gauges(tables, sharding, self.state[_UNREAD]) if gauges else None
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; see `Settings.set`."""
@@ -93,59 +98,80 @@ class YellowFinTuner:
         """
         assert self._measurement is not None, "prepare() comes first"
         self._measurement.run()
-        partials, sketches = self._measurement.sums(self.state.device)
+        device = self.coefficients.device
+        partials, sketches = self._measurement.sums(device)
         if sketches is not None and self._backend != "torch":
             sketches = sketches.float()
+        state = self.state.to(device)
         ops.module(self._backend).yellowfin_tune(
             self.options,
             partials,
             sketches,
-            self._here(grad_scale),
-            self._here(found_inf),
-            self.state,
+            scalar_on(device, grad_scale),
+            scalar_on(device, found_inf),
+            state,
             self._settings.rows,
             self.coefficients,
             self._scratch,
         )
+        if state is not self.state:
+            self.state.copy_(state, non_blocking=True)
 
-    def _here(self, scalar: Tensor | None) -> Tensor | None:
-        return None if scalar is None else scalar.to(self.state.device)
+    def collect(self) -> None:
+        """Takes what the update has gauged into the state; all processes that share parameters."""
+        if self._gauges is not None:
+            self._gauges.collect(self.coefficients)
 
     def coefficients_on(self, device: torch.device) -> Tensor:
         """The coefficients of this step on a device."""
         return self.coefficients.to(device)
 
-    def saved(self) -> Tensor:
-        """A state to be saved, with what the last update gauged.
+    def clear(self) -> None:
+        """Puts the state back to how it begins, in place.
 
-        With sharded parameters the shards' sums are added up: all their processes have to ask.
+        Where the parameters begin, which the robust mode wants to know, `prepare` looks.
         """
-        state = self.state.detach().clone()
-        if self.options.gauges and self._measurement is not None:
-            for name, gauge in zip(GAUGES, self._measurement.gauged(state.device)):
-                state[STATE_FIELDS.index(f"unread_{name}")] += gauge
-        return state
+        head = dict.fromkeys(STATE_FIELDS, 0.0) | {"format": STATE_FORMAT, "beta_power": 1.0}
+        head |= {name: float(getattr(self.options, name)) for name in OPTIONS_IN_STATE}
+        begin = torch.tensor(list(head.values()), dtype=torch.float64, device="cpu")
+        self.state.zero_()
+        self.state[: len(head)].copy_(begin)
 
     def load(self, state: Tensor) -> None:
-        """Takes a state saved before; its layout must have been checked."""
-        self.state = state.detach().to(self.state.device, torch.float64, copy=True)
-        self._measurement = None  # what the last update gauged belongs to the state before
+        """Takes a state saved before, in place; its layout must have been checked."""
+        self.state.copy_(state)
+
+    def _make_room(self, num_groups: int, device: torch.device) -> None:
+        if len(self.coefficients) != num_groups or self.coefficients.device != device:
+            known = self.coefficients[:num_groups]  # of the last step, which lrs() tells
+            self.coefficients = _coefficients(num_groups, device)
+            self.coefficients[: len(known)] = known
+
+    def readouts(self, num_groups: int) -> list[tuple[Tensor, Tensor]]:
+        """(step size, momentum) of the last step in each group: views that live."""
+        self._make_room(num_groups, self.coefficients.device)
+        momentum = self.state[STATE_FIELDS.index("momentum")]
+        return [(row[_LR], momentum) for row in self.coefficients]
 
     def lrs(self) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
-        name = "velocity_gain" if self.options.polyak else "param_gain"
-        return (0.0 - self.coefficients[:, YELLOWFIN.fields.index(name)]).tolist()
+        lrs: list[float] = self.coefficients[:, _LR].tolist()
+        return lrs
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what was learnt; the tables' buffers are made again
-        return _restore, (self.options, self.saved())
+        return _restore, (self.options, self.state)
 
     def values(self) -> dict[str, float]:
         """STATE_FIELDS by name; on CUDA this waits for the device."""
         return dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
 
 
+def _coefficients(num_groups: int, device: torch.device) -> Tensor:
+    return torch.zeros(num_groups, len(YELLOWFIN.fields), dtype=torch.float64, device=device)
+
+
 def _restore(options: TunerOptions, state: Tensor) -> YellowFinTuner:
     tuner = YellowFinTuner(options)
-    tuner.state = state
+    tuner.state = upgraded(state, None, options)
     return tuner

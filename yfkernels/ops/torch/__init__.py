@@ -6,6 +6,9 @@ float64 parameters are measured and moved in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -48,7 +51,7 @@ def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
 
 def write_words(target: Tensor, words: list[int]) -> None:
     """Writes int64 words (or the bits of doubles) to a one-dimensional tensor."""
-    target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64))
+    target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def measure(
     partials[:, : len(MEASURED)] = 0.0
     if sketches is not None:
         sketches.zero_()
-    for row, grad in table.pairs():
+    for _, row, grad in _pairs(table):
         g = grad.to(row.columns[Column.STATE].dtype)
         dot = avg_sq = g.new_zeros((), dtype=torch.float64)
         if what == Measure.AVERAGE:
@@ -142,6 +145,22 @@ def measure_then_gate(
     """Measures the norm of the last table into `own` of the slots; then the gate."""
     measure(table, Measure.NORM, own)
     gate(partials, grad_scale, found_inf, state, coefficients)
+
+
+def _pairs(table: TensorTable) -> Iterator[tuple[Tensor, Row, Tensor]]:
+    """(its norms, row, gradient) of every tensor that has a gradient in this step.
+
+    One without dimension is seen as a list of one element: torch would work out the product of two
+    numbers without dimension, itself and a coefficient, in the coefficient's float64.
+    """
+    for norms, row, grad in zip(table.norms, table.rows, table.grads):
+        if grad is not None:
+            yield norms, row if grad.dim() else _as_list(row), torch.atleast_1d(grad)
+
+
+def _as_list(row: Row) -> Row:
+    columns = {c: t if c == Column.STEP else t.view(1) for c, t in row.columns.items()}
+    return replace(row, columns=columns)
 
 
 def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
@@ -208,9 +227,9 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
     active = coefficients[0, 0] != 0.0
     gauges = torch.zeros_like(table.gauges[: rule.gauges])
-    for row, grad in table.pairs():
+    for _, row, grad in _pairs(table):
         update, param, u, advanced = _directed(rule, row, grad, coefficients)
-        moved = update.moved(param, u).to(param.dtype)  # without dimension it would be float64
+        moved = update.moved(param, u)
         if rule.gauges:
             gauged = update.gauge(grad.to(param.dtype), param, moved, advanced)
             gauges += torch.stack([_sum(gauge) for gauge in gauged])
@@ -224,9 +243,7 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     active = coefficients[0, 0] != 0.0
-    for norms, row, grad in zip(table.norms, table.rows, table.grads):
-        if grad is None:
-            continue
+    for norms, row, grad in _pairs(table):
         _, param, u, advanced = _directed(rule, row, grad, coefficients)
         _write(norms, torch.stack([_sum(param * param), _sum(u * u)]), active)
         _write_states(rule, row, advanced, active)
@@ -236,9 +253,7 @@ def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes: parameters move by a length that hangs on `table.norms`."""
     active = coefficients[0, 0] != 0.0
-    for norms, row, grad in zip(table.norms, table.rows, table.grads):
-        if grad is None:
-            continue
+    for norms, row, _ in _pairs(table):
         scalars, param, step = _scalars(rule, row, coefficients), _current_param(row), _steps(row)
         ratio = update_of(rule).trust_ratio(scalars, *norms.unbind())
         update = update_of(rule)(scalars, step, ratio)

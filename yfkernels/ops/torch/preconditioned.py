@@ -13,12 +13,12 @@ _FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n)
 _LEAST_MOMENTUM = 0.5
 
 
-def _digest(step: TuningStep, sums: dict[str, Tensor]) -> tuple[Tensor, Curvature]:
+def _digest(step: TuningStep) -> tuple[Tensor, Curvature]:
     """4. h = t² <d, u> of the step before into the statistics; how far it has come there."""
     old, new, k = step.old, step.new, step.k
-    h = old["scale"] * old["scale"] * (old["unread_metric_sq"] + sums["metric_sq"])
+    h = old["scale"] * old["scale"] * old["unread_metric_sq"]
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    step.travel(old["unread_growth"] + sums["growth"])
+    step.travel(old["unread_growth"])
     new["unread_metric_sq"] = new["unread_growth"] = torch.zeros_like(h)
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
@@ -32,7 +32,7 @@ def tune_preconditioned(
     options, old, new, k = step.options, step.old, step.new, step.k
 
     # 4. what the step before has left; before the first there is nothing
-    window, c = _digest(step, sums)
+    window, c = _digest(step)
     new |= c._asdict()
     new |= {name: torch.where(k >= 1, value, old[name]) for name, value in new.items()}
     window = torch.where(k >= 1, window, step.window())
@@ -90,5 +90,6 @@ def tune_preconditioned(
         "average_decay": ones * _SQUARE_DECAY,
         "average_gain": ones * fresh,
         "spike_clip": ones * calm,
+        "lr": lrs,
     }
     step.write([window, raw_window], out, state, coefficients)

@@ -93,7 +93,7 @@ def _tune_plain(
     if options.robust:
         first = FIRST_RADIUS * (1.0 + sums["start_sq"].sqrt())
         new["radius"] = torch.where(k == 0, first, old["radius"])
-        step.travel(old["unread_growth"] + sums["growth"])
+        step.travel(old["unread_growth"])
         new["unread_growth"] = torch.zeros_like(h)
         new["grad_sq_sum"] = old["grad_sq_sum"] + calm * calm * h
         lr = step.distance_over_gradients(momentum)
@@ -137,6 +137,7 @@ def _tune_plain(
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
         "spike_clip": ones,
+        "lr": lrs,
     }
     rest_of_state = [window] if sketch is None else [window, beta * average + average_gain * sketch]
     step.write(rest_of_state, out, state, coefficients)

@@ -67,7 +67,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
     """
     target = target.view(torch.int64)
     if target.is_cpu:
-        target.copy_(torch.tensor(words, dtype=torch.int64))
+        target.copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
         return
     with _on(target.device):
         if torch.cuda.is_current_stream_capturing():
@@ -77,7 +77,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
             torch._foreach_zero_(cells)
             torch._foreach_add_(cells, words)
         else:
-            pinned = torch.tensor(words, dtype=torch.int64, pin_memory=True)
+            pinned = torch.tensor(words, dtype=torch.int64, device="cpu", pin_memory=True)
             target.copy_(pinned, non_blocking=True)
 
 

@@ -73,8 +73,6 @@ def preconditioned_tune(
     values = load_window(window, WINDOW, WINDOW_TILE)
     norms = load_window(norm_window, WINDOW, WINDOW_TILE)
     count = slot_total(partials, num_slots, "slot.count")
-    gauged_growth = slot_total(partials, num_slots, "slot.growth")
-    gauged_metric_sq = slot_total(partials, num_slots, "slot.metric_sq")
     start_sq = slot_total(partials, num_slots, "slot.start_sq")
     grad_sq, inv_scale, finite, active = load_gradient(
         partials, num_slots, grad_scale, found_inf, True
@@ -98,9 +96,9 @@ def preconditioned_tune(
     least = tl.maximum(initial_momentum, 0.5)
     momentum = least
     if k >= 1:
-        h = scale * scale * (unread_metric_sq + gauged_metric_sq)
+        h = scale * scale * unread_metric_sq
         radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
-        growth += unread_growth + gauged_growth
+        growth += unread_growth
         radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
         grad_sq_sum += h
         debias = 1.0 - beta_power
@@ -176,6 +174,7 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.average_decay"), square_decay)
         tl.store(out + at("yellowfin.average_gain"), fresh)
         tl.store(out + at("yellowfin.spike_clip"), calm)
+        tl.store(out + at("yellowfin.lr"), group_lr)
 
 
 def launch(

@@ -171,7 +171,7 @@ def yellowfin_tune(
     # 9
     calm, recent = calm_factor(h, envelope_sq, recent, k, e, ADAPTIVE_CLIP, ROBUST)
     if ROBUST:
-        growth += unread_growth + slot_total(partials, num_slots, "slot.growth")
+        growth += unread_growth
         start_sq = slot_total(partials, num_slots, "slot.start_sq")
         radius = tl.where(k == 0, first_radius(start_sq), radius)
         radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
@@ -223,6 +223,7 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.average_decay"), beta)
         tl.store(out + at("yellowfin.average_gain"), average_gain)
         tl.store(out + at("yellowfin.spike_clip"), 1.0)
+        tl.store(out + at("yellowfin.lr"), group_lr)
 
     if SKETCH:
         tl.store(window + WINDOW + bucket, beta * average + average_gain * sketch)

@@ -1,0 +1,57 @@
+"""What the updates gauge, from the tables where they leave it into the tuner's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from yfkernels.distributed.sharding import ShardGroup, Sharding
+from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tuner import GAUGES
+
+
+class Gauges:
+    """Brings what the update of every table has gauged to one place, straight after the update.
+
+    A single table, on that device and of whole tensors, is told to write there itself. Where there
+    are more, or shards of them, each has a place of its own, and `collect` adds them up.
+
+    Args:
+        tables: every table of the optimizer on this process.
+        sharding: the processes that share the parameters.
+        unread: where the sums have to be: GAUGES, float64.
+    """
+
+    def __init__(
+        self, tables: Sequence[TensorTable], sharding: Sharding, unread: Tensor
+    ) -> None:
+        self._tables = list(tables)
+        self._sharding = sharding
+        self._unread = unread
+        self._direct = len(tables) == 1 and not sharding and tables[0].device == unread.device
+        if self._direct:
+            tables[0].gauges = unread
+
+    def collect(self, coefficients: Tensor) -> None:
+        """Adds up what this step's update has left; all processes that share parameters take part.
+
+        On CUDA devices asynchronous, and legal under graph capture.
+
+        Args:
+            coefficients: of the step. If it did not count, everything stays as it was.
+        """
+        if self._direct:
+            return
+        total = self._sharding.total(self._sum, self._unread.device)
+        active = coefficients[0, 0].to(total.device, non_blocking=True)
+        self._unread.copy_(torch.where(active != 0.0, total, self._unread))
+
+    def _sum(self, shard: ShardGroup | None, device: torch.device) -> Tensor:
+        """Of all tables split over `shard`, one after the other, on `device`."""
+        total = torch.zeros(len(GAUGES), dtype=torch.float64, device=device)
+        for table in self._tables:
+            if table.shard == shard:
+                total += table.gauges.to(device)
+        return total
