@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-_INSIDE = tuple(str(Path(module.__file__ or "").parent) for module in (sys.modules["yfkernels"], torch))
+_INSIDE = tuple(
+    str(Path(module.__file__ or "").parent) for module in (sys.modules["yfkernels"], torch)
+)
 
 
 def warn(message: str) -> None:
@@ -16,4 +18,4 @@ def warn(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level - 1)
+    warnings.warn(message, stacklevel=level)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from cases import Target, assert_same_bits, normal
 from kinds import Kind
-from torch import Tensor, nn
+from torch import nn
 
 pytestmark = pytest.mark.kernel_free
 
@@ -97,9 +97,7 @@ MOVES = (clone_each, swap_data, new_dicts, another_order, in_double, transposed,
 
 
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
-def test_moved_state_is_followed(
-    move: Callable[[torch.optim.Optimizer], None], pair: Pair
-) -> None:
+def test_moved_state_is_followed(move: Callable[[torch.optim.Optimizer], None], pair: Pair) -> None:
     pair.train(3)
     for _ in range(3):
         move(pair.optimizer)
@@ -223,7 +221,9 @@ def test_reset(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     pair.assert_equal()
 
 
-def test_reset_of_the_statistics_alone(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_reset_of_the_statistics_alone(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
     pair = Pair(kind, target, rng)
     pair.train(4)
     pair.optimizer.reset(state=False)
@@ -280,5 +280,3 @@ def test_a_step_without_any_gradient_is_none(
         optimizer.step()
         if gradient is None:
             assert_same_bits((p.detach(), optimizer.state_dict()), before)
-
-

@@ -27,7 +27,8 @@ def gradients(rng: np.random.Generator, target: Target, like: Tensor) -> list[Te
 def test_wrapper_subclasses(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     """They have elements and no memory of their own: data_ptr() is 0."""
     value = normal(rng, torch.empty(5, 3)).float().to(target.device)
-    p, q, beside = nn.Parameter(wrapped(value)), nn.Parameter(value), nn.Parameter(value.clone())
+    p, q = nn.Parameter(wrapped(value)), nn.Parameter(value.clone())
+    beside = nn.Parameter(value.clone())
     optimizer = kind.build([p, beside], backend=target.backend)
     expected = kind.build([q, nn.Parameter(value.clone())], backend="torch")
     assert p.data_ptr() == 0
@@ -37,9 +38,9 @@ def test_wrapper_subclasses(kind: Kind, target: Target, rng: np.random.Generator
         optimizer.step()
         expected.step()
     assert not torch.equal(q.detach(), value)
-    for part in (p.detach().a, p.detach().b):
-        torch.testing.assert_close(part, q.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(beside, q, rtol=1e-5, atol=1e-6)
+    # sums in float32 on the one side, in float64 on the other: YellowFin steps by them
+    for part in (p.detach().a, p.detach().b, beside.detach()):
+        torch.testing.assert_close(part, q.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["adjoint", "conj", "negative", "imaginary"])
@@ -108,18 +109,17 @@ def test_fake_tensors(kind: Kind) -> None:
     assert shapes >= {(3, 5), (3,)}
 
 
-def test_parameters_on_meta(kind: Kind) -> None:
-    """Models are built there first; a step is legal and moves nothing."""
+def test_parameters_on_meta_are_refused(kind: Kind) -> None:
+    """Models are built there first; there is nothing to move yet."""
     p = nn.Parameter(torch.ones(3, device="meta"))
     optimizer = kind.build([p])
     p.grad = torch.ones_like(p)
-    optimizer.step()
-    assert all(v.is_meta for n, v in optimizer.state[p].items() if n != "step")
+    with pytest.raises(RuntimeError, match=r"parameter 0 .* meta.*to_empty"):
+        optimizer.step()
+    assert not optimizer.state
 
 
-def test_default_device_is_not_ours(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
+def test_default_device_is_not_ours(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     value = normal(rng, torch.empty(5, 3)).float().to(target.device)
     params = [nn.Parameter(value.clone()) for _ in range(2)]
     grads = gradients(rng, target, value)

@@ -43,11 +43,15 @@ def _another_size(state: dict[str, Any], kind: Kind) -> str:
 
 def _missing_buffer(state: dict[str, Any], kind: Kind) -> str:
     name, held = max(kind.state), state["state"][0]
+    if len(kind.state) == 1:
+        pytest.skip("what is left is a user's own state of a parameter that has not begun")
     held["another"] = held.pop(name)
     return name
 
 
 def _no_global_state(state: dict[str, Any], kind: Kind) -> str:
+    if kind.saves == "gate":
+        pytest.skip("a gate that is missing takes its default")
     del state["param_groups"][0][kind.saves]
     return kind.saves
 
@@ -148,15 +152,22 @@ def test_refuses_numbers_of_another_meaning(
         YellowFin([p], **loading).load_state_dict(first.state_dict())
 
 
-def test_refuses_a_state_without_masters(
+def test_masters_begin_as_their_parameters(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
-    """Saved with stochastic rounding, which needs none: the message asks about the options."""
+    """Saved with stochastic rounding, which needs none."""
     rounded = Training(kind, target, rng, torch.bfloat16, **ROUNDS)
     rounded.train(rounded.optimizer, rounded.params, 0, 3)
-    other = Training(kind, target, rng, torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"master.*options"):
-        other.optimizer.load_state_dict(rounded.optimizer.state_dict())
+    params = rounded.copy_params()
+    other = Training(kind, target, rng, torch.bfloat16).build(params)
+    other.load_state_dict(rounded.optimizer.state_dict())
+    for p in params:
+        p.grad = None
+    params[0].grad = torch.zeros_like(params[0])
+    before = params[0].detach().clone()
+    other.param_groups[0]["lr"] = 0.0
+    other.step()
+    assert_same_bits(other.state[params[0]]["master"].to(before.dtype), before)
 
 
 def test_refuses_the_state_of_another_optimizer(kind: Kind, target: Target) -> None:
@@ -178,7 +189,10 @@ def test_refuses_the_state_of_a_sibling(saved: Any, loading: Any, missing: str) 
     p.grad = torch.ones(3)
     first = saved([p])
     first.step()
-    with pytest.raises(RuntimeError, match=rf"yfkernels\.{loading.__name__}.*{missing}"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"{missing}.*yfkernels\.{loading.__name__}|yfkernels\.{loading.__name__}.*{missing}",
+    ):
         loading([p]).load_state_dict(first.state_dict())
 
 

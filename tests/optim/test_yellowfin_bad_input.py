@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -94,31 +96,77 @@ def test_options_at_odds_with_the_robust_mode(options: dict[str, Any]) -> None:
     YellowFin([parameter()], **options, robust=False)
 
 
-@pytest.mark.parametrize("lr", [1e-3, 0.1, torch.tensor(3e-4)], ids=str)
+def warnings_of(lrs: Iterable[Any], **options: Any) -> list[Any]:
+    """What a training says in which every step's lr, or those of all groups, are these."""
+    lrs = list(lrs)
+    first = lrs[0] if isinstance(lrs[0], tuple) else lrs[:1]
+    groups = [{"params": [parameter()], "lr": lr} for lr in first]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer = YellowFin(groups, **options)
+        for each in lrs:
+            for group, lr in zip(
+                optimizer.param_groups, each if isinstance(each, tuple) else [each]
+            ):
+                group["lr"] = lr
+                group["params"][0].grad = torch.ones_like(group["params"][0])
+            optimizer.step()
+    return caught
+
+
+RAMP = [k / 200 for k in range(1, 201)]
+
+
+@pytest.mark.parametrize(
+    "lrs",
+    [
+        [1e-3] * 12,
+        [0.1] * 12,
+        [torch.tensor(3e-4)] * 12,
+        [0.0, *[1e-3] * 12],
+        [*[k * 1e-4 for k in range(1, 11)], *[1e-3] * 12],  # a warm-up to 1e-3
+        [1e-3 * (1 + math.cos(k / 20)) for k in range(60)],
+        [(1e-3, 1e-4)] * 12,
+    ],
+    ids=["constant", "largest", "tensor", "from 0", "warm-up", "cosine", "groups"],
+)
 @pytest.mark.parametrize("preconditioner", ["auto", None])
-def test_a_learning_rate_for_lr(lr: Any, preconditioner: str | None) -> None:
-    """AdamW's 1e-3 is no error, and would train next to nothing: the user's line is named."""
-    with pytest.warns(UserWarning, match=f"lr={float(lr):g} is not a learning rate") as caught:
-        YellowFin([parameter()], lr=lr, preconditioner=preconditioner)
+def test_a_learning_rate_for_lr(lrs: list[Any], preconditioner: str | None) -> None:
+    """AdamW's 1e-3 is no error, and trains next to nothing: the user's line is named, once."""
+    caught = warnings_of(lrs, preconditioner=preconditioner)
     assert [warning.filename for warning in caught] == [__file__]
+    assert "is not a learning rate but a multiplier" in str(caught[0].message)
     assert "lr=1.0" in str(caught[0].message)
+    assert "Trainer" in str(caught[0].message)
 
 
 @pytest.mark.parametrize(
     ("lrs", "options"),
     [
-        ((1.0,), {}),
-        ((0.3,), {}),
-        ((0.0,), {}),  # a schedule begins there
-        ((0.01, 1.0), {}),  # layers that are to move less than others
-        ((0.01,), {"robust": False, "trust_ratio": True}),  # LAMB's
+        ([1.0] * 12, {}),
+        ([0.3] * 12, {}),
+        ([0.0] * 12, {}),
+        ([(0.01, 1.0)] * 12, {}),  # layers that are to move less than others
+        ([1e-3, 1e-3, *[1.0] * 12], {}),  # a scheduler sets it later
+        (RAMP, {}),
+        ([0.0, *RAMP], {}),
+        (RAMP[::-1], {}),  # a decay
+        ([0.01] * 12, {"robust": False, "trust_ratio": True}),  # LAMB's
     ],
-    ids=str,
+    ids=["1", "0.3", "0", "groups", "later", "warm-up", "warm-up from 0", "decay", "published"],
 )
-def test_multipliers_that_are_meant(lrs: tuple[float, ...], options: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        YellowFin([{"params": [parameter()], "lr": lr} for lr in lrs], **options)
+def test_multipliers_that_are_meant(lrs: list[Any], options: dict[str, Any]) -> None:
+    assert not warnings_of(lrs, **options)
+
+
+def test_the_warning_survives_a_copy() -> None:
+    optimizer = YellowFin([parameter()], lr=1e-3)
+    with pytest.warns(UserWarning, match="multiplier"):
+        for _ in range(6):
+            optimizer = copy.deepcopy(optimizer)
+            (p,) = optimizer.param_groups[0]["params"]
+            p.grad = torch.ones_like(p)
+            optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "betas"])

@@ -109,9 +109,7 @@ def _here(tensor: Any, sharded: bool) -> Any:
 class PythonWatch:
     """The walk in Python; arguments as `watch`."""
 
-    def __init__(
-        self, rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]
-    ) -> None:
+    def __init__(self, rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]) -> None:
         self._sizes = list(sizes)
         self._entries = entries
         self._params = [None if e.place == Place.PLAIN else _Form.of(e.param) for e in entries]

@@ -312,5 +312,3 @@ class FusedOptimizer(Optimizer):
             handle.remove()
         saved.restore()
         self._adopt_statistics()
-
-

@@ -72,6 +72,7 @@ class Plan:
         for index, param in enumerate(params):
             if param.grad is not None:
                 refuse_sparse(param.grad, index)
+                _refuse_meta(param, index)
         shards: dict[ShardGroup, None] = {}
         rows: dict[_Key, list[Row]] = {}
         members: dict[_Key, list[Tensor]] = {}
@@ -293,6 +294,14 @@ def refuse_sparse(grad: Tensor, index: int) -> None:
             f"sparse gradients are not supported: parameter {index} of shape "
             f"{tuple(grad.shape)} has a gradient of layout {grad.layout}. "
             "Use sparse=False in the embedding, or call grad.to_dense() before step()"
+        )
+
+
+def _refuse_meta(param: Tensor, index: int) -> None:
+    if param.is_meta:
+        raise RuntimeError(
+            f"parameter {index} of shape {tuple(param.shape)} is on meta, where there is nothing "
+            "to update: module.to_empty(device=...) gives it memory"
         )
 
 

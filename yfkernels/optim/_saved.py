@@ -65,8 +65,9 @@ class SavedState:
         elif begun and optimizer._statistics_needed:
             raise RuntimeError(
                 f"the state_dict has state of parameters but no {name!r} in its first parameter "
-                "group: what saved it has dropped it. Save optimizer.state_dict() itself, or begin "
-                "anew with an empty 'state'"
+                f"group: it was not saved by yfkernels.{type(optimizer).__name__}, or what saved "
+                "it has dropped that. Save optimizer.state_dict() itself, or load it with an empty "
+                "'state' to begin anew"
             )
 
     def _each(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:

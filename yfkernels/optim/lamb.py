@@ -98,7 +98,7 @@ class LAMB(GatedOptimizer):
     _attributes = (*GatedOptimizer._attributes, "_preset", "_warned")
     _warned = False
     _state_names = ("exp_avg", "exp_avg_sq")
-    _defining_options = frozenset(("grad_averaging",))
+    _defining_options = frozenset(("grad_averaging", "trust_norm_bounds"))
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
 from yfkernels.tuning.yellowfin import YellowFinTuner
 
+
 class YellowFin(RuleOptimizer):
     r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
 
@@ -105,6 +106,7 @@ class YellowFin(RuleOptimizer):
     _attributes = (*RuleOptimizer._attributes, "_lr_watch")
     _statistics_name = "tuner"
     _statistics_needed = True
+    _defining_options = frozenset(("decoupled_weight_decay",))
     _tunes_on_host = True
     _tuner: YellowFinTuner
 
@@ -292,7 +294,10 @@ class YellowFin(RuleOptimizer):
                 f"the state_dict's tuner has shape {tuple(state.shape)} and format "
                 f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
             )
-        for name, without in (("robust", "robust=False"), ("preconditioned", "preconditioner=None")):
+        for name, without in (
+            ("robust", "robust=False"),
+            ("preconditioned", "preconditioner=None"),
+        ):
             before, now = bool(head[name]), bool(getattr(options, name))
             if before != now:
                 mode = "robust" if name == "robust" else "a preconditioner"

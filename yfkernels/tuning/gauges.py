@@ -24,9 +24,7 @@ class Gauges:
         unread: where the sums have to be: GAUGES, float64.
     """
 
-    def __init__(
-        self, tables: Sequence[TensorTable], sharding: Sharding, unread: Tensor
-    ) -> None:
+    def __init__(self, tables: Sequence[TensorTable], sharding: Sharding, unread: Tensor) -> None:
         self._tables = list(tables)
         self._sharding = sharding
         self._unread = unread

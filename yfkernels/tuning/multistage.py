@@ -127,7 +127,7 @@ def _check_stages(stages: Any) -> None:
 
 def _momentum_key(group: dict[str, Any]) -> str:
     for key in ("beta", "betas", "momentum"):
-        if key in group:
+        if key in group and "tuned_lr" not in group:  # YellowFin's momentum is there to be read
             return key
     raise ValueError(
         "Invalid stages: beta is to vary, but the optimizer's groups have no 'beta', 'betas' or "
