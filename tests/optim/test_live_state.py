@@ -263,7 +263,7 @@ def test_a_parameter_listed_twice_is_refused(kind: Kind, target: Target) -> None
         warnings.simplefilter("ignore")  # torch warns of it
         optimizer = kind.build([p, p], backend=target.backend)
     p.grad = torch.ones_like(p)
-    with pytest.raises(RuntimeError, match="parameter 1 .* parameter 0 again"):
+    with pytest.raises(RuntimeError, match=r"parameter 1 .* parameter 0 again"):
         optimizer.step()
     assert torch.equal(p.detach(), torch.ones_like(p))
 

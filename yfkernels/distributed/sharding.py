@@ -23,20 +23,16 @@ def is_dtensor(tensor: Any) -> bool:
 
 def local(tensor: Any) -> Tensor:
     """This process's part of a tensor: itself, unless it is a DTensor."""
-    part: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
-    return part.wait() if hasattr(part, "trigger_wait") else part  # an AsyncCollectiveTensor
+    part: Any = tensor.to_local() if is_dtensor(tensor) else tensor
+    here: Tensor = part.wait() if hasattr(part, "trigger_wait") else part  # still on its way
+    return here
 
 
-def is_split_otherwise(grad: Any, param: Any) -> bool:
-    """Whether a gradient is a DTensor with other placements than its parameter's."""
-    return is_dtensor(grad) and grad.placements != param.placements
-
-
-def grad_part(grad: Any, param: Any) -> Tensor | None:
+def grad_part(grad: Any, param: Any) -> Tensor:
     """This process's part of a gradient, split as its parameter is; partial sums are added up."""
-    if is_split_otherwise(grad, param):
+    if is_dtensor(grad) and grad.placements != param.placements:
         grad = grad.redistribute(param.device_mesh, param.placements)
-    return None if grad is None else local(grad)
+    return local(grad)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Whether everything that the tensor tables point at is still where it was.
 
 An address is trusted only while it is checked. Programs replace state, offload it, swap parameters
-and assign to `.data`; so every step looks at the live parameters, gradients and states. csrc/watch.h
-does it without a Python object per tensor, where torch offers DLPack's exchange API (from 2.10 on);
-this is the same walk in Python.
+and assign to `.data`; so every step looks at the live parameters, gradients and states.
+csrc/watch.h does it without a Python object a tensor, where torch offers DLPack's exchange API
+(from 2.10 on); this is the same walk in Python.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class FusedOptimizer(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler is to leave unscaling and skipping to step(); as in torch's fused ones.
+        """Whether GradScaler leaves unscaling and skipping to step(), as with torch's fused ones.
 
         Not by default: Lightning refuses to clip the gradients of an optimizer that has this, and
         Accelerate would not notice a skipped step.

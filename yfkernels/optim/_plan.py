@@ -109,8 +109,8 @@ class Plan:
             first = start + sharding.shard_offset(param)
             same.append(Row(len(places) - 1, group, first, columns))
             members.setdefault(key, []).append(param)
-        for key in rows:
-            table = TensorTable(key.backend, rows[key], shard=key.shard)
+        for key, same in rows.items():
+            table = TensorTable(key.backend, same, shard=key.shard)
             table.inherit_norms(before)
             table.params = list(map(_versioned, members[key]))
             self.tables.append(table)
@@ -252,7 +252,7 @@ class Plan:
         self._written_back = []
         for table in self.tables:
             if table.backend != "torch":
-                bump_versions(table.updated)
+                _bump_versions(table.updated)
             table.release()
 
 
@@ -325,11 +325,13 @@ def _takes_lists() -> bool:
     return True
 
 
-if _takes_lists():
-    bump_versions = torch.autograd.graph.increment_version
-else:
+_TAKES_LISTS = _takes_lists()
 
-    def bump_versions(tensors: Iterable[Tensor]) -> None:
-        """Tells autograd that these have been written to."""
-        for tensor in tensors:
-            torch.autograd.graph.increment_version(tensor)
+
+def _bump_versions(tensors: Iterable[Tensor]) -> None:
+    """Tells autograd that these have been written to: kernels write without its knowledge."""
+    if _TAKES_LISTS:
+        torch.autograd.graph.increment_version(tensors)
+        return
+    for tensor in tensors:
+        torch.autograd.graph.increment_version(tensor)

@@ -1,4 +1,4 @@
-"""A state_dict on its way into an optimizer: looked at before anything changes, then in full bits."""
+"""A state_dict on its way into an optimizer: checked before anything changes, then in full bits."""
 
 from __future__ import annotations
 

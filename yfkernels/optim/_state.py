@@ -70,7 +70,8 @@ class StateLayout:
 
         What is brought is put into `state`, after all of it has been looked at.
         """
-        columns, changed = {}, {}
+        columns: dict[Column, Tensor] = {}
+        changed: dict[str, Tensor] = {}
         for name, column in self.columns(view).items():
             value = state.get(name)
             part = self._part(name, value, param)
@@ -82,7 +83,7 @@ class StateLayout:
                 )
             if part is None or not self._lies_as(part, name, view):
                 part = self._tensor(name, view, part)
-            if part is not value:
+            if part is not sharding.local(value):
                 changed[name] = part if name == "step" else sharding.like(param, part)
             columns[column] = part
         state.update(changed)

@@ -273,6 +273,9 @@ class YellowFin(RuleOptimizer):
     def _publish_readouts(self) -> None:
         self._readouts = self._tuner.readouts(len(self.param_groups))
         for group, (lr, momentum) in zip(self.param_groups, self._readouts):
+            loaded = group.get("tuned_lr")
+            if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
+                lr.copy_(loaded.reshape(()))
             group["tuned_lr"], group["momentum"] = lr, momentum
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -294,13 +297,11 @@ class YellowFin(RuleOptimizer):
                 f"the state_dict's tuner has shape {tuple(state.shape)} and format "
                 f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
             )
-        for name, without in (
-            ("robust", "robust=False"),
-            ("preconditioned", "preconditioner=None"),
-        ):
+        modes = {"robust": ("robust", "robust=False")}
+        modes["preconditioned"] = ("a preconditioner", "preconditioner=None")
+        for name, (mode, without) in modes.items():
             before, now = bool(head[name]), bool(getattr(options, name))
             if before != now:
-                mode = "robust" if name == "robust" else "a preconditioner"
                 raise RuntimeError(
                     f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
                     f"optimizer has robust={chosen['robust']} and preconditioner="
