@@ -102,6 +102,17 @@ def check_checkpoint_resumes(rank: int, build: Build) -> None:
             assert torch.equal(local(resumed.state[param][name]), local(value)), name
 
 
+def check_one_process_saves_alone(rank: int, build: Build) -> None:
+    """Nobody has to be asked: all processes have the whole tuner after every step."""
+    _, opt = sharded(build)
+    if rank == 0:
+        opt.state_dict()
+    mine = opt._tuner.state.nan_to_num(7.0)
+    everyone = [torch.empty_like(mine) for _ in range(WORLD)]
+    dist.all_gather(everyone, mine)
+    assert torch.equal(everyone[0], everyone[1])
+
+
 def check_one_bad_shard_skips_all(rank: int, build: Build) -> None:
     model, opt = sharded(build)
     before = [param.to_local().clone() for param in model.parameters()]
@@ -185,6 +196,7 @@ def check_rounds_as_alone(rank: int) -> None:
 CHECKS = [
     check_sharded_equals_alone,
     check_checkpoint_resumes,
+    check_one_process_saves_alone,
     check_one_bad_shard_skips_all,
     check_replicas_stay_equal,
     check_a_process_without_any_element,
