@@ -140,6 +140,7 @@ class TensorTable:
         self._params = [row.param for row in self.rows]
         self.updated: list[Tensor] = []  # parameters that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
+        # a place of its own, until a tuner names one in its state
         self.gauges = torch.zeros(len(GAUGES), dtype=torch.float64, device=self.device)
         if fused:
             self._upload(counts)
