@@ -68,7 +68,8 @@ build: $(requirements) ## compile the extension in place
 # An environment of its own for each requirements-NAME.txt, with the package in it.
 .venv-%/.installed: requirements-%.txt requirements.txt pyproject.toml setup.py | .venv-%/bin/python
 	.venv-$*/bin/python -m pip install --requirement requirements-$*.txt
-	$(if $(filter frameworks,$*),.venv-$*/bin/python -m pip install --no-deps timm==1.0.31)
+	$(if $(filter frameworks,$*),.venv-$*/bin/python -m pip install \
+	  --no-deps fastai==2.8.12 timm==1.0.31)
 	.venv-$*/bin/python -m pip install --no-deps --no-build-isolation \
 	  --config-settings editable_mode=compat --editable .
 	touch $@

@@ -128,12 +128,12 @@ def test_equals_torch(name: str, tmp_path: Path) -> None:
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("optimizer", [yfkernels.YellowFin, yfkernels.QHM, yfkernels.QHAdam])
-def test_is_built_by_the_trainer(optimizer: type[torch.optim.Optimizer], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OURS)
+def test_is_built_by_the_trainer(name: str, tmp_path: Path) -> None:
     """The Trainer makes the groups, and sorts out what decays."""
     model = Model()
     before = [p.detach().clone() for p in model.parameters()]
-    handed_in = (optimizer, {"lr": 1.0})
+    handed_in = (OURS[name].func, OURS[name].keywords)
     make_trainer(tmp_path, model, optimizer_cls_and_kwargs=handed_in, weight_decay=0.1).train()
     assert not any(map(torch.equal, before, model.parameters()))
 
