@@ -17,10 +17,11 @@ export YFK_CUDA_ARCHS = 90
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench convergence lint gpu build clean
+.PRECIOUS: %/bin/python
+.PHONY: help demo test test-frameworks test-oldest-torch bench convergence lint gpu build clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: build ## train a small network with YellowFin, AdamW and SGD
 	$(PYTHON) -m yfkernels.cli demo
@@ -30,6 +31,14 @@ sharing = $(if $(shell $(PYTHON) -c 'import xdist' 2>&1),,-n auto --maxprocesses
 
 test: build ## run all tests
 	$(PYTHON) -m pytest $(sharing)
+
+test-frameworks: .venv-frameworks/.installed ## tests with the real frameworks, in an environment of their own
+	.venv-frameworks/bin/python setup.py --quiet build_ext --inplace
+	.venv-frameworks/bin/python -m pytest tests/frameworks tests/distributed
+
+test-oldest-torch: .venv-oldest-torch/.installed ## tests with the oldest torch that is promised, in another
+	.venv-oldest-torch/bin/python setup.py --quiet build_ext --inplace
+	.venv-oldest-torch/bin/python -m pytest tests/optim tests/distributed
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.cli bench --check
@@ -56,12 +65,27 @@ build: $(requirements) ## compile the extension in place
 	  --config-settings editable_mode=compat --editable .
 	touch $@
 
-.venv/bin/python:
-	@for python in python3 python3.13 python3.12 python3.11 python3.10; do \
-	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; \
-	  then echo "$$python -m venv .venv"; exec $$python -m venv .venv; fi; \
-	done; echo 'make: no Python >= 3.10 with venv was found; install one, or name one: make PYTHON=...' >&2; exit 1
+# An environment of its own for each requirements-NAME.txt, with the package in it.
+.venv-%/.installed: requirements-%.txt requirements.txt pyproject.toml setup.py | .venv-%/bin/python
+	.venv-$*/bin/python -m pip install --requirement requirements-$*.txt
+	$(if $(filter frameworks,$*),.venv-$*/bin/python -m pip install \
+	  --no-deps fastai==2.8.12 timm==1.0.31)
+	.venv-$*/bin/python -m pip install --no-deps --no-build-isolation \
+	  --config-settings editable_mode=compat --editable .
+	touch $@
 
-clean: ## remove what was built; keeps .venv
+pythons = (3, 10) <= v
+.venv/bin/python: or_name = , or name one: make PYTHON=...
+.venv-frameworks/bin/python: pythons = (3, 11) <= v
+.venv-oldest-torch/bin/python: pythons = (3, 10) <= v < (3, 13)
+%/bin/python:
+	@for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	  if $$python -c 'import sys, venv, ensurepip; v = sys.version_info; sys.exit(not $(pythons))' \
+	    2>/dev/null; \
+	  then echo "$$python -m venv $*"; exec $$python -m venv $*; fi; \
+	done; echo 'make: no Python with venv was found whose version v is $(pythons); install one$(or_name)' \
+	  >&2; exit 1
+
+clean: ## remove what was built; keeps the environments
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	rm -f yfkernels/_C*.so yfkernels/_build.json

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -14,6 +15,11 @@ from yfkernels.ops import backend_status
 
 BACKENDS = ("native", "triton", "torch")
 CANARY = 77.0  # exact in every dtype
+
+takes_names = pytest.mark.skipif(
+    torch.__version__ < (2, 6),
+    reason=f"torch {torch.__version__} takes no named parameters; 2.6 is the first that does",
+)
 
 # YellowFin's ways to the statistics: what its kernels are compiled for.
 MODES: dict[str, dict[str, Any]] = {

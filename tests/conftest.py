@@ -18,13 +18,14 @@ if not torch.cuda.is_available():
 
 from cases import BACKENDS, Target, why_unusable  # after the environment is set
 from interpreter import remember_builtins
+from processes import Pair
 from repeats import leave_out_repeats
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-# What is compiled for all tests of such a folder is compiled once: they stay in one process.
-COMPILED_TOGETHER = ("tests/cuda", "tests/cuda_on_cpu")
+# What all tests of such a folder need is compiled, or started, once: they stay in one process.
+KEPT_TOGETHER = ("tests/cuda", "tests/cuda_on_cpu", "tests/distributed")
 
 if why_unusable(Target("triton", "cpu")) is None:
     remember_builtins()
@@ -55,7 +56,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One test after the other to whoever is free, but for those that share what they compile.
+    """One test after the other to whoever is free, but for those that share what they need.
 
     (The groups of pytest-xdist 3.8 itself have no effect under pytest 9.2.)
     """
@@ -64,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             folder = nodeid.partition("::")[0].rpartition("/")[0]
-            return folder if folder in COMPILED_TOGETHER else nodeid
+            return folder if folder in KEPT_TOGETHER else nodeid
 
     return Scheduling(config, log)
 
@@ -107,3 +108,11 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Two processes for checks that take two; started when first called."""
+    pair = Pair()
+    yield pair
+    pair.stop()

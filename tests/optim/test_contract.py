@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Target, assert_same_bits
+from cases import Target, assert_same_bits, takes_names
 from torch import Tensor
 from training import Build, Model, backward, moved, train, values
 
@@ -170,6 +170,7 @@ def test_load_pre_hook_may_replace_the_state(build: Build, model: Model) -> None
     assert_same_bits(optimizer.state_dict()["state"], good["state"])
 
 
+@takes_names
 def test_named_parameters(build: Build, model: Model) -> None:
     reference = copy.deepcopy(model)
     optimizer, other = build(model.named_parameters()), build(reference.parameters())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import MODES, SMALL, Gradients, Group, Target, normal, specs
+from cases import MODES, SMALL, Gradients, Group, Target, normal, specs, takes_names
 from preconditioned_twin import yellowfin_beside
 from twin import Twin
 
@@ -370,6 +370,7 @@ def test_check_values_of_the_specification(
     assert {k: seen[k] for k in expected} == pytest.approx(expected, rel=2e-5)
 
 
+@takes_names
 @pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
 def test_trust_ratio_makes_the_step_as_long_as_the_tensor(
     momentum_form: str, target: Target, rng: np.random.Generator

@@ -34,7 +34,7 @@ def parameters(dtypes: Sequence[torch.dtype]) -> list[nn.Parameter]:
 def step(optimizer: Any, params: list[nn.Parameter], seed: int, factor: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for p in params:
-        p.grad = (factor * torch.randn(p.shape, generator=generator)).to(p.dtype)
+        p.grad = (factor * torch.randn(p.shape, generator=generator)).to(p.device, p.dtype)
     optimizer.step()
 
 
@@ -68,6 +68,28 @@ def test_what_an_update_gauges_is_in_the_state_at_once(
         else:
             assert float(state[FIRST]) == sum(float(table.gauges[0]) for table in tables)
     assert optimizer._tuner.state is state
+
+
+@pytest.mark.cuda
+@each_dtypes
+@pytest.mark.parametrize("capturable", [False, True])
+def test_on_a_gpu_it_lies_beside_the_parameters(
+    capturable: bool, dtypes: Sequence[torch.dtype]
+) -> None:
+    """So that the host, if it tunes, does not wait for the update too."""
+    params = [nn.Parameter(p.detach().cuda()) for p in parameters(dtypes)]
+    optimizer = YellowFin(params, preconditioner=None, capturable=capturable)
+    step(optimizer, params, 0)
+    state = optimizer._tuner.state
+    for seed in (1, 2):
+        before = in_full(optimizer, params)
+        step(optimizer, params, seed)
+        expected = growth(before, in_full(optimizer, params))
+        assert float(state[FIRST]) == pytest.approx(expected, rel=1e-4)
+    assert optimizer._tuner.state is state
+    assert state.is_cuda
+    if dtypes is ONE_TABLE:
+        assert optimizer._tables[0].gauges.data_ptr() == state[UNREAD].data_ptr()
 
 
 @each_backend

@@ -145,6 +145,7 @@ class TensorTable:
         self.params: list[Tensor] = []  # as autograd knows them, one a row
         self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
+        # a place of its own, until a tuner names one in its state
         self.gauges = torch.zeros(len(GAUGES), dtype=torch.float64, device=self.device)
         if fused:
             self._upload(counts)

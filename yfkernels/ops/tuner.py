@@ -107,8 +107,13 @@ class TunerOptions:
         return 2 if self.preconditioned else 1 if self.robust else 0
 
 
-_FORMAT_4 = [name for name in STATE_FIELDS if name not in (*OPTIONS_IN_STATE, GAUGES[1])]
-_FORMAT_4.insert(_FORMAT_4.index("envelope_avg"), GAUGES[1])
+_FORMAT_4 = (
+    *("format", "step", "skipped", "beta_power", "grad_sq_avg", "h_min_avg", "h_max_avg"),
+    *("grad_norm_avg", "distance_avg", "sparsity_avg", "unread_growth", "growth", "radius"),
+    *("grad_sq_sum", "recent_sq_avg", "recent_power", "unread_metric_sq", "envelope_avg"),
+    *("envelope", "mean_sq_avg", "scale", "h_min", "h_max", "variance", "distance", "lr"),
+    *("momentum", "grad_norm", "clip_coefficient"),
+)
 
 
 def upgraded(state: Tensor, options_in_state: Tensor | None, options: TunerOptions) -> Tensor:
@@ -122,7 +127,7 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: TunerOptio
         options: those of the tuner that is to read it. They stand for what a state before the first
             step does not tell.
     """
-    if state.numel() < len(_FORMAT_4) or float(state[0]) != 4.0:
+    if state.dim() != 1 or len(state) < len(_FORMAT_4) or float(state[0]) != 4.0:
         return state
     state = state.detach().to(torch.float64)
     head = dict(zip(_FORMAT_4, state.tolist()))

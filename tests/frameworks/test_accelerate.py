@@ -1,0 +1,171 @@
+"""Accelerate: save_state and load_state go on bit for bit, alone, in two processes and sharded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from processes import WORLD, Pair
+from resume import (
+    BATCH,
+    BUILDS,
+    EQUALS,
+    STEPS,
+    Build,
+    Snapshot,
+    assert_close,
+    assert_resumes,
+    make_model,
+    samples,
+    snapshot,
+)
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, TensorDataset
+
+accelerate = pytest.importorskip(
+    "accelerate", reason="accelerate is not installed; `make test-frameworks` installs it"
+)
+
+CLIP = 1.0
+PARTS = 2  # of a batch, whose gradients are accumulated
+
+
+@contextmanager
+def plain(**options: Any) -> Iterator[Any]:
+    """An Accelerator, which keeps what it knows in globals."""
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()
+    with patch.dict(os.environ):
+        yield accelerate.Accelerator(cpu=True, gradient_accumulation_steps=PARTS, **options)
+
+
+@contextmanager
+def among_two(rank: int, **options: Any) -> Iterator[Any]:
+    """An Accelerator in a process group that is there already; its models become DDP's."""
+    names = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    values = {name: str(value) for same, value in zip(names, (rank, WORLD)) for name in same}
+    with patch.dict(os.environ, values | {"OMP_NUM_THREADS": "1"}), plain(**options) as accelerator:
+        assert accelerator.num_processes == WORLD
+        yield accelerator
+
+
+@contextmanager
+def sharded(rank: int, **options: Any) -> Iterator[Any]:
+    """An Accelerator that shards with FSDP2.
+
+    It offers that on GPUs and their like only, but what it does then is as good on CPUs: its state
+    is told so.
+    """
+    with among_two(rank) as accelerator:
+        plugin = accelerate.FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="size_based_wrap",
+            min_num_params=10,
+            cpu_ram_efficient_loading=False,
+            **options,
+        )
+        for state in (accelerator.state._shared_state, accelerate.PartialState._shared_state):
+            state["distributed_type"] = accelerate.DistributedType.FSDP
+            state["fsdp_plugin"] = plugin
+        assert accelerator.is_fsdp2
+        yield accelerator
+
+
+def run(
+    build: Build,
+    *,
+    until: int = STEPS,
+    save: Path | None = None,
+    load: Path | None = None,
+    make_accelerator: Callable[..., Any] = plain,
+    clip: float = CLIP,
+    **options: Any,
+) -> Snapshot:
+    with make_accelerator(**options) as accelerator:
+        model = make_model()
+        optimizer = build(model.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 / (1.0 + 0.1 * k))
+        size = BATCH // PARTS // accelerator.num_processes
+        data = DataLoader(TensorDataset(*samples()), batch_size=size)
+        model, wrapped, data, schedule = accelerator.prepare(model, optimizer, data, schedule)
+        if accelerator.is_fsdp2:
+            assert all(isinstance(p, DTensor) for p in optimizer.param_groups[0]["params"])
+        start = 0
+        if load is not None:
+            accelerator.load_state(str(load))
+            start = int((load / "steps").read_text())
+        parts = accelerator.skip_first_batches(data, start * PARTS)
+        for number, (x, y) in enumerate(parts, start * PARTS):
+            if number == until * PARTS:
+                break
+            with accelerator.accumulate(model):
+                accelerator.backward(nn.functional.mse_loss(model(x), y))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), clip)
+                wrapped.step()
+                schedule.step()
+                wrapped.zero_grad()
+        if save is not None:
+            accelerator.save_state(str(save))
+            (save / "steps").write_text(str(until))
+        return snapshot(accelerator.unwrap_model(model), optimizer)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("name", BUILDS)
+def test_resumes_bit_for_bit(name: str, precision: str, tmp_path: Path) -> None:
+    assert_resumes(partial(run, mixed_precision=precision), BUILDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", EQUALS)
+def test_equals_torch(name: str) -> None:
+    ours, theirs = (run(build, clip=0.05) for build in EQUALS[name])
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_resumes_in_two_processes(name: str, tmp_path: Path, pair: Pair) -> None:
+    pair(check_resumes_in_two_processes, name, tmp_path)
+
+
+def check_resumes_in_two_processes(rank: int, name: str, folder: Path) -> None:
+    assert_resumes(partial(run, make_accelerator=partial(among_two, rank)), BUILDS[name], folder)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
+def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Pair) -> None:
+    pair(check_resumes_with_fsdp2, name, form, tmp_path)
+
+
+def check_resumes_with_fsdp2(rank: int, name: str, form: str, folder: Path) -> None:
+    make_accelerator = partial(sharded, rank, state_dict_type=form)
+    assert_resumes(partial(run, make_accelerator=make_accelerator), BUILDS[name], folder)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_says_that_a_step_was_skipped(name: str) -> None:
+    """Of a loss scale that overflows, as with float16, which Accelerate offers on GPUs only."""
+    with plain():
+        model = make_model()
+        optimizer = BUILDS[name](model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)
+        wrapped = accelerate.optimizer.AcceleratedOptimizer(optimizer, scaler=scaler)
+        skipped = []
+        for scale in (1.0, torch.inf, 1.0):
+            before = [p.detach().clone() for p in model.parameters()]
+            wrapped.zero_grad()
+            scaler.scale(scale * model(torch.ones(1, 6)).sum()).backward()
+            wrapped.step()
+            skipped.append(wrapped.step_was_skipped)
+            moved = not all(map(torch.equal, before, model.parameters()))
+            assert moved != wrapped.step_was_skipped
+        assert skipped == [False, True, False]

@@ -1,0 +1,159 @@
+"""Lightning: fit resumes from a checkpoint bit for bit, clips in every precision, logs momentum."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resume import (
+    BATCH,
+    BUILDS,
+    EPOCH,
+    EQUALS,
+    OURS,
+    STEPS,
+    Build,
+    Snapshot,
+    assert_close,
+    assert_resumes,
+    make_model,
+    samples,
+    snapshot,
+)
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+lightning = pytest.importorskip(
+    "lightning.pytorch", reason="lightning is not installed; `make test-frameworks` installs it"
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and devices
+
+PRECISIONS = ("32-true", "bf16-mixed")
+CLIP = 1.0
+
+
+class Module(lightning.LightningModule):
+    """Regression with a schedule that steps after every batch."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        self.build = build
+        self.net = make_model()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.build(self.net.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 1.0 / (1.0 + 0.1 * step)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return nn.functional.mse_loss(self.net(x.to(self.dtype)).float(), y)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return self.loss(batch)
+
+
+class ManualModule(Module):
+    """The same, and the module calls backward, clip and step itself."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__(build)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")
+        optimizer.step()
+        self.lr_schedulers().step()
+        return loss
+
+
+def make_trainer(folder: Path, **options: Any) -> Any:
+    chosen = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        **options,
+    }
+    return lightning.Trainer(**chosen)
+
+
+def batches() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(*samples(EPOCH)), batch_size=BATCH)
+
+
+def fit(
+    folder: Path,
+    build: Build,
+    *,
+    until: int = STEPS,
+    save: Path | None = None,
+    load: Path | None = None,
+    make_module: type[Module] = Module,
+    **options: Any,
+) -> Snapshot:
+    module = make_module(build)
+    trainer = make_trainer(folder, max_epochs=until // EPOCH, **options)
+    trainer.fit(module, batches(), ckpt_path=load and load / "last.ckpt")
+    assert trainer.global_step == until
+    if save is not None:
+        trainer.save_checkpoint(save / "last.ckpt")
+    return snapshot(module.net, trainer.optimizers[0])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", BUILDS)
+def test_resumes_bit_for_bit(name: str, precision: str, tmp_path: Path) -> None:
+    train = partial(fit, tmp_path, precision=precision, gradient_clip_val=CLIP)
+    assert_resumes(train, BUILDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SGD", "YellowFin", "YellowFin-robust", "LAMB", "QHM", "QHAdam"])
+def test_resumes_parameters_in_half_precision(name: str, tmp_path: Path) -> None:
+    assert_resumes(partial(fit, tmp_path, precision="bf16-true"), BUILDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "YellowFin", "LAMB", "QHM", "QHAdam"])
+def test_resumes_under_manual_optimization(name: str, tmp_path: Path) -> None:
+    train = partial(fit, tmp_path, precision="bf16-mixed", make_module=ManualModule)
+    assert_resumes(train, BUILDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("clip", [0.05, None], ids=["clipped", "unclipped"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", EQUALS)
+def test_equals_torch(name: str, precision: str, clip: float | None, tmp_path: Path) -> None:
+    """With a clip that bites, too: the gradients that arrive are those that torch's get."""
+    ours, theirs = (
+        fit(tmp_path, build, precision=precision, gradient_clip_val=clip) for build in EQUALS[name]
+    )
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_monitor_logs_what_the_steps_use(name: str, tmp_path: Path) -> None:
+    monitor = lightning.callbacks.LearningRateMonitor("step", log_momentum=True)
+    logger = lightning.loggers.CSVLogger(tmp_path)
+    fit(tmp_path, OURS[name], callbacks=[monitor], logger=logger, log_every_n_steps=1)
+    assert monitor.lrs
+    assert all(len(values) == STEPS for values in monitor.lrs.values())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_clips_without_a_warning(name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="yfkernels")
+        fit(tmp_path, OURS[name], precision="bf16-mixed", gradient_clip_val=CLIP)

@@ -1,0 +1,127 @@
+"""timm: Lookahead resumes bit for bit, its factory builds ours, its schedules drive them."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from resume import (
+    BUILDS,
+    EQUALS,
+    STEPS,
+    Build,
+    Snapshot,
+    assert_close,
+    assert_resumes,
+    batch,
+    make_model,
+    snapshot,
+)
+from torch import nn
+
+import yfkernels
+
+
+def without_models(spec: ModuleSpec) -> None:
+    """Leaves timm itself and its models hollow.
+
+    They import torchvision, which loads only beside the very build of torch that it was made for;
+    optimizers and schedules do without.
+    """
+    sys.modules["timm"] = module_from_spec(spec)
+    models = sys.modules["timm.models"] = ModuleType("timm.models")
+    models.group_parameters = None  # for learning rates by layer
+
+
+if (spec := find_spec("timm")) is None:
+    reason = "timm is not installed; `make test-frameworks` installs it"
+    pytest.skip(reason, allow_module_level=True)
+if "timm" not in sys.modules:
+    without_models(spec)
+
+factory = import_module("timm.optim._optim_factory")
+Lookahead = import_module("timm.optim.lookahead").Lookahead
+CosineLRScheduler = import_module("timm.scheduler.cosine_lr").CosineLRScheduler
+
+Wrap = Any
+
+
+def run(
+    build: Build,
+    *,
+    until: int = STEPS,
+    save: Path | None = None,
+    load: Path | None = None,
+    wrap: Wrap = None,
+) -> Snapshot:
+    """Trains under a cosine schedule; `wrap` puts another optimizer around."""
+    model = make_model()
+    inner = build(model.parameters())
+    optimizer = inner if wrap is None else wrap(inner)
+    schedule = CosineLRScheduler(optimizer, t_initial=STEPS, warmup_t=2, t_in_epochs=False)
+    start = 0
+    if load is not None:
+        saved = torch.load(load / "last.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        start = saved["step"]
+    for step in range(start, until):
+        schedule.step_update(step)
+        x, y = batch(step)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+    if save is not None:
+        saved = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "step": until,
+        }
+        torch.save(saved, save / "last.pt")
+    return snapshot(model, inner)
+
+
+@pytest.mark.parametrize("wrap", [None, partial(Lookahead, k=4)], ids=["plain", "lookahead"])
+@pytest.mark.parametrize("name", BUILDS)
+def test_resumes_bit_for_bit(name: str, wrap: Wrap, tmp_path: Path) -> None:
+    """With the slow weights, which Lookahead keeps in the state of the optimizer inside."""
+    assert_resumes(partial(run, wrap=wrap), BUILDS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", EQUALS)
+def test_equals_torch(name: str) -> None:
+    ours, theirs = (run(build, wrap=partial(Lookahead, k=2)) for build in EQUALS[name])
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize(
+    "optimizer", [yfkernels.YellowFin, yfkernels.LAMB, yfkernels.QHM, yfkernels.QHAdam]
+)
+def test_is_built_by_the_factory(
+    optimizer: type[torch.optim.Optimizer], foreach: bool | None
+) -> None:
+    """By the name it is registered with; timm hands on its own foreach."""
+    name = f"yfk{optimizer.__name__.lower()}"
+    factory.default_registry.register(factory.OptimInfo(name=name, opt_class=optimizer))
+    model = make_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    made = factory.create_optimizer_v2(
+        model, f"lookahead_{name}", lr=1.0, weight_decay=0.1, foreach=foreach
+    )
+    assert isinstance(made, Lookahead)
+    for step in range(7):
+        x, y = batch(step)
+        nn.functional.mse_loss(model(x), y).backward()
+        made.step()
+    assert not any(map(torch.equal, before, model.parameters()))
