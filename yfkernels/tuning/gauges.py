@@ -22,29 +22,35 @@ class Gauges:
         tables: every table of the optimizer on this process.
         sharding: the processes that share the parameters.
         unread: where the sums have to be: GAUGES, float64.
+        active: where every step writes whether it counts, as a number.
     """
 
-    def __init__(self, tables: Sequence[TensorTable], sharding: Sharding, unread: Tensor) -> None:
+    def __init__(
+        self,
+        tables: Sequence[TensorTable],
+        sharding: Sharding,
+        unread: Tensor,
+        active: Tensor,
+    ) -> None:
         self._tables = list(tables)
         self._sharding = sharding
         self._unread = unread
+        self._active = active
         self._direct = len(tables) == 1 and not sharding and tables[0].device == unread.device
         if self._direct:
             tables[0].gauges = unread
 
-    def collect(self, coefficients: Tensor) -> None:
+    def collect(self) -> None:
         """Adds up what this step's update has left; all processes that share parameters take part.
 
-        On CUDA devices asynchronous, and legal under graph capture.
-
-        Args:
-            coefficients: of the step. If it did not count, everything stays as it was.
+        A step that did not count changes nothing. On CUDA devices asynchronous, and legal under
+        graph capture.
         """
         if self._direct:
             return
         total = self._sharding.total(self._sum, self._unread.device)
-        active = coefficients[0, 0].to(total.device, non_blocking=True)
-        self._unread.copy_(torch.where(active != 0.0, total, self._unread))
+        active = self._active.to(total.device, non_blocking=True) != 0.0
+        torch.where(active, total, self._unread, out=self._unread)
 
     def _sum(self, shard: ShardGroup | None, device: torch.device) -> Tensor:
         """Of all tables split over `shard`, one after the other, on `device`."""

@@ -83,7 +83,8 @@ class YellowFinTuner:
         what = Measure.NORM if self.options.robust else what
         wanted = (what, self.options.sparsity_debias, gauges)
         self._measurement = Measurement(tables, sharding, *wanted)
-        self._gauges = Gauges(tables, sharding, self.state[_UNREAD]) if gauges else None
+        places = (self.state[_UNREAD], self.coefficients[0, 0])
+        self._gauges = Gauges(tables, sharding, *places) if gauges else None
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; see `Settings.set`."""
@@ -120,7 +121,7 @@ class YellowFinTuner:
     def collect(self) -> None:
         """Takes what the update has gauged into the state; all processes that share parameters."""
         if self._gauges is not None:
-            self._gauges.collect(self.coefficients)
+            self._gauges.collect()
 
     def coefficients_on(self, device: torch.device) -> Tensor:
         """The coefficients of this step on a device."""
