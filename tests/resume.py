@@ -31,6 +31,7 @@ YARDSTICKS = {
 }
 OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
 BUILDS = {**YARDSTICKS, **OURS}
+FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer
 
 # Ours, and the optimizer of torch that it is an exact case of.
 EQUALS: dict[str, tuple[Build, Build]] = {

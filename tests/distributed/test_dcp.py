@@ -14,6 +14,7 @@ from processes import NO_FSDP2, WORLD, Pair
 from resume import (
     BUILDS,
     CUT,
+    FEW,
     STEPS,
     Build,
     Snapshot,
@@ -128,8 +129,9 @@ def check_resumes_sharded(rank: int, name: str, form: str, folder: Path) -> None
 
 
 @sharding
-@every_form
-@every_build
+@pytest.mark.parametrize(
+    ("form", "name"), [("flat", name) for name in BUILDS] + [("nested", name) for name in FEW]
+)
 def test_resumes_in_another_number_of_processes(
     name: str, form: str, tmp_path: Path, pair: Pair
 ) -> None:

@@ -16,6 +16,7 @@ from resume import (
     BUILDS,
     CUT,
     EQUALS,
+    FEW,
     OURS,
     STEPS,
     Build,
@@ -169,8 +170,11 @@ def check_resumes_bit_for_bit(rank: int, original: bool, name: str, folder: Path
     assert_resumes(partial(run, rank=rank, original=original), BUILDS[name], folder)
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flattened"])
-@every_form
+@pytest.mark.parametrize(
+    ("original", "name", "flat"),
+    [(original, name, True) for original, names in FORMS.items() for name in names]
+    + [(True, name, False) for name in FEW],
+)
 def test_resumes_with_dcp(
     original: bool, name: str, flat: bool, tmp_path: Path, pair: Pair
 ) -> None:
