@@ -31,6 +31,9 @@ YARDSTICKS = {
 }
 OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
 BUILDS = {**YARDSTICKS, **OURS}
+# Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
+# number of processes rounds the codes otherwise, or signs the sketch.
+BY_PLACE = ("YellowFin", "YellowFin-sketch")
 FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer
 
 # Ours, and the optimizer of torch that it is an exact case of.

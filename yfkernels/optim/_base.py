@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from yfkernels import ops
 from yfkernels._checks import require, require_equal_global
-from yfkernels.distributed.processes import Division, zero_redundancy_group
+from yfkernels.distributed.processes import Division, is_flat, zero_redundancy_group
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
 from yfkernels.optim._plan import Plan
@@ -288,6 +288,19 @@ class FusedOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in self._attributes}
         return super().__getstate__() | kept
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch's optimizers give it, with references to the live tensors.
+
+        No process waits for another here. With FullyShardedDataParallel's flat parameters 8-bit
+        codes are given as float32 numbers, the only kind that its optim_state_dict carries.
+        """
+        state_dict: dict[str, Any] = super().state_dict()
+        if any(is_flat(param) for _, param in self._all_params()):
+            layout, states = self._layout(), state_dict["state"]
+            state_dict["state"] = {key: layout.with_float_codes(s) for key, s in states.items()}
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what state_dict() saved.

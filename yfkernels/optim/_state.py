@@ -65,6 +65,10 @@ class StateLayout:
         for name in (*self.names, "master", "step"):
             state.pop(name, None)
 
+    def with_float_codes(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A parameter's state with its 8-bit codes as float32 numbers, which load as well."""
+        return {k: v.float() if k in self.coded else v for k, v in state.items()}
+
     def bring(self, param: Tensor, view: Tensor, state: dict[str, Any]) -> dict[Column, Tensor]:
         """The state by column, made or brought into the parameter's layout and onto its device.
 
