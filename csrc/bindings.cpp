@@ -97,10 +97,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("single_step", &host_single_step);
 
   py::class_<Watch>(m, "Watch")
-      .def(py::init<py::capsule, py::object, py::object, std::vector<int64_t>, std::vector<int64_t>,
+      .def(py::init<py::capsule, py::object, py::object,
+                    const std::vector<std::pair<int64_t, uintptr_t>>&, std::vector<int64_t>,
                     py::list>())
       .def("look", &Watch::look)
       .def("moved", &Watch::moved)
+      .def("present", &Watch::present)
       .def("forget_grads", &Watch::forget_grads);
 
   m.def(

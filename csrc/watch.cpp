@@ -54,8 +54,9 @@ Watch::Layout Watch::layout_of(const dlpack::Tensor& tensor) {
           tensor.device};
 }
 
-Watch::Watch(py::capsule api, py::object is_neg, py::object is_conj, std::vector<int64_t> rows,
-             std::vector<int64_t> sizes, py::list entries)
+Watch::Watch(py::capsule api, py::object is_neg, py::object is_conj,
+             const std::vector<std::pair<int64_t, uintptr_t>>& tables, std::vector<int64_t> sizes,
+             py::list entries)
     : capsule_(std::move(api)),
       api_(api_in(capsule_)),
       is_neg_(std::move(is_neg)),
@@ -66,9 +67,9 @@ Watch::Watch(py::capsule api, py::object is_neg, py::object is_conj, std::vector
       spec_name_("_spec"),
       placements_name_("placements"),
       sizes_(std::move(sizes)) {
-  for (int64_t count : rows) {
-    Table table{count, {}, {}};
-    for (auto& column : table.addresses) column.assign(size_t(count), 0);
+  for (const auto& [rows, host] : tables) {
+    Table table{reinterpret_cast<TensorRow*>(host), {}, {}};
+    for (auto& column : table.addresses) column.assign(size_t(rows), 0);
     tables_.push_back(std::move(table));
   }
   for (py::handle item : entries) {
@@ -189,9 +190,14 @@ void Watch::put(const Param& param, int column, int64_t address, int* seen) {
   Table& table = tables_[size_t(param.table)];
   int64_t& known = table.addresses[column][size_t(param.row)];
   if (known == address) return;
+  if (column == kGrad && (known == 0 || known == -1 || address == 0)) *seen |= kUpdated;
   known = address;
-  table.moved[column] = true;
-  *seen |= kMoved;
+  if (table.host != nullptr) {
+    table.host[param.row].column[column] = address;
+  } else {
+    table.moved[column] = true;
+    *seen |= kMoved;
+  }
 }
 
 int Watch::look_at(size_t index) {
@@ -212,8 +218,7 @@ int Watch::look_at(size_t index) {
   if (address == 0) return kPlan;
   if (param.object != object) {  // another object, if perhaps of the same memory
     param.object = object;
-    tables_[size_t(param.table)].moved[kParam] = true;
-    seen |= kMoved;
+    seen |= kUpdated;
   }
   put(param, kParam, address, &seen);
 
@@ -261,7 +266,8 @@ int Watch::look(py::list groups, py::dict state) {
 }
 
 void Watch::forget_grads() {
-  for (Table& table : tables_) table.addresses[kGrad].assign(size_t(table.rows), -1);
+  for (Table& table : tables_)
+    for (int64_t& address : table.addresses[kGrad]) address = -1;
 }
 
 py::list Watch::moved() const {

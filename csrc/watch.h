@@ -19,10 +19,11 @@ namespace yfk {
 // What a walk has found; any of them, or'ed.
 enum Seen : int {
   kSame = 0,
-  kMoved = 1,      // addresses: see moved()
-  kCopy = 2,       // some gradient lies otherwise than its parameter, or is a lazy view
-  kPlan = 4,       // the tables do not describe the optimizer any more
-  kNoGradient = 8, // no parameter has one
+  kMoved = 1,       // addresses of tables on a device: see moved()
+  kCopy = 2,        // some gradient lies otherwise than its parameter, or is a lazy view
+  kPlan = 4,        // the tables do not describe the optimizer any more
+  kNoGradient = 8,  // no parameter has one
+  kUpdated = 16,    // other parameters, or others that have a gradient: see present()
 };
 
 // Where the tables have a parameter.
@@ -36,16 +37,22 @@ enum class Place : int {
 class Watch {
  public:
   // api: torch.Tensor.__dlpack_c_exchange_api__; is_neg, is_conj: the methods of torch.Tensor.
-  // rows: tensors of each table. sizes: parameters of each group. entries: for each parameter
+  // tables: of each the number of its rows, and where they are in host memory: new addresses are
+  //   written there at once; 0 if they are on a device.
+  // sizes: parameters of each group. entries: for each parameter
   //   (place, table, row, param, sharded, [(key, column, tensor, sharded)])
   // with the tensors as the tables were made for them, local parts where they are sharded.
   Watch(pybind11::capsule api, pybind11::object is_neg, pybind11::object is_conj,
-        std::vector<int64_t> rows, std::vector<int64_t> sizes, pybind11::list entries);
+        const std::vector<std::pair<int64_t, uintptr_t>>& tables, std::vector<int64_t> sizes,
+        pybind11::list entries);
 
   int look(pybind11::list groups, pybind11::dict state);
 
-  // (table, column, addresses) of what the last look has found moved.
+  // (table, column, addresses) of what the last look has found moved, of tables on a device.
   pybind11::list moved() const;
+
+  // The gradients' addresses in a table, 0 where there is none.
+  const std::vector<int64_t>& present(size_t table) const { return tables_.at(table).addresses[kGrad]; }
 
   // The gradients' addresses are to be reported again: copies have stood in for them.
   void forget_grads();
@@ -73,7 +80,7 @@ class Watch {
     const void* object = nullptr;  // compared, never followed
   };
   struct Table {
-    int64_t rows;
+    TensorRow* host;  // null if they are on a device
     std::vector<int64_t> addresses[kColumns];
     bool moved[kColumns] = {};
   };

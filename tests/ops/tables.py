@@ -68,8 +68,7 @@ def upload(table: TensorTable, grads: list[Tensor | None]) -> None:
     """Gives the table a step's gradients."""
     table.bind(grads)
     pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
-    if table.moved(Column.GRAD, pointers):
-        backend.upload(table, Column.GRAD, pointers)
+    backend.upload(table, Column.GRAD, pointers)
 
 
 def draw_table(

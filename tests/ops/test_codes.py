@@ -45,8 +45,7 @@ def codes_after(
     table.bind([like])
     pointers = [like.data_ptr()]
     backend = ops.module(target.backend)
-    if table.moved(Column.GRAD, pointers):
-        backend.upload(table, Column.GRAD, pointers)
+    backend.upload(table, Column.GRAD, pointers)
     values = {
         **dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0),
         **dict.fromkeys(("active", "grad_scale", "param_keep", "param_gain"), 1.0),

@@ -86,18 +86,28 @@ def single_step(
     return lr, momentum
 
 
-def watch(rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]) -> Watch | None:
+def watch(
+    tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
+) -> Watch | None:
     """The compiled watch over an optimizer, if this torch tells addresses to compiled code."""
     api = getattr(Tensor, "__dlpack_c_exchange_api__", None)
     if _C is None or api is None:
         return None
+    # where the rows are in host memory it writes new addresses there itself
+    rows = [
+        (len(table.rows), table.words.data_ptr() if _on_host_here(table) else 0) for table in tables
+    ]
     try:
         compiled: Watch = _C.Watch(
-            api, Tensor.is_neg, Tensor.is_conj, list(rows), list(sizes), list(entries)
+            api, Tensor.is_neg, Tensor.is_conj, rows, list(sizes), list(entries)
         )
     except RuntimeError:  # memory that DLPack has no name for, or another version of it
         return None
     return compiled
+
+
+def _on_host_here(table: TensorTable) -> bool:
+    return table.backend == "native" and table.device.type == "cpu"
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -137,7 +147,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
 
 def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
     """Refreshes the addresses in a column of the table."""
-    write_words(table.column(column), pointers)
+    write_words(table.follow(column, pointers), pointers)
 
 
 def measure(

@@ -141,7 +141,7 @@ class TensorTable:
         fused = backend != "torch"
         self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
         self.columns = frozenset(self.rows[0].columns)
-        self.pointers = {Column.GRAD: [0] * len(self.rows)}
+        self._pointers = {Column.GRAD: [0] * len(self.rows)}  # as they were uploaded
         self.params: list[Tensor] = []  # as autograd knows them, one a row
         self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
@@ -164,14 +164,14 @@ class TensorTable:
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
         for column in self.columns:
-            self.pointers[column] = [row.columns[column].data_ptr() for row in self.rows]
+            self._pointers[column] = [row.columns[column].data_ptr() for row in self.rows]
 
     @property
     def aligned(self) -> bool:
         """Whether every column of every tensor starts on a 16-byte boundary in this step."""
         return not any(
             pointer & 15
-            for column, pointers in self.pointers.items()
+            for column, pointers in self._pointers.items()
             if column != Column.STEP
             for pointer in pointers
         )
@@ -198,24 +198,16 @@ class TensorTable:
         """Takes this step's gradients, one a row, None where there is none."""
         self.grads = grads
 
-    def moved(self, column: Column, pointers: list[int]) -> bool:
-        """Takes the addresses of a column, one a row; whether the table must follow.
+    def follow(self, column: Column, pointers: list[int]) -> Tensor:
+        """Takes the addresses of a column, one a row; returns where they are to be written."""
+        self._pointers[column] = pointers
+        return self.column(column)
 
-        Of gradients 0 stands for none.
-        """
-        if pointers == self.pointers[column]:
-            return False
-        self.pointers[column] = pointers
-        if column == Column.GRAD:
-            self.watch_updated()
-        return True
-
-    def watch_updated(self) -> None:
-        """Sorts out `updated` anew: gradients or parameters are others."""
-        present = self.pointers[Column.GRAD]
+    def update_those(self, present: Sequence[int]) -> None:
+        """Sorts out who is updated: the parameters whose entry here is not 0."""
         self.updated = self.params
         if not all(present):
-            self.updated = [param for param, pointer in zip(self.params, present) if pointer]
+            self.updated = [param for param, there in zip(self.params, present) if there]
 
     def release(self) -> None:
         """Lets go of the gradients, whose memory belongs to the training loop."""

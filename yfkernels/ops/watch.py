@@ -15,17 +15,18 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from yfkernels.ops.table import COLUMNS, Column
+from yfkernels.ops.table import COLUMNS, Column, TensorTable
 
 
 class Seen:
     """What a look has found, or'ed; plain numbers, as enumerations cost every step microseconds."""
 
     SAME = 0
-    MOVED = 1  # addresses: see moved()
+    MOVED = 1  # addresses that the tables do not have yet: see moved()
     COPY = 2  # some gradient lies otherwise than its parameter, or is a lazy view
     PLAN = 4  # the tables do not describe the optimizer any more
     NO_GRADIENT = 8  # no parameter has one
+    UPDATED = 16  # other parameters, or others that have a gradient: see present()
 
 
 class Place(IntEnum):
@@ -64,7 +65,10 @@ class Watch(Protocol):
         """What has changed since the last look: `Seen`, or'ed."""
 
     def moved(self) -> list[tuple[int, int, list[int]]]:
-        """(table, column, addresses) of what the last look has found moved."""
+        """(table, column, addresses) that the last look has found moved and not written itself."""
+
+    def present(self, table: int) -> list[int]:
+        """The gradients' addresses in a table, 0 where there is none."""
 
     def forget_grads(self) -> None:
         """Has the gradients' addresses reported again: copies have stood in for them."""
@@ -109,12 +113,14 @@ def _here(tensor: Any, sharded: bool) -> Any:
 class PythonWatch:
     """The walk in Python; arguments as `watch`."""
 
-    def __init__(self, rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
+    ) -> None:
         self._sizes = list(sizes)
         self._entries = entries
         self._params = [None if e.place == Place.PLAIN else _Form.of(e.param) for e in entries]
         self._states = [[_Form.of(stored.tensor) for stored in e.states] for e in entries]
-        self._addresses = [[[0] * count for _ in range(COLUMNS)] for count in rows]
+        self._addresses = [[[0] * len(t.rows) for _ in range(COLUMNS)] for t in tables]
         self._objects: list[int] = [0] * len(entries)
         for entry in entries:
             if entry.place == Place.TABLE:
@@ -156,8 +162,7 @@ class PythonWatch:
         seen = self._put(entry, Column.PARAM, here.data_ptr())
         if self._objects[index] != id(param):
             self._objects[index] = id(param)
-            self._moved[entry.table, Column.PARAM] = None
-            seen |= Seen.MOVED
+            seen |= Seen.UPDATED
         state = states.get(param, {})
         for stored, expected in zip(entry.states, self._states[index]):
             value = _here(state.get(stored.name), stored.sharded)
@@ -182,28 +187,32 @@ class PythonWatch:
         known = self._addresses[entry.table][column]
         if known[entry.row] == address:
             return Seen.SAME
+        appeared = column == Column.GRAD and (known[entry.row] in (0, -1) or address == 0)
         known[entry.row] = address
         self._moved[entry.table, column] = None
-        return Seen.MOVED
+        return Seen.MOVED | (Seen.UPDATED if appeared else 0)
 
     def moved(self) -> list[tuple[int, int, list[int]]]:
         return [(t, column, list(self._addresses[t][column])) for t, column in self._moved]
+
+    def present(self, table: int) -> list[int]:
+        return self._addresses[table][Column.GRAD]
 
     def forget_grads(self) -> None:
         for columns in self._addresses:
             columns[Column.GRAD] = [-1] * len(columns[Column.GRAD])
 
 
-def watch(rows: Sequence[int], sizes: Sequence[int], entries: Sequence[Entry]) -> Watch:
+def watch(tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]) -> Watch:
     """A watch over an optimizer.
 
     Args:
-        rows: tensors of each table.
+        tables: its tables.
         sizes: parameters of each group.
         entries: the parameters, in the order of the groups, with the addresses that the tables
             have been made with.
     """
     from yfkernels.ops import native
 
-    compiled = native.watch(rows, sizes, entries)
-    return PythonWatch(rows, sizes, entries) if compiled is None else compiled
+    compiled = native.watch(tables, sizes, entries)
+    return PythonWatch(tables, sizes, entries) if compiled is None else compiled

@@ -129,7 +129,7 @@ class Plan:
             for (_, param), (place, key, row), states in zip(_all(groups), places, stored)
         ]
         sizes = [len(group["params"]) for group in groups]
-        self._watch = watch([len(table.rows) for table in self.tables], sizes, entries)
+        self._watch = watch(self.tables, sizes, entries)
         self._plain = [table for table in self.tables if table.backend == "torch"]
         # of those the watch says nothing: not even that they have a gradient now
         self._unwatched = [
@@ -179,9 +179,9 @@ class Plan:
             return Seen.PLAN
         if seen & Seen.MOVED:
             for index, column, pointers in self._watch.moved():
-                self._follow(self.tables[index], Column(column), pointers)
-            if any(column == Column.PARAM for _, column, _ in self._watch.moved()):
-                self._follow_params(groups)
+                _upload(self.tables[index], Column(column), pointers)
+        if seen & Seen.UPDATED:
+            self._follow_params(groups)
         if seen & Seen.NO_GRADIENT:
             return Seen.NO_GRADIENT
         if seen & Seen.COPY and not self._copy_grads(groups):
@@ -190,16 +190,11 @@ class Plan:
             return Seen.PLAN
         return Seen.SAME
 
-    @staticmethod
-    def _follow(table: TensorTable, column: Column, pointers: list[int]) -> None:
-        if table.moved(column, pointers):
-            ops.module(table.backend).upload(table, column, pointers)
-
     def _follow_params(self, groups: Groups) -> None:
         params = [param for _, param in _all(groups)]
-        for table in self.tables:
+        for index, table in enumerate(self.tables):
             table.params = [_versioned(params[row.index]) for row in table.rows]
-            table.watch_updated()
+            table.update_those(self._watch.present(index))
 
     def _copy_grads(self, groups: Groups) -> bool:
         """Copies gradients that do not lie as their parameters; False if one has no memory."""
@@ -219,7 +214,8 @@ class Plan:
                 bound.append(grad)
             table.bind(bound)
             pointers = [0 if grad is None else grad.data_ptr() for grad in bound]
-            self._follow(table, Column.GRAD, pointers)
+            _upload(table, Column.GRAD, pointers)
+            table.update_those(pointers)
         return True
 
     def _bind_plain(self, groups: Groups, state: State) -> bool:
@@ -269,8 +265,14 @@ def _numel(param: Tensor) -> int:
 
 def _versioned(param: Tensor) -> Tensor:
     """The tensor whose version autograd compares."""
+    if type(param) is torch.nn.Parameter:
+        return param
     local: Tensor = getattr(param, "_local_tensor", param)
     return local
+
+
+def _upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
+    ops.module(table.backend).upload(table, column, pointers)
 
 
 def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:
