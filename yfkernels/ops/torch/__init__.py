@@ -92,9 +92,9 @@ def measure(
     nonzero: bool = False,
 ) -> None:
     """One pass over g (and gbar): sums of squares and products into the table's one slot."""
-    partials[:, : len(MEASURED)] = 0.0
-    if sketches is not None:
-        sketches.zero_()
+    # added up in new tensors: a wrapper subclass may carry out what is in place more than once
+    total = torch.zeros_like(partials[0, : len(MEASURED)])
+    sketch = None if sketches is None else torch.zeros_like(sketches[0])
     for _, row, grad in _pairs(table):
         g = grad.to(row.columns[Column.STATE].dtype)
         dot = avg_sq = g.new_zeros((), dtype=torch.float64)
@@ -103,9 +103,12 @@ def measure(
             dot, avg_sq = _sum(average * g), _sum(average * average)
         count = torch.full_like(dot, g.numel())
         sums = torch.stack([_sum(g * g), dot, avg_sq, g.count_nonzero().double(), count])
-        partials[0, : len(MEASURED)] += sums
-        if sketches is not None:
-            sketches[0] += _sketch(row, grad).to(sketches.dtype)
+        total = total + sums
+        if sketch is not None:
+            sketch = sketch + _sketch(row, grad).to(sketch.dtype)
+    partials[0, : len(MEASURED)].copy_(total)
+    if sketches is not None and sketch is not None:
+        sketches[0].copy_(sketch)
 
 
 def gate(
@@ -232,7 +235,7 @@ def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         moved = update.moved(param, u)
         if rule.gauges:
             gauged = update.gauge(grad.to(param.dtype), param, moved, advanced)
-            gauges += torch.stack([_sum(gauge) for gauge in gauged])
+            gauges = gauges + torch.stack([_sum(gauge) for gauge in gauged])
         _write_param(row, moved, _steps(row) + 1.0, active)
         _write_states(rule, row, advanced, active)
         _count(row, active)
