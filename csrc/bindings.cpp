@@ -68,6 +68,9 @@ PYBIND11_MODULE(_C, m) {
   m.attr("GROUP_WORDS") = sizeof(GroupHyper) / sizeof(double);
   m.attr("GATE_WORDS") = sizeof(GateState) / sizeof(double);
   m.attr("COEFFICIENT_WORDS") = coefficient_words;
+  m.attr("SEEN") = std::vector<int>{kSame, kMoved, kCopy, kPlan, kNoGradient, kUpdated};
+  m.attr("PLACES") = std::vector<int>{int(Place::kTable), int(Place::kNowhere), int(Place::kEmpty),
+                                      int(Place::kPlain)};
 
   m.def("build_info", [] {
     py::dict info;

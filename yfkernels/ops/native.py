@@ -20,7 +20,7 @@ from yfkernels.ops.tuner import (
     TILE,
     TunerOptions,
 )
-from yfkernels.ops.watch import Entry, Watch
+from yfkernels.ops.watch import Entry, Place, Seen, Watch
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
@@ -41,6 +41,8 @@ def _load() -> tuple[Any, str | None]:
         "GROUP_WORDS": len(GROUP_FIELDS),
         "GATE_WORDS": len(GATE_STATE),
         "COEFFICIENT_WORDS": [len(rule.fields) for rule in RULES],
+        "SEEN": [value for name, value in vars(Seen).items() if name.isupper()],
+        "PLACES": list(Place),
         "SUMS": len(SUMS),
         "TILE": TILE,
     }
