@@ -146,11 +146,10 @@ def test_a_watch_keeps_nothing_alive(rng: np.random.Generator) -> None:
 
     p = nn.Parameter(torch.ones(4))
     optimizer = KINDS[0].build([p], backend="native")
-    step = optimizer.step
-    p.register_post_accumulate_grad_hook(lambda _: step())
+    p.register_post_accumulate_grad_hook(lambda _, step=optimizer.step: step())
     (p * 2.0).sum().backward()
     (p * 2.0).sum().backward()
     gone = weakref.ref(optimizer)
-    del p, optimizer, step
+    del p, optimizer
     gc.collect()
     assert gone() is None
