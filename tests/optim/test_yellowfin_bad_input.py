@@ -167,7 +167,7 @@ def test_the_warning_survives_a_copy() -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
 
-    for _ in range(4):
+    for _ in range(2):
         optimizer = copy.deepcopy(optimizer)
         step()
     with pytest.warns(UserWarning, match="multiplier"):

@@ -89,8 +89,9 @@ class FusedOptimizer(Optimizer):
             process_group = zero_redundancy_group()
         self._division = Division(process_group)
         self._option_names = tuple(defaults)  # torch adds to `defaults`, and so do wrappers
+        self._check_group(defaults)
         super().__init__(params, defaults)
-        for device in {param.device for _, param in self._all_params()}:
+        for device in {param.device for _, param in self._all_params() if not param.is_meta}:
             ops.choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
 
     # ---- for subclasses
@@ -117,7 +118,6 @@ class FusedOptimizer(Optimizer):
             "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
-            "fused": self._fused,
             "differentiable": False,
         }
 
@@ -181,6 +181,7 @@ class FusedOptimizer(Optimizer):
                 loss = closure()
         if self.param_groups[0].get(self._statistics_name) is not self._statistics:
             self._adopt_statistics()
+            self._publish()
         plan = self._bound_plan()
         if plan is not None:
             self._update(plan)
@@ -213,6 +214,9 @@ class FusedOptimizer(Optimizer):
 
     def _new_plan(self) -> Plan:
         self._refuse_capture()
+        self._refuse_meta()
+        if self._tables and self._all_state_is_gone():
+            self._begin_statistics()
         plan = Plan(
             self.param_groups,
             self.state,
@@ -226,6 +230,15 @@ class FusedOptimizer(Optimizer):
         plan.settle()
         return plan
 
+    def _all_state_is_gone(self) -> bool:
+        """Whether a program has cleared the state, which is to begin anew for torch's optimizers.
+
+        Where each process has other parameters, one without any could not tell.
+        """
+        layout = self._layout()
+        begun = any(layout.begun(self.state.get(param)) for _, param in self._all_params())
+        return not begun and not self._division.everywhere
+
     def _all_params(self) -> Iterator[tuple[int, Tensor]]:
         for index, group in enumerate(self.param_groups):
             for param in group["params"]:
@@ -238,10 +251,23 @@ class FusedOptimizer(Optimizer):
                 "capture: take at least one step with the same parameters before the capture"
             )
 
+    def _refuse_meta(self) -> None:
+        for index, (_, param) in enumerate(self._all_params()):
+            if param.is_meta and param.grad is not None:
+                as_torch = "`fused=True` requires all the params to be floating point Tensors; "
+                raise RuntimeError(
+                    f"{as_torch if self._fused else ''}parameter {index} of shape "
+                    f"{tuple(param.shape)} is on meta, where there is nothing to update: "
+                    "module.to_empty(device=...) gives it memory"
+                )
+
     # ---- what belongs to no parameter
 
     def _publish(self) -> None:
-        """Puts the statistics, and what can be read, where programs and torch look for them."""
+        """Puts the statistics, and what can be read, where programs and torch look for them.
+
+        Not before the first step, so that groups of new optimizers can be compared.
+        """
         for group in self.param_groups[:1]:
             group[self._statistics_name] = self._statistics
         for group in self.param_groups[1:]:  # a copy of the first, maybe
@@ -251,14 +277,11 @@ class FusedOptimizer(Optimizer):
     def _adopt_statistics(self) -> None:
         """Takes over statistics that a program has put into the groups, or begins anew."""
         holders = [g for g in self.param_groups if g.get(self._statistics_name) is not None]
-        if holders:
-            found = holders[0][self._statistics_name]
-            if found is not self._statistics:
-                self._statistics.copy_(self._accepted_statistics(found, holders[0]))
-        else:
+        if not holders:
             self._begin_statistics()
-        self._plan = None  # where the parameters begin, the tuner wants to know too
-        self._publish()
+        elif (found := holders[0][self._statistics_name]) is not self._statistics:
+            self._statistics.copy_(self._accepted_statistics(found, holders[0]))
+        self._plan, self._tables = None, ()  # where the parameters begin, the tuner wants to know
 
     def reset(self, *, statistics: bool = True, state: bool = True) -> None:
         """Forgets what was learnt; options and parameters stay.
@@ -269,12 +292,12 @@ class FusedOptimizer(Optimizer):
         """
         if statistics:
             self._begin_statistics()
-            self._plan = None
         if state:
             for param in list(self.state):
                 self._layout().forget(self.state[param])
                 if not self.state[param]:
                     del self.state[param]
+        self._plan, self._tables = None, ()
 
     # ---- the torch.optim contract
 
@@ -283,7 +306,10 @@ class FusedOptimizer(Optimizer):
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self._publish()
+        if self._tables:  # steps were taken: if this is the only group now, they are remembered
+            self._publish()
+        else:
+            self._publish_readouts()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in self._attributes}
@@ -325,3 +351,5 @@ class FusedOptimizer(Optimizer):
             handle.remove()
         saved.restore()
         self._adopt_statistics()
+        if self._statistics_name in self.param_groups[0]:
+            self._publish()

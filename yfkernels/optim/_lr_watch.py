@@ -5,7 +5,7 @@ from __future__ import annotations
 from yfkernels._warn import warn
 
 _HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
-_STEPS = 5  # without a rise: a warm-up's lr rises
+_STEPS = 3  # without a rise: a warm-up's lr rises
 
 
 class LearningRateWatch:

@@ -72,7 +72,6 @@ class Plan:
         for index, param in enumerate(params):
             if param.grad is not None:
                 refuse_sparse(param.grad, index)
-                _refuse_meta(param, index)
         shards: dict[ShardGroup, None] = {}
         rows: dict[_Key, list[Row]] = {}
         members: dict[_Key, list[Tensor]] = {}
@@ -232,6 +231,8 @@ class Plan:
                 view = view_of(param)
                 if self._key(param, view) != key or view.numel() != row.numel:
                     return False
+                if not self._layout.begun(state.get(param)):
+                    return False
                 brought = self._layout.bring(param, view, state.setdefault(param, {}))
                 row.columns = {Column.PARAM: view, **brought}
                 bound.append(_grad_of(param, view, row.index))
@@ -296,14 +297,6 @@ def refuse_sparse(grad: Tensor, index: int) -> None:
             f"sparse gradients are not supported: parameter {index} of shape "
             f"{tuple(grad.shape)} has a gradient of layout {grad.layout}. "
             "Use sparse=False in the embedding, or call grad.to_dense() before step()"
-        )
-
-
-def _refuse_meta(param: Tensor, index: int) -> None:
-    if param.is_meta:
-        raise RuntimeError(
-            f"parameter {index} of shape {tuple(param.shape)} is on meta, where there is nothing "
-            "to update: module.to_empty(device=...) gives it memory"
         )
 
 

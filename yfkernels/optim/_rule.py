@@ -179,7 +179,7 @@ class RuleOptimizer(FusedOptimizer):
         require_number("lr", lr)
         require_number("weight_decay", decay)
         if isinstance(lr, Tensor):
-            require(lr.numel() == 1, "lr", lr, "a float or a tensor of one element")
+            require(lr.numel() == 1, "lr", lr, "a float: Tensor lr must be 1-element")
         if not (isinstance(lr, Tensor) and lr.is_cuda):  # a look at it would wait for the device
             require(finite(lr) and float(lr) >= 0.0, "lr", lr, "finite and >= 0")
         require(finite(decay) and decay >= 0.0, "weight_decay", decay, "finite and >= 0")

@@ -27,7 +27,7 @@ class YellowFin(RuleOptimizer):
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
             schedulers may drive it. If it is never above 0.1 and does not rise, as learning rates
-            meant for other optimizers are not and do not, a UserWarning says so after five steps,
+            meant for other optimizers are not and do not, a UserWarning says so after three steps,
             but for `robust=False`. Per group.
         beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
             `robust`.
