@@ -180,8 +180,7 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self.param_groups[0].get(self._statistics_name) is not self._statistics:
-            self._adopt_statistics()
-            self._publish()
+            self._adopt_statistics()  # and the new plan publishes them
         plan = self._bound_plan()
         if plan is not None:
             self._update(plan)
