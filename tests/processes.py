@@ -110,6 +110,8 @@ def _serve(rank: int, store: str, connection: Any) -> None:
                 check, args = connection.recv()
             except EOFError:
                 return
+            if not gc.get_freeze_count():
+                gc.freeze()  # the modules, which else are most of what collect() looks through
             try:
                 check(rank, *args)
                 gc.collect()

@@ -18,8 +18,8 @@ import yfkernels
 Build = Callable[..., torch.optim.Optimizer]
 Snapshot = dict[str, Any]
 
-STEPS = 9
-CUT = 6
+STEPS = 6
+CUT = 3
 EPOCH = 3  # steps; the frameworks save at the end of one
 BATCH = 8
 FEATURES = 6

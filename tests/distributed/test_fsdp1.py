@@ -173,8 +173,9 @@ def check_resumes_bit_for_bit(rank: int, original: bool, name: str, folder: Path
 
 @pytest.mark.parametrize(
     ("original", "name", "flat"),
-    [(original, name, True) for original, names in FORMS.items() for name in names]
-    + [(True, name, False) for name in FEW],
+    [(True, name, True) for name in BUILDS]
+    + [(True, name, False) for name in FEW]
+    + [(False, name, True) for name in FEW if name not in ADAPTIVE],
 )
 def test_resumes_with_dcp(
     original: bool, name: str, flat: bool, tmp_path: Path, pair: Pair

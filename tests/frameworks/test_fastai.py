@@ -92,9 +92,12 @@ def test_schedules_run(name: str, tmp_path: Path) -> None:
             learn.fit_one_cycle(2, lr_max=own_lr(BUILDS[name]))
 
 
-@pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB", "QHM", "QHAdam"])
+@pytest.mark.parametrize("name", ["SGD", "LAMB", "QHM", "QHAdam"])
 def test_cleared_state_starts_again(name: str, tmp_path: Path) -> None:
-    """After `clear_state` come the first steps of a new optimizer."""
+    """After `clear_state` come the first steps of a new optimizer.
+
+    But of YellowFin, whose statistics are no state of parameters: `reset` is for those.
+    """
     build = BUILDS[name]
     learn, other = make_learner(build, tmp_path), make_learner(build, tmp_path)
     with learn.no_bar(), learn.no_logging():
@@ -111,11 +114,11 @@ def test_default_lr_gets_a_warning(tmp_path: Path) -> None:
     """0.001, which is what fastai writes unless it is told otherwise."""
     learn = make_learner(yfkernels.YellowFin, tmp_path)
     with learn.no_bar(), learn.no_logging(), pytest.warns(UserWarning, match="lr=0.001"):
-        learn.fit(1)
+        learn.fit(2)
 
 
 def test_lr_of_one_gets_none(tmp_path: Path) -> None:
     learn = make_learner(yfkernels.YellowFin, tmp_path)
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*lr")
-        learn.fit(1, lr=1.0)
+        learn.fit(2, lr=1.0)

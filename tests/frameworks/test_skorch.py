@@ -73,7 +73,7 @@ def test_equals_torch(name: str) -> None:
 
 def fit(**options: Any) -> Any:
     x, y = samples(EPOCH)
-    net = make_net(yfkernels.YellowFin, max_epochs=1, **options)
+    net = make_net(yfkernels.YellowFin, max_epochs=2, **options)
     return net.fit(x.numpy(), y.numpy())
 
 
@@ -86,4 +86,4 @@ def test_default_lr_gets_a_warning() -> None:
 def test_lr_of_one_gets_none() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*lr")
-        assert fit(lr=1.0).optimizer_.diagnostics()["step"] == EPOCH
+        assert fit(lr=1.0).optimizer_.diagnostics()["step"] == 2 * EPOCH
