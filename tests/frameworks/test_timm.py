@@ -91,7 +91,7 @@ def run(
     return snapshot(model, inner)
 
 
-@pytest.mark.parametrize("wrap", [None, partial(Lookahead, k=4)], ids=["plain", "lookahead"])
+@pytest.mark.parametrize("wrap", [None, partial(Lookahead, k=2)], ids=["plain", "lookahead"])
 @pytest.mark.parametrize("name", BUILDS)
 def test_resumes_bit_for_bit(name: str, wrap: Wrap, tmp_path: Path) -> None:
     """With the slow weights, which Lookahead keeps in the state of the optimizer inside."""
@@ -120,7 +120,7 @@ def test_is_built_by_the_factory(
         model, f"lookahead_{name}", lr=1.0, weight_decay=0.1, foreach=foreach
     )
     assert isinstance(made, Lookahead)
-    for step in range(7):
+    for step in range(STEPS):
         x, y = batch(step)
         nn.functional.mse_loss(model(x), y).backward()
         made.step()
