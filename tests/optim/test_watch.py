@@ -70,7 +70,7 @@ class Both:
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yfkernels.optim._plan.watch", Both)
+    monkeypatch.setattr("yfkernels.ops.watch_over", Both)
 
 
 def other_gradients(pair: Pair) -> None:
@@ -128,7 +128,7 @@ def test_the_python_walk_serves_all(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """As with a torch before 2.10, where the extension has no other."""
-    monkeypatch.setattr("yfkernels.optim._plan.watch", PythonWatch)
+    monkeypatch.setattr("yfkernels.ops.watch_over", PythonWatch)
     for kind in KINDS:
         pair = Pair(kind, NATIVE, rng)
         pair.train(2)

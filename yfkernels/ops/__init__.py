@@ -19,11 +19,15 @@ and unusable(device_type), which says why it cannot serve a kind of device, or N
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 
 import torch
+
+from yfkernels.ops.table import TensorTable
+from yfkernels.ops.watch import Entry, PythonWatch, Watch
 
 BACKENDS = ("native", "triton", "torch")
 """Names of the backends in the order `backend="auto"` tries them."""
@@ -75,6 +79,21 @@ def preferred(device_type: str) -> str:
     # Triton on a CPU is its interpreter: for tests, never chosen on its own
     candidates = [name for name in BACKENDS if name != "triton" or device_type == "cuda"]
     return next(name for name in candidates if module(name).unusable(device_type) is None)
+
+
+def watch_over(
+    tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
+) -> Watch:
+    """A watch over an optimizer: compiled, or in Python where that cannot be had.
+
+    Args:
+        tables: its tables.
+        sizes: parameters of each group.
+        entries: the parameters, in the order of the groups, with the addresses that the tables
+            have been made with.
+    """
+    compiled: Watch | None = module("native").watch(tables, sizes, entries)
+    return PythonWatch(tables, sizes, entries) if compiled is None else compiled
 
 
 def _require_usable(name: str, device: torch.device) -> None:

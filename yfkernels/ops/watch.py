@@ -111,7 +111,7 @@ def _here(tensor: Any, sharded: bool) -> Any:
 
 
 class PythonWatch:
-    """The walk in Python; arguments as `watch`."""
+    """The walk in Python; arguments as those of `ops.watch_over`."""
 
     def __init__(
         self, tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
@@ -201,18 +201,3 @@ class PythonWatch:
     def forget_grads(self) -> None:
         for columns in self._addresses:
             columns[Column.GRAD] = [-1] * len(columns[Column.GRAD])
-
-
-def watch(tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]) -> Watch:
-    """A watch over an optimizer.
-
-    Args:
-        tables: its tables.
-        sizes: parameters of each group.
-        entries: the parameters, in the order of the groups, with the addresses that the tables
-            have been made with.
-    """
-    from yfkernels.ops import native
-
-    compiled = native.watch(tables, sizes, entries)
-    return PythonWatch(tables, sizes, entries) if compiled is None else compiled

@@ -14,7 +14,7 @@ from yfkernels.distributed.processes import Division
 from yfkernels.distributed.sharding import ShardGroup, Sharding
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
-from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory, watch
+from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory
 from yfkernels.optim._state import StateLayout, view_of
 
 Groups = list[dict[str, Any]]
@@ -128,7 +128,7 @@ class Plan:
             for (_, param), (place, key, row), states in zip(_all(groups), places, stored)
         ]
         sizes = [len(group["params"]) for group in groups]
-        self._watch = watch(self.tables, sizes, entries)
+        self._watch = ops.watch_over(self.tables, sizes, entries)
         self._plain = [table for table in self.tables if table.backend == "torch"]
         # of those the watch says nothing: not even that they have a gradient now
         self._unwatched = [
