@@ -34,6 +34,8 @@ BUILDS = {**YARDSTICKS, **OURS}
 # Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
 # number of processes rounds the codes otherwise, or signs the sketch.
 BY_PLACE = ("YellowFin", "YellowFin-sketch")
+# Parameters in bfloat16: with a float32 master, or rounded stochastically.
+HALF = {"master": {}, "rounded": {"stochastic_rounding": True}}
 FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer
 
 # Ours, and the optimizer of torch that it is an exact case of.
@@ -58,9 +60,12 @@ class Run(Protocol):
         """Trains to step `until`: from the start, or from what was saved in the folder `load`."""
 
 
-def make_model(seed: int = 0, outputs: int = 1) -> nn.Sequential:
+def make_model(
+    seed: int = 0, outputs: int = 1, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, outputs))
+    model = nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, outputs))
+    return model.to(dtype)
 
 
 def samples(steps: int = STEPS) -> tuple[Tensor, Tensor]:
@@ -111,7 +116,7 @@ def train(model: nn.Module, optimizer: Any, steps: range, rank: int = 0, world: 
     for step in steps:
         x, y = batch(step, rank, world)
         optimizer.zero_grad()
-        outputs = model(x)
+        outputs = model(x.to(next(model.parameters()).dtype)).float()
         nn.functional.mse_loss(outputs, y.expand_as(outputs)).backward()
         optimizer.step()
 

@@ -15,6 +15,8 @@ from resume import (
     BUILDS,
     CUT,
     FEW,
+    HALF,
+    OURS,
     STEPS,
     Build,
     Snapshot,
@@ -53,9 +55,11 @@ FORMS: dict[str, dict[str, Any]] = {
 class Training:
     """A model and its optimizer: alone, or sharded over the processes there are."""
 
-    def __init__(self, build: Build, form: str, seed: int = 0) -> None:
+    def __init__(
+        self, build: Build, form: str, seed: int = 0, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.options = StateDictOptions(**FORMS[form])
-        self.model = make_model(seed)
+        self.model = make_model(seed, dtype=dtype)
         self.rank, self.world = 0, 1
         if dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -96,8 +100,9 @@ def run(
     save: Path | None = None,
     load: Path | None = None,
     form: str,
+    dtype: torch.dtype = torch.float32,
 ) -> Snapshot:
-    training = Training(build, form, seed=0 if load is None else 1)
+    training = Training(build, form, seed=0 if load is None else 1, dtype=dtype)
     if load is not None:
         training.load(load)
     training.run(0 if load is None else CUT, until)
@@ -126,6 +131,18 @@ def test_resumes_sharded(name: str, form: str, tmp_path: Path, pair: Pair) -> No
 
 def check_resumes_sharded(rank: int, name: str, form: str, folder: Path) -> None:
     assert_resumes(partial(run, form=form), BUILDS[name], folder)
+
+
+@sharding
+@pytest.mark.parametrize("kept", HALF)
+@pytest.mark.parametrize("name", [name for name in FEW if name in OURS])
+def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Pair) -> None:
+    pair(check_resumes_in_half_precision, name, kept, tmp_path)
+
+
+def check_resumes_in_half_precision(rank: int, name: str, kept: str, folder: Path) -> None:
+    build = partial(BUILDS[name], **HALF[kept])
+    assert_resumes(partial(run, form="flat", dtype=torch.bfloat16), build, folder)
 
 
 @sharding

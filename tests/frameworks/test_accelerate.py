@@ -12,11 +12,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import WORLD, Pair
 from resume import (
     BATCH,
     BUILDS,
+    BY_PLACE,
     EQUALS,
+    FEW,
+    OURS,
     STEPS,
     Build,
     Snapshot,
@@ -25,8 +29,10 @@ from resume import (
     make_model,
     samples,
     snapshot,
+    train,
 )
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -58,15 +64,15 @@ def among_two(rank: int, **options: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def sharded(rank: int, **options: Any) -> Iterator[Any]:
-    """An Accelerator that shards with FSDP2.
+def sharded(rank: int, version: int = 2, **options: Any) -> Iterator[Any]:
+    """An Accelerator that shards with FSDP.
 
     It offers that on GPUs and their like only, but what it does then is as good on CPUs: its state
     is told so.
     """
     with among_two(rank) as accelerator:
         plugin = accelerate.FullyShardedDataParallelPlugin(
-            fsdp_version=2,
+            fsdp_version=version,
             auto_wrap_policy="size_based_wrap",
             min_num_params=10,
             cpu_ram_efficient_loading=False,
@@ -75,7 +81,8 @@ def sharded(rank: int, **options: Any) -> Iterator[Any]:
         for state in (accelerator.state._shared_state, accelerate.PartialState._shared_state):
             state["distributed_type"] = accelerate.DistributedType.FSDP
             state["fsdp_plugin"] = plugin
-        assert accelerator.is_fsdp2
+            state["device"] = torch.device("cpu")
+        assert accelerator.is_fsdp2 == (version == 2)
         yield accelerator
 
 
@@ -149,6 +156,30 @@ def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Pair) ->
 def check_resumes_with_fsdp2(rank: int, name: str, form: str, folder: Path) -> None:
     make_accelerator = partial(sharded, rank, state_dict_type=form)
     assert_resumes(partial(run, make_accelerator=make_accelerator), BUILDS[name], folder)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_equals_one_process_with_fsdp1(name: str, pair: Pair) -> None:
+    pair(check_equals_one_process_with_fsdp1, name)
+
+
+def check_equals_one_process_with_fsdp1(rank: int, name: str) -> None:
+    """The model is wrapped after the optimizer was made, so the group is that of all processes.
+
+    (No resume: what Accelerate loads of FSDP1's state on CPUs does not reach torch's SGD either.)
+    """
+    build = BUILDS[name]
+    alone = make_model(outputs=2)
+    train(alone, build(alone.parameters()), range(STEPS))
+    with sharded(rank, version=1, use_orig_params=True, sync_module_states=False) as accelerator:
+        model = make_model(outputs=2)
+        group = {"process_group": dist.group.WORLD} if name in OURS else {}
+        model, wrapped = accelerator.prepare(model, build(model.parameters(), **group))
+        train(model, wrapped, range(STEPS), rank, WORLD)
+        with FSDP.summon_full_params(model):
+            values = [p.detach().clone() for p in model.parameters()]
+    loose = {"rtol": 1e-5, "atol": 0.02 if name in BY_PLACE else 1e-6}
+    torch.testing.assert_close(values, [p.detach() for p in alone.parameters()], **loose)
 
 
 @pytest.mark.parametrize("name", BUILDS)

@@ -92,12 +92,9 @@ def test_schedules_run(name: str, tmp_path: Path) -> None:
             learn.fit_one_cycle(2, lr_max=own_lr(BUILDS[name]))
 
 
-@pytest.mark.parametrize("name", ["SGD", "LAMB", "QHM", "QHAdam"])
+@pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB", "QHM", "QHAdam"])
 def test_cleared_state_starts_again(name: str, tmp_path: Path) -> None:
-    """After `clear_state` come the first steps of a new optimizer.
-
-    But of YellowFin, whose statistics are no state of parameters: `reset` is for those.
-    """
+    """After `clear_state` come the first steps of a new optimizer."""
     build = BUILDS[name]
     learn, other = make_learner(build, tmp_path), make_learner(build, tmp_path)
     with learn.no_bar(), learn.no_logging():
