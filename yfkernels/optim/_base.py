@@ -48,6 +48,7 @@ class FusedOptimizer(Optimizer):
         "_fused",
         "_division",
         "_option_names",
+        "_had_state",
     )
     _defining_options: frozenset[str] = frozenset()  # without them saved state has no meaning
     _statistics_name: str
@@ -56,6 +57,7 @@ class FusedOptimizer(Optimizer):
     # the class's values are those of an optimizer that was copied or unpickled
     _plan: Plan | None = None  # None as long as it is not known to be true
     _tables: Sequence[TensorTable] = ()  # of the last step
+    _had_state = False  # some parameter, when the plan was made or state was loaded
     _division: Division = Division()
 
     def __init__(
@@ -214,7 +216,9 @@ class FusedOptimizer(Optimizer):
     def _new_plan(self) -> Plan:
         self._refuse_capture()
         self._refuse_meta()
-        if self._tables and self._all_state_is_gone():
+        if self._had_state and not self._has_state() and not self._division.everywhere:
+            # cleared by a program: torch's optimizers are then as new. Not where each process has
+            # other parameters: one without any could not tell
             self._begin_statistics()
         plan = Plan(
             self.param_groups,
@@ -227,16 +231,12 @@ class FusedOptimizer(Optimizer):
         self._tables = plan.tables
         self._prepare(plan)
         plan.settle()
+        self._had_state = True
         return plan
 
-    def _all_state_is_gone(self) -> bool:
-        """Whether a program has cleared the state, which is to begin anew for torch's optimizers.
-
-        Where each process has other parameters, one without any could not tell.
-        """
+    def _has_state(self) -> bool:
         layout = self._layout()
-        begun = any(layout.begun(self.state.get(param)) for _, param in self._all_params())
-        return not begun and not self._division.everywhere
+        return any(layout.begun(self.state.get(param)) for _, param in self._all_params())
 
     def _all_params(self) -> Iterator[tuple[int, Tensor]]:
         for index, group in enumerate(self.param_groups):
@@ -280,7 +280,8 @@ class FusedOptimizer(Optimizer):
             self._begin_statistics()
         elif (found := holders[0][self._statistics_name]) is not self._statistics:
             self._statistics.copy_(self._accepted_statistics(found, holders[0]))
-        self._plan, self._tables = None, ()  # where the parameters begin, the tuner wants to know
+        self._had_state = self._has_state()
+        self._plan = None  # where the parameters begin, the tuner wants to know too
 
     def reset(self, *, statistics: bool = True, state: bool = True) -> None:
         """Forgets what was learnt; options and parameters stay.
@@ -296,7 +297,8 @@ class FusedOptimizer(Optimizer):
                 self._layout().forget(self.state[param])
                 if not self.state[param]:
                     del self.state[param]
-        self._plan, self._tables = None, ()
+        self._had_state = self._has_state()
+        self._plan = None
 
     # ---- the torch.optim contract
 
@@ -305,7 +307,7 @@ class FusedOptimizer(Optimizer):
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        if self._tables:  # steps were taken: if this is the only group now, they are remembered
+        if self._had_state:  # if this is the only group now, the statistics go on in it
             self._publish()
         else:
             self._publish_readouts()
