@@ -16,7 +16,7 @@ from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
 from yfkernels.optim._plan import Plan
 from yfkernels.optim._saved import SavedState
-from yfkernels.optim._state import StateLayout
+from yfkernels.optim._state import StateLayout, view_of
 
 
 class FusedOptimizer(Optimizer):
@@ -48,7 +48,6 @@ class FusedOptimizer(Optimizer):
         "_fused",
         "_division",
         "_option_names",
-        "_had_state",
     )
     _defining_options: frozenset[str] = frozenset()  # without them saved state has no meaning
     _statistics_name: str
@@ -57,7 +56,6 @@ class FusedOptimizer(Optimizer):
     # the class's values are those of an optimizer that was copied or unpickled
     _plan: Plan | None = None  # None as long as it is not known to be true
     _tables: Sequence[TensorTable] = ()  # of the last step
-    _had_state = False  # some parameter, when the plan was made or state was loaded
     _division: Division = Division()
 
     def __init__(
@@ -216,9 +214,9 @@ class FusedOptimizer(Optimizer):
     def _new_plan(self) -> Plan:
         self._refuse_capture()
         self._refuse_meta()
-        if self._had_state and not self._has_state() and not self._division.everywhere:
-            # cleared by a program: torch's optimizers are then as new. Not where each process has
-            # other parameters: one without any could not tell
+        if not self._has_state() and not self._division.everywhere:
+            # new, or cleared by a program: torch's optimizers are then as new. Not where each
+            # process has other parameters: one without any could not tell
             self._begin_statistics()
         plan = Plan(
             self.param_groups,
@@ -231,7 +229,6 @@ class FusedOptimizer(Optimizer):
         self._tables = plan.tables
         self._prepare(plan)
         plan.settle()
-        self._had_state = True
         return plan
 
     def _has_state(self) -> bool:
@@ -280,7 +277,6 @@ class FusedOptimizer(Optimizer):
             self._begin_statistics()
         elif (found := holders[0][self._statistics_name]) is not self._statistics:
             self._statistics.copy_(self._accepted_statistics(found, holders[0]))
-        self._had_state = self._has_state()
         self._plan = None  # where the parameters begin, the tuner wants to know too
 
     def reset(self, *, statistics: bool = True, state: bool = True) -> None:
@@ -293,11 +289,13 @@ class FusedOptimizer(Optimizer):
         if statistics:
             self._begin_statistics()
         if state:
-            for param in list(self.state):
-                self._layout().forget(self.state[param])
-                if not self.state[param]:
+            layout = self._layout()
+            for param, own in list(self.state.items()):
+                layout.forget(own)
+                if not statistics:  # which no state at all would let begin anew
+                    layout.bring(param, view_of(param), own)
+                elif not own:
                     del self.state[param]
-        self._had_state = self._has_state()
         self._plan = None
 
     # ---- the torch.optim contract
@@ -307,7 +305,7 @@ class FusedOptimizer(Optimizer):
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        if self._had_state:  # if this is the only group now, the statistics go on in it
+        if self._tables:  # steps were taken: if this is the only group now, they are remembered
             self._publish()
         else:
             self._publish_readouts()
