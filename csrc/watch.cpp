@@ -85,16 +85,14 @@ Watch::Watch(py::capsule api, py::object is_neg, py::object is_conj,
       if (api_->describe(entry[3].ptr(), &tensor) != 0) throw py::error_already_set();
       param.layout = layout_of(tensor);
     }
-    if (param.place == Place::kTable) {
-      Table& table = tables_.at(size_t(param.table));
-      table.addresses[kParam].at(size_t(param.row)) = int64_t(tensor.data);
-      for (py::handle state : py::cast<py::list>(entry[5])) {
-        auto given = py::cast<py::tuple>(state);
-        if (api_->describe(given[2].ptr(), &tensor) != 0) throw py::error_already_set();
-        State kept{given[0], py::cast<int>(given[1]), layout_of(tensor), py::cast<bool>(given[3])};
-        table.addresses[kept.column].at(size_t(param.row)) = int64_t(tensor.data);
-        param.states.push_back(std::move(kept));
-      }
+    Table* table = param.place == Place::kTable ? &tables_.at(size_t(param.table)) : nullptr;
+    if (table) table->addresses[kParam].at(size_t(param.row)) = int64_t(tensor.data);
+    for (py::handle state : py::cast<py::list>(entry[5])) {
+      auto given = py::cast<py::tuple>(state);
+      if (api_->describe(given[2].ptr(), &tensor) != 0) throw py::error_already_set();
+      State kept{given[0], py::cast<int>(given[1]), layout_of(tensor), py::cast<bool>(given[3])};
+      if (table) table->addresses[kept.column].at(size_t(param.row)) = int64_t(tensor.data);
+      param.states.push_back(std::move(kept));
     }
     params_.push_back(std::move(param));
   }
@@ -214,23 +212,24 @@ int Watch::look_at(size_t index) {
   if (tensor.dtype.code == dlpack::kComplex && truth_of(is_conj_, object)) return kPlan;
   address = int64_t(tensor.data);
   if (param.place == Place::kNowhere) return present ? kPlan : seen;
-  if (param.place == Place::kEmpty) return seen;
-  if (address == 0) return kPlan;
-  if (param.object != object) {  // another object, if perhaps of the same memory
+  const bool empty = param.place == Place::kEmpty;
+  if (address == 0 && !empty) return kPlan;
+  if (!empty && param.object != object) {  // another object, if perhaps of the same memory
     param.object = object;
     seen |= kUpdated;
   }
-  put(param, kParam, address, &seen);
+  if (!empty) put(param, kParam, address, &seen);
 
   PyObject* state = live_states_[index].ptr();
   if (state == nullptr || !PyDict_Check(state)) return kPlan;
   for (const State& kept : param.states) {
     PyObject* value = PyDict_GetItemWithError(state, kept.key.ptr());
-    if (value == nullptr || !describe_as(value, kept.sharded, kept.layout, &address) ||
-        address == 0)
-      return kPlan;
+    if (value == nullptr || !describe_as(value, kept.sharded, kept.layout, &address)) return kPlan;
+    if (empty) continue;
+    if (address == 0) return kPlan;
     put(param, kept.column, address, &seen);
   }
+  if (empty) return seen;
 
   if (!present) {
     put(param, kGrad, 0, &seen);

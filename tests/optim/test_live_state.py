@@ -313,3 +313,14 @@ def test_a_step_without_any_gradient_is_none(
         optimizer.step()
         if gradient is None:
             assert_same_bits((p.detach(), optimizer.state_dict()), before)
+
+
+def test_state_of_a_parameter_without_elements(kind: Kind, target: Target) -> None:
+    """It is made anew as well, where it was deleted."""
+    p = nn.Parameter(torch.zeros(0, 4, device=target.device))
+    optimizer = kind.build([p], backend=target.backend)
+    for _ in range(3):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert kind.state <= optimizer.state[p].keys()
+        del optimizer.state[p]

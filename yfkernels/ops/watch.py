@@ -157,10 +157,10 @@ class PythonWatch:
             return Seen.PLAN
         if entry.place == Place.NOWHERE:
             return Seen.SAME if grad is None else Seen.PLAN
-        if entry.place == Place.EMPTY:
-            return Seen.SAME
-        seen = self._put(entry, Column.PARAM, here.data_ptr())
-        if self._objects[index] != id(param):
+        empty, seen = entry.place == Place.EMPTY, Seen.SAME
+        if not empty:
+            seen = self._put(entry, Column.PARAM, here.data_ptr())
+        if not empty and self._objects[index] != id(param):
             self._objects[index] = id(param)
             seen |= Seen.UPDATED
         state = states.get(param, {})
@@ -170,7 +170,10 @@ class PythonWatch:
                 return Seen.PLAN
             if _Form.of(value) != expected:
                 return Seen.PLAN
-            seen |= self._put(entry, stored.column, value.data_ptr())
+            if not empty:
+                seen |= self._put(entry, stored.column, value.data_ptr())
+        if empty:
+            return seen
         if grad is None:
             return seen | self._put(entry, Column.GRAD, 0)
         if grad.dtype != form.dtype:

@@ -96,6 +96,7 @@ class Plan:
             }
             if not view.numel():
                 places.append((Place.EMPTY, None, 0))
+                stored[-1] = self._stored(param, view, state[param], columns)
                 if Column.STEP in columns:
                     self.empty_parts.append(param)
                 continue
