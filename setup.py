@@ -6,6 +6,8 @@ Environment variables:
         nothing.
     YFK_CUDA_ARCHS: GPU architectures, ``90`` or ``8.0;9.0+PTX``. Else ``TORCH_CUDA_ARCH_LIST``,
         else the GPUs that nvidia-smi sees, else every common one plus PTX for those to come.
+    YFK_SANITIZE: for tests, sanitizers of the CPU code, ``address``. Such a module is loaded only
+        with the sanitizer's library before it: build it elsewhere, with ``build_ext --build-lib``.
 
 torch is not imported: the module includes none of its headers, so any torch release can load it.
 """
@@ -170,25 +172,29 @@ def compile_module(kind: str) -> Path:
         options["YFK_CUDA"] = "ON"
         options["CMAKE_CUDA_COMPILER"] = nvcc
         options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(cuda_archs(nvcc))
-    _prepare_build_dir(nvcc)
+    folder = BUILD_DIR
+    if sanitizers := os.environ.get("YFK_SANITIZE"):
+        options["YFK_SANITIZE"] = sanitizers
+        folder = BUILD_DIR.with_name(f"{BUILD_DIR.name}-{sanitizers.replace(',', '-')}")
+    _prepare_build_dir(folder, nvcc)
     definitions = [f"-D{name}={value}" for name, value in options.items()]
-    run([cmake, "-S", str(ROOT), "-B", str(BUILD_DIR), "-G", "Ninja", *definitions])
-    run([cmake, "--build", str(BUILD_DIR)])
-    return BUILD_DIR / "_C.so"
+    run([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *definitions])
+    run([cmake, "--build", str(folder)])
+    return folder / "_C.so"
 
 
-def _prepare_build_dir(nvcc: str | None) -> None:
+def _prepare_build_dir(folder: Path, nvcc: str | None) -> None:
     """Empties the build folder if it was made for another tree or with other compilers.
 
     CMake reads these once: on a change it refuses, goes on with the old, or forgets its options.
     """
     variables = ("CXX", "CXXFLAGS", "CUDAFLAGS", "CUDAHOSTCXX", "LDFLAGS")
     origin = {"source": str(ROOT), "nvcc": nvcc} | {v: os.environ.get(v) for v in variables}
-    record = BUILD_DIR / "origin.json"
+    record = folder / "origin.json"
     if record.exists() and json.loads(record.read_text()) == origin:
         return
-    shutil.rmtree(BUILD_DIR, ignore_errors=True)
-    BUILD_DIR.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     record.write_text(json.dumps(origin))
 
 

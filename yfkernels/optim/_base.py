@@ -314,6 +314,10 @@ class FusedOptimizer(Optimizer):
         kept = {name: getattr(self, name) for name in self._attributes}
         return super().__getstate__() | kept
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._publish_readouts()  # those of a copy are to show its own steps
+
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def state_dict(self) -> dict[str, Any]:
         """The state as torch's optimizers give it, with references to the live tensors.

@@ -1,0 +1,73 @@
+"""No order of calls makes a difference that it must not make: random programs, in any number.
+
+A fault is printed with the shortest program that has it, ready to be pasted. Every run has the same
+few programs; YFK_PROGRAMS=500 runs so many others, and more kinds of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from cases import Target, why_unusable
+from programs import sanitizer
+from programs.mutants import MUTANTS, Dies, LoadsOnce
+from programs.runner import hunt
+
+MANY = "YFK_PROGRAMS" in os.environ
+SEED = os.environ["YFK_TEST_SEED"] if MANY else "31"
+COUNT = int(os.environ.get("YFK_PROGRAMS", "200"))
+PARTS = 4  # that processes may share
+on_request = pytest.mark.skipif(not MANY, reason="YFK_PROGRAMS=500 runs these programs")
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_native_programs(part: int) -> None:
+    share = COUNT * 9 // 10 // PARTS
+    assert_none_fails("NATIVE", first=part * share, count=share)
+
+
+def test_programs_in_plain_torch() -> None:
+    assert_none_fails("PLAIN", count=COUNT // 10)
+
+
+def test_interpreted_programs() -> None:
+    if reason := why_unusable(Target("triton", "cpu")):
+        pytest.skip(reason)
+    assert_none_fails("INTERPRETED", count=max(1, COUNT // 100))
+
+
+def test_the_harness_makes_no_difference() -> None:
+    """torch's own optimizers, which keep all that counts where everyone sees it."""
+    assert_none_fails("TORCH", count=COUNT // 10)
+
+
+@on_request
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_faults_are_found(mutant: type) -> None:
+    found = hunt("--pairs", mutant.__name__, "--seed", SEED, "--count", "150")
+    assert found.returncode == 1, found.stdout
+    program = re.search(r"replay\(\n(.*?)\n\)", found.stdout, re.DOTALL)
+    assert program is not None, found.stdout
+    actions = len(program[1].splitlines()) - 2
+    assert actions <= 3, found.stdout
+    said = {LoadsOnce: "was not saved by", Dies: "died with signal 11"}
+    assert said.get(mutant, "") in found.stdout
+
+
+@on_request
+def test_native_programs_keep_to_their_memory() -> None:
+    """With the compiled code under AddressSanitizer."""
+    if reason := sanitizer.missing():
+        pytest.skip(reason)
+    module = sanitizer.build()
+    count = str(COUNT * 2 // 5)
+    found = sanitizer.hunt(module, "--seed", SEED, "--first", str(COUNT), "--count", count)
+    assert found.returncode == 0, f"{found.stdout}\n{found.stderr[-8000:]}"
+
+
+def assert_none_fails(pairs: str, *, first: int = 0, count: int) -> None:
+    numbers = ("--first", str(first), "--count", str(count), "--seed", SEED)
+    found = hunt("--pairs", pairs, *numbers)
+    assert found.returncode == 0, f"{found.stdout}\n{found.stderr[-8000:]}"
