@@ -111,6 +111,8 @@ def run(
     return training.snapshot()
 
 
+# Its advice, where there is one process, to say so.
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 every_form = pytest.mark.parametrize("form", FORMS)
 sharding = pytest.mark.skipif(fully_shard is None, reason=NO_FSDP2)
 every_build = pytest.mark.parametrize("name", BUILDS)
