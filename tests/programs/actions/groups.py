@@ -103,6 +103,16 @@ def copy_groups(side: Side, rng: np.random.Generator) -> None:
 
 
 @action(neutral=True)
+def other_groups_for_a_while(side: Side, rng: np.random.Generator) -> None:
+    """Some groups less, a strange one, and the old ones again."""
+    groups = side.optimizer.param_groups
+    before = list(groups)
+    del groups[1 + one_of(rng, len(groups)) :]
+    side.optimizer.add_param_group({"params": [Parameter(torch.ones(5))]})
+    groups[:] = before
+
+
+@action(neutral=True)
 def note_in_groups(side: Side, rng: np.random.Generator) -> None:
     """A program's own entries, as schedulers and loggers make them."""
     for i, group in enumerate(side.optimizer.param_groups):

@@ -101,7 +101,8 @@ def convert_to_the_same(side: Side, rng: np.random.Generator) -> None:
     """module.to() of what it is already, and a way to float64 and back."""
     swap, there_and_back = one_of(rng, 2), one_of(rng, 2)
     holder = _Holder(side.params)
-    if all(p.dtype == torch.float32 for p in side.params) and there_and_back:
+    plain = all(p.dtype == torch.float32 and _has_no_holes(p) for p in side.params)
+    if plain and there_and_back:
         _convert(holder, torch.float64, bool(swap))
         _convert(holder, torch.float32, bool(swap))
     else:
@@ -237,6 +238,10 @@ def freeze(side: Side, rng: np.random.Generator) -> None:
 def unfreeze(side: Side, rng: np.random.Generator) -> None:
     for p in side.params:
         p.requires_grad_(True)
+
+
+def _has_no_holes(p: Parameter) -> bool:
+    return p.stride() == torch.empty_like(p).stride()
 
 
 def _convert(holder: _Holder, dtype: torch.dtype, swap: bool) -> None:

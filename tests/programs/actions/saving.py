@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from programs.gradients import give_gradients
 from programs.registry import action, one_of
 from programs.side import Side, clone
 from torch import nn
@@ -67,25 +68,27 @@ def load_over_another_run(side: Side, rng: np.random.Generator) -> None:
     side.optimizer = other
 
 
-@action(neutral=True, loads=True)
+@action()
 def through_distributed_checkpoint(side: Side, rng: np.random.Generator) -> None:
-    """torch.distributed.checkpoint's state dicts, flat or not, once or twice."""
-    if not all(p.requires_grad and side.optimizer.state.get(p) for p in side.params):
-        return  # it would be refused, or make the state that is not there yet
-    model = nn.ParameterList(side.params)
+    """torch.distributed.checkpoint's state dicts, flat or not, loaded once or twice."""
+    give_gradients(side, rng, density=1.0)
+    side.step()  # without a state it would make one
     grads = [p.grad for p in side.params]
-    values = [clone(p.detach()) for p in side.params]
-    options = dcp.StateDictOptions(flatten_optimizer_state_dict=bool(one_of(rng, 2)))
     side.optimizer.zero_grad()  # it is an error not to
-    saved = dcp.get_optimizer_state_dict(model, side.optimizer, options=options)
-    fresh = side.fresh()
-    for _ in range(1 + one_of(rng, 2)):
-        dcp.set_optimizer_state_dict(model, fresh, copy.deepcopy(saved), options=options)
-    with torch.no_grad():
-        for p, value, grad in zip(side.params, values, grads):
-            p.copy_(value)
-            p.grad = grad
-    side.optimizer = fresh
+    if side.subject and side.loads_as_it_is and all(p.requires_grad for p in side.params):
+        model = nn.ParameterList(side.params)
+        options = dcp.StateDictOptions(flatten_optimizer_state_dict=bool(one_of(rng, 2)))
+        saved = dcp.get_optimizer_state_dict(model, side.optimizer, options=options)
+        values = [clone(p.detach()) for p in side.params]
+        fresh = side.fresh()
+        for _ in range(1 + one_of(rng, 2)):
+            dcp.set_optimizer_state_dict(model, fresh, copy.deepcopy(saved), options=options)
+        with torch.no_grad():
+            for p, value in zip(side.params, values):
+                p.copy_(value)  # from before the step by which it makes a state
+        side.optimizer = fresh
+    for p, grad in zip(side.params, grads):
+        p.grad = grad
 
 
 @action(2.0, neutral=True, loads=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from cases import CANARY
+from programs.comparing import equal
 from programs.gradients import give_gradients
 from programs.registry import action, one_of
 from programs.side import Mismatch, Side, claim, same_bits
@@ -207,9 +208,7 @@ def _equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, torch.Tensor):
-        return same_bits(a, b)
-    return bool(a == b)
+    return equal(a, b)
 
 
 @action(neutral=True, ours=True)
