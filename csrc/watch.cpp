@@ -214,7 +214,7 @@ int Watch::look_at(size_t index) {
   if (param.place == Place::kNowhere) return present ? kPlan : seen;
   const bool empty = param.place == Place::kEmpty;
   if (address == 0 && !empty) return kPlan;
-  if (!empty && param.object != object) {  // another object, if perhaps of the same memory
+  if (param.object != object) {  // another object, if perhaps of the same memory
     param.object = object;
     seen |= kUpdated;
   }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Target, assert_same_bits, normal
-from kinds import Kind
+from kinds import KINDS, Kind
 from torch import nn
 
 pytestmark = pytest.mark.kernel_free
@@ -268,6 +268,21 @@ def test_reset_of_the_statistics_alone(
     pair.assert_equal()
 
 
+def test_reset_is_not_undone_by_the_groups(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """A wrapper has put copies there, of statistics that are to be forgotten."""
+    pair = Pair(kind, target, rng)
+    pair.train(4)
+    group = pair.optimizer.param_groups[0]
+    group[kind.saves] = group[kind.saves].clone()
+    for optimizer in (pair.optimizer, pair.expected):
+        optimizer.reset(state=False)
+    pair.assert_equal()
+    pair.train(3)
+    pair.assert_equal()
+
+
 def test_statistics_in_the_groups_are_used(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
@@ -324,3 +339,49 @@ def test_state_of_a_parameter_without_elements(kind: Kind, target: Target) -> No
         optimizer.step()
         assert kind.state <= optimizer.state[p].keys()
         del optimizer.state[p]
+
+
+def test_steps_of_another_object_without_elements(kind: Kind, target: Target) -> None:
+    """The step counts with the gradient of the parameter that is in the groups now."""
+    old, new = (nn.Parameter(torch.zeros(0, 4, device=target.device)) for _ in range(2))
+    other = nn.Parameter(torch.ones(3, device=target.device))
+    optimizer = kind.build([old, other], backend=target.backend)
+    for p in (old, new, other):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    old.grad = None
+    optimizer.param_groups[0]["params"][0] = new
+    optimizer.state[new] = optimizer.state.pop(old)
+    optimizer.step()
+    assert list(optimizer.state) == [other, new]
+    for state in optimizer.state.values():
+        assert float(state.get("step", 2.0)) == 2.0
+
+
+def test_a_group_that_comes_and_goes(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+    pair = Pair(kind, target, rng)
+    pair.train(2)
+    groups = pair.optimizer.param_groups
+    extra = nn.Parameter(torch.ones(4, device=target.device))
+    pair.optimizer.add_param_group({"params": [extra]})
+    groups.pop()
+    pair.train(2)
+    pair.assert_equal()
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.saves == "tuner"], ids=str)
+def test_readouts_of_a_group_are_its_own(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """Not those of a group in whose place it comes."""
+    pair = Pair(kind, target, rng)
+    optimizer = pair.optimizer
+    for _ in range(2):
+        extra = nn.Parameter(torch.ones(4, device=target.device))
+        optimizer.add_param_group({"params": [extra]})
+        assert float(optimizer.param_groups[1]["tuned_lr"]) == 0.0
+        extra.grad = torch.ones_like(extra)
+        pair.train(1)
+        taken = optimizer.param_groups.pop()
+        optimizer.state.pop(extra)
+        assert float(taken["tuned_lr"]) > 0.0

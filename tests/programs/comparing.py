@@ -109,15 +109,18 @@ def _gap(a: Any, b: Any) -> str:
 class Drift:
     """How far the subject may be from a reference that rounds otherwise, by parameter."""
 
-    def __init__(self, slack: float) -> None:
+    def __init__(self, slack: float, reference: Side) -> None:
         self.slack = slack
-        self.allowed: dict[int, tuple[Tensor, float]] = {}  # of the reference's, kept alive
+        # of the reference's parameters, which are kept alive: the allowance, the largest element
+        self.known: dict[int, tuple[Tensor, float, float]] = {}
+        for q in reference.params:
+            self.known[id(q)] = (q, 0.0, _largest(q))
         self.unit = 2.0**-24  # the coarsest so far
 
     def assert_near(self, subject: Side, reference: Side) -> None:
         """Both after one more action."""
         claim(_sizes(subject) == _sizes(reference), "other groups than the reference's")
-        inherited = max((allowed for _, allowed in self.allowed.values()), default=0.0)
+        inherited = max((allowed for _, allowed, _ in self.known.values()), default=0.0)
         for i, (p, q) in enumerate(zip(subject.params, reference.params)):
             same = p.shape == q.shape and p.dtype == q.dtype
             if not same:
@@ -125,11 +128,16 @@ class Drift:
             if not p.numel():
                 continue
             self.unit = max(self.unit, _UNIT.get(q.dtype, 2.0**-24))
-            _, allowed = self.allowed.get(id(q), (q, inherited))
-            allowed += self.slack * ULPS * self.unit * float(q.detach().abs().max())
-            self.allowed[id(q)] = (q, allowed)
+            largest = _largest(q)
+            _, allowed, before = self.known.get(id(q), (q, inherited, 0.0))
+            allowed += self.slack * ULPS * self.unit * max(before, largest)
+            self.known[id(q)] = (q, allowed, largest)
             gap = float((p.detach() - q.detach()).abs().nan_to_num(0.0, posinf=0.0).max())
             near = gap <= allowed and torch.equal(p.isfinite(), q.isfinite())
             if not near:
                 details = f"{i}: {_gap(p, q)}; allowed {allowed:.3g}"
                 raise Mismatch("parameter is not near the reference's", details)
+
+
+def _largest(q: Tensor) -> float:
+    return float(q.detach().abs().max()) if q.numel() else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import torch
 from cases import CANARY
 from torch import Tensor
 from torch.nn import Parameter
+
+from yfkernels.ops.tuner import STATE_FIELDS
+from yfkernels.optim._state import view_of
 
 HALF = (torch.bfloat16, torch.float16)
 Groups = list[dict[str, Any]]
@@ -69,16 +72,46 @@ class Side:
 
     @property
     def loads_as_it_is(self) -> bool:
-        """Not if a parameter was in half precision before: loading gives it its master's bits."""
+        """Whether loading what was just saved changes nothing and is not refused.
+
+        Not if a parameter was in half precision before: loading gives it its master's bits. Nor if
+        a part of a state is missing: it might be another optimizer's. Nor if every step so far was
+        skipped: the tuner looks where the parameters begin when it is set up, not when it starts.
+        """
+        tuner = self.optimizer.param_groups[0].get("tuner")
+        if tuner is not None and tuner[STATE_FIELDS.index("step")] == 0.0:
+            return False
         return not any(
-            "master" in self.optimizer.state.get(p, {}) and p.dtype not in HALF for p in self.params
+            "master" in left or missing & set(self.optimizer._layout().names)
+            for left, missing in self._misfits()
         )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the state has what the next step needs, and no more."""
+        return not any(left or missing for left, missing in self._misfits())
+
+    def _misfits(self) -> Iterator[tuple[set[str], set[str]]]:
+        """What a parameter's state has and does not need, and what it lacks."""
+        if not self.ours:
+            return
+        layout = self.optimizer._layout()
+        every = {*layout.names, "master", "step"}
+        for p in self.params:
+            has = every & self.optimizer.state.get(p, {}).keys()
+            needs = set(layout.columns(view_of(p)))
+            if has:
+                yield has - needs, needs - has
 
     @property
     def cleared(self) -> bool:
         """Whether nothing is left of the state, but of the statistics."""
         statistics = any(name in self.optimizer.param_groups[0] for name in ("tuner", "gate"))
-        return statistics and not any(self.optimizer.state.get(p) for p in self.params)
+        return statistics and not any(map(self.begun, self.params))
+
+    def begun(self, p: Parameter) -> bool:
+        """Whether the optimizer, one of ours, has a state for a parameter."""
+        return bool(self.optimizer._layout().begun(self.optimizer.state.get(p)))
 
     def fresh(self, *, new_parameters: bool = False) -> Any:
         """An optimizer as the program's start makes it, for a checkpoint to be loaded into."""

@@ -42,6 +42,22 @@ def zero_redundancy_group() -> Any:
     return None
 
 
+_WHICH_GROUP = (
+    "the parameters are those of FullyShardedDataParallel, of which each process has a part, and "
+    "this step needs sums over all parts: construct the optimizer with "
+    "process_group=model.process_group, or process_group=torch.distributed.group.WORLD where a "
+    "framework wraps the model later"
+)
+
+
+@dataclass(frozen=True)
+class _UnknownGroup(ShardGroup):
+    """Parts that can be updated as long as no sum over them is asked for."""
+
+    def all_reduce(self, sums: Tensor) -> None:
+        raise RuntimeError(_WHICH_GROUP)
+
+
 @dataclass(frozen=True)
 class Division:
     """How a model is divided, beyond what its parameters show.
@@ -75,23 +91,22 @@ class Division:
         return 0 if self.group is None else torch.distributed.get_rank(self.group) * _STRIDE
 
     def shard_group(self, param: Tensor) -> ShardGroup | None:
-        """Over which processes a parameter is split.
-
-        Raises:
-            RuntimeError: it is split, and nobody has said over which.
-        """
+        """Over which processes a parameter is split."""
         if is_dtensor(param):
             return mesh_shard_group(param)
-        if not is_flat(param):
-            return None
-        if self.group is not None:
+        if self.group is not None and is_flat(param):
             return ShardGroup((self.group,), _device(param.device))
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise RuntimeError(
-                "the parameters are those of FullyShardedDataParallel, of which each process has a "
-                "part: construct the optimizer with process_group=model.process_group"
-            )
-        return None
+        return _UnknownGroup((), _device(param.device)) if self._unknown(param) else None
+
+    def require_group(self, params: Iterable[Tensor]) -> None:
+        """Raises RuntimeError if parameters are split and nobody has said over which processes."""
+        if any(map(self._unknown, params)):
+            raise RuntimeError(_WHICH_GROUP)
+
+    def _unknown(self, param: Tensor) -> bool:
+        if self.group is not None or not is_flat(param):
+            return False
+        return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
     def between(self, params: Iterable[Tensor], device: torch.device) -> ShardGroup | None:
         """The processes that have other parameters, each of them whole."""

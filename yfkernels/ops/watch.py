@@ -160,7 +160,7 @@ class PythonWatch:
         empty, seen = entry.place == Place.EMPTY, Seen.SAME
         if not empty:
             seen = self._put(entry, Column.PARAM, here.data_ptr())
-        if not empty and self._objects[index] != id(param):
+        if self._objects[index] != id(param):
             self._objects[index] = id(param)
             seen |= Seen.UPDATED
         state = states.get(param, {})

@@ -121,6 +121,14 @@ class FusedOptimizer(Optimizer):
             "differentiable": False,
         }
 
+    @property
+    def _always_sums(self) -> bool:
+        """Whether every step needs sums over all parameters, whatever the groups' options."""
+        return True
+
+    def _group_added(self) -> None:
+        """Called for a new group, when there is no plan."""
+
     def _publish_readouts(self) -> None:
         """Puts into the groups what is there to be read, not set."""
 
@@ -214,6 +222,8 @@ class FusedOptimizer(Optimizer):
     def _new_plan(self) -> Plan:
         self._refuse_capture()
         self._refuse_meta()
+        if self._always_sums:
+            self._division.require_group(param for _, param in self._all_params())
         if not self._has_state() and not self._division.everywhere:
             # new, or cleared by a program: torch's optimizers are then as new. Not where each
             # process has other parameters: one without any could not tell
@@ -288,6 +298,8 @@ class FusedOptimizer(Optimizer):
         """
         if statistics:
             self._begin_statistics()
+            if self._statistics_name in self.param_groups[0]:
+                self._publish()  # not to be taken back from there
         if state:
             layout = self._layout()
             for param, own in list(self.state.items()):
@@ -305,6 +317,8 @@ class FusedOptimizer(Optimizer):
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        self._plan = None  # also for programs that take the group out again before the next step
+        self._group_added()
         if self._tables:  # steps were taken: if this is the only group now, they are remembered
             self._publish()
         else:

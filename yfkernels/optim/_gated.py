@@ -58,6 +58,10 @@ class GatedOptimizer(RuleOptimizer):
 
     # ---- one step
 
+    @property
+    def _always_sums(self) -> bool:
+        return self._adapts
+
     def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
         """The rule's own fields for a parameter group, and max_norm if it clips."""
         raise NotImplementedError

@@ -67,6 +67,7 @@ class Plan:
         self._shard_group = division.shard_group
         self.tables: list[TensorTable] = []
         self.empty_parts: list[Tensor] = []
+        self._empty_parts: list[int] = []  # which they are
         params = [param for _, param in _all(groups)]
         _refuse_twice(params)
         for index, param in enumerate(params):
@@ -98,7 +99,7 @@ class Plan:
                 places.append((Place.EMPTY, None, 0))
                 stored[-1] = self._stored(param, view, state[param], columns)
                 if Column.STEP in columns:
-                    self.empty_parts.append(param)
+                    self._empty_parts.append(len(places) - 1)
                 continue
             key = self._key(param, view)
             place = Place.PLAIN if key.backend == "torch" else Place.TABLE
@@ -195,6 +196,7 @@ class Plan:
         for index, table in enumerate(self.tables):
             table.params = [_versioned(params[row.index]) for row in table.rows]
             table.update_those(self._watch.present(index))
+        self.empty_parts = [params[index] for index in self._empty_parts]
 
     def _copy_grads(self, groups: Groups) -> bool:
         """Copies gradients that do not lie as their parameters; False if one has no memory."""

@@ -270,6 +270,9 @@ class YellowFin(RuleOptimizer):
             for group, (lr, momentum) in zip(self.param_groups, self._readouts)
         )
 
+    def _group_added(self) -> None:
+        self._tuner.keep_groups(len(self.param_groups) - 1)
+
     def _publish_readouts(self) -> None:
         self._readouts = self._tuner.readouts(len(self.param_groups))
         for group, (lr, momentum) in zip(self.param_groups, self._readouts):

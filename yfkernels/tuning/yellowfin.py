@@ -148,6 +148,11 @@ class YellowFinTuner:
             self.coefficients = _coefficients(num_groups, device)
             self.coefficients[: len(known)] = known
 
+    def keep_groups(self, num_groups: int) -> None:
+        """Leaves the readouts of further groups to those that were taken out; `prepare` follows."""
+        if len(self.coefficients) > num_groups:
+            self.coefficients = self.coefficients[:num_groups].clone()
+
     def readouts(self, num_groups: int) -> list[tuple[Tensor, Tensor]]:
         """(step size, momentum) of the last step in each group: views that live."""
         self._make_room(num_groups, self.coefficients.device)

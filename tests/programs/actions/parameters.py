@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -245,6 +246,8 @@ def _has_no_holes(p: Parameter) -> bool:
 
 
 def _convert(holder: _Holder, dtype: torch.dtype, swap: bool) -> None:
+    if swap:
+        gc.collect()  # refused while dead copies, in cycles, hold a gradient
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(swap)
     ways: dict[torch.dtype, Callable[[], Any]] = {

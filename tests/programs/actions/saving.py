@@ -75,7 +75,7 @@ def through_distributed_checkpoint(side: Side, rng: np.random.Generator) -> None
     side.step()  # without a state it would make one
     grads = [p.grad for p in side.params]
     side.optimizer.zero_grad()  # it is an error not to
-    if side.subject and side.loads_as_it_is and all(p.requires_grad for p in side.params):
+    if side.subject and side.fits and all(p.requires_grad for p in side.params):
         model = nn.ParameterList(side.params)
         options = dcp.StateDictOptions(flatten_optimizer_state_dict=bool(one_of(rng, 2)))
         saved = dcp.get_optimizer_state_dict(model, side.optimizer, options=options)

@@ -130,7 +130,7 @@ def _reshaped_with_its_state(side: Side) -> None:
 
 def _gradient_from_before_a_resize(side: Side) -> None:
     p = side.params[-1]
-    if not any(side.optimizer.state.get(q) for q in side.params[:-1]):
+    if not any(map(side.begun, side.params[:-1])):
         raise LookupError("no other state: to delete this one would begin the statistics anew")
     kept, state = p.data, side.optimizer.state.pop(p, None)
     for q in side.params:
