@@ -7,9 +7,10 @@ parameter by half a unit in its last place a few times, and a move by a few unit
 averages, a root, a quotient, each 2^-24. An average carries the roundings of earlier steps, but
 forgets them as it forgets the gradients. So each action may add ULPS units of the largest element
 of the parameter, of the tensor as a whole: where terms cancel, what is left has the error of the
-terms. Faults of the kind that is looked for here, old momentum or another tensor's memory, are off
-by a whole move. Half-precision parameters round to 2^-8 (2^-11), and to the neighbour where the two
-results lie on either side of a middle.
+terms. YellowFin's step size is tuned from differences of sums that nearly cancel, so its moves may
+differ by TUNED of themselves. Faults of the kind that is looked for here, old momentum or another
+tensor's memory, are off by a whole move. Half-precision parameters round to 2^-8 (2^-11), and to
+the neighbour where the two results lie on either side of a middle.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from yfkernels.ops.tuner import STATE_FIELDS
 
 ULPS = 8.0
+TUNED = 2.0**-12
 _UNIT = {
     torch.float64: 2.0**-53,
     torch.complex128: 2.0**-53,
@@ -109,12 +111,12 @@ def _gap(a: Any, b: Any) -> str:
 class Drift:
     """How far the subject may be from a reference that rounds otherwise, by parameter."""
 
-    def __init__(self, slack: float, reference: Side) -> None:
-        self.slack = slack
-        # of the reference's parameters, which are kept alive: the allowance, the largest element
-        self.known: dict[int, tuple[Tensor, float, float]] = {}
+    def __init__(self, reference: Side, *, tunes: bool) -> None:
+        self.of_the_move = TUNED if tunes else 0.0
+        # of the reference's parameters, which are kept alive: the allowance, the values
+        self.known: dict[int, tuple[Tensor, float, Tensor]] = {}
         for q in reference.params:
-            self.known[id(q)] = (q, 0.0, _largest(q))
+            self.known[id(q)] = (q, 0.0, q.detach().clone())
         self.unit = 2.0**-24  # the coarsest so far
 
     def assert_near(self, subject: Side, reference: Side) -> None:
@@ -128,10 +130,12 @@ class Drift:
             if not p.numel():
                 continue
             self.unit = max(self.unit, _UNIT.get(q.dtype, 2.0**-24))
-            largest = _largest(q)
-            _, allowed, before = self.known.get(id(q), (q, inherited, 0.0))
-            allowed += self.slack * ULPS * self.unit * max(before, largest)
-            self.known[id(q)] = (q, allowed, largest)
+            now = q.detach().clone()
+            _, allowed, before = self.known.get(id(q), (q, inherited, now))
+            allowed += ULPS * self.unit * max(_largest(before), _largest(now))
+            if before.shape == now.shape and before.dtype == now.dtype:
+                allowed += self.of_the_move * _largest(now - before)
+            self.known[id(q)] = (q, allowed, now)
             gap = float((p.detach() - q.detach()).abs().nan_to_num(0.0, posinf=0.0).max())
             near = gap <= allowed and torch.equal(p.isfinite(), q.isfinite())
             if not near:
@@ -139,5 +143,5 @@ class Drift:
                 raise Mismatch("parameter is not near the reference's", details)
 
 
-def _largest(q: Tensor) -> float:
-    return float(q.detach().abs().max()) if q.numel() else 0.0
+def _largest(values: Tensor) -> float:
+    return float(values.abs().nan_to_num(0.0, posinf=0.0).max()) if values.numel() else 0.0

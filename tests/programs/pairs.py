@@ -31,7 +31,7 @@ class Pair:
             have state to another dtype, "lose" one state of a parameter, "skip" a step that is not
             finite.
         backend: of the optimizer under test; None for torch's own.
-        chaotic: rounding may be amplified: two backends end near each other, but not to rounding.
+        tunes: its step size is measured, so that rounding is amplified.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Pair:
     dtypes: tuple[torch.dtype, ...] = ANY
     can: frozenset[str] = frozenset(("convert", "lose"))
     backend: str | None = "native"
-    chaotic: bool = False
+    tunes: bool = False
 
     def subject(self, groups: list[dict[str, Any]]) -> Any:
         return self.build(groups, **({"backend": self.backend} if self.backend else {}))
@@ -96,14 +96,12 @@ def _beside_another_backend() -> list[Pair]:
 
 
 def _pair_of(kind: Kind) -> Pair:
-    can = {"convert", "lose", "skip"}
-    yellowfin = kind.name.startswith("YellowFin")
     options = SKIP if kind.measures else {}
     return Pair(
         kind.name,
         partial(kind.build, **options),
-        can=frozenset(can),
-        chaotic=yellowfin,
+        can=frozenset(("convert", "lose", "skip")),
+        tunes=kind.name.startswith("YellowFin"),
     )
 
 

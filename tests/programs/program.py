@@ -82,7 +82,7 @@ def run(program: Program, before_action: Callable[[str], object] = lambda name: 
             ("reference", pair.reference),
         )
     }
-    drift = Drift(1.0, sides["reference"])
+    drift = Drift(sides["reference"], tunes=pair.tunes)
     for number, (name, seed) in enumerate(program.actions):
         where = f"after action {number}, {name}"
         before_action(name)
