@@ -32,8 +32,9 @@ YARDSTICKS = {
 OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
 BUILDS = {**YARDSTICKS, **OURS}
 # Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
-# number of processes rounds the codes otherwise, or signs the sketch.
-BY_PLACE = ("YellowFin", "YellowFin-sketch")
+# number of processes rounds the codes otherwise, or signs the sketch. Allowed for that, some twice
+# what was seen: of parameters, absolute, and of diagnostics, relative.
+BY_PLACE = {"YellowFin": (0.01, 0.05), "YellowFin-sketch": (2e-3, 0.25)}
 # Parameters in bfloat16: with a float32 master, or rounded stochastically.
 HALF = {"master": {}, "rounded": {"stochastic_rounding": True}}
 FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer
@@ -127,7 +128,7 @@ def assert_resumes(run: Run, build: Build, folder: Path) -> None:
     assert_same_bits(run(build, until=STEPS, load=folder), whole)
 
 
-def assert_close(a: Snapshot, b: Snapshot) -> None:
+def assert_close(a: Snapshot, b: Snapshot, atol: float = 1e-6) -> None:
     """Two optimizers that compute the same took the parameters to the same place."""
     for name, value in a["parameters"].items():
-        torch.testing.assert_close(value, b["parameters"][name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, b["parameters"][name], rtol=1e-5, atol=atol)

@@ -68,10 +68,10 @@ every_form = pytest.mark.parametrize(
 )
 
 
-def not_the_same(original: bool) -> tuple[str, ...]:
-    """What another number of processes takes somewhere else, if not far."""
+def not_the_same(original: bool) -> dict[str, tuple[float, float]]:
+    """What another number of processes takes somewhere else, and how far it may be."""
     # a flat parameter's padding counts as elements, of which a preconditioner knows the number
-    return BY_PLACE if original else (*BY_PLACE, "YellowFin-diagonal")
+    return BY_PLACE if original else {**BY_PLACE, "YellowFin-diagonal": (5e-4, 0.05)}
 
 
 def whole_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -259,17 +259,13 @@ def check_equals_one_process(rank: int, original: bool, name: str) -> None:
     model = wrapped(original)
     optimizer = optimizer_for(model, build)
     train(model, optimizer, range(STEPS), rank, WORLD)
-    loose = name in not_the_same(original)
+    atol, rel = not_the_same(original).get(name, (1e-6, 1e-4))
     torch.testing.assert_close(
-        whole_parameters(model),
-        dict(alone.state_dict()),
-        rtol=1e-5,
-        atol=0.02 if loose else 1e-6,
+        whole_parameters(model), dict(alone.state_dict()), rtol=1e-5, atol=atol
     )
     if name in OURS:
         seen = optimizer.diagnostics()
-        near = {"rel": 0.25 if loose else 1e-4}
-        assert seen == pytest.approx(expected.diagnostics(), nan_ok=True, **near)
+        assert seen == pytest.approx(expected.diagnostics(), rel=rel, nan_ok=True)
         assert_same_bits(*everyones(seen))
     if name == "LAMB":
         ratios = [
