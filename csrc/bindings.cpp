@@ -106,7 +106,8 @@ PYBIND11_MODULE(_C, m) {
       .def("look", &Watch::look)
       .def("moved", &Watch::moved)
       .def("present", &Watch::present)
-      .def("forget_grads", &Watch::forget_grads);
+      .def("forget_grads", &Watch::forget_grads)
+      .def("forget", &Watch::forget);
 
   m.def(
       "cpu_measure",

@@ -269,6 +269,12 @@ void Watch::forget_grads() {
     for (int64_t& address : table.addresses[kGrad]) address = -1;
 }
 
+void Watch::forget() {
+  for (Table& table : tables_)
+    for (auto& column : table.addresses)
+      for (int64_t& address : column) address = -1;
+}
+
 py::list Watch::moved() const {
   py::list found;
   for (size_t t = 0; t < tables_.size(); ++t)

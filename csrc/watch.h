@@ -57,6 +57,9 @@ class Watch {
   // The gradients' addresses are to be reported again: copies have stood in for them.
   void forget_grads();
 
+  // All addresses are to be reported again: nobody knows what the tables on the device hold.
+  void forget();
+
  private:
   struct Layout {
     std::vector<int64_t> shape, strides;

@@ -248,6 +248,8 @@ def test_reset(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     pair.optimizer.reset()
     assert list(pair.optimizer.state) == pair.params[:1]
     assert list(pair.optimizer.state[pair.params[0]]) == ["ema"]
+    readouts = [pair.optimizer.param_groups[0].get(name, 0.0) for name in ("tuned_lr", "momentum")]
+    assert list(map(float, readouts)) == [0.0, 0.0]
     del pair.optimizer.state[pair.params[0]]
     pair.expected = kind.build(pair.expected_params, backend=target.backend)
     pair.train(3)
@@ -339,6 +341,26 @@ def test_state_of_a_parameter_without_elements(kind: Kind, target: Target) -> No
         optimizer.step()
         assert kind.state <= optimizer.state[p].keys()
         del optimizer.state[p]
+
+
+def test_a_missing_second_state_begins_the_parameter_anew(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """Its momentum and count of steps too: one of many steps over one of none is a huge move."""
+    pair = Pair(kind, target, rng)
+    pair.train(5)
+    layout = pair.optimizer._layout()
+    further = list(layout.names)[1:]
+    if not further:
+        pytest.skip("it has no second state")
+    for optimizer, p, lost in (
+        (pair.optimizer, pair.params[0], further),
+        (pair.expected, pair.expected_params[0], [*layout.names, "step"]),
+    ):
+        for name in lost:
+            optimizer.state[p].pop(name, None)
+    pair.train(3)
+    pair.assert_equal()
 
 
 def test_steps_of_another_object_without_elements(kind: Kind, target: Target) -> None:

@@ -166,6 +166,13 @@ class TensorTable:
         for column in self.columns:
             self._pointers[column] = [row.columns[column].data_ptr() for row in self.rows]
 
+    def buffers(self) -> list[Tensor]:
+        """What was made here and kernels read or write."""
+        made = [self.norms, self.gauges]
+        if self.backend != "torch":
+            made += [self.words, self.chunks, self.tickets, self.chunk_sums]
+        return made
+
     @property
     def aligned(self) -> bool:
         """Whether every column of every tensor starts on a 16-byte boundary in this step."""

@@ -73,6 +73,9 @@ class Watch(Protocol):
     def forget_grads(self) -> None:
         """Has the gradients' addresses reported again: copies have stood in for them."""
 
+    def forget(self) -> None:
+        """Has all addresses reported again: nobody knows what the tables on the device hold."""
+
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor has memory of its own: a wrapper subclass or a meta tensor has none."""
@@ -204,3 +207,8 @@ class PythonWatch:
     def forget_grads(self) -> None:
         for columns in self._addresses:
             columns[Column.GRAD] = [-1] * len(columns[Column.GRAD])
+
+    def forget(self) -> None:
+        for columns in self._addresses:
+            for column in columns:
+                column[:] = [-1] * len(column)

@@ -14,6 +14,7 @@ from yfkernels._checks import require, require_equal_global
 from yfkernels.distributed.processes import Division, is_flat, zero_redundancy_group
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
+from yfkernels.optim._graphs import Captured, Streams, capturing
 from yfkernels.optim._plan import Plan
 from yfkernels.optim._saved import SavedState
 from yfkernels.optim._state import StateLayout, view_of
@@ -56,6 +57,7 @@ class FusedOptimizer(Optimizer):
     # the class's values are those of an optimizer that was copied or unpickled
     _plan: Plan | None = None  # None as long as it is not known to be true
     _tables: Sequence[TensorTable] = ()  # of the last step
+    _streams = Streams(())
     _division: Division = Division()
 
     def __init__(
@@ -88,6 +90,7 @@ class FusedOptimizer(Optimizer):
         if process_group is None:
             process_group = zero_redundancy_group()
         self._division = Division(process_group)
+        self._captured = Captured()
         self._option_names = tuple(defaults)  # torch adds to `defaults`, and so do wrappers
         self._check_group(defaults)
         super().__init__(params, defaults)
@@ -140,6 +143,14 @@ class FusedOptimizer(Optimizer):
         """Called when there is a new plan."""
         raise NotImplementedError
 
+    def _buffers(self) -> list[Tensor]:
+        """What `_prepare` has made and kernels read or write."""
+        raise NotImplementedError
+
+    def _write_again(self) -> None:
+        """Has `_update` write everything to the device, whatever it wrote before."""
+        raise NotImplementedError
+
     def _update(self, plan: Plan) -> None:
         """One step over tables whose gradients are bound. A process whose shards are all empty
         has no table and must still take part in sums over the shards."""
@@ -187,18 +198,31 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        capture = capturing()
+        if capture and not self._capturable:
+            raise RuntimeError(
+                f"{type(self).__name__}(capturable=False) cannot be captured in a CUDA graph, "
+                "which would keep what the host decides in this step for ever; construct it with "
+                "capturable=True"
+            )
         if self.param_groups[0].get(self._statistics_name) is not self._statistics:
             self._adopt_statistics()  # and the new plan publishes them
-        plan = self._bound_plan()
+        plan = self._bound_plan(capture)
         if plan is not None:
+            self._streams.enter()
             self._update(plan)
             plan.finish()
+            if capture and not self._captured.has(plan):
+                self._captured.hold(plan, self._buffers())
         return loss
 
-    def _bound_plan(self) -> Plan | None:
+    def _bound_plan(self, capture: bool) -> Plan | None:
         """The plan with this step's tensors in place; None if there are no gradients."""
         # until all of it has been found true, whatever is raised on the way
         plan, self._plan = self._plan, None
+        if plan is not None and (capture or self._captured.has(plan)):
+            plan.write_everything()
+            self._write_again()
         seen = Seen.PLAN if plan is None else plan.bind(self.param_groups, self.state)
         if seen == Seen.PLAN:
             if not self._takes_part():
@@ -239,6 +263,7 @@ class FusedOptimizer(Optimizer):
         self._tables = plan.tables
         self._prepare(plan)
         plan.settle()
+        self._streams = Streams([*plan.buffers(), *self._buffers()])
         return plan
 
     def _has_state(self) -> bool:
@@ -251,7 +276,7 @@ class FusedOptimizer(Optimizer):
                 yield index, param
 
     def _refuse_capture(self) -> None:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if capturing():
             raise RuntimeError(
                 f"{type(self).__name__}.step() has to set up its tables, which a CUDA graph cannot "
                 "capture: take at least one step with the same parameters before the capture"
@@ -330,6 +355,7 @@ class FusedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_captured", Captured())  # of copies; torch loads by this way too
         self._publish_readouts()  # those of a copy are to show its own steps
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -349,13 +375,14 @@ class FusedOptimizer(Optimizer):
         """Restores what state_dict() saved.
 
         Options that the state_dict does not have take their defaults, a master its parameter's
-        value; a parameter of full precision takes that of a saved master.
+        value; a parameter of full precision takes that of a saved master. Once a step was captured
+        in a CUDA graph, numbers go into the tensors that are there: its replays go on from them.
 
         Raises:
             ValueError: the parameter groups differ, or have an option that this one does not take.
             RuntimeError: state of another shape, another optimizer or other options.
         """
-        saved = SavedState(self)
+        saved = SavedState(self, in_place=bool(self._captured))
 
         # the last hook to run, so that it sees what the user's own hooks have made of the dict
         def complete(optimizer: Optimizer, final: dict[str, Any]) -> dict[str, Any]:

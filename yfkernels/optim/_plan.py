@@ -163,7 +163,16 @@ class Plan:
             for name, column in self._layout.columns(view).items()
         ]
 
+    def buffers(self) -> Iterator[Tensor]:
+        """What was made here and kernels read or write."""
+        for table in self.tables:
+            yield from table.buffers()
+
     # ---- every step
+
+    def write_everything(self) -> None:
+        """Has the next `bind` write every address again, whatever was written before."""
+        self._watch.forget()
 
     def bind(self, groups: Groups, state: State) -> int:
         """Brings the tables up to date with the live parameters, gradients and states.

@@ -35,6 +35,8 @@ class Tuner(Protocol):
         backend: str,
     ) -> None: ...
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None: ...
+    def write_again(self) -> None: ...
+    def buffers(self) -> list[Tensor]: ...
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None: ...
     def collect(self) -> None: ...
     def coefficients_on(self, device: torch.device) -> Tensor: ...
@@ -90,8 +92,6 @@ class RuleOptimizer(FusedOptimizer):
         self._publish()
 
     def _update(self, plan: Plan) -> None:
-        if not self._capturable and torch.cuda.is_available():
-            self._refuse_capture_of_host_settings()
         self._tuner.set_groups(*self._group_settings())
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if not self._adapts:
@@ -166,13 +166,11 @@ class RuleOptimizer(FusedOptimizer):
     def _reads_on_host(self) -> bool:
         return self._tunes_on_host and not self._capturable
 
-    def _refuse_capture_of_host_settings(self) -> None:
-        if torch.cuda.is_current_stream_capturing():
-            name = type(self).__name__
-            raise RuntimeError(
-                f"{name}(capturable=False) cannot be captured in a CUDA graph, which would keep "
-                "what the host decides in this step for ever; construct it with capturable=True"
-            )
+    def _write_again(self) -> None:
+        self._tuner.write_again()
+
+    def _buffers(self) -> list[Tensor]:
+        return self._tuner.buffers()
 
     def _check_group(self, group: dict[str, Any]) -> None:
         lr, decay = group["lr"], group["weight_decay"]

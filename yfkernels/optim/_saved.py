@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -16,11 +17,16 @@ class SavedState:
 
     Args:
         optimizer: into which it goes.
+        in_place: into the tensors that it has, as captured CUDA graphs know them.
     """
 
-    def __init__(self, optimizer: FusedOptimizer) -> None:
+    def __init__(self, optimizer: FusedOptimizer, *, in_place: bool) -> None:
         self._optimizer = optimizer
         self._state_dict: dict[str, Any] = {}
+        live = optimizer.state if in_place else {}
+        self._live = {param: dict(state) for param, state in live.items()}
+        groups = optimizer.param_groups if in_place else []
+        self._live_lrs = [group.get("lr") for group in groups]
 
     def completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state_dict with what it lacks, as this version has it.
@@ -81,4 +87,10 @@ class SavedState:
     def restore(self) -> None:
         """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
         for _, param, state in self._each():
-            self._optimizer._layout().restore(param, state, self._optimizer.state[param])
+            live = self._live.get(param, {})
+            self._optimizer._layout().restore(param, state, self._optimizer.state[param], live)
+        for group, lr in zip(self._optimizer.param_groups, self._live_lrs):
+            if isinstance(lr, Tensor):
+                with torch.no_grad():
+                    lr.fill_(group["lr"])
+                group["lr"] = lr

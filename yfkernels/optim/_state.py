@@ -72,8 +72,13 @@ class StateLayout:
     def bring(self, param: Tensor, view: Tensor, state: dict[str, Any]) -> dict[Column, Tensor]:
         """The state by column, made or brought into the parameter's layout and onto its device.
 
-        What is brought is put into `state`, after all of it has been looked at.
+        What is brought is put into `state`, after all of it has been looked at. A missing momentum
+        begins at zero. Without one of the rule's further states all of them and the count of steps
+        begin anew: moments of many steps divided by one that has just begun would be a huge move.
         """
+        if self.begun(state) and any(state.get(name) is None for name in list(self.names)[1:]):
+            for name in (*self.names, "step"):
+                state.pop(name, None)
         columns: dict[Column, Tensor] = {}
         changed: dict[str, Tensor] = {}
         for name, column in self.columns(view).items():
@@ -152,16 +157,28 @@ class StateLayout:
             return ""
         return ". Was it saved with the same options, preconditioner among them?"
 
-    def restore(self, param: Tensor, saved: Mapping[str, Any], state: dict[str, Any]) -> None:
+    def restore(
+        self,
+        param: Tensor,
+        saved: Mapping[str, Any],
+        state: dict[str, Any],
+        live: Mapping[str, Any],
+    ) -> None:
         """Puts what is ours of `saved` into `state` in full precision; the rest stays as it is.
 
-        A parameter that needs no master any more takes the value of the saved one.
+        A parameter that needs no master any more takes the value of the saved one. What `live` has
+        in the right form takes the numbers, and is the state again.
         """
         view = view_of(param)
         ours = self.columns(view)
         for name in (name for name in ours if saved.get(name) is not None):
             made = self._tensor(name, view, self._part(name, saved[name], param))
-            state[name] = made if name == "step" else sharding.like(param, made)
+            there = live.get(name)
+            if isinstance(there, Tensor) and self._lies_as(sharding.local(there), name, view):
+                sharding.local(there).copy_(made)
+                state[name] = there
+            else:
+                state[name] = made if name == "step" else sharding.like(param, made)
         if "master" in saved and "master" not in ours:
             state.pop("master", None)
             if view.dtype not in _HALF:

@@ -57,6 +57,15 @@ class Gate:
         """Takes the user's settings, a row of the rule's fields a group; see `Settings.set`."""
         self._settings.set(values, device_lrs)
 
+    def write_again(self) -> None:
+        """Has the next step write the settings, and decide, whatever the device has of them."""
+        self._settings.write_again()
+        self._unscaled = True  # rows that are written anew are the settings
+
+    def buffers(self) -> list[Tensor]:
+        """What was made here and kernels read or write."""
+        return [self.state, self._settings.rows, *self._measurement.buffers()]
+
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Decides on this step.
 

@@ -75,6 +75,11 @@ class Measurement:
             for slots in self._slots:
                 slots.measure_start()
 
+    def buffers(self) -> list[Tensor]:
+        """Room for the sums."""
+        made = [(slots.partials, slots.sketches) for slots in self._slots]
+        return [buffer for pair in made for buffer in pair if buffer is not None]
+
     def run(self, *, all_but_last: bool = False) -> None:
         """Measures this step's gradients, a launch a table."""
         parts = [part for slots in self._slots for part in slots.parts]

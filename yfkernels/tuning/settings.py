@@ -37,6 +37,10 @@ class Settings:
         self._written: list[list[float]] = []
         self.rows = torch.zeros(num_groups, self._fields, dtype=torch.float64, device=device)
 
+    def write_again(self) -> None:
+        """Has the next `set` write, whatever was written before."""
+        self._written = []
+
     def set(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes this step's settings; costs nothing unless they changed.
 

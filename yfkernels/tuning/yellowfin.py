@@ -47,12 +47,12 @@ class YellowFinTuner:
     def __init__(self, options: TunerOptions) -> None:
         self.options = options
         self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
+        self.coefficients = _coefficients(0, torch.device("cpu"))
         self.clear()
         self._measurement: Measurement | None = None  # while there are tables
         self._gauges: Gauges | None = None  # while there are tables, and the rule gauges
         self._backend = "torch"
         self._settings = Settings(len(GROUP_FIELDS))
-        self.coefficients = _coefficients(0, torch.device("cpu"))
 
     def prepare(
         self,
@@ -89,6 +89,16 @@ class YellowFinTuner:
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; see `Settings.set`."""
         self._settings.set(values, device_lrs)
+
+    def write_again(self) -> None:
+        """Has the next step write the settings, whatever the device has of them."""
+        self._settings.write_again()
+
+    def buffers(self) -> list[Tensor]:
+        """What was made here and kernels read or write."""
+        assert self._measurement is not None, "prepare() comes first"
+        made = [self.state, self.coefficients, self._settings.rows, self._scratch]
+        return made + self._measurement.buffers()
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Measures this step's gradients and turns what was measured into coefficients.
@@ -137,6 +147,7 @@ class YellowFinTuner:
         begin = torch.tensor(list(head.values()), dtype=torch.float64, device="cpu")
         self.state.zero_()
         self.state[: len(head)].copy_(begin)
+        self.coefficients.zero_()
 
     def load(self, state: Tensor) -> None:
         """Takes a state saved before, in place; its layout must have been checked."""
