@@ -22,6 +22,7 @@ from yfkernels.ops.tuner import (
     TunerOptions,
     upgraded,
 )
+from yfkernels.tuning.exchange import Exchange, is_remote
 from yfkernels.tuning.gauges import Gauges
 from yfkernels.tuning.measurement import Measurement
 from yfkernels.tuning.settings import Settings, scalar_on
@@ -51,6 +52,7 @@ class YellowFinTuner:
         self.clear()
         self._measurement: Measurement | None = None  # while there are tables
         self._gauges: Gauges | None = None  # while there are tables, and the rule gauges
+        self._exchange: Exchange | None = None  # where the host tunes for tables on devices
         self._backend = "torch"
         self._settings = Settings(len(GROUP_FIELDS))
 
@@ -73,8 +75,12 @@ class YellowFinTuner:
         """
         self._backend = backend
         gauges = self.options.gauges > 0
+        remote: list[torch.device] = []
+        if device.type == "cpu":
+            remote = [each for each in dict.fromkeys(t.device for t in tables) if is_remote(each)]
+        home = remote[0] if remote else device
         # the updates write there: a state on the host would wait for them in every step
-        self.state = self.state.to(tables[0].device if gauges and tables else device)
+        self.state = self.state.to(home if gauges else device)
         self._settings.prepare(num_groups, device, backend)
         self._make_room(num_groups, device)
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
@@ -83,8 +89,13 @@ class YellowFinTuner:
         what = Measure.NORM if self.options.robust else what
         wanted = (what, self.options.sparsity_debias, gauges)
         self._measurement = Measurement(tables, sharding, *wanted)
-        places = (self.state[_UNREAD], self.coefficients[0, 0])
-        self._gauges = Gauges(tables, sharding, *places) if gauges else None
+        self._exchange = None
+        if remote:
+            kept = self.state if gauges else None
+            self._exchange = Exchange(home, remote, self.coefficients, kept)
+        if gauges:
+            active = self.coefficients_on(home)[0, 0]
+            self._gauges = Gauges(tables, sharding, self.state[_UNREAD], active)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         """Takes the user's settings; see `Settings.set`."""
@@ -98,7 +109,8 @@ class YellowFinTuner:
         """What was made here and kernels read or write."""
         assert self._measurement is not None, "prepare() comes first"
         made = [self.state, self.coefficients, self._settings.rows, self._scratch]
-        return made + self._measurement.buffers()
+        made += self._measurement.buffers()
+        return made if self._exchange is None else made + self._exchange.buffers()
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Measures this step's gradients and turns what was measured into coefficients.
@@ -109,24 +121,32 @@ class YellowFinTuner:
         """
         assert self._measurement is not None, "prepare() comes first"
         self._measurement.run()
-        device = self.coefficients.device
+        device = self.coefficients.device if self._exchange is None else self._exchange.device
         partials, sketches = self._measurement.sums(device)
+        scale, verdict = scalar_on(device, grad_scale), scalar_on(device, found_inf)
+        state = self.state
+        if self._exchange is not None:
+            if sketches is not None:
+                sketches = sketches.sum(0, keepdim=True, dtype=torch.float64)
+            travelling = None if self._gauges is None else state  # else it is on the host
+            parts = self._exchange.fetch(partials, sketches, scale, verdict, travelling)
+            partials, sketches, scale, verdict, travelling = parts
+            state = state if travelling is None else travelling
         if sketches is not None and self._backend != "torch":
             sketches = sketches.float()
-        state = self.state.to(device)
         ops.module(self._backend).yellowfin_tune(
             self.options,
             partials,
             sketches,
-            scalar_on(device, grad_scale),
-            scalar_on(device, found_inf),
+            scale,
+            verdict,
             state,
             self._settings.rows,
             self.coefficients,
             self._scratch,
         )
-        if state is not self.state:
-            self.state.copy_(state, non_blocking=True)
+        if self._exchange is not None:
+            self._exchange.send(self.coefficients, state)
 
     def collect(self) -> None:
         """Takes what the update has gauged into the state; all processes that share parameters."""
@@ -135,6 +155,8 @@ class YellowFinTuner:
 
     def coefficients_on(self, device: torch.device) -> Tensor:
         """The coefficients of this step on a device."""
+        if self._exchange is not None and is_remote(device):
+            return self._exchange.coefficients_on(device)
         return self.coefficients.to(device)
 
     def clear(self) -> None:
