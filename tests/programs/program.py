@@ -118,7 +118,7 @@ def _side(role: str, build: Callable[..., object], groups: tuple[tuple[Spec, ...
 def _act(action: Action, seed: int, sides: dict[str, Side]) -> None:
     raised: dict[str, Exception] = {}
     for role, side in sides.items():
-        if action.neutral and role != "subject":
+        if action.neutral and (role != "subject" or side.waits):
             continue
         if action.loads and not side.loads_as_it_is:
             continue

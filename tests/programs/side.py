@@ -75,16 +75,22 @@ class Side:
         """Whether loading what was just saved changes nothing and is not refused.
 
         Not if a parameter was in half precision before: loading gives it its master's bits. Nor if
-        a part of a state is missing: it might be another optimizer's. Nor if every step so far was
-        skipped: the tuner looks where the parameters begin when it is set up, not when it starts.
+        a part of a state is missing: it might be another optimizer's.
         """
-        tuner = self.optimizer.param_groups[0].get("tuner")
-        if tuner is not None and tuner[STATE_FIELDS.index("step")] == 0.0:
-            return False
         return not any(
             "master" in left or missing & set(self.optimizer._layout().names)
             for left, missing in self._misfits()
         )
+
+    @property
+    def waits(self) -> bool:
+        """Whether every step so far was skipped.
+
+        YellowFin looks where the parameters begin when it is set up, not when it starts: to set it
+        up again would make a difference until then.
+        """
+        tuner = self.optimizer.param_groups[0].get("tuner")
+        return tuner is not None and bool(tuner[STATE_FIELDS.index("step")] == 0.0)
 
     @property
     def fits(self) -> bool:
