@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
@@ -223,27 +223,6 @@ def test_modes_that_there_is_room_for() -> None:
         assert plan.modes_for(parse_size(small)) == runner.MODES[device]
         assert plan.modes_for(parse_size(large)) == ("eager",)
     assert Plan(torch.device("cuda"), "auto", None, ()).rounds_for(parse_size("1x1G")) >= 50
-
-
-def failing(name: str, error: Exception, package: str | None) -> Contestant:
-    def make(params: object, build: object) -> NoReturn:
-        raise error
-
-    return Contestant(name, name, 4, make, package=package)
-
-
-def test_failures_of_contestants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too large or broken elsewhere: left out with the reason; broken here: an error."""
-    monkeypatch.setitem(
-        CONTESTANTS, "large", failing("large", torch.cuda.OutOfMemoryError("no memory"), None)
-    )
-    theirs = failing("theirs", OSError("no file\nat all"), "pytest")
-    monkeypatch.setitem(CONTESTANTS, "theirs", theirs)
-    result = fake_race(monkeypatch, math.inf, {COPY: 1.0, "large": 1.0, "theirs": 1.0})
-    assert result.left_out == {"large": "out of memory", "theirs": "OSError: no file"}
-    monkeypatch.setitem(CONTESTANTS, "ours", failing("ours", OSError("no file"), None))
-    with pytest.raises(OSError, match="no file"):
-        fake_race(monkeypatch, math.inf, {COPY: 1.0, "ours": 1.0})
 
 
 def test_other_packages() -> None:

@@ -16,9 +16,7 @@ def test_large_ones_are_in_one_scope() -> None:
     """By the names that pytest gives them: a test that was renamed would run beside the others."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     files = [name.partition("::")[0] for name in LARGE]
-    done = subprocess.run(
-        [*command, *files], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     nodes = [line for line in done.stdout.splitlines() if "::" in line]
     large = [node for node in nodes if "the_check_itself" not in node]
     assert {node.partition("[")[0] for node in large} == set(LARGE)
