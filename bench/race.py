@@ -24,7 +24,7 @@ from bench.workload import MovingGradients, make_parameters
 
 WARMUP_STEPS = 3
 _COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
-_CUDA_ROUNDS = 60
+CUDA_ROUNDS = 60
 _NO_MEMORY = "out of memory"
 _FEWEST_ROUNDS = 2  # quartiles need them
 # A contestant that is not essential may take so many seconds of a race, or so many rounds.
@@ -32,7 +32,7 @@ _LONGEST, _ROUNDS_OF_THE_SLOW = 4.0, 5
 # From here on a state for every mode does not fit, and the host's time is nothing.
 _LARGE = {"cpu": 100_000_000, "cuda": 500_000_000}
 # From here on all contestants do not fit at once: a GPU's memory is that of the smallest there are.
-_CROWDED = {"cpu": math.inf, "cuda": 500_000_000}
+_CROWDED = {"cpu": math.inf, "cuda": 200_000_000}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
         if self.rounds is not None:
             return self.rounds
         if self.device.type == "cuda":
-            return _CUDA_ROUNDS
+            return CUDA_ROUNDS
         return 15 if size.numel > 10_000_000 else 51
 
     def modes_for(self, size: Size) -> tuple[str, ...]:
@@ -181,6 +181,7 @@ def _one_by_one(
     on_contestant: Callable[[Result], None],
 ) -> None:
     """Each is built, measured in turns with the copy, and freed before the next is built."""
+    gradients = MovingGradients(params)
     clock = plan.clock()
     many = clock.repeats_for(copy_step)
     result.samples[COPY] = [clock.sample(copy_step, many, _nothing) for _ in range(_FEWEST_ROUNDS)]
@@ -194,6 +195,7 @@ def _one_by_one(
         stop = plan.now() + share
         with _failures_of(name, result):
             for entry, step, footprint in _prepare(CONTESTANTS[name], params, plan, result.size):
+                before = gradients.move if entry.mode == "moved" else _nothing
                 repeats = clock.repeats_for(step)
                 own: list[Sample] = []
                 copies: list[Sample] = []
@@ -201,11 +203,12 @@ def _one_by_one(
                     if done >= _FEWEST_ROUNDS and plan.now() >= stop:
                         break
                     copies.append(clock.sample(copy_step, many, _nothing))
-                    own.append(clock.sample(step, repeats, _nothing))
+                    own.append(clock.sample(step, repeats, before))
                     on_round()
                 result.entries[entry.key], result.footprints[entry.key] = entry, footprint
                 result.samples[entry.key], result.beside[entry.key] = own, copies
                 result.samples[COPY] += copies
+        gradients.restore()
         step = _nothing  # the last that held the optimizer
         _free_memory(plan.device)
         if result.entries:

@@ -20,7 +20,7 @@ from cases import BACKENDS, Target, why_unusable  # after the environment is set
 from interpreter import remember_builtins
 from processes import Pair
 from repeats import leave_out_repeats
-from sharing import scope_of
+from sharing import scope_of, urgency
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
@@ -70,6 +70,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     leave_out_repeats(config, items)
+    if torch.cuda.is_available():
+        items.sort(key=lambda item: urgency(item.nodeid))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

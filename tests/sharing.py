@@ -1,4 +1,4 @@
-"""Which tests stay in one process where pytest-xdist shares them out."""
+"""In which order tests run on a device, and which stay in one process under pytest-xdist."""
 
 from __future__ import annotations
 
@@ -17,3 +17,19 @@ def scope_of(nodeid: str) -> str:
         return "tens of gigabytes"
     folder = nodeid.partition("::")[0].rpartition("/")[0]
     return folder if folder in FOLDERS else nodeid
+
+
+def urgency(nodeid: str) -> int:
+    """Where time is short on a device, tests of the lower numbers run first.
+
+    What only a device can show; our kernels in the optimizers, native before Triton; and last plain
+    torch, which has no kernels of ours.
+    """
+    file, _, test = nodeid.partition("::")
+    if file.startswith("tests/gpu/") or file.endswith("_cuda.py"):
+        return 0
+    if "torch-cuda" in test:
+        return 4
+    if "triton-cuda" in test:
+        return 3
+    return 2 if file.startswith("tests/ops/test_triton_") else 1

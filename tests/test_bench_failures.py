@@ -133,7 +133,7 @@ def test_one_is_freed_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch) 
 def test_large_sizes_of_a_gpu_are_crowded() -> None:
     plan = Plan(torch.device("cuda"), "auto", None, runner.MODES["cuda"])
     crowded = [n for n in ("1x1G", "gpt2", "bert-large") if plan.one_by_one(parse_size(n))]
-    assert crowded == ["1x1G"]
+    assert crowded == ["1x1G", "bert-large"]
 
 
 def test_what_there_is_is_told_after_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +145,33 @@ def test_what_there_is_is_told_after_each(monkeypatch: pytest.MonkeyPatch) -> No
     plan = Plan(CPU, "torch", ("one", "two"), ("eager",), rounds=2)
     race.race(parse_size("3x8"), plan, on_contestant=lambda result: seen.append([*result.entries]))
     assert seen == [["one"], ["one", "two"]]
+
+
+def test_gradients_move_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are back at home for the next."""
+    monkeypatch.setitem(race._COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setitem(race._CROWDED, "cpu", 0)
+    places: dict[str, list[int]] = {"one": [], "two": []}
+
+    def make(name: str) -> Callable[[list[torch.Tensor], object], Stepping]:
+        def build(params: list[torch.Tensor], _: object) -> Stepping:
+            def on_step(taken: int) -> None:
+                assert params[0].grad is not None
+                places[name].append(params[0].grad.data_ptr())
+
+            return Stepping(on_step)
+
+        return build
+
+    for name in places:
+        contestant = Contestant(name, name, 4, make(name), keeps_addresses=True)
+        monkeypatch.setitem(CONTESTANTS, name, contestant)
+    monkeypatch.setattr(race.CpuClock, "_WINDOW", 1e-9)
+    plan = Plan(CPU, "torch", ("one", "two"), ("eager", "moved"), rounds=4)
+    result = race.race(parse_size("3x8"), plan)
+    assert set(result.samples) == {COPY, "one", "one@moved", "two", "two@moved"}
+    assert len(set(places["one"])) == 2
+    assert places["two"][0] == places["one"][0]
 
 
 def test_ratios_of_those_who_did_not_meet() -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sharing import LARGE, scope_of
+from sharing import LARGE, scope_of, urgency
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,3 +34,16 @@ def test_large_ones_are_in_one_scope() -> None:
 )
 def test_scopes_of_others(nodeid: str, scope: str) -> None:
     assert scope_of(nodeid) == scope
+
+
+def test_what_says_most_runs_first() -> None:
+    nodes = [
+        "tests/gpu/test_two_streams.py::test_two_streams[native-exact]",
+        "tests/optim/test_yellowfin_cuda.py::test_launches[x]",
+        "tests/optim/test_state.py::test_a[native-cuda-QHM]",
+        "tests/ops/test_triton_updates.py::test_a[x]",
+        "tests/optim/test_state.py::test_a[triton-cuda-QHM]",
+        "tests/optim/test_state.py::test_a[torch-cuda-QHM]",
+    ]
+    assert sorted(reversed(nodes), key=urgency)[-4:] == nodes[-4:]
+    assert {urgency(node) for node in nodes[:2]} == {0}
