@@ -66,7 +66,7 @@ def workers(cores: int) -> int:
     return min(12, max(1, cores - 2))
 
 
-def tests_command(dry: bool, cores: int | None = None) -> list[str]:
+def command_of_tests(dry: bool, cores: int | None = None) -> list[str]:
     """Every test that needs a device; those that say most come first, see tests/sharing.py."""
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider"]
     if dry:  # a plugin has the device's tests collected
@@ -83,7 +83,7 @@ def run_tests(log: Path, limit: float, dry: bool) -> Outcome:
     # one seed for all workers, so that the log's first line repeats the run
     seed = {"YFK_TEST_SEED": os.environ.get("YFK_TEST_SEED", str(secrets.randbits(32)))}
     pretended = {"TRITON_INTERPRET": "1"} if dry else {}
-    ended = run_limited(tests_command(dry), log, limit, environment(**seed, **pretended))
+    ended = run_limited(command_of_tests(dry), log, limit, environment(**seed, **pretended))
     return verdict_on_tests(ended)
 
 

@@ -13,8 +13,8 @@ from bench.gpu_parts import (
     PARTS,
     SANITIZED,
     bench_command,
+    command_of_tests,
     sanitizer_command,
-    tests_command,
     workers,
 )
 from bench.limited import GRACE
@@ -125,7 +125,7 @@ _GUESSES: dict[str, Callable[[], tuple[float, str]]] = {
 def _commands(part: str) -> list[list[str]]:
     out, limit = Path("OUT"), PARTS[part].limit
     if part == "tests":
-        return [tests_command(dry=False, cores=_CORES)]
+        return [command_of_tests(dry=False, cores=_CORES)]
     if part == "sanitize":
         return [sanitizer_command(name) for name in SANITIZED]
     if part == "bench":

@@ -88,6 +88,8 @@ def placed(result: Any, itself: Any, onto: bool) -> Any:
     if itself is not None:
         return itself
     if isinstance(result, Tensor):
+        if isinstance(result, OnDevice) == onto:  # an operation in place: still a leaf
+            return result
         return result.as_subclass(OnDevice if onto else Tensor)
     if type(result) in (list, tuple):
         return type(result)(placed(each, None, onto) for each in result)
