@@ -9,6 +9,7 @@ tests' own mistakes are seen where there is no device. Nothing is learnt about t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -55,6 +56,9 @@ class Pretence(TorchFunctionMode):
         if here and name in ("numpy", "__array__"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
+        if here and name == "__deepcopy__":
+            return copied(first, args[1])
+
         tensors = [x for x in flattened([*args, *options.values()]) if isinstance(x, Tensor)]
         onto = any(isinstance(tensor, OnDevice) for tensor in tensors)
         named = options.get("device")
@@ -82,6 +86,20 @@ class Pretence(TorchFunctionMode):
         if name == "cpu" and here:
             result = result.clone()
         return placed(result, first if name == "copy_" else None, onto)
+
+
+def copied(tensor: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy, which torch refuses to make of a class that it does not know."""
+    if id(tensor) not in memo:
+        with torch._C.DisableTorchFunction():
+            twin = copy.deepcopy(tensor.detach().as_subclass(Tensor), memo).as_subclass(OnDevice)
+            twin.requires_grad_(tensor.requires_grad)
+            if isinstance(tensor, torch.nn.Parameter):
+                twin._is_param = True
+            if tensor.grad is not None:
+                twin.grad = copied(tensor.grad, memo)
+        memo[id(tensor)] = twin
+    return memo[id(tensor)]
 
 
 def placed(result: Any, itself: Any, onto: bool) -> Any:

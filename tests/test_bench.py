@@ -243,11 +243,11 @@ def test_other_packages() -> None:
 
 
 def run_tiny(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, *more: str
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     monkeypatch.setitem(race_module._COPY_BYTES, device, 2**16)
     arguments = ["--device", device, "--sizes", "3x64,2x1K", "--rounds", "2", "--check"]
-    arguments += ["--dtype", "fp32,bf16"]
+    arguments += ["--dtype", "fp32,bf16", *more]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     with (tmp_path / "samples.csv").open(encoding="utf-8", newline="") as file:
@@ -328,7 +328,8 @@ def test_one_family_alone(
 
 @pytest.mark.cuda
 def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summary, samples = run_tiny(tmp_path, monkeypatch, "cuda")
+    few = "yellowfin-exact,lamb,qhm,adamw-fused,sgd-loop"  # each is profiled in every mode
+    summary, samples = run_tiny(tmp_path, monkeypatch, "cuda", "--contestants", few)
     assert all(float(sample["device_seconds"]) > 0.0 for sample in samples)
     contestants = summary["sizes"]["3x64"]["contestants"]
     assert {"yellowfin-exact", "yellowfin-exact@capturable", "yellowfin-exact@graph"} <= set(
