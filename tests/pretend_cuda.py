@@ -20,7 +20,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 CUDA = torch.device("cuda", 0)
-COPYING = ("copy_", "__setitem__", "to", "set_", "__getitem__")  # from one device to another
+COPYING = (
+    "copy_",
+    "__setitem__",
+    "to",
+    "set_",
+    "__getitem__",
+    "_has_compatible_shallow_copy_type",
+)  # from one device to another
 
 
 class OnDevice(Tensor):
@@ -37,6 +44,10 @@ def flattened(values: Any) -> Iterator[Any]:
 
 def is_device(value: Any) -> bool:
     return isinstance(value, torch.device) or value in ("cpu", "cuda")
+
+
+def place_is_cuda(place: Any) -> bool:
+    return torch.device(place).type == "cuda"
 
 
 class Pretence(TorchFunctionMode):
@@ -66,15 +77,15 @@ class Pretence(TorchFunctionMode):
             places = [x for x in (*args[1:], named) if isinstance(x, Tensor) or is_device(x)]
             onto = here
             for place in places:
-                onto = place.device.type == "cuda" if isinstance(place, Tensor) else None
-                onto = torch.device(place).type == "cuda" if onto is None else onto
+                is_tensor = isinstance(place, Tensor)
+                onto = isinstance(place, OnDevice) if is_tensor else place_is_cuda(place)
             args = tuple("cpu" if is_device(x) else x for x in args)
             if onto != here:
                 options["copy"] = True
         elif name == "cpu":
             onto, named = False, "cpu"
         elif named is not None:
-            onto = torch.device(named).type == "cuda"
+            onto = place_is_cuda(named)
         elif onto and name not in COPYING:
             far = [x for x in tensors if not isinstance(x, OnDevice) and x.dim() > 0]
             if far:
@@ -108,7 +119,10 @@ def placed(result: Any, itself: Any, onto: bool) -> Any:
     if isinstance(result, Tensor):
         if isinstance(result, OnDevice) == onto:  # an operation in place: still a leaf
             return result
-        return result.as_subclass(OnDevice if onto else Tensor)
+        moved = result.as_subclass(OnDevice if onto else Tensor)
+        if result.requires_grad and result.is_leaf:
+            return moved.detach().requires_grad_()
+        return moved
     if type(result) in (list, tuple):
         return type(result)(placed(each, None, onto) for each in result)
     return result
@@ -140,6 +154,8 @@ def pretend() -> None:
         multi_processor_count=1
     )
     backend._refusal = lambda interpreter: None  # type: ignore[assignment]
+    # a parameter of the host cannot become one of the device in place, as torch has it
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     interpret_on_the_host()
     Pretence().__enter__()
 
