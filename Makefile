@@ -52,7 +52,7 @@ lint: $(requirements) ## ruff and mypy
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-gpu: build ## on a CUDA machine: GPU tests, sanitizers, benchmarks, report; or PART=tests|sanitize|bench
+gpu: build ## on a CUDA machine, 6 minutes: GPU tests, benchmarks, sanitizers, report; or PART=tests|bench|sanitize|bench-all
 	$(PYTHON) -m bench.gpu $(PART) $(if $(OUT),--out $(OUT))
 
 # Ninja knows what changed and is quick when nothing did, so this runs every time.

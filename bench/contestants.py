@@ -77,6 +77,11 @@ class Contestant:
         return self.bytes_fp32 // 2 if self.bytes_bf16 is None else self.bytes_bf16
 
     @property
+    def ours(self) -> bool:
+        """Whether it is of this package: only those remember addresses."""
+        return self.keeps_addresses
+
+    @property
     def why_absent(self) -> str | None:
         """Why it cannot take part on this machine, or None."""
         if self.package is None or find_spec(self.package):

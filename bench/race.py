@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from bench.clocks import Clock, CpuClock, CudaClock, Step, captured
+from bench.clocks import Clock, CpuClock, CudaClock, Sample, Step, captured
 from bench.contestants import CONTESTANTS, Build, Contestant, default_contestants
 from bench.footprint import Footprint, measure_footprint
 from bench.result import COPY, Entry, Result
@@ -23,12 +24,15 @@ from bench.workload import MovingGradients, make_parameters
 
 WARMUP_STEPS = 3
 _COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # far above any last-level cache
-_CUDA_ROUNDS = 60
+CUDA_ROUNDS = 60
+_NO_MEMORY = "out of memory"
 _FEWEST_ROUNDS = 2  # quartiles need them
 # A contestant that is not essential may take so many seconds of a race, or so many rounds.
 _LONGEST, _ROUNDS_OF_THE_SLOW = 4.0, 5
 # From here on a state for every mode does not fit, and the host's time is nothing.
 _LARGE = {"cpu": 100_000_000, "cuda": 500_000_000}
+# From here on all contestants do not fit at once: a GPU's memory is that of the smallest there are.
+_CROWDED = {"cpu": math.inf, "cuda": 200_000_000}
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,16 @@ class Plan:
         if self.rounds is not None:
             return self.rounds
         if self.device.type == "cuda":
-            return _CUDA_ROUNDS
+            return CUDA_ROUNDS
         return 15 if size.numel > 10_000_000 else 51
 
     def modes_for(self, size: Size) -> tuple[str, ...]:
         """Every mode, but for a model that nearly fills the memory."""
         return ("eager",) if size.numel >= _LARGE[self.device.type] else self.modes
+
+    def one_by_one(self, size: Size) -> bool:
+        """Whether the states of all contestants do not fit the memory at once."""
+        return size.numel >= _CROWDED[self.device.type]
 
     def clock(self) -> Clock:
         """What times a step on this device."""
@@ -76,6 +84,7 @@ def race(
     dtype: torch.dtype = torch.float32,
     seconds: float = math.inf,
     on_round: Callable[[], None] = lambda: None,
+    on_contestant: Callable[[Result], None] = lambda result: None,
 ) -> Result:
     """Measure every contestant of the plan at one size.
 
@@ -83,7 +92,8 @@ def race(
     contestant once, and a large copy, so that drift of the machine falls on all alike and ratios
     can be taken within a round; in another order each time, so that nobody always follows the
     same neighbour, whose threads may still be spinning. Slow ones take part in the first rounds
-    only.
+    only. At a size that leaves no room for all states, contestants are measured one by one. One
+    that raises an exception is noted, and the others go on.
 
     Args:
         size: the parameter shapes.
@@ -92,34 +102,46 @@ def race(
         seconds: time there is. If it is too little for all rounds, the slowest contestants that no
             target needs are left out; if that is not enough, the last rounds are.
         on_round: called after each round, for a progress bar.
+        on_contestant: called after each contestant with what there is by then, where they are
+            measured one by one.
     """
     end = plan.now() + seconds
     _free_memory(plan.device)
     params = make_parameters(size, plan.device, dtype)
-    gradients = MovingGradients(params)
     copy_step, copy_bytes = _copy(plan.device)
     result = Result(size, copy_bytes, dtype, planned_rounds=plan.rounds_for(size))
-    steps: dict[str, Step] = {COPY: copy_step}
-    for name in plan.contestants_for(size):
-        if CONTESTANTS[name].why_absent is not None:
-            continue
-        try:
-            prepared = list(_prepare(CONTESTANTS[name], params, plan, plan.modes_for(size)))
-        except torch.cuda.OutOfMemoryError:
-            result.left_out[name] = "out of memory"
-        except Exception as error:
-            if CONTESTANTS[name].package is None:
-                raise
-            result.left_out[name] = _one_line(error)
+    names = [n for n in plan.contestants_for(size) if CONTESTANTS[n].why_absent is None]
+    with _no_garbage_collection():
+        if plan.one_by_one(size):
+            _one_by_one(names, params, plan, result, copy_step, end, on_round, on_contestant)
         else:
-            for entry, step, footprint in prepared:
-                result.entries[entry.key] = entry
-                result.footprints[entry.key] = footprint
-                steps[entry.key] = step
+            _together(names, params, plan, result, copy_step, end, on_round)
+    return result
 
+
+def _together(
+    names: list[str],
+    params: list[Tensor],
+    plan: Plan,
+    result: Result,
+    copy_step: Step,
+    end: float,
+    on_round: Callable[[], None],
+) -> None:
+    gradients = MovingGradients(params)
     clock = plan.clock()
-    repeats = {key: clock.repeats_for(step) for key, step in steps.items()}
-    costs = _costs(steps, repeats, clock, plan.now)
+    steps: dict[str, Step] = {COPY: copy_step}
+    repeats = {COPY: clock.repeats_for(copy_step)}
+    costs = {COPY: _cost(copy_step, repeats[COPY], clock, plan.now)}
+    for name in names:
+        with _failures_of(name, result):
+            for entry, step, footprint in _prepare(CONTESTANTS[name], params, plan, result.size):
+                many = clock.repeats_for(step)
+                costs[entry.key] = _cost(step, many, clock, plan.now)
+                result.entries[entry.key], result.footprints[entry.key] = entry, footprint
+                steps[entry.key], repeats[entry.key] = step, many
+    _forget_failed(result, steps)
+    costs = {key: costs[key] for key in steps}
     rounds = {key: _rounds(result, key, cost) for key, cost in costs.items()}
     needed = {key: cost * rounds[key] for key, cost in costs.items()}
     for key in _too_slow(needed, result, end - plan.now()):
@@ -128,19 +150,69 @@ def race(
 
     result.samples = {key: [] for key in steps}
     order = Random(0)
-    with _no_garbage_collection():
-        for done in range(result.planned_rounds):
-            if done >= _FEWEST_ROUNDS and plan.now() >= end:
-                break
-            running = [key for key in steps if done < rounds[key]]
-            for key in order.sample(running, len(running)):
-                moved = key != COPY and result.entries[key].mode == "moved"
+    for done in range(result.planned_rounds):
+        if done >= _FEWEST_ROUNDS and plan.now() >= end:
+            break
+        running = [key for key in steps if done < rounds[key]]
+        for key in order.sample(running, len(running)):
+            if key not in steps:  # failed in this round, in another mode
+                continue
+            if key == COPY:
+                result.samples[key].append(clock.sample(copy_step, repeats[key], _nothing))
+                continue
+            moved = result.entries[key].mode == "moved"
+            with _failures_of(result.entries[key].contestant.name, result):
                 before = gradients.move if moved else _nothing
                 result.samples[key].append(clock.sample(steps[key], repeats[key], before))
-                if moved:
-                    gradients.restore()
-            on_round()
-    return result
+            if moved:
+                gradients.restore()
+            _forget_failed(result, steps)
+        on_round()
+
+
+def _one_by_one(
+    names: list[str],
+    params: list[Tensor],
+    plan: Plan,
+    result: Result,
+    copy_step: Step,
+    end: float,
+    on_round: Callable[[], None],
+    on_contestant: Callable[[Result], None],
+) -> None:
+    """Each is built, measured in turns with the copy, and freed before the next is built."""
+    gradients = MovingGradients(params)
+    clock = plan.clock()
+    many = clock.repeats_for(copy_step)
+    result.samples[COPY] = [clock.sample(copy_step, many, _nothing) for _ in range(_FEWEST_ROUNDS)]
+    # those that the targets need first: time may run out
+    order = sorted(names, key=lambda name: not CONTESTANTS[name].essential)
+    for number, name in enumerate(order):
+        share = (end - plan.now()) / (len(order) - number)
+        if share <= 0.0 and not CONTESTANTS[name].essential:
+            result.left_out[name] = "no time"
+            continue
+        stop = plan.now() + share
+        with _failures_of(name, result):
+            for entry, step, footprint in _prepare(CONTESTANTS[name], params, plan, result.size):
+                before = gradients.move if entry.mode == "moved" else _nothing
+                repeats = clock.repeats_for(step)
+                own: list[Sample] = []
+                copies: list[Sample] = []
+                for done in range(result.planned_rounds):
+                    if done >= _FEWEST_ROUNDS and plan.now() >= stop:
+                        break
+                    copies.append(clock.sample(copy_step, many, _nothing))
+                    own.append(clock.sample(step, repeats, before))
+                    on_round()
+                result.entries[entry.key], result.footprints[entry.key] = entry, footprint
+                result.samples[entry.key], result.beside[entry.key] = own, copies
+                result.samples[COPY] += copies
+        gradients.restore()
+        step = _nothing  # the last that held the optimizer
+        _free_memory(plan.device)
+        if result.entries:
+            on_contestant(result)
 
 
 def _nothing() -> None:
@@ -152,16 +224,33 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _costs(
-    steps: Mapping[str, Step], repeats: Mapping[str, int], clock: Clock, now: Callable[[], float]
-) -> dict[str, float]:
-    """Seconds that one sample of each costs; serves as a last warm-up too."""
-    costs = {}
-    for key, step in steps.items():
-        start = now()
-        clock.sample(step, repeats[key], _nothing)
-        costs[key] = now() - start
-    return costs
+@contextmanager
+def _failures_of(name: str, result: Result) -> Iterator[None]:
+    """Notes an exception as this contestant's, so that the others are measured all the same."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        result.left_out[name] = _NO_MEMORY
+    except Exception as error:
+        traceback.print_exc()  # into the log; the result has its last line
+        result.failed[name] = _one_line(error)
+
+
+def _forget_failed(result: Result, steps: dict[str, Step]) -> None:
+    """Takes the entries of those out that cannot go on, in whichever mode it was."""
+    full = {name for name, reason in result.left_out.items() if reason == _NO_MEMORY}
+    gone = full | result.failed.keys()
+    for key, entry in list(result.entries.items()):
+        if entry.contestant.name in gone:
+            for kept in (result.entries, result.footprints, result.samples, steps):
+                kept.pop(key, None)
+
+
+def _cost(step: Step, repeats: int, clock: Clock, now: Callable[[], float]) -> float:
+    """Seconds that one sample costs; serves as a last warm-up too."""
+    start = now()
+    clock.sample(step, repeats, _nothing)
+    return now() - start
 
 
 def _rounds(result: Result, key: str, cost: float) -> int:
@@ -185,11 +274,11 @@ def _too_slow(needed: Mapping[str, float], result: Result, seconds: float) -> li
 
 
 def _prepare(
-    contestant: Contestant, params: list[Tensor], plan: Plan, modes: tuple[str, ...]
+    contestant: Contestant, params: list[Tensor], plan: Plan, size: Size
 ) -> Iterator[tuple[Entry, Step, Footprint]]:
     """All modes of a contestant; a graph is captured from the optimizer that runs eagerly too."""
     built: dict[tuple[bool, bool], tuple[Step, Footprint]] = {}
-    for entry in (Entry(contestant, mode) for mode in modes):
+    for entry in (Entry(contestant, mode) for mode in plan.modes_for(size)):
         if not entry.possible:
             continue
         kind = (entry.capturable, entry.mode == "moved")

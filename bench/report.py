@@ -115,6 +115,7 @@ def _summary(result: Result) -> dict[str, object]:
         "dtype": result.dtype_name,
         "rounds": result.rounds,
         "left_out": result.left_out,
+        "failed": result.failed,
         "copy_gb_per_s": result.gigabytes_per_second(COPY),
         "contestants": {key: _contestant_summary(result, key) for key in result.entries},
     }

@@ -60,6 +60,9 @@ class Result:
     Attributes:
         samples: one a round, from the first round on; of slow contestants fewer than of others.
         left_out: contestants that did not take part, and why.
+        failed: those that raised an exception, and its words.
+        beside: samples of the copy, taken in turns with an entry's own, where contestants were
+            measured one after the other; empty where all shared their rounds.
         planned_rounds: rounds there should have been; time may have run out before.
     """
 
@@ -70,6 +73,8 @@ class Result:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     footprints: dict[str, Footprint] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, list[Sample]] = field(default_factory=dict)
     planned_rounds: int = 0
 
     @property
@@ -85,6 +90,8 @@ class Result:
     @property
     def rounds(self) -> int:
         """Rounds that were run."""
+        if self.beside:
+            return max(map(len, self.beside.values()))
         return len(self.samples[COPY])
 
     def seconds(self, key: str) -> float:
@@ -106,9 +113,16 @@ class Result:
         return (high - low) / self.seconds(key)
 
     def ratio(self, key: str, reference: str) -> float:
-        """Median of time(key) / time(reference) in the same round, over those both were in."""
-        pairs = zip(self.samples[key], self.samples[reference], strict=False)
-        return median(ours.seconds / theirs.seconds for ours, theirs in pairs)
+        """Median of time(key) / time(reference) in the same round, over those both were in.
+
+        Of entries that were not measured together each is held against the copy beside it.
+        """
+        if self.beside:
+            return self._over_copy(key) / self._over_copy(reference)
+        return _paired(self.samples[key], self.samples[reference])
+
+    def _over_copy(self, key: str) -> float:
+        return 1.0 if key == COPY else _paired(self.samples[key], self.beside[key])
 
     def bytes_per_step(self, key: str) -> int:
         """Counted traffic: bytes per parameter times parameters."""
@@ -137,3 +151,8 @@ class Result:
         """Fused AdamW in the same mode, or else its plain form, if it took part."""
         same_mode = Entry(CONTESTANTS[REFERENCE], self.entries[key].mode).key
         return next((name for name in (same_mode, REFERENCE) if name in self.samples), None)
+
+
+def _paired(ours: list[Sample], theirs: list[Sample]) -> float:
+    pairs = zip(ours, theirs, strict=False)
+    return median(one.seconds / other.seconds for one, other in pairs)

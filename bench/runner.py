@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
         argv: the arguments after `yfkernels bench`.
 
     Returns:
-        The exit status. A missed target is reported and is no error.
+        The exit status: 1 if an optimizer of this package raised an exception. A rival's is
+        reported and is no error, and neither is a missed target.
     """
     options = _parse(argv)
     if options.threads is not None:
@@ -66,14 +67,18 @@ def main(argv: list[str]) -> int:
             print(f"The time is up ({options.budget} s). Left out: {unrun}")
             break
         start = plan.now()
+
+        def keep(result: Result) -> None:
+            """Writes what there is, so that a run that is stopped keeps it."""
+            results[result.name] = result
+            verdicts = check(results, device.type, wanted)
+            report.write(options.out, device, facts, list(results.values()), verdicts)
+
         with _progress(size, plan.rounds_for(size)) as advance:
-            result = race(size, plan, DTYPES[dtype], share, advance)
-        results[result.name] = result
+            result = race(size, plan, DTYPES[dtype], share, advance, keep)
+        keep(result)
         tables.show(tables.race_table(result, device))
         print(f"({plan.now() - start:.0f} s)\n", flush=True)
-        # after each, so that a run that is stopped keeps what it has
-        verdicts = check(results, device.type, wanted)
-        report.write(options.out, device, facts, list(results.values()), verdicts)
 
     verdicts = check(results, device.type, wanted)
     if options.check:
@@ -81,7 +86,15 @@ def main(argv: list[str]) -> int:
     written = report.write(options.out, device, facts, list(results.values()), verdicts)
     written += report.draw(options.out, device, facts, list(results.values()))
     print("Written:", *written, page.write(options.out))
-    return 0
+    ours = [
+        f"{name} at {result.name}: {words}"
+        for result in results.values()
+        for name, words in result.failed.items()
+        if CONTESTANTS[name].ours
+    ]
+    if ours:
+        print("Failed:", "; ".join(ours))
+    return int(bool(ours))
 
 
 def _expected_cost(size: Size, dtype: torch.dtype) -> float:

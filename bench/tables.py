@@ -117,6 +117,11 @@ def _race_notes(result: Result) -> Iterable[str]:
     ]
     if slow:
         yield f"Slow, and in the first rounds only: {', '.join(slow)}."
+    if result.beside:
+        yield "Too large for all at once: one after the other, each in turns with the copy."
+    if result.failed:
+        words = "; ".join(f"{name}: {error}" for name, error in result.failed.items())
+        yield f"Failed: {words}."
     if result.left_out:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in result.left_out.items())
         yield f"Left out: {reasons}."

@@ -20,12 +20,11 @@ from cases import BACKENDS, Target, why_unusable  # after the environment is set
 from interpreter import remember_builtins
 from processes import Pair
 from repeats import leave_out_repeats
+from sharing import scope_of, urgency
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-# What all tests of such a folder need is compiled, or started, once: they stay in one process.
-KEPT_TOGETHER = ("tests/cuda", "tests/cuda_on_cpu", "tests/distributed")
 
 if why_unusable(Target("triton", "cpu")) is None:
     remember_builtins()
@@ -64,14 +63,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folder = nodeid.partition("::")[0].rpartition("/")[0]
-            return folder if folder in KEPT_TOGETHER else nodeid
+            return scope_of(nodeid)
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     leave_out_repeats(config, items)
+    if torch.cuda.is_available():
+        items.sort(key=lambda item: urgency(item.nodeid))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -26,7 +27,8 @@ def square_sum_off(x: Array, off: Array) -> float:
 
 def assert_near(got: Any, wanted: Any, off: Any, where: str) -> None:
     """Every element is within `off`."""
-    gap = np.abs(np.asarray(got, np.float64) - wanted)
+    here = got.cpu() if isinstance(got, Tensor) else got
+    gap = np.abs(np.asarray(here, np.float64) - wanted)
     worst = np.argmax(gap - off)
     assert np.all(gap <= off), (
         f"{where}, element {worst}: {np.ravel(gap)[worst]:.3e} off, "

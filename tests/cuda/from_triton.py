@@ -38,22 +38,30 @@ def _read(nvdisasm: str, found: dict[str, Any], cubin: Path) -> Kernel:
     )
 
 
-def _compile(nvdisasm: str, arch: int, folder: Path) -> list[Kernel]:
+def _compile(nvdisasm: str, arch: int, folder: Path, *which: str) -> list[Kernel]:
     """In a process of its own: there Triton must not interpret, and believes in another GPU."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([root, *sys.path])
-    command = [sys.executable, str(Path(__file__).with_name("triton_ahead.py")), str(arch)]
+    command = [sys.executable, str(Path(__file__).with_name("triton_ahead.py"))]
+    command += [str(arch), *which]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [
-        _read(nvdisasm, json.loads(line), folder / f"triton_{arch}_{place}.cubin")
+        _read(
+            nvdisasm,
+            json.loads(line),
+            folder / "_".join(["triton", str(arch), *which, f"{place}.cubin"]),
+        )
         for place, line in enumerate(done.stdout.splitlines())
     ]
 
 
-def compile_all(nvdisasm: str, folder: Path) -> list[Kernel]:
-    """Every kernel for each of ARCHS, two at a time; Triton caches them from run to run."""
+def compile_all(nvdisasm: str, folder: Path, *which: str) -> list[Kernel]:
+    """Every kernel for each of ARCHS, two at a time; Triton caches them from run to run.
+
+    which: "whole" for the updates of models whose chunks are not cut into pieces, instead.
+    """
     with ThreadPoolExecutor(2) as pool:
-        compiled = pool.map(lambda arch: _compile(nvdisasm, arch, folder), ARCHS)
+        compiled = pool.map(lambda arch: _compile(nvdisasm, arch, folder, *which), ARCHS)
         return [kernel for kernels in compiled for kernel in kernels]

@@ -5,7 +5,9 @@ optimizer calls it, so that what is compiled is what a launch on that GPU would 
 JSON object a kernel: what it is, its PTX, its machine code in base64, the assembler's account of
 its resources and the shared memory that a launch asks for.
 
-Usage: triton_ahead.py 90
+With "whole" these are the updates of a model of so many chunks that none is cut into pieces.
+
+Usage: triton_ahead.py 90 [whole]
 """
 
 from __future__ import annotations
@@ -108,9 +110,11 @@ class Ahead:
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.compiled: Any = None
+        self.options: dict[str, Any] = {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def compile_only(*args: Any, **options: Any) -> None:
+            self.options = options
             self.compiled = self.kernel.warmup(*args, grid=grid, **options)
 
         return compile_only
@@ -187,6 +191,24 @@ def compile_updates() -> Kernels:
     return kernels
 
 
+def compile_updates_of_whole_chunks() -> Kernels:
+    """Where PIECE is CHUNK: more chunks than programs, and a rule that does not sum by pieces."""
+    kernels: Kernels = {}
+    for (dtype, form), rules_of in FORMS.items():
+        for function in ("advance", "move"):
+            launch, kernel = LAUNCHES[function]
+            for rule in rules_of[function]:
+                if rule.gauges and function == "advance":
+                    continue
+                table = table_of(rule, dtype, form)
+                table.num_chunks = 2**20
+                launch(rule, table, coefficients_of(rule))
+                assert kernel.options["PIECE"] == kernel.options["CHUNK"], (function, rule.name)
+                variant = " ".join(filter(None, [rule.name, form]))
+                kernels[function, name_of(dtype), variant] = kernel.compiled
+    return kernels
+
+
 def compile_tuners() -> Kernels:
     kernels: Kernels = {}
     groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
@@ -226,7 +248,10 @@ def resources(cubin: bytes) -> dict[str, int]:
 if __name__ == "__main__":
     architecture = int(sys.argv[1])
     triton.runtime.driver.set_active(Driver(architecture))
-    kernels = compile_measurements() | compile_updates() | compile_tuners()
+    if sys.argv[2:] == ["whole"]:
+        kernels = compile_updates_of_whole_chunks()
+    else:
+        kernels = compile_measurements() | compile_updates() | compile_tuners()
     for (function, dtype, variant), kernel in kernels.items():
         found = {
             "function": function,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu, page
-from bench.gpu import Outcome, sanitizer_verdict
-from bench.limited import Ended, run_limited
+from bench import gpu, gpu_parts, page
+from bench.gpu_parts import Outcome, Part, run_sanitizers, sanitizer_verdict, verdict_on_tests
+from bench.limited import GRACE, Ended, run_limited
 
 CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
 RACE = "========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)\n"
@@ -51,9 +51,20 @@ subprocess.run([sys.executable, "-c", "import time; time.sleep(100)"])
         (Ended(0, RACE, False), True, "found 2 hazards displayed (1 error, 1 warning)"),
         (
             Ended(1, "========= Error: Device not supported\n", False),
-            True,
-            "did not run: ========= Error: Device not supported",
+            False,
+            "skipped: Error: Device not supported",
         ),
+        (
+            Ended(1, "========= Error: racecheck is unsupported with this driver\n", False),
+            False,
+            "skipped: Error: racecheck is unsupported with this driver",
+        ),
+        (
+            Ended(1, '========= Program hit error 801 due to "operation not supported"', False),
+            True,
+            'did not run: ========= Program hit error 801 due to "operation not supported"',
+        ),
+        (Ended(1, "ImportError: no torch\n", False), True, "did not run: ImportError: no torch"),
         (Ended(-9, "", True), True, "stopped by its time limit, with nothing found until then"),
         (Ended(-9, "========= Invalid __global__ read\n", True), True, "found errors"),
     ],
@@ -63,7 +74,7 @@ def test_verdicts_on_sanitizers(ended: Ended, failed: bool, words: str) -> None:
 
 
 def sanitizer_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    tool = tmp_path / "bin" / gpu.SANITIZER
+    tool = tmp_path / "bin" / gpu_parts.SANITIZER
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
@@ -76,27 +87,47 @@ def test_every_sanitizer_runs_the_steps(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch,
         'echo "$@ $PYTORCH_NO_CUDA_MEMORY_CACHING"; echo "========= ERROR SUMMARY: 0 errors"',
     )
-    outcome = gpu.run_sanitizers(tmp_path / "log", 60.0)
-    assert outcome == Outcome(
-        False, "memcheck clean; racecheck clean; synccheck clean; initcheck clean"
-    )
+    outcome = run_sanitizers(tmp_path / "log", 60.0, False)
+    assert outcome == Outcome(False, "; ".join(f"{name} clean" for name in gpu_parts.SANITIZED))
     calls = [line for line in (tmp_path / "log").read_text().splitlines() if "--tool" in line]
-    assert [call.split()[1] for call in calls] == list(gpu.SANITIZER_TOOLS)
-    assert all(call.endswith("tests/gpu/awkward_steps.py 1") for call in calls)
+    tools = ["memcheck", "racecheck", "racecheck", "synccheck", "initcheck"]
+    assert [call.split()[1] for call in calls] == tools
+    assert all("tests/gpu/awkward_steps.py" in call and call.endswith(" 1") for call in calls)
+    assert [call for call in calls if "--backend triton --few" in call] == [calls[2]]
     assert Path(calls[0].split()[-2]).exists()
 
 
-def test_sanitizers_without_time_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sanitizer_that(tmp_path, monkeypatch, "sleep 1")
-    outcome = gpu.run_sanitizers(tmp_path / "log", 2.0)
-    assert outcome.words.startswith("memcheck clean; racecheck left out, no time")
+def test_sanitizers_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the whole limit, and a stuck one takes it from nobody."""
+    script = 'case "$2" in memcheck) exec sleep 60;; esac; echo "========= ERROR SUMMARY: 0 errors"'
+    sanitizer_that(tmp_path, monkeypatch, script)
+    start = time.monotonic()
+    outcome = run_sanitizers(tmp_path / "log", 3.0, False)
+    assert time.monotonic() - start < 3.0 + GRACE + 20.0
+    assert outcome.failed
+    assert outcome.words.startswith("memcheck stopped by its time limit, with nothing found")
+    assert outcome.words.endswith("initcheck clean")
+
+
+def test_a_stopped_run_of_tests_tells_what_there_was() -> None:
+    output = """[gw0] [ 10%] PASSED tests/a.py::test_one[x]
+[gw1] [ 20%] FAILED tests/a.py::test_two[y]
+[gw1] [ 30%] PASSED tests/a.py::test_three[y]
+!!! KeyboardInterrupt !!!
+FAILED tests/a.py::test_two[y] - assert 1 == 2
+"""
+    words = "stopped by its time limit after 2 passed, 1 failed: tests/a.py::test_two[y]"
+    assert verdict_on_tests(Ended(2, output, True)) == Outcome(True, words)
+    words = "stopped by its time limit after no test"
+    assert verdict_on_tests(Ended(-9, "", True)) == Outcome(True, words)
+    assert verdict_on_tests(Ended(0, "== 40 passed ==\n", False)) == Outcome(False, "40 passed")
 
 
 def test_without_a_sanitizer_the_part_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = gpu.run_sanitizers(tmp_path / "log", 60.0)
+    outcome = run_sanitizers(tmp_path / "log", 60.0, False)
     assert outcome == Outcome(False, "skipped: compute-sanitizer is not on PATH")
 
 
@@ -107,8 +138,11 @@ def test_parts_meet_on_one_page(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     broken = {"tests": True}
     parts = {
-        "tests": lambda log, limit: Outcome(broken["tests"], "2 failed | 40 passed"),
-        "sanitize": lambda log, limit: Outcome(False, "memcheck clean"),
+        "tests": Part(
+            9.0, lambda log, limit, dry: Outcome(broken["tests"], "2 failed | 40 passed")
+        ),
+        "sanitize": Part(9.0, lambda log, limit, dry: Outcome(False, "memcheck clean")),
+        "named": Part(9.0, lambda log, limit, dry: 1 / 0, default=False),
     }
     monkeypatch.setattr(gpu, "PARTS", parts)
     assert gpu.main(["--out", str(tmp_path)]) == 1
@@ -116,6 +150,7 @@ def test_parts_meet_on_one_page(
     assert "| tests | FAILED in 0 s: 2 failed / 40 passed |" in text
     assert "| sanitize | done in 0 s: memcheck clean |" in text
     assert "No benchmarks here yet" in text
+    assert "named" not in text
 
     broken["tests"] = False
     assert gpu.main(["tests", "--out", str(tmp_path)]) == 0
@@ -125,9 +160,23 @@ def test_parts_meet_on_one_page(
     assert "| sanitize | done in 0 s: memcheck clean |" in text
 
 
-def test_limits_leave_room_for_the_build() -> None:
-    assert set(gpu.LIMITS) == set(gpu.PARTS)
-    assert sum(gpu.LIMITS.values()) <= 8.5 * 60
+def test_a_broken_part_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {
+        "tests": Part(9.0, lambda log, limit, dry: 1 / 0),
+        "sanitize": Part(9.0, lambda log, limit, dry: Outcome(False, "memcheck clean")),
+    }
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    assert gpu.run_parts(list(parts), tmp_path, dry=False) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert "| tests | FAILED in 0 s: ZeroDivisionError: division by zero |" in text
+    assert "| sanitize | done in 0 s: memcheck clean |" in text
+
+
+def test_all_of_it_ends_within_six_minutes() -> None:
+    """What says most comes first; half a minute is left for the build."""
+    parts = {name: part.limit for name, part in gpu_parts.PARTS.items() if part.default}
+    assert list(parts) == ["tests", "bench", "sanitize"]
+    assert sum(parts.values()) + len(parts) * GRACE <= 330.0
 
 
 def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +191,9 @@ def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None
 def test_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["test"])
-    assert "no part 'test'; choose from tests, sanitize, bench" in capsys.readouterr().err
+    assert (
+        "no part 'test'; choose from tests, bench, sanitize, bench-all" in capsys.readouterr().err
+    )
 
 
 def test_page_of_an_empty_folder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from cases import normal
 from torch import Tensor
@@ -16,6 +17,8 @@ from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tuner import TILE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# `-m cuda` selects what runs there, and nothing of what is interpreted for want of a device
+ON_DEVICE = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,25 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from tables import DEVICE, ON_DEVICE
 
 from yfkernels.ops import triton as backend
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REASON = backend.unusable(DEVICE)
 needs_triton = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
 @needs_triton
-def test_write_words(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("device", [pytest.param(DEVICE, marks=ON_DEVICE)])
+def test_write_words(device: str, rng: np.random.Generator) -> None:
     words = [int(word) for word in rng.integers(-(2**63), 2**63, 300)]
-    target = torch.zeros(300, 12, dtype=torch.int64, device=DEVICE)
+    target = torch.zeros(300, 12, dtype=torch.int64, device=device)
     backend.write_words(target[:, 3], words)
     assert target[:, 3].tolist() == words
     assert not target[:, :3].any()
     assert not target[:, 4:].any()
     values = torch.tensor([0.1, -2.0], dtype=torch.float64)
-    doubles = torch.zeros(2, dtype=torch.float64, device=DEVICE)
+    doubles = torch.zeros(2, dtype=torch.float64, device=device)
     backend.write_words(doubles, values.view(torch.int64).tolist())
     assert doubles.tolist() == values.tolist()
 

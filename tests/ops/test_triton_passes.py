@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from tables import DEVICE, Case, draw_table, pairs
+from tables import DEVICE, ON_DEVICE, Case, draw_table, pairs
 from torch import Tensor
 
 from yfkernels.ops import triton as backend
@@ -17,7 +17,7 @@ from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.tuner import MEASURED, SUMS, TILE
 
 REASON = backend.unusable(DEVICE)
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CASES = {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import assert_same_bits
 from numpy.testing import assert_allclose
+from tables import DEVICE, ON_DEVICE
 from torch import Tensor
 
 from yfkernels.ops import native
@@ -29,9 +30,8 @@ from yfkernels.ops.tuner import (
     TunerOptions,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REASON = backend.unusable(DEVICE)
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 OPTIONS = TunerOptions(
     beta=0.9,

@@ -21,7 +21,7 @@ from numpy_rounding import (
 )
 from numpy_rules import PRECONDITIONED, direction, draw_coefficients, gauges_of, trust_ratio
 from roundings import SUM_OFF, assert_near, square_sum_off
-from tables import DEVICE, Case, draw_table, put, upload
+from tables import DEVICE, ON_DEVICE, Case, draw_table, put, upload
 from torch import Tensor
 
 from yfkernels.ops import triton as backend
@@ -39,7 +39,7 @@ from yfkernels.ops.rules import (
 from yfkernels.ops.table import GRANULARITY, Column, Granularity, Row, TensorTable
 
 REASON = backend.unusable(DEVICE)
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 Array = NDArray[np.float64]
 ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, *PRECONDITIONED, QHM, QHADAM]
@@ -108,7 +108,7 @@ def test_a_step_equals_the_rule(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(4096, 256, 1))  # chunks as on a GPU
+    monkeypatch.setitem(GRANULARITY, DEVICE, Granularity(4096, 256, 1))  # chunks as on a GPU
     dtype, mastered = form
     if case == "offset" and dtype == torch.float16:
         pytest.skip("alignment is told by bytes, as with bfloat16")
@@ -234,7 +234,7 @@ def test_every_element_of_cut_chunks(
     chunk: int, passes: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces need not divide a chunk."""
-    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(chunk, 1, 1))
+    monkeypatch.setitem(GRANULARITY, DEVICE, Granularity(chunk, 1, 1))
     table = draw_table(Case([chunk + 20000]), YELLOWFIN_SKETCH, torch.float32, False, rng, STEPS)
     assert (table.chunk_size, table.num_chunks) == (chunk, 2)
     before = everything(table)[0]
@@ -252,7 +252,7 @@ def test_gauges_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.Monk
     """Sums over all pieces, in the same order however many programs share the work."""
     from yfkernels.ops.triton import update
 
-    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(65536, 1, 1))
+    monkeypatch.setitem(GRANULARITY, DEVICE, Granularity(65536, 1, 1))
     rule = YELLOWFIN_DIAGONAL
     coefficients = draw_coefficients(rule, rng)
     seed = int(rng.integers(2**32))
@@ -300,7 +300,7 @@ def test_the_norms_are_the_same_bits_each_time(
     """Whatever is where, and however many programs share the work."""
     from yfkernels.ops.triton import update
 
-    monkeypatch.setitem(GRANULARITY, "cpu", Granularity(4096, 256, 1))
+    monkeypatch.setitem(GRANULARITY, DEVICE, Granularity(4096, 256, 1))
     seed = int(rng.integers(2**32))
     seen: list[Any] = []
     for programs in (1, 3):

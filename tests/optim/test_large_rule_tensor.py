@@ -24,11 +24,15 @@ def free_memory(device: str) -> float:
 
 def test_lamb_past_two_billion_elements(target: Target) -> None:
     """Two steps with a gradient of ones move p from 1 to about (1 - lr)²; no float32 master."""
-    if target.interpreted or (target.device == "cpu" and target.backend == "torch"):
+    if target.interpreted or target.backend == "torch":
         pytest.skip("plain torch has no index of its own, and the interpreter no time")
     if free_memory(target.device) < BYTES:
         pytest.skip(f"needs {BYTES / 1e9:.0f} GB, {free_memory(target.device) / 1e9:.0f} are free")
-    check(target, NUMEL, PLACES)
+    try:
+        check(target, NUMEL, PLACES)
+    finally:
+        if target.device == "cuda":
+            torch.cuda.empty_cache()  # torch keeps what it has had: other processes need it
 
 
 def test_the_check_itself(target: Target) -> None:
