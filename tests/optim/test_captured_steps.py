@@ -65,8 +65,10 @@ class Graph:
         with self._monkeypatch.context() as patched:
             patched.setattr(torch.cuda, "is_available", lambda: True)
             patched.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-            yield
-        self._recorder.calls = None
+            try:
+                yield
+            finally:
+                self._recorder.calls = None
 
     def replay(self) -> None:
         for call in self._calls:
@@ -151,6 +153,29 @@ def test_replay_eager_replay(run: Run, graph: Make, *, settled: bool) -> None:
         run.assert_equal()
         run.step()
         run.assert_equal()
+
+
+def test_a_capture_that_fails(run: Run, graph: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has recorded never runs, so the next step writes it."""
+    captured = graph()
+    run.new_gradients()
+    for group in run.optimizer.param_groups:
+        group["lr"] = 0.5 * group["lr"]
+    with captured.capture(), monkeypatch.context() as patched, pytest.raises(LookupError):
+        patched.setattr(run.optimizer, "_update", _settings_and_then_nothing(run.optimizer))
+        run.optimizer.step()
+    for group in run.expected.param_groups:
+        group["lr"] = 0.5 * group["lr"]
+    run.step()
+    run.assert_equal()
+
+
+def _settings_and_then_nothing(optimizer: Any) -> Callable[[Any], None]:
+    def update(plan: Any) -> None:
+        optimizer._tuner.set_groups(*optimizer._group_settings())
+        raise LookupError("a kernel that was not launched before")
+
+    return update
 
 
 def test_two_graphs(run: Run, graph: Make) -> None:

@@ -209,11 +209,11 @@ class FusedOptimizer(Optimizer):
             self._adopt_statistics()  # and the new plan publishes them
         plan = self._bound_plan(capture)
         if plan is not None:
+            if capture and not self._captured.has(plan):
+                self._captured.hold(plan, self._buffers())  # even if the capture is refused
             self._streams.enter()
             self._update(plan)
             plan.finish()
-            if capture and not self._captured.has(plan):
-                self._captured.hold(plan, self._buffers())
         return loss
 
     def _bound_plan(self, capture: bool) -> Plan | None:
