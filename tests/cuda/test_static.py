@@ -12,9 +12,9 @@ HALVES = ("bfloat16", "float16")
 # By dtype measure for three sums, advance for seven rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words.
 CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 1
-# Triton: measure, measure_then_gate, gate, every update of float32 and of bfloat16 with a master,
-# the largest rules in each other form, tune without a preconditioner and with one.
-TRITON_KERNELS = 9 + 1 + 1 + 12 + 12 + 15 + 4 + 2
+# Triton: measure, measure_then_gate, gate, write, every update of float32 and of bfloat16 with a
+# master, the largest rules in each other form, tune without a preconditioner and with one.
+TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2
 
 # Bytes of state: columns of float32, and one of codes.
 STATES = {
