@@ -119,13 +119,16 @@ def write_words() -> None:
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver(90))
     keys: dict[str, set[str]] = defaultdict(set)
+    name_of: dict[int, str] = {}
 
     def count(*, key: str, fn: Any, **_: Any) -> bool:
-        keys[fn.name.rsplit(".", 1)[-1]].add(key)
+        name = fn.name.rsplit(".", 1)[-1]
+        keys[name].add(key)
+        name_of[id(fn.jit_function)] = name
         return True  # compiles nothing
 
     triton.knobs.runtime.jit_cache_hook = count
     take_every_step()
     write_words()
-    own = {kernel.fn.__name__: len(variants) for (kernel, _), variants in launch._launched.items()}
+    own = {name_of[kernel]: len(variants) for (kernel, _), variants in launch._launched.items()}
     print(json.dumps({name: [len(found), own.get(name)] for name, found in sorted(keys.items())}))

@@ -163,6 +163,13 @@ def test_sums_do_not_depend_on_where_tensors_begin(rule: Rule) -> None:
     assert_same_bits(sums(0), sums(3))
 
 
+@needs_compiler
+def test_a_gpu_of_another_maker_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert backend.unusable.__wrapped__("cuda") == "its kernels are for NVIDIA's GPUs"
+
+
 def in_fresh_python(code: str, **variables: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)

@@ -28,6 +28,8 @@ def unusable(device_type: str) -> str | None:
     if device_type == "cuda":
         if not torch.cuda.is_available():
             return "torch finds no CUDA device"
+        if torch.version.hip:
+            return "its kernels are for NVIDIA's GPUs"  # the options they are launched with are
         return _refusal(interpreter=False) or _cannot_launch()
     if device_type == "cpu":
         if "TRITON_INTERPRET" not in os.environ:

@@ -13,8 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
-# By kernel and device, the variants that have been launched: they are loaded.
-_launched: dict[tuple[Any, torch.device], set[tuple[Any, ...]]] = {}
+# By kernel and device, the variants that have been launched: they are loaded. With what tells them
+# apart in words of their own, because functions and types of Triton's are slow to hash.
+_launched: dict[tuple[int, torch.device], dict[tuple[Any, ...], tuple[Any, ...]]] = {}
 
 
 def launch(
@@ -38,18 +39,24 @@ def launch(
     Raises:
         RuntimeError: a graph is being captured, and no such kernel was launched before.
     """
-    known = _launched.setdefault((kernel, device), set())
     kinds = [getattr(argument, "dtype", type(argument)) for argument in arguments]
-    variant = (*kinds, *constants.values())
-    if variant not in known and _captures(device):
-        raise RuntimeError(_refusal(kernel, purpose, known, variant, list(constants)))
+    values = [value if type(value) is int else id(value) for value in constants.values()]
+    variant = (*kinds, *values)
+    known = _launched.get((id(kernel), device))
+    if known is None:
+        known = _launched[id(kernel), device] = {}
+    new = variant not in known
+    if new and _captures(device):
+        now = (*kinds, *constants.values())
+        raise RuntimeError(_refusal(kernel, purpose, list(known.values()), now, list(constants)))
     kernel[(programs,)](*arguments, **constants)
-    known.add(variant)
+    if new:
+        known[variant] = (*kinds, *constants.values())
 
 
 def was_launched(kernel: Any, device: torch.device) -> bool:
     """Whether some variant of the kernel was."""
-    return bool(_launched.get((kernel, device)))
+    return bool(_launched.get((id(kernel), device)))
 
 
 @triton.jit
@@ -99,7 +106,7 @@ def _captures(device: torch.device) -> bool:
 def _refusal(
     kernel: Any,
     purpose: str,
-    known: set[tuple[Any, ...]],
+    known: list[tuple[Any, ...]],
     variant: tuple[Any, ...],
     constants: list[str],
 ) -> str:
