@@ -117,7 +117,6 @@ def advance(
         step = steps(row) + 1.0
         move, numbers = NUMBERS(_group(row, coefficients, WORDS), step, 1.0)
         keep, gain = move
-        randomness = rounding_of(row, chunk_first, first, step)
 
         # Whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end. Of
         # a tensor that is not aligned all is ragged, but where there are sums to be the same.
@@ -135,10 +134,11 @@ def advance(
                 begin = whole if RAGGED else (wide if MASKED else 0)
                 end = n if RAGGED else (whole if MASKED else wide)
                 # where all this is does not stay in registers from loop to loop
-                _, row, _, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
+                _, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
                 g = column(row, "row.grad", first, DTYPE)
                 param_columns = parameter_columns(row, first, DTYPE, MASTERED)
                 columns = state_columns(row, first, STATES, CODED)
+                randomness = rounding_of(row, chunk_first, first, step)
                 for i in range(begin, end, END_TILE if RAGGED else TILE):
                     place = i + (end_lanes if RAGGED else lanes)
                     mask = place < n if MASKED else None

@@ -20,10 +20,12 @@ _ODD = 2
 @triton.jit(do_not_specialize=["target", "stride", "count"])
 def write(target, stride, count, halves):
     """target: int64; word k goes `stride` of them further than word k - 1. count: words."""
-    for k in tl.static_range(len(halves) // 2):
-        low = (halves[2 * k] >> 2) & 0xFFFFFFFF
-        high = (halves[2 * k + 1] >> 2) & 0xFFFFFFFF
-        tl.store(target + k * stride, low | (high << 32), mask=k < count)
+    for first in tl.static_range(0, len(halves) // 2, 16):
+        if first < count:  # in blocks, or the compiler loads all words before it stores the first
+            for k in tl.static_range(first, first + 16):
+                low = (halves[2 * k] >> 2) & 0xFFFFFFFF
+                high = (halves[2 * k + 1] >> 2) & 0xFFFFFFFF
+                tl.store(target + k * stride, low | (high << 32), mask=k < count)
 
 
 def _halves(words: list[int]) -> tuple[int, ...]:
