@@ -38,14 +38,18 @@ def _read(nvdisasm: str, found: dict[str, Any], cubin: Path) -> Kernel:
     )
 
 
-def _compile(nvdisasm: str, arch: int, folder: Path, *which: str) -> list[Kernel]:
-    """In a process of its own: there Triton must not interpret, and believes in another GPU."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+def environment() -> dict[str, str]:
+    """Of a process in which Triton does not interpret, and may believe in another GPU."""
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, *sys.path])
+    variables["PYTHONPATH"] = os.pathsep.join([root, *sys.path])
+    return variables
+
+
+def _compile(nvdisasm: str, arch: int, folder: Path, *which: str) -> list[Kernel]:
     command = [sys.executable, str(Path(__file__).with_name("triton_ahead.py"))]
     command += [str(arch), *which]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [
         _read(

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from triton_driver import Driver
 
 from yfkernels.ops.rules import (
     GATE_STATE,
@@ -40,7 +40,7 @@ from yfkernels.ops.rules import (
     Rule,
 )
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
-from yfkernels.ops.triton import judge, measurement, preconditioned, tune, update
+from yfkernels.ops.triton import judge, measurement, preconditioned, tune, update, words
 from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -88,22 +88,6 @@ OPTIONS = TunerOptions(
 )
 
 
-class Driver:
-    """What Triton asks of a driver before it launches."""
-
-    def __init__(self, architecture: int) -> None:
-        self.architecture = architecture
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.architecture, 32)
-
-    def get_current_device(self) -> int:
-        return self.architecture  # Triton keeps a cache of kernels for each device
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
 class Ahead:
     """Stands for a kernel: compiles where that would launch."""
 
@@ -140,6 +124,7 @@ DIRECT = update.direct = Ahead(update.direct)
 MOVE = update.move = Ahead(update.move)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
 TUNE_PRECONDITIONED = preconditioned.preconditioned_tune = Ahead(preconditioned.preconditioned_tune)
+WRITE = words.write = Ahead(words.write)
 LAUNCHES = {
     "advance": (update.launch_advance, ADVANCE),
     "direct": (update.launch_direct, DIRECT),
@@ -176,6 +161,8 @@ def compile_measurements() -> Kernels:
     kernels["measure_then_gate", "float32", None] = MEASURE.compiled
     judge.launch(PARTIALS, *SCALARS, *memory)
     kernels["gate", None, None] = GATE.compiled
+    words.launch_write(torch.zeros(words.WORDS, dtype=torch.int64), [0] * words.WORDS)
+    kernels["write", None, None] = WRITE.compiled
     return kernels
 
 

@@ -149,7 +149,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
 
 def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
     """Refreshes the addresses in a column of the table."""
-    write_words(table.follow(column, pointers), pointers)
+    write_words(table.column(column), pointers)
 
 
 def measure(

@@ -141,7 +141,6 @@ class TensorTable:
         fused = backend != "torch"
         self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
         self.columns = frozenset(self.rows[0].columns)
-        self._pointers = {Column.GRAD: [0] * len(self.rows)}  # as they were uploaded
         self.params: list[Tensor] = []  # as autograd knows them, one a row
         self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
@@ -163,8 +162,6 @@ class TensorTable:
         first = (torch.arange(self.num_chunks, device="cpu") - first_chunk) * self.chunk_size
         self.words = words.to(self.device)
         self.chunks = torch.stack([row_of_chunk, first], dim=1).to(self.device)
-        for column in self.columns:
-            self._pointers[column] = [row.columns[column].data_ptr() for row in self.rows]
 
     def buffers(self) -> list[Tensor]:
         """What was made here and kernels read or write."""
@@ -172,16 +169,6 @@ class TensorTable:
         if self.backend != "torch":
             made += [self.words, self.chunks, self.tickets, self.chunk_sums]
         return made
-
-    @property
-    def aligned(self) -> bool:
-        """Whether every column of every tensor starts on a 16-byte boundary in this step."""
-        return not any(
-            pointer & 15
-            for column, pointers in self._pointers.items()
-            if column != Column.STEP
-            for pointer in pointers
-        )
 
     def column(self, column: Column) -> Tensor:
         """The addresses of a column inside the table: int64, one a row, strided."""
@@ -204,11 +191,6 @@ class TensorTable:
     def bind(self, grads: list[Tensor | None]) -> None:
         """Takes this step's gradients, one a row, None where there is none."""
         self.grads = grads
-
-    def follow(self, column: Column, pointers: list[int]) -> Tensor:
-        """Takes the addresses of a column, one a row; returns where they are to be written."""
-        self._pointers[column] = pointers
-        return self.column(column)
 
     def update_those(self, present: Sequence[int]) -> None:
         """Sorts out who is updated: the parameters whose entry here is not 0."""

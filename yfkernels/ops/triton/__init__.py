@@ -28,7 +28,9 @@ def unusable(device_type: str) -> str | None:
     if device_type == "cuda":
         if not torch.cuda.is_available():
             return "torch finds no CUDA device"
-        return _refusal(interpreter=False)
+        if torch.version.hip:
+            return "its kernels are for NVIDIA's GPUs"  # the options they are launched with are
+        return _refusal(interpreter=False) or _cannot_launch()
     if device_type == "cpu":
         if "TRITON_INTERPRET" not in os.environ:
             return "Triton has no compiler for CPUs; TRITON_INTERPRET=1 runs its interpreter"
@@ -55,6 +57,22 @@ def _refusal(interpreter: bool) -> str | None:
     return None
 
 
+def _cannot_launch() -> str | None:
+    """Why no kernel can be launched on the current CUDA device; None if one can.
+
+    Triton builds a part of itself when it first launches, which slim images have no compiler for.
+    """
+    from yfkernels.ops.triton.launch import load_nothing
+
+    try:
+        load_nothing()
+    except Exception as error:  # of a subprocess, an import, the driver: whatever Triton met
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        needs = "it needs a C compiler and Python's header files"
+        return f"Triton cannot launch kernels here ({needs}): {lines[0]}"
+    return None
+
+
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -70,12 +88,12 @@ def write_words(target: Tensor, words: list[int]) -> None:
         target.copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
         return
     with _on(target.device):
-        if torch.cuda.is_current_stream_capturing():
-            # Every replay of a graph would read a pinned buffer again, long after it was freed.
-            # These kernels carry the words in their arguments.
-            cells = list(target.unbind())
-            torch._foreach_zero_(cells)
-            torch._foreach_add_(cells, words)
+        from yfkernels.ops.triton.words import is_loaded, launch_write
+
+        # Every replay of a graph would read a pinned buffer again, long after it was freed. So that
+        # the kernel can be captured, the first words take it, too.
+        if torch.cuda.is_current_stream_capturing() or not is_loaded(target.device):
+            launch_write(target, words)
         else:
             pinned = torch.tensor(words, dtype=torch.int64, device="cpu", pin_memory=True)
             target.copy_(pinned, non_blocking=True)
@@ -83,7 +101,7 @@ def write_words(target: Tensor, words: list[int]) -> None:
 
 def upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
     """Refreshes the addresses in a column of the table."""
-    write_words(table.follow(column, pointers), pointers)
+    write_words(table.column(column), pointers)
 
 
 def measure(

@@ -9,10 +9,12 @@ from torch import Tensor
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.triton.judge import judge
+from yfkernels.ops.triton.launch import launch as launch_kernel
+from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import is_last
 from yfkernels.ops.triton.rounding import mixed
-from yfkernels.ops.triton.table import DTYPES, column, piece_at
+from yfkernels.ops.triton.table import DTYPES, are_aligned, column, piece_at
 from yfkernels.ops.tuner import TILE
 
 _WARPS = 8
@@ -34,7 +36,10 @@ def _flip_signs(grad, tile, rows):
     return (grad.to(tl.uint32, bitcast=True) ^ minus).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["num_chunks", "own", "num_slots", "num_groups", "num_words"])
+_VARY = ["num_chunks", "own", "num_slots", "partials", "grad_scale", "found_inf", "state"]
+
+
+@triton.jit(do_not_specialize=[*_VARY, "num_groups", "num_words", "coefficients"])
 def measure(
     words,
     chunks,
@@ -55,7 +60,6 @@ def measure(
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
     AVERAGES: tl.constexpr,
-    ALIGNED: tl.constexpr,
 ):
     """Program s sums a fixed run of chunks into slot s: the sums do not hang on the device.
 
@@ -68,6 +72,7 @@ def measure(
     `coefficients` are; without, they are None, as `sketches` is if none is wanted.
     """
     SKETCH: tl.constexpr = sketches is not None
+    COLUMNS: tl.constexpr = ("row.grad", "row.grad_avg") if AVERAGES else ("row.grad",)
     WIDTH: tl.constexpr = 128 // DTYPE.primitive_bitwidth
     REPEATS: tl.constexpr = TILE // (THREADS * WIDTH)
     rows = tl.arange(0, REPEATS)[:, None] * THREADS + tl.arange(0, THREADS)[None, :]
@@ -84,13 +89,14 @@ def measure(
     sketch = tl.full([REPEATS, THREADS, WIDTH], 0.0, tl.float32)
     for index in range(begin, end):
         _, row, _, first, n = piece_at(words, chunks, index, CHUNK, CHUNK)
-        g = column(row, "row.grad", first, DTYPE, ALIGNED)
+        g = column(row, "row.grad", first, DTYPE)
         if AVERAGES:
-            gbar = column(row, "row.grad_avg", first, tl.float32, ALIGNED)
+            gbar = column(row, "row.grad_avg", first, tl.float32)
         origin = tl.load(row + at("row.origin")) + first
         # a small tensor or a shard may begin inside a tile, and then none of its tiles is whole
         shift = (origin % TILE).to(tl.int32) if SKETCH else 0
-        whole = n // TILE * TILE if shift == 0 else -shift
+        in_tiles = are_aligned(row, COLUMNS) & (shift == 0)
+        whole = tl.where(in_tiles, n // TILE * TILE, -shift)
 
         grad_sq = tl.full([THREADS], 0.0, tl.float32)
         dot = tl.full([THREADS], 0.0, tl.float32)
@@ -158,25 +164,24 @@ def launch_with_gate(
 ) -> None:
     """Measures the norm of the last table, and then decides on the step."""
     slots = (len(partials), partials)
+    scaler = scaler_numbers(table.device, grad_scale, found_inf)
     memory = (state, *coefficients.shape, coefficients)
-    _launch(table, Measure.NORM, own, None, table.tickets, *slots, grad_scale, found_inf, *memory)
+    _launch(table, Measure.NORM, own, None, table.tickets, *slots, *scaler, *memory)
 
 
 def _launch(
     table: TensorTable, what: Measure, own: Tensor, sketches: Tensor | None, *gate: object
 ) -> None:
-    measure[(table.num_slots,)](
-        table.words,
-        table.chunks,
-        table.num_chunks,
-        own,
-        sketches,
-        *gate,
+    launch_kernel(
+        measure,
+        table.num_slots,
+        table.device,
+        f"measuring {table.dtype} gradients ({what.name.lower()})",
+        (table.words, table.chunks, table.num_chunks, own, sketches, *gate),
         DTYPE=DTYPES[table.dtype],
         CHUNK=table.chunk_size,
         TILE=TILE,
         THREADS=32 * _WARPS,
         AVERAGES=what == Measure.AVERAGE,
-        ALIGNED=table.aligned,
         num_warps=_WARPS,
     )

@@ -15,13 +15,11 @@ from yfkernels.ops.triton.table import column
 
 
 @triton.jit
-def parameter_columns(
-    row, first, DTYPE: tl.constexpr, MASTERED: tl.constexpr, ALIGNED: tl.constexpr
-):
+def parameter_columns(row, first, DTYPE: tl.constexpr, MASTERED: tl.constexpr):
     """The parameter and, if it has one, its master, from element `first` on."""
-    param = column(row, "row.param", first, DTYPE, ALIGNED)
+    param = column(row, "row.param", first, DTYPE)
     if MASTERED:
-        return param, column(row, "row.master", first, tl.float32, ALIGNED)
+        return param, column(row, "row.master", first, tl.float32)
     else:
         return (param,)
 

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.triton.launch import launch as launch_kernel
+from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import slot_total
 from yfkernels.ops.triton.rules import power
@@ -35,8 +37,10 @@ from yfkernels.ops.triton.statistics import (
 )
 from yfkernels.ops.tuner import TunerOptions
 
+_VARY = ["num_slots", "partials", "grad_scale", "found_inf", "state"]
 
-@triton.jit(do_not_specialize=["num_slots", "num_groups"])
+
+@triton.jit(do_not_specialize=[*_VARY, "num_groups", "groups", "coefficients"])
 def preconditioned_tune(
     numbers,
     num_slots,
@@ -187,16 +191,14 @@ def launch(
     coefficients: Tensor,
 ) -> None:
     """Runs the tuner where `state` lives."""
-    preconditioned_tune[(1,)](
-        numbers_of(options, state.device),
-        len(partials),
-        partials,
-        grad_scale,
-        found_inf,
-        state,
-        len(groups),
-        groups,
-        coefficients,
+    scaler = scaler_numbers(state.device, grad_scale, found_inf)
+    measured = (numbers_of(options, state.device), len(partials), partials)
+    launch_kernel(
+        preconditioned_tune,
+        1,
+        state.device,
+        "tuning",
+        (*measured, *scaler, state, len(groups), groups, coefficients),
         WINDOW=options.window,
         WINDOW_TILE=triton.next_power_of_2(options.window),
         ADAPTIVE_CLIP=options.adaptive_clip,

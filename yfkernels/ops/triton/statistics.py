@@ -5,7 +5,6 @@ A tuner reads everything before its first store, behind a barrier: all warps run
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.triton.launch import kept
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import slot_total
 from yfkernels.ops.triton.single_step import clip_factor
@@ -23,14 +23,10 @@ from yfkernels.ops.tuner import TunerOptions
 ALONE: dict[str, Any] = {"num_warps": 8, "maxnreg": 255, "enable_fp_fusion": False}
 
 
-@cache
 def numbers_of(options: TunerOptions, device: torch.device) -> Tensor:
-    """The options that are numbers: as kernel arguments they would be rounded to float32.
-
-    Kept for good, as a captured graph may go on reading them.
-    """
+    """The options that are numbers: as kernel arguments they would be rounded to float32."""
     numbers = (options.beta, options.max_norm, options.initial_lr, options.initial_momentum)
-    return torch.tensor(numbers, dtype=torch.float64, device=device)
+    return kept(numbers, torch.float64, device)
 
 
 @triton.jit
@@ -82,13 +78,10 @@ def load_window(window, WINDOW: tl.constexpr, WINDOW_TILE: tl.constexpr):
 @triton.jit
 def load_gradient(partials, num_slots, grad_scale, found_inf, ROBUST: tl.constexpr):
     """(‖g‖² unscaled, 1 / scale, whether it is finite, whether the step counts)."""
-    inv_scale = tl.full([], 1.0, tl.float64)
-    if grad_scale is not None:
-        inv_scale = 1.0 / tl.load(grad_scale).to(tl.float64)
+    inv_scale = 1.0 / tl.load(grad_scale).to(tl.float64)
     grad_sq = slot_total(partials, num_slots, "slot.grad_sq") * inv_scale * inv_scale
     finite = grad_sq <= 1.7976931348623157e308  # which NaN is not, either
-    if found_inf is not None:
-        finite = finite & (tl.load(found_inf) == 0.0)
+    finite = finite & (tl.load(found_inf) == 0.0)
     active = finite
     if ROBUST:
         active = active & (grad_sq > 0.0)  # from silence there is nothing to learn

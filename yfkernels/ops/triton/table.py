@@ -43,25 +43,36 @@ def has_grad(row):
 
 
 @triton.jit
-def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """The address of element `first` of one of the row's tensors."""
+def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr):
+    """The address of element `first` of one of the row's tensors.
+
+    The compiler is told that tensors begin on 16 bytes. It then gives each thread 16 bytes of a
+    tile, and reads and writes them at once where no mask forbids it. A tensor that begins elsewhere
+    (are_aligned) must have a mask, which splits every access into elements and leaves everything
+    else as it is: the same thread has the same elements, so sums have the same bits.
+    """
     tensor = tl.load(row + at(NAME)).to(tl.pointer_type(DTYPE))
-    if ALIGNED:
-        tensor = tl.multiple_of(tensor, 16)
-    return tensor + first
+    return tl.multiple_of(tensor, 16) + first
 
 
 @triton.jit
-def state_columns(
-    row, first, STATES: tl.constexpr, ALIGNED: tl.constexpr, CODED: tl.constexpr = False
-):
+def are_aligned(row, NAMES: tl.constexpr):
+    """Whether these of the row's tensors begin on 16 bytes; a tensor it does not have is at 0."""
+    places = tl.load(row + at(NAMES[0]))
+    for k in tl.static_range(1, len(NAMES)):
+        places |= tl.load(row + at(NAMES[k]))
+    return places & 15 == 0
+
+
+@triton.jit
+def state_columns(row, first, STATES: tl.constexpr, CODED: tl.constexpr = False):
     """The rule's state columns, from element `first` on; the last in codes if it is CODED."""
-    state = column(row, "row.state", first, tl.float32, ALIGNED)
+    state = column(row, "row.state", first, tl.float32)
     if STATES == 1:
         return (state,)
     else:
         LAST: tl.constexpr = tl.uint8 if CODED else tl.float32
-        return state, column(row, "row.grad_avg", first, LAST, ALIGNED)
+        return state, column(row, "row.grad_avg", first, LAST)
 
 
 @triton.jit

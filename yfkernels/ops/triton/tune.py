@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.triton.launch import launch as launch_kernel
+from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import single_step
@@ -52,7 +54,10 @@ def _fold_sketches(sketches, num_slots, folded, TILE: tl.constexpr, SHARE: tl.co
     tl.store(folded + tl.program_id(0) * SHARE + tl.arange(0, SHARE), tl.sum(total, axis=0))
 
 
-@triton.jit(do_not_specialize=["num_slots", "num_groups"])
+_VARY = ["num_slots", "partials", "grad_scale", "found_inf", "state"]
+
+
+@triton.jit(do_not_specialize=[*_VARY, "num_groups", "groups", "coefficients"])
 def yellowfin_tune(
     numbers,
     num_slots,
@@ -241,18 +246,14 @@ def launch(
     scratch: Tensor,
 ) -> None:
     """Runs the tuner where `state` lives."""
-    yellowfin_tune[(TILE // _SHARE if options.sketch else 1,)](
-        numbers_of(options, state.device),
-        len(partials),
-        partials,
-        sketches,
-        grad_scale,
-        found_inf,
-        state,
-        len(groups),
-        groups,
-        coefficients,
-        scratch,
+    scaler = scaler_numbers(state.device, grad_scale, found_inf)
+    measured = (numbers_of(options, state.device), len(partials), partials, sketches)
+    launch_kernel(
+        yellowfin_tune,
+        TILE // _SHARE if options.sketch else 1,
+        state.device,
+        "tuning",
+        (*measured, *scaler, state, len(groups), groups, coefficients, scratch),
         WINDOW=options.window,
         WINDOW_TILE=triton.next_power_of_2(options.window),
         TILE=TILE,

@@ -13,6 +13,7 @@ from torch import Tensor
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.triton.gauges import add_rounds, add_tile, end_piece, end_table, no_sums
+from yfkernels.ops.triton.launch import launch
 from yfkernels.ops.triton.layout import at
 from yfkernels.ops.triton.parameter import (
     parameter_columns,
@@ -25,6 +26,7 @@ from yfkernels.ops.triton.rounding import code_of, float_of
 from yfkernels.ops.triton.rules import UPDATES
 from yfkernels.ops.triton.table import (
     DTYPES,
+    are_aligned,
     column,
     has_grad,
     piece_at,
@@ -74,7 +76,7 @@ def _count_step(row):
     tl.store(place.to(tl.pointer_type(tl.float32)), (steps(row) + 1.0).to(tl.float32), place != 0)
 
 
-@triton.jit(do_not_specialize=["num_chunks"])
+@triton.jit(do_not_specialize=["num_chunks", "coefficients", "gauges", "ticket"])
 def advance(
     words,
     chunks,
@@ -97,13 +99,13 @@ def advance(
     PIECE: tl.constexpr,
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
-    ALIGNED: tl.constexpr,
 ):
     """All at once. A fixed number of programs share the pieces of all chunks.
 
     GAUGE makes the shares of GAUGES sums over all elements. Without it piece_gauges, gauges and
     ticket are None.
     """
+    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
@@ -115,35 +117,43 @@ def advance(
         step = steps(row) + 1.0
         move, numbers = NUMBERS(_group(row, coefficients, WORDS), step, 1.0)
         keep, gain = move
-        randomness = rounding_of(row, chunk_first, first, step)
-        g = column(row, "row.grad", first, DTYPE, ALIGNED)
-        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
-        columns = state_columns(row, first, STATES, ALIGNED, CODED)
 
-        # whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end
+        # Whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end. Of
+        # a tensor that is not aligned all is ragged, but where there are sums to be the same.
         whole = n // TILE * TILE
+        wide = tl.where(are_aligned(row, COLUMNS), whole, 0)
         if GAUGES > 0:
             totals = no_sums(tl.full([], 0.0, tl.float64), GAUGES)
+        else:
+            whole = wide
         for RAGGED in tl.static_range(2):
-            if GAUGES > 0:
-                zeros = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
-                sums = no_sums(zeros, GAUGES)
-            for i in range(
-                whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
-            ):
-                place = i + (end_lanes if RAGGED else lanes)
-                mask = place < n if RAGGED else None
-                grad = tl.load(g + place, mask).to(tl.float32)
-                param = read_parameter(param_columns, place, mask, None)
-                states = _load_states(columns, place, mask, None)
-                u, states = DIRECTION(numbers, grad, param, states)
-                moved = keep * param + gain * u
-                write_parameter(param_columns, place, mask, moved, randomness)
-                _store_states(columns, place, mask, states, randomness)
+            for MASKED in tl.static_range(RAGGED, 2 if GAUGES > 0 else RAGGED + 1):
                 if GAUGES > 0:
-                    sums = add_tile(sums, GAUGE(numbers, grad, param, moved, states), mask)
-            if GAUGES > 0:
-                totals = add_rounds(totals, sums)
+                    zeros = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
+                    sums = no_sums(zeros, GAUGES)
+                begin = whole if RAGGED else (wide if MASKED else 0)
+                end = n if RAGGED else (whole if MASKED else wide)
+                # where all this is does not stay in registers from loop to loop
+                _, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
+                g = column(row, "row.grad", first, DTYPE)
+                param_columns = parameter_columns(row, first, DTYPE, MASTERED)
+                columns = state_columns(row, first, STATES, CODED)
+                randomness = rounding_of(row, chunk_first, first, step)
+                for i in range(begin, end, END_TILE if RAGGED else TILE):
+                    place = i + (end_lanes if RAGGED else lanes)
+                    mask = place < n if MASKED else None
+                    grad = tl.load(g + place, mask).to(tl.float32)
+                    param = read_parameter(param_columns, place, mask, None)
+                    states = _load_states(columns, place, mask, None)
+                    u, states = DIRECTION(numbers, grad, param, states)
+                    moved = keep * param + gain * u
+                    write_parameter(param_columns, place, mask, moved, randomness)
+                    _store_states(columns, place, mask, states, randomness)
+                    if GAUGES > 0:
+                        shares = GAUGE(numbers, grad, param, moved, states)
+                        sums = add_tile(sums, shares, mask if RAGGED else None)
+                if GAUGES > 0:
+                    totals = add_rounds(totals, sums)
         if GAUGES > 0:
             end_piece(piece_gauges, piece, totals)
 
@@ -159,7 +169,7 @@ def advance(
             end_table(piece_gauges, num_pieces, ticket, gauges, GAUGES)
 
 
-@triton.jit(do_not_specialize=["num_chunks"])
+@triton.jit(do_not_specialize=["num_chunks", "coefficients"])
 def direct(
     words,
     chunks,
@@ -177,9 +187,9 @@ def direct(
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
-    ALIGNED: tl.constexpr,
 ):
     """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
+    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
     END_TILE: tl.constexpr = THREADS * 4
     threads = tl.arange(0, THREADS)[:, None]
     lanes = threads * (TILE // THREADS) + tl.arange(0, TILE // THREADS)[None, :]
@@ -188,28 +198,32 @@ def direct(
     for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
         tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
         numbers = NUMBERS(_group(row, coefficients, WORDS), steps(row) + 1.0, 1.0)[1]
-        g = column(row, "row.grad", first, DTYPE, ALIGNED)
-        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
-        columns = state_columns(row, first, STATES, ALIGNED)
 
-        # float32 over a chunk, float64 beyond; the tiles as in advance
+        # float32 over a chunk, float64 beyond; the tiles as in advance with sums
         p_sq = tl.full([THREADS], 0.0, tl.float32)
         u_sq = tl.full([THREADS], 0.0, tl.float32)
         whole = n // TILE * TILE
+        wide = tl.where(are_aligned(row, COLUMNS), whole, 0)
         for RAGGED in tl.static_range(2):
-            for i in range(
-                whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
-            ):
-                place = i + (end_lanes if RAGGED else lanes)
-                mask = place < n if RAGGED else None
-                other = 0.0 if RAGGED else None
-                grad = tl.load(g + place, mask, other).to(tl.float32)
-                param = read_parameter(param_columns, place, mask, other)
-                states = _load_states(columns, place, mask, other)
-                u, states = DIRECTION(numbers, grad, param, states)
-                _store_states(columns, place, mask, states, None)
-                p_sq += tl.sum(param * param, axis=1)
-                u_sq += tl.sum(tl.where(mask, u * u, 0.0) if RAGGED else u * u, axis=1)
+            for MASKED in tl.static_range(RAGGED, 2):
+                begin = whole if RAGGED else (wide if MASKED else 0)
+                end = n if RAGGED else (whole if MASKED else wide)
+                # where all this is does not stay in registers from loop to loop
+                _, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
+                g = column(row, "row.grad", first, DTYPE)
+                param_columns = parameter_columns(row, first, DTYPE, MASTERED)
+                columns = state_columns(row, first, STATES)
+                for i in range(begin, end, END_TILE if RAGGED else TILE):
+                    place = i + (end_lanes if RAGGED else lanes)
+                    mask = place < n if MASKED else None
+                    other = 0.0 if RAGGED else None
+                    grad = tl.load(g + place, mask, other).to(tl.float32)
+                    param = read_parameter(param_columns, place, mask, other)
+                    states = _load_states(columns, place, mask, other)
+                    u, states = DIRECTION(numbers, grad, param, states)
+                    _store_states(columns, place, mask, states, None)
+                    p_sq += tl.sum(param * param, axis=1)
+                    u_sq += tl.sum(tl.where(mask, u * u, 0.0) if RAGGED else u * u, axis=1)
 
         # where all this is does not stay in registers over the loops
         tensor, row, _, first, _ = piece_at(words, chunks, chunk, CHUNK, CHUNK)
@@ -224,7 +238,7 @@ def direct(
                 _count_step(row)
 
 
-@triton.jit(do_not_specialize=["num_chunks"])
+@triton.jit(do_not_specialize=["num_chunks", "coefficients"])
 def move(
     words,
     chunks,
@@ -242,9 +256,9 @@ def move(
     PIECE: tl.constexpr,
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
-    ALIGNED: tl.constexpr,
 ):
     """The parameters, after direct."""
+    COLUMNS: tl.constexpr = ("row.param", "row.master", "row.state", "row.grad_avg")
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
@@ -261,10 +275,10 @@ def move(
         move, numbers = NUMBERS(group, step, TRUST_RATIO(group, p_sq, u_sq))
         keep, gain = move
         randomness = rounding_of(row, chunk_first, first, step)
-        param_columns = parameter_columns(row, first, DTYPE, MASTERED, ALIGNED)
-        columns = state_columns(row, first, STATES, ALIGNED)
+        param_columns = parameter_columns(row, first, DTYPE, MASTERED)
+        columns = state_columns(row, first, STATES)
 
-        whole = n // TILE * TILE
+        whole = tl.where(are_aligned(row, COLUMNS), n // TILE * TILE, 0)
         for RAGGED in tl.static_range(2):
             for i in range(
                 whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE
@@ -317,10 +331,17 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
         "CHUNK": table.chunk_size,
         "TILE": _TILE,
         "THREADS": 32 * _WARPS,
-        "ALIGNED": table.aligned,
         "num_warps": _WARPS,
         "maxnreg": registers,
     }
+
+
+def _purpose(rule: Rule, table: TensorTable) -> str:
+    return f"moving {table.dtype} parameters by the rule {rule.name!r}"
+
+
+def _of_table(table: TensorTable) -> tuple[Tensor, Tensor, int]:
+    return table.words, table.chunks, table.num_chunks
 
 
 def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
@@ -329,14 +350,13 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
     piece, programs = _cut(table, evenly=rule.gauges > 0)
     sums = (table.chunk_sums, table.gauges) if rule.gauges else (None, None)
     registers = 80 if _is_half(table) else None
-    advance[(programs,)](
-        table.words,
-        table.chunks,
-        table.num_chunks,
-        coefficients,
-        *sums,
-        table.tickets,
-        table.tickets[-1:] if rule.gauges else None,
+    ticket = table.tickets[-1:] if rule.gauges else None
+    launch(
+        advance,
+        programs,
+        table.device,
+        _purpose(rule, table),
+        (*_of_table(table), coefficients, *sums, table.tickets, ticket),
         DIRECTION=update.direction,
         GAUGE=update.gauge,
         GAUGES=rule.gauges,
@@ -348,14 +368,12 @@ def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None
 
 def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes."""
-    direct[(min(table.num_chunks, _most_programs(table.device)),)](
-        table.words,
-        table.chunks,
-        table.num_chunks,
-        coefficients,
-        table.chunk_sums,
-        table.norms,
-        table.tickets,
+    launch(
+        direct,
+        min(table.num_chunks, _most_programs(table.device)),
+        table.device,
+        _purpose(rule, table),
+        (*_of_table(table), coefficients, table.chunk_sums, table.norms, table.tickets),
         DIRECTION=UPDATES[rule.name].direction,
         **_structure(rule, table, 128),
     )
@@ -364,12 +382,12 @@ def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
 def launch_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes."""
     piece, programs = _cut(table)
-    move[(programs,)](
-        table.words,
-        table.chunks,
-        table.num_chunks,
-        coefficients,
-        table.norms,
+    launch(
+        move,
+        programs,
+        table.device,
+        _purpose(rule, table),
+        (*_of_table(table), coefficients, table.norms),
         RECALLED=UPDATES[rule.name].recalled,
         TRUST_RATIO=UPDATES[rule.name].trust_ratio,
         PIECE=piece,

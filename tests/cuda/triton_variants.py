@@ -1,0 +1,134 @@
+"""Counts the variants of each kernel that steps can ask for: run by test_triton_variants.py.
+
+One optimizer, and whatever may change between its steps or with the model: where gradients, scalars
+and state lie in memory, what GradScaler gives, how many groups, slots and chunks there are. Nothing
+is compiled: a hook of Triton's counts what would be. Prints [Triton's count, our own count] of each
+kernel as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton_driver import Driver
+
+from yfkernels.ops import triton as backend
+from yfkernels.ops.rules import GATE_STATE, LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure, Rule
+from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.triton import launch, words
+from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
+
+OPTIONS = TunerOptions(
+    beta=0.999,
+    max_norm=math.inf,
+    initial_lr=1e-4,
+    initial_momentum=0.0,
+    window=20,
+    adaptive_clip=True,
+    polyak=True,
+    log_smooth=True,
+    sparsity_debias=True,
+    sketch=False,
+    trust_ratio=False,
+    robust=True,
+    preconditioned=False,
+)
+
+
+def places(*size: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Such a tensor on 16 bytes, and off them."""
+    room = torch.zeros(math.prod(size) + 1, dtype=dtype)
+    return [room[:-1].view(size), room[1:].view(size)]
+
+
+def tables(rule: Rule) -> Iterator[TensorTable]:
+    for chunks in (1, 16, 17):
+        for grad in places(chunks * 8, dtype=torch.float32):
+            size = grad.numel()
+            columns = {Column.PARAM: torch.zeros(size)}
+            columns |= {Column(Column.STATE + k): torch.zeros(size) for k in range(rule.states)}
+            table = TensorTable("triton", [Row(0, 0, 0, columns)])
+            table.chunk_size, table.num_chunks, table.num_slots = 4096, chunks, chunks
+            for gauges in places(2):
+                table.gauges = gauges
+                backend.upload(table, Column.GRAD, [grad.data_ptr()])
+                yield table
+
+
+def scalars() -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    for scale in (None, *places(1, dtype=torch.float32)):
+        for verdict in (None, *places(1, dtype=torch.float32)):
+            yield scale, verdict
+
+
+def take_every_step() -> None:
+    for rule in (YELLOWFIN, YELLOWFIN_ROBUST, QHM):
+        for table in tables(rule):
+            for coefficients in places(1, len(rule.fields)):
+                backend.advance(rule, table, coefficients)
+    for table in tables(LAMB):
+        for coefficients in places(1, len(LAMB.fields)):
+            backend.direct_and_move(LAMB, table, coefficients)
+    for slots in (1, 16, 17):
+        for partials in places(slots, len(SUMS)):
+            for groups in (1, 2, 16):
+                for scaler in scalars():
+                    decide(partials, groups, scaler)
+    for table in tables(QHM):
+        for own in places(table.num_slots, len(SUMS)):
+            for what in (Measure.NORM, Measure.AVERAGE):
+                backend.measure(table, what, own)
+            state, coefficients = (
+                torch.zeros(1, len(x)).double() for x in (GATE_STATE, QHM.fields)
+            )
+            for scaler in scalars():
+                backend.measure_then_gate(table, own, own, *scaler, state[0], coefficients)
+
+
+def decide(partials: Tensor, groups: int, scaler: tuple[Tensor | None, Tensor | None]) -> None:
+    scratch = torch.zeros(TILE + 1, dtype=torch.float64)
+    for state in places(4096 + OPTIONS.state_words):
+        for coefficients in places(groups, len(QHM.fields)):
+            for measured in (None, partials):
+                backend.gate(measured, *scaler, state, coefficients)
+        rows = torch.zeros(groups, len(GROUP_FIELDS), dtype=torch.float64)
+        for coefficients in places(groups, len(YELLOWFIN.fields)):
+            for preconditioned in (False, True):
+                options = dataclasses.replace(OPTIONS, preconditioned=preconditioned)
+                memory = (state, rows, coefficients, scratch)
+                backend.yellowfin_tune(options, partials, None, *scaler, *memory)
+
+
+def write_words() -> None:
+    for target in places(words.WORDS + 16, dtype=torch.int64):
+        for stride in (1, 2, 12, 16):
+            cells = target[: 16 * stride : stride] if stride > 1 else target
+            for count in (1, 2, 16, len(cells)):
+                for value in (0, 1, 16, -1, 1 << 40, -(1 << 63), (1 << 63) - 1):
+                    words.launch_write(cells, [value] * count)
+
+
+if __name__ == "__main__":
+    triton.runtime.driver.set_active(Driver(90))
+    keys: dict[str, set[str]] = defaultdict(set)
+    name_of: dict[int, str] = {}
+
+    def count(*, key: str, fn: Any, **_: Any) -> bool:
+        name = fn.name.rsplit(".", 1)[-1]
+        keys[name].add(key)
+        name_of[id(fn.jit_function)] = name
+        return True  # compiles nothing
+
+    triton.knobs.runtime.jit_cache_hook = count
+    take_every_step()
+    write_words()
+    own = {name_of[kernel]: len(variants) for (kernel, _), variants in launch._launched.items()}
+    print(json.dumps({name: [len(found), own.get(name)] for name, found in sorted(keys.items())}))
