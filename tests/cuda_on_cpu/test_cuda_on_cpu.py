@@ -104,9 +104,9 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
         pytest.param(
             *("robust", PLAIN, "gauges.cuh"),
             "r < Deal::shares(own->n)",
-            "r < Deal::shares(kSegment)",
+            "r < kWarps",
             "gauges off the CPU's",
-            id="gauges tensors without a gradient",
+            id="gauges tensors without a gradient, and shares that nobody has",
         ),
         pytest.param(
             *("tune", PLAIN, "tune.cu"),
@@ -141,7 +141,7 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             "r < Dealt::shares(piece.n)",
             "r < kWarps",
             "norms",
-            id="adds up the shares that nobody has had",
+            id="adds up shares that nobody has",
         ),
         pytest.param(
             *("write_words", PLAIN, "write_words.cu"),
