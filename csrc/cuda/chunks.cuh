@@ -44,12 +44,12 @@ __device__ __forceinline__ Piece piece_of(const Table& table, int64_t chunk) {
 }
 
 // Deals a batch of chunks out to the warps of a block. A chunk falls into segments of kSegment
-// elements. Chunk k begins with warp k % kWarps, and the warps take its segments in turn: those of a
-// large chunk keep all of them busy, and many tiny chunks are loaded side by side instead of one
+// elements. Chunk k begins with warp k % kWarps, and the warps take its segments in turn: those of
+// a large chunk keep all of them busy, and many tiny chunks are loaded side by side instead of one
 // after the other, at the memory's latency each.
 //
-// Which warp has which rank in a chunk depends on the chunk's place in a batch, so on the GPU if the
-// grid does: what belongs to a chunk alone is kept by rank.
+// Which warp has which rank in a chunk depends on the chunk's place in a batch, so on the GPU where
+// the grid does: what belongs to a chunk alone is kept by rank.
 template <int kWarps, int kSegment>
 struct Deal {
   static_assert((kWarps & (kWarps - 1)) == 0, "a remainder is a mask");

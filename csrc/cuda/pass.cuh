@@ -129,8 +129,8 @@ __device__ __forceinline__ void with_parameter(const Job<Rule>& job, bool wide, 
 }
 
 // Runs over a warp's segments of a chunk of n elements, a thread over N in a row:
-// work(i, load(i, lanes), lanes). Where all columns lie on 16 bytes, 8 elements are loaded before the
-// first of them is worked on.
+// work(i, load(i, lanes), lanes). Eight elements are loaded before the first of them is worked on;
+// where all columns lie on 16 bytes, by accesses of that width alone.
 template <int N, bool kAllWide, class Load, class Work>
 __device__ __forceinline__ void for_each_lanes(int n, int rank, Load load, Work work) {
   constexpr int kApart = kWarp * N, kUnroll = kSegment / kApart, kRound = kWarps * kSegment;

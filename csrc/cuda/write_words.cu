@@ -6,7 +6,7 @@ namespace cuda {
 namespace {
 
 #ifdef __CUDA_ARCH_LIST__
-constexpr int kArchs[] = {__CUDA_ARCH_LIST__};  // what this is compiled for, the oldest first: 800, 900
+constexpr int kArchs[] = {__CUDA_ARCH_LIST__};  // compiled for, the oldest first: 800, 900
 #else
 constexpr int kArchs[] = {700};
 #endif
@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kBlock)
 template <int kWords>
 void launch(int64_t* destination, int64_t stride, const int64_t* words, int count,
             const Queue& queue) {
+  // all arguments, with the padding behind count
   static_assert(sizeof(destination) + sizeof(stride) + sizeof(int64_t) + sizeof(Words<kWords>) <=
                 kRoom);
   Words<kWords> some = {};
