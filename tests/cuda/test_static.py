@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from from_nvcc import SOURCES, known_archs, source_flags
+from from_nvcc import SOURCES, known_archs, source_flags, version
 from kernel import ARCHS, Kernel, Traffic
 
 from yfkernels.ops.table import GRANULARITY
@@ -61,7 +61,9 @@ def elementwise(kernels: list[Kernel]) -> list[Kernel]:
 
 def test_every_kernel_is_here_for_every_architecture(nvcc: str, cuda_kernels: list[Kernel]) -> None:
     counts = Counter(kernel.arch for kernel in cuda_kernels)
-    assert counts == dict.fromkeys(known_archs(nvcc), CUDA_KERNELS)
+    toolkit = tuple(map(int, version(nvcc).split(".")))
+    small_arguments = toolkit < (12, 1)  # no upload of many words
+    assert counts == dict.fromkeys(known_archs(nvcc), CUDA_KERNELS - small_arguments)
 
 
 def test_every_triton_kernel_is_here(triton_kernels: list[Kernel]) -> None:
