@@ -27,12 +27,11 @@ YFK_FN Curvature digest(const TunerOptions& options, int64_t k, double e, TunerS
   return c;
 }
 
-YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
-                                double inv_scale, bool found_inf, TunerState* state,
-                                const GroupHyper* groups, int64_t num_groups,
-                                YellowFinCoefficients* coefficients) {
+YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
+                                 double inv_scale, bool found_inf, TunerState* state) {
   const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
-  if (!takes_step(options, grad_sq, found_inf, state, num_groups, coefficients)) return;
+  Tuned tuned = {};
+  if (!takes_step(options, grad_sq, found_inf, state)) return tuned;
   const double beta = options.beta, gain = 1.0 - options.beta;
   const double e = kTiny;
   const int64_t k = int64_t(state->step);
@@ -83,28 +82,35 @@ YFK_FN void tune_preconditioned(const TunerOptions& options, const GradientSums&
   state->grad_norm = g.norm;
   state->clip_coefficient = g.clip * calm;
 
-  for (int64_t i = 0; i < num_groups; ++i) {
-    const GroupHyper& group = groups[i];
-    const double decay = group.weight_decay, rest = 1.0 - momentum;
-    const bool decoupled = group.decoupled != 0.0;
-    double group_lr = lr * group.lr;
-    if (decoupled && group_lr * decay > rest) group_lr = rest / decay;
-    if (i == 0) state->lr = group_lr;
-    YellowFinCoefficients* out = coefficients + i;
-    out->active = 1.0;
-    out->grad_scale = group.sign * g.clip * inv_scale / state->scale;
-    out->coupled_decay = decoupled ? 0.0 : decay / state->scale;
-    out->momentum = group.lr == 0.0 ? 0.0 : momentum;  // stands still
-    out->velocity_gain = -group_lr;
-    out->velocity_keep = 1.0;
-    // as AdamW: lr / (1 - mu) is the whole travel of one u
-    out->param_keep = decoupled ? 1.0 - group_lr * decay / rest : 1.0;
-    out->param_gain = 1.0;
-    out->average_decay = kSquareDecay;
-    out->average_gain = fresh;
-    out->spike_clip = calm;
-    out->lr = group_lr;
-  }
+  tuned.active = true;
+  tuned.lr = lr;
+  tuned.momentum = momentum;
+  tuned.update_scale = g.clip * inv_scale;
+  tuned.average_gain = fresh;
+  tuned.scale = state->scale;
+  tuned.spike_clip = calm;
+  return tuned;
+}
+
+YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& group,
+                                      YellowFinCoefficients* out) {
+  const double decay = group.weight_decay, rest = 1.0 - tuned.momentum;
+  const bool decoupled = group.decoupled != 0.0;
+  double lr = tuned.lr * group.lr;
+  if (decoupled && lr * decay > rest) lr = rest / decay;
+  out->active = 1.0;
+  out->grad_scale = group.sign * tuned.update_scale / tuned.scale;
+  out->coupled_decay = decoupled ? 0.0 : decay / tuned.scale;
+  out->momentum = group.lr == 0.0 ? 0.0 : tuned.momentum;  // stands still
+  out->velocity_gain = -lr;
+  out->velocity_keep = 1.0;
+  // as AdamW: lr / (1 - mu) is the whole travel of one u
+  out->param_keep = decoupled ? 1.0 - lr * decay / rest : 1.0;
+  out->param_gain = 1.0;
+  out->average_decay = kSquareDecay;
+  out->average_gain = tuned.average_gain;
+  out->spike_clip = tuned.spike_clip;
+  out->lr = lr;
 }
 
 }  // namespace yfk

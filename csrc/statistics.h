@@ -19,14 +19,24 @@ constexpr int64_t kCalmSteps = 10;          // before any is told
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.
 YFK_FN bool takes_step(const TunerOptions& options, double grad_sq, bool found_inf,
-                       TunerState* state, int64_t num_groups, YellowFinCoefficients* coefficients) {
+                       TunerState* state) {
   const bool finite = !found_inf && grad_sq <= 1.7976931348623157e308;  // NaN is not, either
   const bool silent = options.robust && grad_sq == 0.0;                 // nothing to learn from
   if (finite && !silent) return true;
   if (!finite) state->skipped += 1.0;
-  for (int64_t i = 0; i < num_groups; ++i) coefficients[i].active = 0.0;
   return false;
 }
+
+// What a step has worked out for all parameter groups.
+struct Tuned {
+  bool active;                  // false: the step is skipped, and nothing else here counts
+  double lr, momentum;
+  double update_scale;          // unscaling and clips, on the gradients of the update
+  double average_gain;
+  double norm_sq, root;         // ‖g‖² and ‖g‖ as the statistics saw them
+  double scale;                 // with a preconditioner: of the metric
+  double spike_clip;            // with a preconditioner
+};
 
 // A step's gradient behind the clips.
 struct Clipped {

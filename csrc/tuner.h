@@ -1,6 +1,7 @@
 // The YellowFin tuner: sums of one step's gradient in, step size and momentum out. Scalars only.
 //
-// The same code runs on the host and in a one-thread device kernel, with the same bits
+// First what is worked out once (tune), then what each parameter group makes of it (tune_group):
+// on a GPU by one thread, and by as many as there are groups. Host and device come to the same bits
 // (statistics.h). Section numbers are those of docs/yellowfin.md.
 // Source: Zhang, Mitliagkas, Ré, arXiv 1706.03471, and the authors' PyTorch release of 2019.
 #pragma once
@@ -12,11 +13,18 @@ namespace yfk {
 
 constexpr double kLargestMove = 100.0;      // lr * ‖g‖ of one step, adaptive clipping only
 
-YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper& group, double lr,
-                                  double momentum, double update_scale, double average_gain,
-                                  YellowFinCoefficients* out) {
+// 8. the user's multiplier, and a cap on the move of one step
+YFK_FN void tune_group_plain(const TunerOptions& options, const Tuned& tuned,
+                             const GroupHyper& group, YellowFinCoefficients* out) {
+  const double momentum = tuned.momentum;
+  double lr = tuned.lr * group.lr;
+  if (options.adaptive_clip && lr * tuned.root >= kLargestMove)
+    lr = kLargestMove / sqrt(tuned.norm_sq + kEpsilon);
+  // the statistics do not see weight decay: of a small loss lr would be too much for it
+  const double decay = group.weight_decay;
+  if (options.robust && lr * decay > 1.0 - momentum) lr = (1.0 - momentum) / decay;
   out->active = 1.0;
-  out->grad_scale = group.sign * update_scale;
+  out->grad_scale = group.sign * tuned.update_scale;
   out->coupled_decay = group.decoupled != 0.0 ? 0.0 : group.weight_decay;
   // a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
   out->momentum = options.polyak && group.lr == 0.0 ? 0.0 : momentum;
@@ -28,17 +36,17 @@ YFK_FN void coefficients_of_group(const TunerOptions& options, const GroupHyper&
   out->param_keep = group.decoupled != 0.0 ? 1.0 - lr * group.weight_decay : 1.0;
   out->param_gain = options.polyak ? 1.0 : -lr;
   out->average_decay = options.beta;
-  out->average_gain = average_gain;
+  out->average_gain = tuned.average_gain;
   out->spike_clip = 1.0;
   out->lr = lr;
 }
 
 // One tuner step of the published and the robust mode.
-YFK_FN void tune_plain(const TunerOptions& options, const GradientSums& sums, double inv_scale,
-                       bool found_inf, TunerState* state, const GroupHyper* groups,
-                       int64_t num_groups, YellowFinCoefficients* coefficients) {
+YFK_FN Tuned tune_plain(const TunerOptions& options, const GradientSums& sums, double inv_scale,
+                        bool found_inf, TunerState* state) {
   const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
-  if (!takes_step(options, grad_sq, found_inf, state, num_groups, coefficients)) return;
+  Tuned tuned = {};
+  if (!takes_step(options, grad_sq, found_inf, state)) return tuned;
   const double beta = options.beta, gain = 1.0 - options.beta;
   const double e = options.robust ? kTiny : kEpsilon;
   const int64_t k = int64_t(state->step);
@@ -98,29 +106,40 @@ YFK_FN void tune_plain(const TunerOptions& options, const GradientSums& sums, do
   state->grad_norm = g.norm;
   state->clip_coefficient = update_clip;
 
-  // 8. the user's multiplier, and a cap on the move of one step
-  for (int64_t i = 0; i < num_groups; ++i) {
-    double lr = next.lr * groups[i].lr;
-    if (options.adaptive_clip && lr * g.root >= kLargestMove) lr = kLargestMove / sqrt(h + kEpsilon);
-    // the statistics do not see weight decay: of a small loss lr would be too much for it
-    const double decay = groups[i].weight_decay;
-    if (options.robust && lr * decay > 1.0 - next.momentum) lr = (1.0 - next.momentum) / decay;
-    if (i == 0) state->lr = lr;
-    coefficients_of_group(options, groups[i], lr, next.momentum, update_clip * inv_scale,
-                          average_gain, coefficients + i);
-  }
+  tuned.active = true;
+  tuned.lr = next.lr;
+  tuned.momentum = next.momentum;
+  tuned.update_scale = update_clip * inv_scale;
+  tuned.average_gain = average_gain;
+  tuned.norm_sq = h;
+  tuned.root = g.root;
+  return tuned;
 }
 
-// One tuner step. Writes `coefficients` for every group.
+// One tuner step, but for what belongs to the groups.
 // inv_scale: 1 / AMP loss scale.
-YFK_FN void tune(const TunerOptions& options, const GradientSums& sums, double inv_scale,
-                 bool found_inf, TunerState* state, const GroupHyper* groups, int64_t num_groups,
-                 YellowFinCoefficients* coefficients) {
+YFK_FN Tuned tune(const TunerOptions& options, const GradientSums& sums, double inv_scale,
+                  bool found_inf, TunerState* state) {
   if (options.preconditioned)
-    tune_preconditioned(options, sums, inv_scale, found_inf, state, groups, num_groups,
-                        coefficients);
+    return tune_preconditioned(options, sums, inv_scale, found_inf, state);
+  return tune_plain(options, sums, inv_scale, found_inf, state);
+}
+
+// The coefficients of group `i`, in any order of the groups. The first one's lr is what the tuner
+// shows.
+YFK_FN void tune_group(const TunerOptions& options, const Tuned& tuned, int64_t i,
+                       const GroupHyper* groups, YellowFinCoefficients* coefficients,
+                       TunerState* state) {
+  YellowFinCoefficients* out = coefficients + i;
+  if (!tuned.active) {
+    out->active = 0.0;
+    return;
+  }
+  if (options.preconditioned)
+    tune_group_preconditioned(tuned, groups[i], out);
   else
-    tune_plain(options, sums, inv_scale, found_inf, state, groups, num_groups, coefficients);
+    tune_group_plain(options, tuned, groups[i], out);
+  if (i == 0) state->lr = out->lr;
 }
 
 }  // namespace yfk

@@ -84,13 +84,15 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
     }
   }
 
-  auto* out = reinterpret_cast<YellowFinCoefficients*>(coefficients);
-  tune(options, sums, inv_scale, found_inf, reinterpret_cast<TunerState*>(state),
-       reinterpret_cast<const GroupHyper*>(groups), num_groups, out);
+  auto* scalars = reinterpret_cast<TunerState*>(state);
+  const Tuned tuned = tune(options, sums, inv_scale, found_inf, scalars);
+  for (int64_t i = 0; i < num_groups; ++i)
+    tune_group(options, tuned, i, reinterpret_cast<const GroupHyper*>(groups),
+               reinterpret_cast<YellowFinCoefficients*>(coefficients), scalars);
 
-  if (options.sketch && out->active != 0.0)
+  if (options.sketch && tuned.active)
     for (int j = 0; j < kTile; ++j)
-      average[j] = out->average_decay * average[j] + out->average_gain * sketch[j];
+      average[j] = options.beta * average[j] + tuned.average_gain * sketch[j];
 }
 
 void gate(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,

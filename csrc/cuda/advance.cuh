@@ -9,9 +9,9 @@ namespace yfk {
 namespace cuda {
 
 // Nothing but the parameters is wanted before the next step. `sums` has room for what the rule
-// gauges: a thread sums its 256 elements of a chunk in float.
+// gauges: a thread sums its elements of a chunk, 256 at most, in float.
 template <class Rule, class Parameter>
-__device__ __forceinline__ void advance_chunk(const Piece& piece, uint32_t seed, int n,
+__device__ __forceinline__ void advance_chunk(const Piece& piece, uint32_t seed, int rank,
                                               const Rule& rule, const Parameter& param,
                                               float* sums) {
   constexpr int N = Parameter::N;
@@ -54,12 +54,12 @@ __device__ __forceinline__ void advance_chunk(const Piece& piece, uint32_t seed,
     }
     states.store(i, value.state, lanes);
   };
-  for_each_lanes<N, kAllWide>(n, load, work);
+  for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
 }
 
 // Blocks on a multiprocessor: 64 registers a thread, or 80 where those would spill.
 template <class P, class Rule>
-constexpr int kResident = Rule::kGauges > 0 && sizeof(P) == 2 ? 3 : 4;
+constexpr int kResident = Rule::kGauges > 1 && sizeof(P) == 2 ? 3 : 4;
 
 // A tensor's step counts as soon as all its chunks have read it: nobody waits for their end.
 template <class P, class Rule>
@@ -68,8 +68,9 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
                    double* gauges, unsigned* tickets, unsigned* ticket) {
   constexpr int kGauges = Rule::kGauges;
   __shared__ Job<Rule> jobs[kBatch];
-  __shared__ Gauges<kGauges, kBlock / kWarp> gauged;
+  __shared__ Gauges<kGauges, kWarps, Dealt> gauged;
   if (groups->active == 0.0) return;
+  const int warp = warp_index();
 
   const auto open = [&](int k, int64_t chunk) {
     Job<Rule>& job = jobs[k];
@@ -83,13 +84,13 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
   const auto advance = [&](int k) {
     const Job<Rule>& job = jobs[k];
     const Piece& piece = job.piece;
-    if (!piece.has_grad()) return;
+    const int rank = Dealt::rank(warp, k);
+    if (!Dealt::has_share(rank, piece.n)) return;
     const Rule rule = job.rule();
-    const int n = piece.length(table.chunk_size);
     with_parameter<P, Reuse::kStream>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
       float sums[kGauges ? kGauges : 1] = {};
-      advance_chunk(piece, job.seed, n, rule, param, sums);
-      if constexpr (kGauges > 0) gauged.add(k, sums);
+      advance_chunk(piece, job.seed, rank, rule, param, sums);
+      if constexpr (kGauges > 0) gauged.add(k, rank, sums);
     });
   };
   const auto close = [&](bool own) {

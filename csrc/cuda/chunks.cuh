@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "../table.h"
+#include "warp.cuh"
 
 namespace yfk {
 namespace cuda {
@@ -16,8 +17,9 @@ struct Piece {
   int64_t index;  // of the row
   int64_t chunk;
   int64_t first;  // element
+  int n;          // elements; none without a gradient
 
-  __device__ __forceinline__ bool has_grad() const { return row.column[kGrad] != 0; }
+  __device__ __forceinline__ bool has_grad() const { return n > 0; }
   template <class T>
   __device__ __forceinline__ int64_t address(int index) const {
     return row.column[index] + first * int64_t(sizeof(T));
@@ -31,16 +33,37 @@ struct Piece {
   __device__ __forceinline__ bool wide(int index) const {
     return on_16_bytes(address<T>(index));
   }
-  __device__ __forceinline__ int length(int64_t chunk_size) const {
-    const int64_t rest = row.numel - first;
-    return int(rest < chunk_size ? rest : chunk_size);
-  }
 };
 
 __device__ __forceinline__ Piece piece_of(const Table& table, int64_t chunk) {
   const Chunk place = table.chunks[chunk];
-  return {table.rows[place.row], place.row, chunk, place.first};
+  Piece piece = {table.rows[place.row], place.row, chunk, place.first, 0};
+  const int64_t rest = piece.row.numel - piece.first;
+  if (piece.row.column[kGrad]) piece.n = int(rest < table.chunk_size ? rest : table.chunk_size);
+  return piece;
 }
+
+// Deals a batch of chunks out to the warps of a block. A chunk falls into segments of kSegment
+// elements. Chunk k begins with warp k % kWarps, and the warps take its segments in turn: those of
+// a large chunk keep all of them busy, and many tiny chunks are loaded side by side instead of one
+// after the other, at the memory's latency each.
+//
+// Which warp has which rank in a chunk depends on the chunk's place in a batch, so on the GPU where
+// the grid does: what belongs to a chunk alone is kept by rank.
+template <int kWarps, int kSegment>
+struct Deal {
+  static_assert((kWarps & (kWarps - 1)) == 0, "a remainder is a mask");
+
+  // A warp's rank in chunk k of a batch: it takes the segments rank, rank + kWarps, ...
+  static __device__ __forceinline__ int rank(int warp, int k) { return (warp - k) & (kWarps - 1); }
+  // Whether there is one for it among n elements.
+  static __device__ __forceinline__ bool has_share(int rank, int n) { return rank * kSegment < n; }
+  // How many warps have one.
+  static __device__ __forceinline__ int shares(int n) {
+    const int segments = (n + kSegment - 1) / kSegment;
+    return segments < kWarps ? segments : kWarps;
+  }
+};
 
 constexpr int kBatch = 32;
 

@@ -12,7 +12,8 @@ struct Norms {
   double p_sq, u_sq;
 };
 
-// A thread sums its 256 elements of a chunk in float, in two halves; what comes after is double.
+// A thread sums its elements of a chunk, 256 at most, in float, in two halves; what comes after is
+// double.
 struct FloatNorms {
   float p_sq[2] = {}, u_sq[2] = {};
 
@@ -29,7 +30,7 @@ struct FloatNorms {
 
 // All columns but the gradients are read again by the move.
 template <class Rule, class Parameter>
-__device__ __forceinline__ FloatNorms direct_chunk(const Piece& piece, int n, const Rule& rule,
+__device__ __forceinline__ FloatNorms direct_chunk(const Piece& piece, int rank, const Rule& rule,
                                                    const Parameter& param) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
@@ -52,7 +53,7 @@ __device__ __forceinline__ FloatNorms direct_chunk(const Piece& piece, int n, co
     norms.add(p, directions(rule, value.g, p, &value.state));
     states.store(i, value.state, lanes);
   };
-  for_each_lanes<N, kAllWide>(n, load, work);
+  for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
   return norms;
 }
 
@@ -72,10 +73,10 @@ template <class P, class Rule>
 __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would spill
     direct_kernel(Table table, const typename Rule::Coefficients* groups, Norms* chunk_norms,
                   Norms* norms, unsigned* tickets) {
-  constexpr int kWarps = kBlock / kWarp;
   __shared__ Job<Rule> jobs[kBatch];
-  __shared__ Norms warps[kBatch][kWarps];
+  __shared__ Norms ranks[kBatch][kWarps];
   if (groups->active == 0.0) return;
+  const int warp = warp_index();
 
   const auto open = [&](int k, int64_t chunk) {
     Job<Rule>& job = jobs[k];
@@ -85,23 +86,23 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
   const auto direct = [&](int k) {
     const Job<Rule>& job = jobs[k];
     const Piece& piece = job.piece;
-    if (!piece.has_grad()) return;
+    const int rank = Dealt::rank(warp, k);
+    if (!Dealt::has_share(rank, piece.n)) return;
     const Rule rule = job.rule();
-    const int n = piece.length(table.chunk_size);
     with_parameter<P, Reuse::kKeep>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
-      const FloatNorms own = direct_chunk(piece, n, rule, param);
+      const FloatNorms own = direct_chunk(piece, rank, rule, param);
       const Norms sum = {warp_sum(double(own.p_sq[0]) + double(own.p_sq[1])),
                          warp_sum(double(own.u_sq[0]) + double(own.u_sq[1]))};
-      if (threadIdx.x % kWarp == 0) warps[k][threadIdx.x / kWarp] = sum;
+      if (threadIdx.x % kWarp == 0) ranks[k][rank] = sum;
     });
   };
 
   // A tensor of one chunk is done with it. Else the last of its chunks to be done adds them up.
   const auto end_chunk = [&](const Piece& piece) {
     Norms sum = {0.0, 0.0};
-    for (int w = 0; w < kWarps; ++w) {
-      sum.p_sq += warps[threadIdx.x][w].p_sq;
-      sum.u_sq += warps[threadIdx.x][w].u_sq;
+    for (int r = 0; r < Dealt::shares(piece.n); ++r) {
+      sum.p_sq += ranks[threadIdx.x][r].p_sq;
+      sum.u_sq += ranks[threadIdx.x][r].u_sq;
     }
     const unsigned chunks = chunks_of(piece, table.chunk_size);
     if (chunks > 1) {

@@ -8,17 +8,17 @@
 namespace yfk {
 namespace cuda {
 
-// In shared memory; kWarps: of a block.
-template <int kGauges, int kWarps>
+// In shared memory; Deal: how chunks are dealt out to kWarps warps.
+template <int kGauges, int kWarps, class Deal>
 struct Gauges {
-  double warps[kBatch][kWarps][kGauges];  // of a batch of chunks
+  double ranks[kBatch][kWarps][kGauges];  // of a batch of chunks
   double totals[kGauges];
 
-  // A thread's sums over the batch's chunk k.
-  __device__ __forceinline__ void add(int k, const float* sums) {
+  // A thread's sums over its share of the batch's chunk k. By all lanes of a warp.
+  __device__ __forceinline__ void add(int k, int rank, const float* sums) {
     for (int i = 0; i < kGauges; ++i) {
       const double sum = warp_sum(double(sums[i]));
-      if (threadIdx.x % kWarp == 0) warps[k][threadIdx.x / kWarp][i] = sum;
+      if (threadIdx.x % kWarp == 0) ranks[k][rank][i] = sum;
     }
   }
 
@@ -27,8 +27,8 @@ struct Gauges {
     __syncthreads();  // all warps' sums are there
     if (!own) return;
     for (int i = 0; i < kGauges; ++i) {
-      double sum = 0.0;
-      for (int w = 0; own->has_grad() && w < kWarps; ++w) sum += warps[threadIdx.x][w][i];
+      double sum = 0.0;  // of a tensor without a gradient
+      for (int r = 0; r < Deal::shares(own->n); ++r) sum += ranks[threadIdx.x][r][i];
       chunk_gauges[own->chunk * kGauges + i] = sum;
     }
   }
@@ -45,8 +45,8 @@ struct Gauges {
   }
 };
 
-template <int kWarps>
-struct Gauges<0, kWarps> {};
+template <int kWarps, class Deal>
+struct Gauges<0, kWarps, Deal> {};
 
 }  // namespace cuda
 }  // namespace yfk

@@ -3,6 +3,9 @@
 // A slot is a fixed run of chunks and belongs to one block, and a thread always meets the same
 // elements of it, whatever their alignment. Its sums therefore do not depend on the GPU, and every
 // replica of a model tunes to the same step size bit for bit.
+//
+// A block has 512 threads, of which a multiprocessor takes two at 64 registers each: all 256 slots
+// run at once from 128 multiprocessors on. One of 1024 would leave half of them to a second wave.
 #include "chunks.cuh"
 #include "gate.cuh"
 #include "launch.h"
@@ -14,14 +17,30 @@ namespace yfk {
 namespace cuda {
 namespace {
 
-// What a thread sums: floats within a chunk (64 or 128 elements), doubles across chunks. fmaf, so
+constexpr int kBlock = 512;
+constexpr int kWarps = kBlock / kWarp;
+
+// Accesses of kVec<G> elements by which a block covers a tile: two in float32, one in the halves.
+template <class G>
+constexpr int kParts = kTile / (kBlock * kVec<G>);
+
+// Loads of gradients in flight: with those of the averages enough to fill the memory's latency, few
+// enough for 64 registers.
+template <Measure kWhat>
+constexpr int kUnroll = kWhat == Measure::kAverage ? 2 : 4;
+
+template <class G, Measure kWhat>
+using Dealt = Deal<kWarps, kUnroll<kWhat> * kWarp * kVec<G>>;
+
+// What a thread sums: floats within a chunk (128 elements at most), doubles across chunks. fmaf, so
 // that every compiler rounds alike.
-template <int N, Measure kWhat>
+template <class G, Measure kWhat>
 struct Moments {
+  static constexpr int N = kVec<G>;
   double grad_sq = 0.0, dot = 0.0, avg_sq = 0.0;
   float chunk_grad_sq = 0.0f, chunk_dot = 0.0f, chunk_avg_sq = 0.0f;
   unsigned nonzero = 0;
-  Lanes<N> buckets = {};
+  Lanes<N> buckets[kParts<G>] = {};
 
   __device__ __forceinline__ void add(const Lanes<N>& g) {
 #pragma unroll
@@ -39,12 +58,13 @@ struct Moments {
     }
   }
 
-  // e: index of the first of the N elements in the whole model, a multiple of N.
-  __device__ __forceinline__ void add_signed(const Lanes<N>& g, int64_t e) {
+  // e: index of the first of the N elements in the whole model, a multiple of N, in that part of a
+  // tile.
+  __device__ __forceinline__ void add_signed(const Lanes<N>& g, int64_t e, int part) {
     const uint32_t signs = sign_bits(e >> 5) >> (int(e) & 31);
 #pragma unroll
     for (int k = 0; k < N; ++k)
-      buckets.at[k] += __uint_as_float(__float_as_uint(g.at[k]) ^ ((signs >> k) << 31));
+      buckets[part].at[k] += __uint_as_float(__float_as_uint(g.at[k]) ^ ((signs >> k) << 31));
   }
 
   __device__ __forceinline__ void end_chunk() {
@@ -58,84 +78,95 @@ struct Moments {
   }
 };
 
-// Elements 0 .. n-1 of a chunk, by a block that covers one tile of kTile at a time.
+// A warp's share of a chunk, by its rank among them.
 //
-// With the sketch the tiles lie on multiples of kTile of the whole model, so that a thread's lanes
-// fall into the same buckets in every tile and the buckets' sums stay in its registers. `shift` is
-// where the chunk begins in its first tile: 0, unless the tensor is small or a shard.
+// With the sketch all warps take their part of each tile instead: the tiles lie on multiples of
+// kTile of the whole model, so that a thread's lanes fall into the same buckets in every tile and
+// the buckets' sums stay in its registers. `shift` is where the chunk begins in its first tile: 0,
+// unless the tensor is small or a shard. Small tensors follow one another in the model, so that
+// other threads meet the next.
 template <class G, Measure kWhat, bool kAllWide>
-__device__ __forceinline__ void measure_chunk(const Piece& piece, int n, int shift, bool wide_grad,
-                                              bool wide_average,
-                                              Moments<kVec<G>, kWhat>* moments) {
-  constexpr int N = kVec<G>;
+__device__ __forceinline__ void measure_chunk(const Piece& piece, int rank, int shift,
+                                              bool wide_grad, bool wide_average,
+                                              Moments<G, kWhat>* moments) {
+  constexpr int N = kVec<G>, kAtOnce = kUnroll<kWhat>;
   constexpr bool kAverage = kWhat == Measure::kAverage, kSketch = kWhat == Measure::kSketch;
-  // loads in flight: enough to fill the memory's latency, few enough for 64 registers
-  constexpr int kUnroll = kAverage ? 2 : 4;
+  constexpr int kApart = (kSketch ? kBlock : kWarp) * N, kSegment = kAtOnce * kApart;
+  constexpr int kRound = kSketch ? kSegment : kWarps * kSegment;
+  static_assert(!kSketch || kSegment % kTile == 0, "each round begins with the same buckets");
   // the update reads the same columns next: what fits the L2 cache should stay there
   const Column<const G, N, kAllWide, Reuse::kKeep> grads(piece.column<const G>(kGrad), wide_grad);
   const Column<const float, N, kAllWide, Reuse::kKeep> averages(
       kAverage ? piece.column<const float>(kGradAvg) : nullptr, wide_average);
   const int64_t origin = piece.row.origin + piece.first;
+  const int n = piece.n;
 
-  const auto ragged = [&](int i) {
-    const Lanes<N> g = grads.load(i, Inside{n});
-    moments->add(g);
-    if (kSketch) moments->add_signed(g, origin + i);
-    if (kAverage) moments->add_average(g, averages.load(i, Inside{n}));
+  [[maybe_unused]] const auto ragged_tile = [&](int i) {
+#pragma unroll
+    for (int part = 0; part < kParts<G>; ++part) {
+      const int j = i + part * kApart;
+      if (j + N <= 0 || j >= n) continue;
+      const Lanes<N> g = grads.load(j, Inside{n});
+      moments->add(g);
+      moments->add_signed(g, origin + j, part);
+    }
   };
 
-  int i = int(threadIdx.x) * N - shift;
-  if (i < 0) {
-    if (i + N > 0) ragged(i);
+  const int lane = int(threadIdx.x % kWarp);
+  int i = kSketch ? int(threadIdx.x) * N - shift : rank * kSegment + lane * N;
+  if (kSketch && i < 0) {
+    ragged_tile(i);
     i += kTile;
   }
-  for (; i + (kUnroll - 1) * kTile + N <= n; i += kUnroll * kTile) {
-    Lanes<N> g[kUnroll], gbar[kUnroll];
+  const auto at_once = [&](auto lanes) {
+    Lanes<N> g[kAtOnce], gbar[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      g[u] = grads.load(i + u * kTile, Whole{});
-      if (kAverage) gbar[u] = averages.load(i + u * kTile, Whole{});
+    for (int u = 0; u < kAtOnce; ++u) {
+      g[u] = grads.load(i + u * kApart, lanes);
+      if (kAverage) gbar[u] = averages.load(i + u * kApart, lanes);
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < kAtOnce; ++u) {
       moments->add(g[u]);
-      if (kSketch) moments->add_signed(g[u], origin + i + u * kTile);
+      if (kSketch) moments->add_signed(g[u], origin + i + u * kApart, u % kParts<G>);
       if (kAverage) moments->add_average(g[u], gbar[u]);
     }
+  };
+  for (; i + (kAtOnce - 1) * kApart + N <= n; i += kRound) at_once(Whole{});
+  if constexpr (kSketch) {
+    for (; i < n; i += kTile) ragged_tile(i);
+  } else {
+    if (i < n) at_once(Inside{n});  // the last segment; lanes that are not there add 0
   }
-  for (; i < n; i += kTile) ragged(i);
   moments->end_chunk();
 }
 
-template <class G>
-constexpr int kBlock = kTile / kVec<G>;  // a tile at 16 bytes a thread: 1024 threads, or 512
-
-// 1024 threads on a multiprocessor leave each of them 64 registers. With a ticket the block that
-// comes last goes on to the gate.
+// With a ticket the block that comes last goes on to the gate.
 template <class G, Measure kWhat>
-__global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
+__global__ void __launch_bounds__(kBlock, 2)
     measure_kernel(Table table, double* partials, float* sketches, GateArguments gate,
                    unsigned* ticket) {
   constexpr int N = kVec<G>;
   constexpr bool kSketch = kWhat == Measure::kSketch;
   __shared__ Piece pieces[kBatch];
   const int64_t slot = blockIdx.x;
-  Moments<N, kWhat> moments;
+  const int warp = warp_index();
+  Moments<G, kWhat> moments;
   int64_t count = 0;
 
   const auto open = [&](int k, int64_t chunk) { pieces[k] = piece_of(table, chunk); };
   const auto measure = [&](int k) {
     const Piece& piece = pieces[k];
-    if (!piece.has_grad()) return;
-    const int n = piece.length(table.chunk_size);
-    const int shift = kSketch ? int((piece.row.origin + piece.first) % kTile) : 0;
+    count += piece.n;
+    const int rank = kSketch ? 0 : Dealt<G, kWhat>::rank(warp, k);
+    if (!Dealt<G, kWhat>::has_share(rank, piece.n)) return;
+    const int shift = kSketch ? int(uint64_t(piece.row.origin + piece.first) % kTile) : 0;
     const bool wide_grad = on_16_bytes(piece.address<G>(kGrad) - shift * int(sizeof(G)));
     const bool wide_average = kWhat != Measure::kAverage || piece.wide<float>(kGradAvg);
-    count += n;
     if (wide_grad && wide_average) {
-      measure_chunk<G, kWhat, true>(piece, n, shift, true, true, &moments);
+      measure_chunk<G, kWhat, true>(piece, rank, shift, true, true, &moments);
     } else {
-      measure_chunk<G, kWhat, false>(piece, n, shift, wide_grad, wide_average, &moments);
+      measure_chunk<G, kWhat, false>(piece, rank, shift, wide_grad, wide_average, &moments);
     }
   };
   for_each_batch(int(slot * table.num_chunks / gridDim.x),
@@ -146,8 +177,12 @@ __global__ void __launch_bounds__(kBlock<G>, 1024 / kBlock<G>)
                                     double(moments.nonzero)};
   block_sum(values, sums);
   if (threadIdx.x == 0) sums[kMeasured - 1] = double(count);
-  if (kSketch)
-    store_wide<N, Reuse::kKeep>(sketches + slot * kTile + threadIdx.x * N, moments.buckets);
+  if (kSketch) {
+    float* own = sketches + slot * kTile + threadIdx.x * N;
+#pragma unroll
+    for (int part = 0; part < kParts<G>; ++part)
+      store_wide<N, Reuse::kKeep>(own + part * kBlock * N, moments.buckets[part]);
+  }
   if constexpr (kWhat == Measure::kNorm) {
     if (!ticket || threadIdx.x >= kWarp) return;
     // thread 0 has written the one sum that the gate wants
@@ -160,7 +195,7 @@ template <class G, Measure kWhat>
 void launch(const Table& table, int64_t num_slots, double* partials, float* sketches,
             const GateArguments& gate, unsigned* ticket, const Queue& queue) {
   const DeviceGuard guard(queue.device);
-  YFK_LAUNCH((measure_kernel<G, kWhat>), int(num_slots), kBlock<G>, 0, stream_of(queue), table,
+  YFK_LAUNCH((measure_kernel<G, kWhat>), int(num_slots), kBlock, 0, stream_of(queue), table,
              partials, sketches, gate, ticket);
 }
 

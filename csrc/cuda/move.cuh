@@ -1,4 +1,4 @@
-// Move: the second of two passes. The parameters follow, by a length that hangs on the norms.
+// Move: the second of two passes. The parameters follow, by a length that depends on the norms.
 #pragma once
 
 #include "direct.cuh"
@@ -8,7 +8,7 @@ namespace cuda {
 
 // Nothing but the parameters is wanted before the next step.
 template <class Rule, class Parameter>
-__device__ __forceinline__ void move_chunk(const Piece& piece, int n, const Rule& rule,
+__device__ __forceinline__ void move_chunk(const Piece& piece, int rank, const Rule& rule,
                                            const Parameter& param) {
   constexpr int N = Parameter::N;
   using States = StatesOf<Rule, N, Parameter::kAllWide, Reuse::kStream>;
@@ -32,7 +32,7 @@ __device__ __forceinline__ void move_chunk(const Piece& piece, int n, const Rule
     }
     param.store(i, p, lanes);
   };
-  for_each_lanes<N, Parameter::kAllWide>(n, load, work);
+  for_each_lanes<N, Parameter::kAllWide>(piece.n, rank, load, work);
 }
 
 template <class P, class Rule>
@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
     move_kernel(Table table, const typename Rule::Coefficients* groups, const Norms* norms) {
   __shared__ Job<Rule> jobs[kBatch];
   if (groups->active == 0.0) return;
+  const int warp = warp_index();
 
   const auto open = [&](int k, int64_t turn) {
     Job<Rule>& job = jobs[k];
@@ -54,11 +55,11 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
   const auto move = [&](int k) {
     const Job<Rule>& job = jobs[k];
     const Piece& piece = job.piece;
-    if (!piece.has_grad()) return;
+    const int rank = Dealt::rank(warp, k);
+    if (!Dealt::has_share(rank, piece.n)) return;
     const Rule rule = job.rule();
-    const int n = piece.length(table.chunk_size);
     with_parameter<P, Reuse::kStream>(job, all_wide<P, Rule>(piece, false), [&](const auto& param) {
-      move_chunk(piece, n, rule, param);
+      move_chunk(piece, rank, rule, param);
     });
   };
   for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, move);

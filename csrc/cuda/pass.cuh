@@ -1,8 +1,8 @@
 // What the passes of a rule over a table have in common (advance.cuh, direct.cuh, move.cuh).
 //
-// A grid as large as the device holds strides over the chunks. A thread takes eight elements of
-// each column at a time: in float32 that is two 16-byte accesses, 32 KB under way in a block for
-// each four columns that it reads.
+// A grid as large as the device holds strides over the chunks, and a block's warps share what it
+// meets (Deal). A thread takes eight elements of each column at a time: in float32 that is two
+// 16-byte accesses, 32 KB under way in a block for each four columns that it reads.
 #pragma once
 
 #include <new>
@@ -15,6 +15,9 @@ namespace yfk {
 namespace cuda {
 
 constexpr int kBlock = 256;
+constexpr int kWarps = kBlock / kWarp;
+constexpr int kSegment = 8 * kWarp;  // of a chunk: what a warp takes at a time
+using Dealt = Deal<kWarps, kSegment>;
 
 // A chunk and what its block has to know to run a rule over it: worked out once, by one thread,
 // because the doubles in it would cost a whole block more than small tensors take.
@@ -125,24 +128,29 @@ __device__ __forceinline__ void with_parameter(const Job<Rule>& job, bool wide, 
   }
 }
 
-// Runs over the n elements of a chunk, a thread over N in a row: work(i, load(i, lanes), lanes).
-// Where all columns lie on 16 bytes, 8 elements are loaded before the first of them is worked on.
+// Runs over a warp's segments of a chunk of n elements, a thread over N in a row:
+// work(i, load(i, lanes), lanes). Eight elements are loaded before the first of them is worked on;
+// where all columns lie on 16 bytes, by accesses of that width alone.
 template <int N, bool kAllWide, class Load, class Work>
-__device__ __forceinline__ void for_each_lanes(int n, Load load, Work work) {
-  constexpr int kUnroll = 8 / N, kRound = kBlock * N;
-  int i = int(threadIdx.x) * N;
+__device__ __forceinline__ void for_each_lanes(int n, int rank, Load load, Work work) {
+  constexpr int kApart = kWarp * N, kUnroll = kSegment / kApart, kRound = kWarps * kSegment;
+  int i = rank * kSegment + int(threadIdx.x % kWarp) * N;
   if constexpr (kAllWide) {
-    for (; i + (kUnroll - 1) * kRound + N <= n; i += kUnroll * kRound) {
+    for (; i + (kUnroll - 1) * kApart + N <= n; i += kRound) {
       decltype(load(0, Whole{})) values[kUnroll];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) values[u] = load(i + u * kRound, Whole{});
+      for (int u = 0; u < kUnroll; ++u) values[u] = load(i + u * kApart, Whole{});
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) work(i + u * kRound, values[u], Whole{});
+      for (int u = 0; u < kUnroll; ++u) work(i + u * kApart, values[u], Whole{});
     }
   }
+#pragma unroll 1
   for (; i < n; i += kRound) {
-    auto value = load(i, Inside{n});
-    work(i, value, Inside{n});
+    decltype(load(0, Inside{n})) values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) values[u] = load(i + u * kApart, Inside{n});
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) work(i + u * kApart, values[u], Inside{n});
   }
 }
 

@@ -6,7 +6,8 @@
 namespace yfk {
 namespace cuda {
 
-// totals[i] = sum of values[i] over the block; written by the block's first kCount threads.
+// totals[i] = sum of values[i] over the block; written by the block's first kCount threads. Once in
+// a kernel: nothing keeps a second call off the shared memory that the first is still reading.
 template <int kCount>
 __device__ __forceinline__ void block_sum(const double (&values)[kCount], double* totals) {
   __shared__ double warps[1024 / kWarp][kCount];

@@ -67,7 +67,8 @@ template <bool kSketch>
 __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) {
   constexpr int kBuckets = kTile / kBlock;
   __shared__ double totals[kSums], products[3];
-  __shared__ double average_decay, average_gain, active;
+  __shared__ Tuned tuned;
+  auto* scalars = reinterpret_cast<TunerState*>(a.state);
   double* average = a.state + sizeof(TunerState) / sizeof(double) + a.options.window;
   double sketch[kBuckets];
 
@@ -99,19 +100,19 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
     }
     const double inv_scale = a.grad_scale ? 1.0 / double(*a.grad_scale) : 1.0;
     const bool found_inf = a.found_inf && *a.found_inf != 0.0f;
-    tune(a.options, sums, inv_scale, found_inf, reinterpret_cast<TunerState*>(a.state), a.groups,
-         a.num_groups, a.coefficients);
-    active = a.coefficients->active;
-    average_decay = a.coefficients->average_decay;
-    average_gain = a.coefficients->average_gain;
+    tuned = tune(a.options, sums, inv_scale, found_inf, scalars);
   }
-  if (!kSketch) return;
   __syncthreads();
-  if (active == 0.0) return;
+  // a thread for each group: one alone would wait for memory at every group
+  for (int64_t i = threadIdx.x; i < a.num_groups; i += kBlock)
+    tune_group(a.options, tuned, i, a.groups, a.coefficients, scalars);
+  if constexpr (kSketch) {
+    if (!tuned.active) return;
 #pragma unroll
-  for (int k = 0; k < kBuckets; ++k) {
-    const int j = k * kBlock + int(threadIdx.x);
-    average[j] = average_decay * average[j] + average_gain * sketch[k];
+    for (int k = 0; k < kBuckets; ++k) {
+      const int j = k * kBlock + int(threadIdx.x);
+      average[j] = a.options.beta * average[j] + tuned.average_gain * sketch[k];
+    }
   }
 }
 

@@ -5,17 +5,48 @@ namespace yfk {
 namespace cuda {
 namespace {
 
-constexpr int kWords = 480;  // of the 4 KB that the arguments of a launch may fill
+#ifdef __CUDA_ARCH_LIST__
+constexpr int kArchs[] = {__CUDA_ARCH_LIST__};  // compiled for, the oldest first: 800, 900
+#else
+constexpr int kArchs[] = {700};
+#endif
 
+// The arguments of a launch may fill 32,764 bytes if toolkit (12.1), driver (530) and GPU (7.0) are
+// at least that new, and 4 KB otherwise. The driver is not asked: what a toolkit of 12.1 or newer
+// has built needs one of 530 or newer.
+constexpr int kRoom = CUDART_VERSION >= 12010 && kArchs[0] >= 700 ? 32764 : 4096;
+
+// A few words, and the most that one launch takes. A launch copies all of its arguments, used or
+// not: most models have fewer tensors than the small one carries.
+constexpr int kFew = 480, kMany = kRoom > 4096 ? 4000 : kFew;
+
+// The words sit in constant memory, which serves the threads of a warp one after the other where
+// they want different ones: a block takes few, so that several multiprocessors share the reading.
+constexpr int kBlock = 128;
+
+template <int kWords>
 struct Words {
   int64_t at[kWords];
 };
 
-__global__ void __launch_bounds__(kWords)
+template <int kWords>
+__global__ void __launch_bounds__(kBlock)
     write_words_kernel(int64_t* destination, int64_t stride, int count,
-                       const __grid_constant__ Words words) {
-  const int i = threadIdx.x;
+                       const __grid_constant__ Words<kWords> words) {
+  const int i = int(blockIdx.x) * kBlock + int(threadIdx.x);
   if (i < count) destination[i * stride] = words.at[i];
+}
+
+template <int kWords>
+void launch(int64_t* destination, int64_t stride, const int64_t* words, int count,
+            const Queue& queue) {
+  // all arguments, with the padding behind count
+  static_assert(sizeof(destination) + sizeof(stride) + sizeof(int64_t) + sizeof(Words<kWords>) <=
+                kRoom);
+  Words<kWords> some = {};
+  for (int i = 0; i < count; ++i) some.at[i] = words[i];
+  YFK_LAUNCH((write_words_kernel<kWords>), (count + kBlock - 1) / kBlock, kBlock, 0,
+             stream_of(queue), destination, stride, count, some);
 }
 
 }  // namespace
@@ -23,12 +54,10 @@ __global__ void __launch_bounds__(kWords)
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count,
                  Queue queue) {
   const DeviceGuard guard(queue.device);
-  for (int64_t done = 0; done < count; done += kWords) {
-    Words some = {};
-    const int n = int(count - done < kWords ? count - done : kWords);
-    for (int i = 0; i < n; ++i) some.at[i] = words[done + i];
-    YFK_LAUNCH(write_words_kernel, 1, kWords, 0, stream_of(queue), destination + done * stride,
-               stride, n, some);
+  for (int64_t done = 0; done < count; done += kMany) {
+    const int n = int(count - done < kMany ? count - done : kMany);
+    const auto write = n <= kFew ? launch<kFew> : launch<kMany>;
+    write(destination + done * stride, stride, words + done, n, queue);
   }
 }
 

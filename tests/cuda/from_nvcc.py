@@ -31,6 +31,8 @@ _VARIANTS = {
     "4LAMBE": "lamb",
     "Lb0E": "exact",
     "Lb1E": "sketch",
+    "Li480E": "few",
+    "Li4000E": "many",
 }
 _PTX = re.compile(r"\.entry (\w+)\((.*?)\n}", re.DOTALL)
 _SPILLS = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
-from from_nvcc import SOURCES, known_archs, source_flags
+from from_nvcc import SOURCES, known_archs, source_flags, version
 from kernel import ARCHS, Kernel, Traffic
+
+from yfkernels.ops.table import GRANULARITY
 
 HALVES = ("bfloat16", "float16")
 
 # By dtype measure for three sums, advance for seven rules, direct for three and move for two; then
-# tune by variance (Triton: and by log_smooth), gate and write_words.
-CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 1
+# tune by variance (Triton: and by log_smooth), gate and write_words for few words and for many.
+CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2
 # Triton: measure, measure_then_gate, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one.
 TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2
@@ -61,7 +64,9 @@ def elementwise(kernels: list[Kernel]) -> list[Kernel]:
 
 def test_every_kernel_is_here_for_every_architecture(nvcc: str, cuda_kernels: list[Kernel]) -> None:
     counts = Counter(kernel.arch for kernel in cuda_kernels)
-    assert counts == dict.fromkeys(known_archs(nvcc), CUDA_KERNELS)
+    toolkit = tuple(map(int, version(nvcc).split(".")))
+    small_arguments = toolkit < (12, 1)  # no upload of many words
+    assert counts == dict.fromkeys(known_archs(nvcc), CUDA_KERNELS - small_arguments)
 
 
 def test_every_triton_kernel_is_here(triton_kernels: list[Kernel]) -> None:
@@ -153,11 +158,27 @@ def test_loads_in_flight(cuda_kernels: list[Kernel]) -> None:
 
 
 def test_sketches_leave_in_16_bytes(cuda_kernels: list[Kernel]) -> None:
+    """Eight buckets a thread, whatever the type."""
     for kernel in cuda_kernels:
         if kernel.function == "measure":
-            lanes = 8 if kernel.dtype in HALVES else 4
-            wanted = lanes // 4 if kernel.variants == ("sketch",) else 0
+            wanted = 2 if kernel.variants == ("sketch",) else 0
             assert kernel.code.stores[16] == wanted, kernel
+
+
+def test_all_slots_of_a_measurement_run_at_once(cuda_kernels: list[Kernel]) -> None:
+    """A block a slot, and never more slots than 132 multiprocessors hold: no second wave."""
+    for kernel in cuda_kernels:
+        if kernel.function == "measure":
+            assert kernel.resident // kernel.block * 132 >= GRANULARITY["cuda"].slots, kernel
+
+
+def test_pointers_fill_the_arguments_of_a_launch(cuda_kernels: list[Kernel]) -> None:
+    """4 KB in all for few, 32,764 bytes for many (CUDA 12.1 and newer)."""
+    for kernel in cuda_kernels:
+        if kernel.function == "write_words":
+            words = re.search(r"\.param \.align 8 \.b8 \w+\[(\d+)\]", kernel.ptx)
+            assert words, kernel.ptx
+            assert int(words[1]) == 8 * {"few": 480, "many": 4000}[kernel.variants[0]]
 
 
 def test_flags_of_single_sources() -> None:

@@ -19,16 +19,18 @@ struct Gatekeeper {
   GateState state = {NAN, 0.0};
   std::vector<double> coefficients;
 
-  explicit Gatekeeper(Random& random)
-      : coefficients(words_of(some_settings<QHMCoefficients>(kGroups, random))) {
+  Gatekeeper(int groups, Random& random)
+      : coefficients(words_of(some_settings<QHMCoefficients>(groups, random))) {
     // clipped, not clipped, and without a clip
-    const double max_norms[kGroups] = {1e-3, 1e9, INFINITY}, signs[kGroups] = {1.0, -1.0, 1.0};
-    for (int i = 0; i < kGroups; ++i) {
+    const double max_norms[] = {1e-3, 1e9, INFINITY}, signs[] = {1.0, -1.0, 1.0};
+    for (int i = 0; i < groups; ++i) {
       auto* group = reinterpret_cast<Settings*>(&coefficients[i * kWords]);
-      group->max_norm = max_norms[i];
-      group->sign = signs[i];
+      group->max_norm = max_norms[i % 3];
+      group->sign = signs[i % 3];
     }
   }
+
+  int64_t groups() const { return int64_t(coefficients.size()) / kWords; }
 
   // State and coefficients in one list.
   std::vector<double> values() const {
@@ -57,22 +59,22 @@ struct Scale {
 cuda::GateArguments arguments(const std::vector<double>& partials, const Scale& scale,
                               Gatekeeper& keeper) {
   return {int64_t(partials.size()) / kSums, partials.empty() ? nullptr : partials.data(),
-          scale.scale(), scale.found(), &keeper.state, kGroups, kWords,
+          scale.scale(), scale.found(), &keeper.state, keeper.groups(), kWords,
           keeper.coefficients.data()};
 }
 
 void on_cpu(const std::vector<double>& partials, const Scale& scale, Gatekeeper& keeper) {
   cpu::gate(int64_t(partials.size()) / kSums, partials.data(),
             scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
-            scale.amp && scale.found_inf != 0.0f, &keeper.state, kGroups, kWords,
+            scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
             keeper.coefficients.data());
 }
 
 // A good step, one with a NaN (or an infinity), one that GradScaler has found to overflow, a good
 // one.
-void check_alone(int64_t slots, bool amp, Random& random) {
+void check_alone(int64_t slots, int groups, bool amp, Random& random) {
   std::uniform_real_distribution<double> uniform;
-  Gatekeeper cpu(random), cuda = cpu;
+  Gatekeeper cpu(groups, random), cuda = cpu;
   for (int step = 0; step < 4; ++step) {
     std::vector<double> partials(slots * kSums);
     for (double& x : partials) x = uniform(random);
@@ -85,7 +87,8 @@ void check_alone(int64_t slots, bool amp, Random& random) {
       cuda = before;
       cuda::gate(arguments(partials, scale, cuda), kQueue);
       EXPECT(agree(cuda.values(), cpu.values(), slots == 1 ? 0.0 : 1e-14),
-             "step " << step << ", " << slots << " slots, " << name_of(schedule));
+             "step " << step << ", " << slots << " slots, " << groups << " groups, "
+                     << name_of(schedule));
     }
   }
   EXPECT(cuda.state.skipped == (slots ? 1.0 : 0.0) + amp, cuda.state.skipped << " steps skipped");
@@ -96,7 +99,8 @@ void check_behind_measurement(DType dtype, Random& random) {
   constexpr int64_t kOther = 3, kOwn = 5;
   const Blueprint blueprint = {dtype, Second::kNone, kTile, awkward_tensors(random),
                                unsigned(random())};
-  const Gatekeeper fresh(random);
+  constexpr int kMany = 70;  // groups: two or three for each lane
+  const Gatekeeper fresh(kMany, random);
   const Scale scale = {kLossScale, 0.0f, true};
   std::vector<double> first;
   for (const auto& schedule : schedules(random)) {
@@ -120,7 +124,8 @@ void check_behind_measurement(DType dtype, Random& random) {
 
 void check_gate(Random& random) {
   for (const int64_t slots : {0, 1, 31, 256})
-    for (const bool amp : {false, true}) check_alone(slots, amp, random);
+    for (const bool amp : {false, true})
+      for (const int groups : {1, 33}) check_alone(slots, groups, amp, random);
   for (const DType dtype : kDTypes) check_behind_measurement(dtype, random);
 }
 

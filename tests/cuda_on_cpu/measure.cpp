@@ -66,8 +66,10 @@ void compare_with_cpu(const Model& model, const Case& c, const Measurement& got)
 
 void check_schedules_and_alignment(const Case& c, Random& random) {
   Model wide(c.blueprint, Alignment::kWide), odd(c.blueprint, Alignment::kOdd);
+  Model one_odd(c.blueprint, Alignment::kOneOdd);
   const Measurement forward = on_cuda(wide, c);
   compare_with_cpu(wide, c, forward);
+  EXPECT(on_cuda(one_odd, c) == forward, "the sums depend on one column's alignment");
   EXPECT(on_cuda(odd, c) == forward, "the sums depend on alignment");
   for (const auto& schedule : one_of_each(random))
     EXPECT(on_cuda(odd, c, schedule) == forward, "the sums change with " << name_of(schedule));
@@ -91,6 +93,8 @@ void check_measure(Random& random) {
       for (const int64_t chunk_size : {kTile, 16 * kTile})
         check_schedules_and_alignment({blueprint(chunk_size, awkward_tensors(random)), what, 2},
                                       random);
+      // alignment decides for each chunk alone: the sums are those of aligned neighbours
+      check_schedules_and_alignment({blueprint(kTile, tiny_tensors(random)), what, 3}, random);
       // more chunks than a block reads at a time, and slots without any
       const std::vector<Tensor> tiny(40, Tensor{5, 7, true});
       check_slots({blueprint(kTile, tiny), what, 1}, random);

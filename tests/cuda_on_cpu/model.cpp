@@ -138,6 +138,18 @@ std::vector<Tensor> awkward_tensors(Random& random) {
   return tensors;
 }
 
+std::vector<Tensor> tiny_tensors(Random& random) {
+  std::vector<Tensor> tensors;
+  int64_t next = 0;
+  for (const int64_t numel : {1, 31, 64, 127, 129, 255, 256, 257, 511, 513, 700, 1000})
+    for (int i = 0; i < 20; ++i) {
+      tensors.push_back({numel, next, random() % 8 != 0});
+      next += (numel + 31) / 32 * 32;
+    }
+  std::shuffle(tensors.begin(), tensors.end(), random);
+  return tensors;
+}
+
 Model::Model(const Blueprint& blueprint, Alignment alignment)
     : blueprint_(blueprint), arrays_(blueprint.tensors.size() * kUsedColumns) {
   Random contents(blueprint.seed), places(blueprint.seed + 1);

@@ -61,6 +61,10 @@ constexpr int kGroups = 3;
 // origins as whole tensors, shards and models of 2^41 elements have them.
 std::vector<Tensor> awkward_tensors(Random& random);
 
+// Many tensors of up to three or four warps' shares, some without a gradient: more than each block
+// opens at a time.
+std::vector<Tensor> tiny_tensors(Random& random);
+
 class Model {
  public:
   // Contents follow from the blueprint alone: models of any alignment hold the same values.

@@ -224,6 +224,7 @@ void check_rule(const RuleCase& rule_case, Random& random) {
       const auto some = [&] { return every ? schedules(random) : one_of_each(random); };
       // more chunks than each block reads at a time
       check(kTile, std::vector<Tensor>(300, Tensor{5, 7, true}), Alignment::kOdd, some());
+      check(kTile, tiny_tensors(random), Alignment::kOneOdd, {one_of_each(random)[0]});
       check(kTile, awkward_tensors(random), Alignment::kOneOdd, some());
       for (const auto alignment : {Alignment::kWide, Alignment::kOneOdd, Alignment::kOdd})
         check(16 * kTile, awkward_tensors(random), alignment, {one_of_each(random)[0]});

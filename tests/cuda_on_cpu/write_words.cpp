@@ -7,9 +7,10 @@
 namespace yfk {
 
 void check_write_words(Random& random) {
-  for (const int64_t count : {0, 1, 479, 480, 481, 1500}) {
+  // around what the small launch carries, and the large one; then two launches, and three
+  for (const int64_t count : {0, 1, 127, 129, 480, 481, 4000, 4001, 8001}) {
     for (const int64_t stride : {1, 12}) {
-      for (const auto& schedule : schedules(random)) {
+      for (const auto& schedule : one_of_each(random)) {
         cuda_on_cpu::schedule = schedule;
         constexpr int64_t kUntouched = -1;
         std::vector<int64_t> words(count), expected(count * stride + 1, kUntouched);

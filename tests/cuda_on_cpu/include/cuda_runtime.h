@@ -127,6 +127,8 @@ inline unsigned __float_as_uint(float x) {
 
 // The host's side --------------------------------------------------------------------------------
 
+#define CUDART_VERSION 13000  // launches with arguments of up to 32,764 bytes
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorNoDevice = 100 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 using cudaStream_t = struct CUstream_st*;
