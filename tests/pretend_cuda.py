@@ -154,6 +154,7 @@ def pretend() -> None:
         multi_processor_count=1
     )
     backend._refusal = lambda interpreter: None  # type: ignore[assignment]
+    backend._cannot_launch = lambda: None  # type: ignore[assignment]
     # a parameter of the host cannot become one of the device in place, as torch has it
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     interpret_on_the_host()
