@@ -2,7 +2,7 @@
 
     python -m bench.gpu [tests|bench|sanitize|bench-all ...] [--out FOLDER] [--dry-run]
 
-Each part has a time limit, writes its log into the folder of this commit as it comes, and can be
+Each part has a time limit, writes its log into the folder of this commit line by line, and can be
 run alone; the page is renewed after each from what the folder holds. bench-all, every contestant at
 every size, runs only where it is named.
 """
