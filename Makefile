@@ -24,7 +24,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: build ## train a small network with YellowFin, AdamW and SGD
-	$(PYTHON) -m yfkernels.cli demo
+	$(PYTHON) -m yfkernels.lab.cli demo
 
 # Tests share the cores where pytest-xdist is installed. There are no benchmarks among them.
 sharing = $(if $(shell $(PYTHON) -c 'import xdist' 2>&1),,-n auto --maxprocesses 8 -p no:benchmark)
@@ -34,14 +34,14 @@ test: build ## run all tests
 
 test-frameworks: .venv-frameworks/.installed ## tests with the real frameworks, in an environment of their own
 	.venv-frameworks/bin/python setup.py --quiet build_ext --inplace
-	.venv-frameworks/bin/python -m pytest tests/frameworks tests/distributed
+	.venv-frameworks/bin/python -m pytest tests/frameworks tests/sharding
 
 test-oldest-torch: .venv-oldest-torch/.installed ## tests with the oldest torch that is promised, in another
 	.venv-oldest-torch/bin/python setup.py --quiet build_ext --inplace
-	.venv-oldest-torch/bin/python -m pytest tests/optim tests/distributed
+	.venv-oldest-torch/bin/python -m pytest tests/optim tests/sharding
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
-	$(PYTHON) -m yfkernels.cli bench --check
+	$(PYTHON) -m yfkernels.lab.cli bench --check
 
 convergence: build ## train real tasks beside rivals: hours, goes on where it was stopped
 	$(PYTHON) -m bench.convergence run

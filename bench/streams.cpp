@@ -80,7 +80,7 @@ int main() {
   float *g = column(), *p = column(), *v = column(), *average = column(), *m = column(), *s = column();
   const std::vector<float*> exact_read = {g, average}, exact_apply = {p, v, average, g};
   const std::vector<float*> sketch_read = {g}, sketch_apply = {p, v, g}, adamw = {p, m, s, g};
-  const std::vector<float*> lamb_direct = {m, s, p, g}, lamb_move = {p, m, s};
+  const std::vector<float*> lamb_update_state = {m, s, p, g}, lamb_apply = {p, m, s};
   std::vector<Line> lines = {
       {"p m s, read g: AdamW", 4, 3, [&] { pass<4, 3, 1>(adamw); }},
       {"read g: sketch measure", 1, 0, [&] { pass<1, 0, 1>(sketch_read); }},
@@ -94,12 +94,12 @@ int main() {
       {"p v average, read g: exact apply", 4, 3, [&] { pass<4, 3, 1>(exact_apply); }},
       {"the same, 2 places in turn", 4, 3, [&] { pass<4, 3, 2>(exact_apply); }},
       {"exact, both passes", 6, 3, [&] { pass<2, 0, 2>(exact_read), pass<4, 3, 1>(exact_apply); }},
-      {"m s, read p g: LAMB direct", 4, 2, [&] { pass<4, 2, 1>(lamb_direct); }},
-      {"p, read m s: LAMB move", 3, 1, [&] { pass<3, 1, 1>(lamb_move); }},
-      {"LAMB, both passes", 7, 3, [&] { pass<4, 2, 1>(lamb_direct), pass<3, 1, 1>(lamb_move); }},
+      {"m s, read p g: LAMB direct", 4, 2, [&] { pass<4, 2, 1>(lamb_update_state); }},
+      {"p, read m s: LAMB move", 3, 1, [&] { pass<3, 1, 1>(lamb_apply); }},
+      {"LAMB, both passes", 7, 3, [&] { pass<4, 2, 1>(lamb_update_state), pass<3, 1, 1>(lamb_apply); }},
       {"LAMB, with the clip's read", 8, 3,
        [&] {
-         pass<1, 0, 4>(sketch_read), pass<4, 2, 1>(lamb_direct), pass<3, 1, 1>(lamb_move);
+         pass<1, 0, 4>(sketch_read), pass<4, 2, 1>(lamb_update_state), pass<3, 1, 1>(lamb_apply);
        }},
   };
   for (int round = 0; round < kRounds; ++round)

@@ -128,45 +128,45 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
   m.def(
-      "cpu_gate",
+      "cpu_decide",
       [](int64_t num_slots, Address partials, double inv_scale, bool found_inf, Address state,
          int64_t num_groups, int64_t words, Address coefficients) {
-        cpu::gate(num_slots, at<const double>(partials), inv_scale, found_inf,
+        cpu::decide(num_slots, at<const double>(partials), inv_scale, found_inf,
                   at<GateState>(state), num_groups, words, at<double>(coefficients));
       },
       no_gil);
   m.def(
-      "cpu_advance",
+      "cpu_update",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
-         Address coefficients, Address chunk_gauges, Address gauges, int threads) {
-        cpu::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                     at<const double>(coefficients), at<double>(chunk_gauges), at<double>(gauges),
+         Address coefficients, Address chunk_move_sums, Address move_sums, int threads) {
+        cpu::update(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                     at<const double>(coefficients), at<double>(chunk_move_sums), at<double>(move_sums),
                      threads);
       },
       no_gil);
   m.def(
-      "cpu_direct",
+      "cpu_update_state",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, int threads) {
-        cpu::direct(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+        cpu::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                     at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
                     threads);
       },
       no_gil);
   m.def(
-      "cpu_direct_and_move",
+      "cpu_update_state_then_apply",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, int threads) {
-        cpu::direct_and_move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+        cpu::update_state_then_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
                              RuleId(rule), at<const double>(coefficients), at<double>(chunk_norms),
                              at<double>(norms), threads);
       },
       no_gil);
   m.def(
-      "cpu_move",
+      "cpu_apply",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address norms, int threads) {
-        cpu::move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+        cpu::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                   at<const double>(coefficients), at<const double>(norms), threads);
       },
       no_gil);
@@ -204,19 +204,19 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
   m.def(
-      "cuda_measure_then_gate",
+      "cuda_measure_then_decide",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
          int64_t num_slots, Address partials, const cuda::GateArguments& gate, Address ticket,
          int device, Address stream) {
-        cuda::measure_then_gate(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+        cuda::measure_then_decide(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
                                 num_slots, at<double>(partials), gate, at<unsigned>(ticket),
                                 {device, at<void>(stream)});
       },
       no_gil);
   m.def(
-      "cuda_gate",
+      "cuda_decide",
       [](const cuda::GateArguments& gate, int device, Address stream) {
-        cuda::gate(gate, {device, at<void>(stream)});
+        cuda::decide(gate, {device, at<void>(stream)});
       },
       no_gil);
   m.def(
@@ -232,30 +232,30 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
   m.def(
-      "cuda_advance",
+      "cuda_update",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
-         Address coefficients, Address chunk_gauges, Address gauges, Address tickets,
+         Address coefficients, Address chunk_move_sums, Address move_sums, Address tickets,
          Address ticket, int device, Address stream) {
-        cuda::advance(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                      at<const double>(coefficients), at<double>(chunk_gauges), at<double>(gauges),
+        cuda::update(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+                      at<const double>(coefficients), at<double>(chunk_move_sums), at<double>(move_sums),
                       at<unsigned>(tickets), at<unsigned>(ticket), {device, at<void>(stream)});
       },
       no_gil);
   m.def(
-      "cuda_direct",
+      "cuda_update_state",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, Address tickets, int device,
          Address stream) {
-        cuda::direct(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+        cuda::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                      at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
                      at<unsigned>(tickets), {device, at<void>(stream)});
       },
       no_gil);
   m.def(
-      "cuda_move",
+      "cuda_apply",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address norms, int device, Address stream) {
-        cuda::move(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
+        cuda::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                    at<const double>(coefficients), at<const double>(norms),
                    {device, at<void>(stream)});
       },

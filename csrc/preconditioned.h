@@ -1,6 +1,6 @@
 // The tuner with a preconditioner: the robust mode in Adam's metric. Scalars only.
 //
-// What hangs on the metric is gauged by the update and read one step later, so that a step takes one
+// What hangs on the metric is summed by the update and read one step later, so that a step takes one
 // pass over the gradients and one over everything. The clips hang on ‖g‖ alone and are not late.
 // Numbers are those of docs/yellowfin.md, preconditioner="diagonal".
 #pragma once
@@ -39,7 +39,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   // 1. the clips
   const double envelope_sq = state->envelope;
   const Clipped g = clipped(options, grad_sq, envelope_sq, k, e);
-  const double calm = calm_factor(options, g, envelope_sq, k, e, state);
+  const double update_clip = clip_of_update(options, g, envelope_sq, k, e, state);
 
   // 4. what the step before has left
   const double least =
@@ -80,7 +80,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   state->step += 1.0;
   state->momentum = momentum;
   state->grad_norm = g.norm;
-  state->clip_coefficient = g.clip * calm;
+  state->clip_coefficient = g.clip * update_clip;
 
   tuned.active = true;
   tuned.lr = lr;
@@ -88,7 +88,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   tuned.update_scale = g.clip * inv_scale;
   tuned.average_gain = fresh;
   tuned.scale = state->scale;
-  tuned.spike_clip = calm;
+  tuned.update_clip = update_clip;
   return tuned;
 }
 
@@ -109,7 +109,7 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   out->param_gain = 1.0;
   out->average_decay = kSquareDecay;
   out->average_gain = tuned.average_gain;
-  out->spike_clip = tuned.spike_clip;
+  out->update_clip = tuned.update_clip;
   out->lr = lr;
 }
 

@@ -11,8 +11,8 @@
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
 //   T moved(p, u)                     the parameter after the move
-//   kGauges                           how many sums over all elements the tuner wants of the move;
-//   void gauge(g, before, after, const T* state, T* sums)
+//   kMoveSums                           how many sums over all elements the tuner wants of the move;
+//   void move_sums(g, before, after, const T* state, T* sums)
 //                                     adds an element's share to them; the state has advanced
 // and, if the length of the move hangs on the norms of the whole tensor (two passes: the first for
 // state and norms, the second for the move),
@@ -66,7 +66,7 @@ YFK_FN double power(double base, double n) {
 
 // What ends every rule: p <- keep p + gain u.
 struct Move {
-  static constexpr int kGauges = 0;
+  static constexpr int kMoveSums = 0;
   static constexpr bool kCoded = false;
   float keep, gain;
 
@@ -88,7 +88,7 @@ struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
   double param_gain;     // -lr, or 1 in the Polyak form
   double average_decay;  // beta; with a preconditioner that of the squares
   double average_gain;   // (1 - beta) * unscaling * clips of the statistics; 1 - average_decay
-  double spike_clip;     // with a preconditioner: the clips that the statistics do not see
+  double update_clip;     // with a preconditioner: the clips that the statistics do not see
   double lr;             // the step size of this step; for those who ask, no update reads it
 };
 
@@ -103,7 +103,7 @@ template <bool kAverages, bool kRobust = false>
 struct YellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = kAverages ? 2 : 1;
-  static constexpr int kGauges = kRobust ? 1 : 0;
+  static constexpr int kMoveSums = kRobust ? 1 : 0;
   float grad_scale, coupled_decay, momentum, velocity_gain, velocity_keep;
   float average_decay, average_gain;
 
@@ -123,7 +123,7 @@ struct YellowFin : Move {
   }
 
   template <class T>
-  YFK_FN void gauge(const T&, const T& before, const T& after, const T*, T* sums) const {
+  YFK_FN void move_sums(const T&, const T& before, const T& after, const T*, T* sums) const {
     sums[0] = sums[0] + (after - before) * (after + before);
   }
 
@@ -142,21 +142,21 @@ constexpr float kMetricFloor = 0x1p-16f;
 
 // In the shape of Adam's metric, with Polyak's momentum. d is the gradient over its root mean square,
 // which is in grad_scale:
-//   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr calm d / q,   p <- p + v
+//   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr update_clip d / q,   p <- p + v
 // Codes have no room for a weight decay in d: theirs is decoupled.
-// Gauged: the growth of ‖p‖² in the metric, and <d, d / q>.
+// Summed: the growth of ‖p‖² in the metric, and <d, d / q>.
 template <bool kInCodes>
 struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = 2;
-  static constexpr int kGauges = 2;
+  static constexpr int kMoveSums = 2;
   static constexpr bool kCoded = kInCodes;
   float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias;
 
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
-        velocity_gain(float(c.velocity_gain * c.spike_clip)),
+        velocity_gain(float(c.velocity_gain * c.update_clip)),
         square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
 
@@ -186,7 +186,7 @@ struct PreconditionedYellowFin : Move {
 
   // What is worked out here a second time the compiler takes from above.
   template <class T>
-  YFK_FN void gauge(const T& g, const T& before, const T& after, const T* state, T* sums) const {
+  YFK_FN void move_sums(const T& g, const T& before, const T& after, const T* state, T* sums) const {
     const T d = uphill(g, before);
     const T q = metric(state[1]);
     sums[0] = sums[0] + (after - before) * (after + before) * q;

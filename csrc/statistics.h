@@ -35,7 +35,7 @@ struct Tuned {
   double average_gain;
   double norm_sq, root;         // ‖g‖² and ‖g‖ as the statistics saw them
   double scale;                 // with a preconditioner: of the metric
-  double spike_clip;            // with a preconditioner
+  double update_clip;            // with a preconditioner
 };
 
 // A step's gradient behind the clips.
@@ -60,20 +60,20 @@ YFK_FN Clipped clipped(const TunerOptions& options, double grad_sq, double envel
 
 // 9. An exploding gradient is clipped in the update, after the statistics saw it; and in the robust
 // mode one that is long beside those just before it.
-YFK_FN double calm_factor(const TunerOptions& options, const Clipped& g, double envelope_sq,
-                          int64_t k, double e, TunerState* state) {
-  double calm = options.adaptive_clip && g.exploding
-                    ? clip_factor(sqrt(envelope_sq) + e, g.root, e)
-                    : 1.0;
-  if (!options.robust) return calm;
+YFK_FN double clip_of_update(const TunerOptions& options, const Clipped& g, double envelope_sq,
+                             int64_t k, double e, TunerState* state) {
+  double update_clip = options.adaptive_clip && g.exploding
+                           ? clip_factor(sqrt(envelope_sq) + e, g.root, e)
+                           : 1.0;
+  if (!options.robust) return update_clip;
   if (options.adaptive_clip && k >= kCalmSteps) {
     const double recent_sq = state->recent_sq_avg / (1.0 - state->recent_power);
     const double spike_clip = clip_factor(kSpike * sqrt(recent_sq), g.root, e);
-    calm = spike_clip < calm ? spike_clip : calm;
+    update_clip = spike_clip < update_clip ? spike_clip : update_clip;
   }
   state->recent_sq_avg = kRecent * state->recent_sq_avg + (1.0 - kRecent) * g.norm_sq;
   state->recent_power = k == 0 ? kRecent : kRecent * state->recent_power;
-  return calm;
+  return update_clip;
 }
 
 struct Range {

@@ -37,7 +37,7 @@ YFK_FN void tune_group_plain(const TunerOptions& options, const Tuned& tuned,
   out->param_gain = options.polyak ? 1.0 : -lr;
   out->average_decay = options.beta;
   out->average_gain = tuned.average_gain;
-  out->spike_clip = 1.0;
+  out->update_clip = 1.0;
   out->lr = lr;
 }
 
@@ -87,15 +87,15 @@ YFK_FN Tuned tune_plain(const TunerOptions& options, const GradientSums& sums, d
   }
 
   // 9
-  const double calm = calm_factor(options, g, envelope_sq, k, e, state);
+  const double update_clip = clip_of_update(options, g, envelope_sq, k, e, state);
   if (options.robust) {
     if (k == 0) state->radius = kFirstRadius * (1.0 + sqrt(sums.start_sq));
     travel(state->unread_growth, state);
     state->unread_growth = 0.0;
-    state->grad_sq_sum += calm * calm * h;
+    state->grad_sq_sum += update_clip * update_clip * h;
     next.lr = distance_over_gradients(next.momentum, *state);
   }
-  const double update_clip = g.clip * calm;
+  const double total_clip = g.clip * update_clip;
 
   state->step += 1.0;
   state->h_min = c.h_min;
@@ -104,12 +104,12 @@ YFK_FN Tuned tune_plain(const TunerOptions& options, const GradientSums& sums, d
   state->distance = c.distance;
   state->momentum = next.momentum;
   state->grad_norm = g.norm;
-  state->clip_coefficient = update_clip;
+  state->clip_coefficient = total_clip;
 
   tuned.active = true;
   tuned.lr = next.lr;
   tuned.momentum = next.momentum;
-  tuned.update_scale = update_clip * inv_scale;
+  tuned.update_scale = total_clip * inv_scale;
   tuned.average_gain = average_gain;
   tuned.norm_sq = h;
   tuned.root = g.root;

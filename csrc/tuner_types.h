@@ -20,7 +20,7 @@ struct TunerState {
   double grad_norm_avg;         // EMA of sqrt(h)
   double distance_avg;
   double sparsity_avg;          // EMA of the share of non-zero gradient entries
-  // what the last update gauged; the next step that counts reads it
+  // what the last update summed; the next step that counts reads it
   double unread_growth;         // of ‖x‖²; with a preconditioner in its metric q
   double unread_metric_sq;      // with a preconditioner: Σ d²/q
   // the robust mode

@@ -16,11 +16,11 @@ if not torch.cuda.is_available():
     # Triton reads this once, when it is first imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from cases import BACKENDS, Target, why_unusable  # after the environment is set
-from interpreter import remember_builtins
-from processes import Pair
-from repeats import leave_out_repeats
-from sharing import scope_of, urgency
+from support.cases import BACKENDS, Target, why_unusable  # after the environment is set
+from support.interpreter import remember_builtins
+from support.processes import Pair
+from support.repeats import leave_out_repeats
+from support.sharing import scope_of, urgency
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests

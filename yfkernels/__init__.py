@@ -7,9 +7,9 @@ from yfkernels.optim.param_groups import param_groups
 from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
 from yfkernels.optim.yellowfin import YellowFin
-from yfkernels.tuning.batch_size_sampler import BatchSizeSampler
-from yfkernels.tuning.multistage import MultistageSchedule, Stage
-from yfkernels.tuning.single_step import single_step
+from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
+from yfkernels.schedules.multistage import MultistageSchedule, Stage
+from yfkernels.tuners.single_step import single_step
 
 __all__ = [
     "LAMB",

@@ -1,5 +1,5 @@
 """`python -m yfkernels` is the `yfkernels` command."""
 
-from yfkernels.cli import main
+from yfkernels.lab.cli import main
 
 main()

@@ -23,7 +23,7 @@ from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS, Recipe
 from bench.convergence.result import Key, Result
 from bench.convergence.tasks import TASKS
-from yfkernels.workloads.training import Evaluation, Task, train
+from yfkernels.lab.workloads.training import Evaluation, Task, train
 
 TUNING_SEEDS = (1001, 1002)  # apart from those that are measured
 NORM_BATCHES = 50  # for BatchNorm's statistics where the weights to evaluate were never trained at

@@ -19,7 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from bench.convergence.tasks import TASKS
 from yfkernels import YellowFin
-from yfkernels.workloads.contenders import in_words
+from yfkernels.lab.workloads.contenders import in_words
 
 Schedule = Callable[[int, int], float]  # steps taken and steps in all, to a multiplier of lr
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from bench.convergence.tasks import Entry
-from yfkernels.workloads.text import TextTask, manual_transformer, text_transformer
-from yfkernels.workloads.training import train
+from yfkernels.lab.workloads.text import TextTask, manual_transformer, text_transformer
+from yfkernels.lab.workloads.training import train
 
 STEPS_BEFORE = 1200
 

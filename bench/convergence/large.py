@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from bench.convergence.tasks import Entry
-from yfkernels.workloads.text import text_transformer
+from yfkernels.lab.workloads.text import text_transformer
 
 
 def _adamw(model: nn.Module, *, lr: float) -> Optimizer:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from yfkernels.workloads.cifar import cifar_resnet, why_absent
-from yfkernels.workloads.convex import noisy_logistic, quadratic
-from yfkernels.workloads.digits import digits_conv, digits_mlp
-from yfkernels.workloads.regression import deep_linear, digits_autoencoder
-from yfkernels.workloads.text import TextTask, text_lstm, text_transformer
-from yfkernels.workloads.training import Task
+from yfkernels.lab.workloads.cifar import cifar_resnet, why_absent
+from yfkernels.lab.workloads.convex import noisy_logistic, quadratic
+from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
+from yfkernels.lab.workloads.regression import deep_linear, digits_autoencoder
+from yfkernels.lab.workloads.text import TextTask, text_lstm, text_transformer
+from yfkernels.lab.workloads.training import Task
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ namespace yfk {
 #define YFK_KERNELS(isa)                                                            \
   namespace isa {                                                                   \
   MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero);            \
-  UpdateKernels update_kernels(DType dtype, RuleId rule);                           \
-  constexpr KernelSet kernel_set = {#isa, measure_kernel, update_kernels};          \
+  Passes passes_of(DType dtype, RuleId rule);                           \
+  constexpr KernelSet kernel_set = {#isa, measure_kernel, passes_of};          \
   }
 YFK_KERNELS(baseline)
 #if YFK_ISA_AVX2
@@ -95,11 +95,11 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
       average[j] = options.beta * average[j] + tuned.average_gain * sketch[j];
 }
 
-void gate(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
+void decide(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
           GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
   double norm_sq = 0.0;
   for (int64_t slot = 0; slot < num_slots; ++slot) norm_sq += partials[slot * kSums];
-  judge(num_slots > 0, norm_sq, inv_scale, found_inf, state, num_groups, words, coefficients);
+  decide(num_slots > 0, norm_sq, inv_scale, found_inf, state, num_groups, words, coefficients);
 }
 
 static bool active(const double* coefficients) {
@@ -127,30 +127,30 @@ static void end_tensor(const Table& table, int64_t first, int64_t end, const dou
   count_step(table.rows[row]);
 }
 
-void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_gauges, double* gauges, int threads) {
+void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             double* chunk_move_sums, double* move_sums, int threads) {
   if (!active(coefficients)) return;
-  const UpdateKernels update = kernels().update(dtype, rule);
+  const Passes passes = kernels().passes(dtype, rule);
   const Runs runs(table, threads);
   // from the end, which the measurement has read last: what a cache has kept is met before it is
   // displaced (too little to show at 50M parameters, bench/NOTES.md)
   parallel_for(runs.count(), threads, [&](int64_t turn) {
     const int64_t run = runs.count() - 1 - turn;
-    update.advance(table, runs.begin(run), runs.end(run), coefficients, chunk_gauges);
+    passes.update(table, runs.begin(run), runs.end(run), coefficients, chunk_move_sums);
   });
-  for (int k = 0; k < update.gauges; ++k) {
-    gauges[k] = 0.0;
+  for (int k = 0; k < passes.move_sums; ++k) {
+    move_sums[k] = 0.0;
     for (int64_t chunk = 0; chunk < table.num_chunks; ++chunk)
-      gauges[k] += chunk_gauges[update.gauges * chunk + k];
+      move_sums[k] += chunk_move_sums[passes.move_sums * chunk + k];
   }
   for (int64_t chunk = 0; chunk < table.num_chunks; chunk = runs.end_of_tensor(chunk))
     count_step(table.rows[table.chunks[chunk].row]);
 }
 
-void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, int threads) {
   if (!active(coefficients)) return;
-  const DirectKernel kernel = kernels().update(dtype, rule).direct;
+  const UpdateStateKernel kernel = kernels().passes(dtype, rule).update_state;
   const Runs runs(table, threads);
   parallel_for(runs.count(), threads, [&](int64_t turn) {
     const int64_t run = runs.count() - 1 - turn;
@@ -160,27 +160,27 @@ void direct(const Table& table, DType dtype, RuleId rule, const double* coeffici
     end_tensor(table, chunk, runs.end_of_tensor(chunk), chunk_norms, norms);
 }
 
-void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
           const double* norms, int threads) {
   if (!active(coefficients)) return;
-  const MoveKernel kernel = kernels().update(dtype, rule).move;
+  const ApplyKernel kernel = kernels().passes(dtype, rule).apply;
   const Runs runs(table, threads);
   parallel_for(runs.count(), threads, [&](int64_t run) {
     kernel(table, runs.begin(run), runs.end(run), coefficients, norms);
   });
 }
 
-void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void update_state_then_apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
                      double* chunk_norms, double* norms, int threads) {
   if (!active(coefficients)) return;
-  const UpdateKernels update = kernels().update(dtype, rule);
+  const Passes passes = kernels().passes(dtype, rule);
   const Runs runs(table, threads);
   parallel_for(runs.count(), threads, [&](int64_t turn) {
     runs.for_each_tensor(runs.count() - 1 - turn, [&](int64_t begin, int64_t end) {
-      update.direct(table, begin, end, coefficients, chunk_norms);
+      passes.update_state(table, begin, end, coefficients, chunk_norms);
       if (!runs.whole(begin, end)) return;
       end_tensor(table, begin, end, chunk_norms, norms);
-      update.move(table, begin, end, coefficients, norms);
+      passes.apply(table, begin, end, coefficients, norms);
     });
   });
   for (int64_t run = 0, ended = 0; run < runs.count(); ++run) {
@@ -192,7 +192,7 @@ void direct_and_move(const Table& table, DType dtype, RuleId rule, const double*
   }
   parallel_for(runs.count(), threads, [&](int64_t run) {
     runs.for_each_tensor(run, [&](int64_t begin, int64_t end) {
-      if (!runs.whole(begin, end)) update.move(table, begin, end, coefficients, norms);
+      if (!runs.whole(begin, end)) passes.apply(table, begin, end, coefficients, norms);
     });
   });
 }

@@ -22,24 +22,24 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 // Decides on the step of a rule whose coefficients are the user's settings. Adds up ‖g‖² over the
 // slots, if there are any, and fills `active` and `grad_scale` of every group's coefficients, which
 // are `words` doubles each. A non-finite norm or found_inf skips the step.
-void gate(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
+void decide(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
           GateState* state, int64_t num_groups, int64_t words, double* coefficients);
 
 // The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
 // are not active.
-//   advance: all at once. Counts the step, and leaves in `gauges` what the rule sums of the move.
-//   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
-//   move:    the parameters, after direct.
-//   direct_and_move: both; a tensor that lies in one thread's run is moved straight after its state,
+//   update: all at once. Counts the step, and leaves in `move_sums` what the rule sums of the move.
+//   update_state: the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
+//   apply:   the parameters, after update_state.
+//   update_state_then_apply: both; a tensor that lies in one thread's run is moved straight after its state,
 //            while the caches still have some of it.
-// chunk_norms, chunk_gauges: room for two doubles a chunk.
-void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_gauges, double* gauges, int threads);
-void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+// chunk_norms, chunk_move_sums: room for two doubles a chunk.
+void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             double* chunk_move_sums, double* move_sums, int threads);
+void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, int threads);
-void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
           const double* norms, int threads);
-void direct_and_move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void update_state_then_apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
                      double* chunk_norms, double* norms, int threads);
 
 // Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.

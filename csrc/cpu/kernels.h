@@ -14,28 +14,28 @@ using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, d
                                float* sketch);
 
 // groups: coefficients of each parameter group, of the rule's own type. norms: for each chunk of the
-// table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor. chunk_gauges: for each
-// chunk the sums that the rule gauges, if it does.
-using AdvanceKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
-                               double* chunk_gauges);
-using DirectKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+// table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor. chunk_move_sums: for each
+// chunk the rule's sums of the move, if it has any.
+using UpdateKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+                               double* chunk_move_sums);
+using UpdateStateKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
                               double* chunk_norms);
-using MoveKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
+using ApplyKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
                             const double* row_norms);
 
 // The rule in one pass, the last chunk first; or in two: state and norms, then the parameters, each
 // from the end at which the pass before has stopped. Null where a rule does not offer it.
-struct UpdateKernels {
-  AdvanceKernel advance;
-  DirectKernel direct;
-  MoveKernel move;
-  int gauges = 0;                 // sums that `advance` leaves of each chunk
+struct Passes {
+  UpdateKernel update;
+  UpdateStateKernel update_state;
+  ApplyKernel apply;
+  int move_sums = 0;                 // sums that `update` leaves of each chunk
 };
 
 struct KernelSet {
   const char* name;
   MeasureKernel (*measure)(DType dtype, Measure what, bool nonzero);
-  UpdateKernels (*update)(DType dtype, RuleId rule);
+  Passes (*passes)(DType dtype, RuleId rule);
 };
 
 // The best set this processor can run.

@@ -36,9 +36,9 @@ struct States {
   }
 };
 
-// One block of elements; `sums` has room for what the rule gauges.
+// One block of elements; `sums` has room for the rule's sums of the move.
 template <class Rule, class Parameter, class G, class Lanes>
-YFK_FN void advance(const States<Rule>& states, const Rule& rule, const Parameter& param,
+YFK_FN void update(const States<Rule>& states, const Rule& rule, const Parameter& param,
                     const G* g, int64_t i, Lanes lanes, Floats* sums) {
   const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
   Floats state[Rule::kStates];
@@ -46,36 +46,36 @@ YFK_FN void advance(const States<Rule>& states, const Rule& rule, const Paramete
   const Floats u = rule.direction(grad, p, state);
   const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
   // before anything is written: behind a store the compiler would work out all of it again
-  if constexpr (Rule::kGauges > 0) rule.gauge(grad, p, moved, state, sums);
+  if constexpr (Rule::kMoveSums > 0) rule.move_sums(grad, p, moved, state, sums);
   param.write(i, moved, lanes);
   states.write(i, state, lanes);
 }
 
 template <class Rule, class Parameter, class G>
-YFK_FN void advance(const Piece& piece, double step, const Rule& rule, const Parameter& param,
-                    const G* g, double* gauges) {
+YFK_FN void update(const Piece& piece, double step, const Rule& rule, const Parameter& param,
+                    const G* g, double* move_sums) {
   const States<Rule> states(piece, step);
-  if constexpr (Rule::kGauges == 0) {
+  if constexpr (Rule::kMoveSums == 0) {
     for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
-      advance(states, rule, param, g, i, lanes, nullptr);
+      update(states, rule, param, g, i, lanes, nullptr);
     });
   } else {
-    Sums sums[Rule::kGauges];
+    Sums sums[Rule::kMoveSums];
     for (Sums& sum : sums) sum = no_sums();
     for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
-      Floats run[Rule::kGauges];
+      Floats run[Rule::kMoveSums];
       for (Floats& sum : run) sum = zeros();
       for_each_block<kLanes>(count, [&](int64_t j, auto lanes) YFK_INLINE_BODY {
-        advance(states, rule, param, g, i + j, lanes, run);
+        update(states, rule, param, g, i + j, lanes, run);
       });
-      for (int k = 0; k < Rule::kGauges; ++k) add(&sums[k], run[k]);
+      for (int k = 0; k < Rule::kMoveSums; ++k) add(&sums[k], run[k]);
     });
-    for (int k = 0; k < Rule::kGauges; ++k) gauges[k] = total(sums[k]);
+    for (int k = 0; k < Rule::kMoveSums; ++k) move_sums[k] = total(sums[k]);
   }
 }
 
 template <class Rule, class Parameter, class G>
-YFK_FN void direct(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
+YFK_FN void update_state(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
                    double* norms) {
   const States<Rule> states(piece, 0.0);
   Sums p_sq = no_sums(), u_sq = no_sums();
@@ -98,7 +98,7 @@ YFK_FN void direct(const Piece& piece, const Rule& rule, const Parameter& param,
 }
 
 template <class Rule, class Parameter>
-YFK_FN void move(const Piece& piece, const Rule& rule, const Parameter& param) {
+YFK_FN void apply(const Piece& piece, const Rule& rule, const Parameter& param) {
   const States<Rule> states(piece, 0.0);
   for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats p = param.read(i, lanes);
@@ -127,23 +127,23 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
 }
 
 template <class P, class Rule>
-void advance_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
-                    double* chunk_gauges) {
+void update_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+                    double* chunk_move_sums) {
   for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
     const Piece piece = piece_of(table, chunk);
     const auto* g = piece.column<const P>(kGrad);
-    double* gauges = chunk_gauges + Rule::kGauges * chunk;
-    std::fill_n(gauges, Rule::kGauges, 0.0);
+    double* move_sums = chunk_move_sums + Rule::kMoveSums * chunk;
+    std::fill_n(move_sums, Rule::kMoveSums, 0.0);
     if (!piece.row.column[kGrad]) continue;
     const double step = piece.steps() + 1.0;
     const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
     with_parameter<P>(piece, step,
-                      [&](const auto& param) { advance(piece, step, rule, param, g, gauges); });
+                      [&](const auto& param) { update(piece, step, rule, param, g, move_sums); });
   }
 }
 
 template <class P, class Rule>
-void direct_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+void update_state_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
                    double* chunk_norms) {
   for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
     const Piece piece = piece_of(table, chunk);
@@ -152,13 +152,13 @@ void direct_chunks(const Table& table, int64_t begin, int64_t end, const double*
     const double step = piece.steps() + 1.0;
     const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
     with_parameter<P>(piece, step, [&](const auto& param) {
-      direct(piece, rule, param, g, chunk_norms + 2 * chunk);
+      update_state(piece, rule, param, g, chunk_norms + 2 * chunk);
     });
   }
 }
 
 template <class P, class Rule>
-void move_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
+void apply_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
                  const double* row_norms) {
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const Piece piece = piece_of(table, chunk);
@@ -167,20 +167,20 @@ void move_chunks(const Table& table, int64_t begin, int64_t end, const double* g
     const auto& group = coefficients<Rule>(piece, groups);
     const double* norms = row_norms + 2 * table.chunks[chunk].row;
     const Rule rule(group, step, Rule::trust_ratio(group, norms[0], norms[1]));
-    with_parameter<P>(piece, step, [&](const auto& param) { move(piece, rule, param); });
+    with_parameter<P>(piece, step, [&](const auto& param) { apply(piece, rule, param); });
   }
 }
 
 template <class P, class Rule>
-constexpr UpdateKernels kOnePass = {advance_chunks<P, Rule>, nullptr, nullptr, Rule::kGauges};
+constexpr Passes kOnePass = {update_chunks<P, Rule>, nullptr, nullptr, Rule::kMoveSums};
 template <class P, class Rule>
-constexpr UpdateKernels kTwoPasses = {nullptr, direct_chunks<P, Rule>, move_chunks<P, Rule>};
+constexpr Passes kTwoPasses = {nullptr, update_state_chunks<P, Rule>, apply_chunks<P, Rule>};
 template <class P, class Rule>
-constexpr UpdateKernels kEither = {advance_chunks<P, Rule>, direct_chunks<P, Rule>,
-                                   move_chunks<P, Rule>};
+constexpr Passes kEither = {update_chunks<P, Rule>, update_state_chunks<P, Rule>,
+                                   apply_chunks<P, Rule>};
 
 template <class P>
-UpdateKernels kernels_for(RuleId rule) {
+Passes kernels_for(RuleId rule) {
   switch (rule) {
     case RuleId::kYellowFin: break;
     case RuleId::kYellowFinSketch: return kEither<P, YellowFin<false>>;
@@ -196,7 +196,7 @@ UpdateKernels kernels_for(RuleId rule) {
 
 }  // namespace
 
-UpdateKernels update_kernels(DType dtype, RuleId rule) {
+Passes passes_of(DType dtype, RuleId rule) {
   switch (dtype) {
     case DType::kFloat32: break;
     case DType::kBFloat16: return kernels_for<BFloat16>(rule);

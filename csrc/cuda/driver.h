@@ -36,11 +36,11 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
 // Measure::kNorm, and the gate by the last block to be done: one launch. The slots of this table
 // are among those of `gate`, and all others have been measured on the same stream. `ticket` is zero
 // before and zero again afterwards.
-void measure_then_gate(const Table& table, DType dtype, int64_t num_slots, double* partials,
+void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
                        const GateArguments& gate, unsigned* ticket, Queue queue);
 
 // The gate alone.
-void gate(const GateArguments& gate, Queue queue);
+void decide(const GateArguments& gate, Queue queue);
 
 // Adds up the slots in order and runs the tuner, in one launch. grad_scale and found_inf are
 // GradScaler's float32 scalars or null. `scratch` is kTile + 1 doubles: room for the sum of each of
@@ -52,19 +52,19 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 
 // The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
 // are not active.
-//   advance: all at once. Counts the step, and leaves in `gauges` what the rule sums of the move.
-//   direct:  the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
-//   move:    the parameters, after direct.
-// chunk_norms, chunk_gauges: room for two doubles a chunk. tickets: a word for each row of the table,
+//   update: all at once. Counts the step, and leaves in `move_sums` what the rule sums of the move.
+//   update_state: the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
+//   apply:   the parameters, after update_state.
+// chunk_norms, chunk_move_sums: room for two doubles a chunk. tickets: a word for each row of the table,
 // zero before and zero again afterwards, by which the last block to be done with a tensor knows that
 // it is: it counts the step, and in direct adds up the tensor's chunks in order. ticket: the same for
-// the whole table, whose last block adds up the gauges.
-void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_gauges, double* gauges, unsigned* tickets, unsigned* ticket,
+// the whole table, whose last block adds up the move_sums.
+void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
              Queue queue);
-void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
-void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
           const double* norms, Queue queue);
 
 // destination[i * stride] = words[i], with the words carried in kernel arguments: no copy to wait

@@ -7,12 +7,12 @@ namespace cuda {
 namespace {
 
 __global__ void __launch_bounds__(kWarp) gate_kernel(GateArguments arguments) {
-  judge_step(arguments);
+  decide_step(arguments);
 }
 
 }  // namespace
 
-void gate(const GateArguments& arguments, Queue queue) {
+void decide(const GateArguments& arguments, Queue queue) {
   const DeviceGuard guard(queue.device);
   YFK_LAUNCH(gate_kernel, 1, kWarp, 0, stream_of(queue), arguments);
 }

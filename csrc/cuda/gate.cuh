@@ -11,7 +11,7 @@ namespace cuda {
 // the first-level cache, in an order that depends on their number alone. All lanes come to the same
 // verdict, and each applies it to its share of the groups: one lane alone would wait for memory at
 // every group.
-__device__ __forceinline__ void judge_step(const GateArguments& a) {
+__device__ __forceinline__ void decide_step(const GateArguments& a) {
   double norm_sq = 0.0;
   for (int64_t slot = threadIdx.x; slot < a.num_slots; slot += kWarp)
     norm_sq += __ldcg(a.partials + slot * kSums);

@@ -1,11 +1,11 @@
 // LAMB: a pass for moments and norms, then one for the parameters.
-#include "move.cuh"
+#include "apply.cuh"
 
 namespace yfk {
 namespace cuda {
 
 Passes lamb_passes(DType dtype) {
-  return {nullptr, direct_pass<LAMB>(dtype), move_pass<LAMB>(dtype)};
+  return {nullptr, update_state_pass<LAMB>(dtype), apply_pass<LAMB>(dtype)};
 }
 
 }  // namespace cuda

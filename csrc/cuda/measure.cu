@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kBlock, 2)
     if (!ticket || threadIdx.x >= kWarp) return;
     // thread 0 has written the one sum that the gate wants
     const bool last = threadIdx.x == 0 && thread_arrives_last(ticket, gridDim.x);
-    if (told_by(0, last)) judge_step(gate);
+    if (told_by(0, last)) decide_step(gate);
   }
 }
 
@@ -223,7 +223,7 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
   measure_of(dtype, what, table, num_slots, partials, sketches, {}, nullptr, queue);
 }
 
-void measure_then_gate(const Table& table, DType dtype, int64_t num_slots, double* partials,
+void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
                        const GateArguments& gate, unsigned* ticket, Queue queue) {
   measure_of(dtype, Measure::kNorm, table, num_slots, partials, nullptr, gate, ticket, queue);
 }

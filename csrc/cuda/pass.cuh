@@ -1,4 +1,4 @@
-// What the passes of a rule over a table have in common (advance.cuh, direct.cuh, move.cuh).
+// What the passes of a rule over a table have in common (update.cuh, update_state.cuh, apply.cuh).
 //
 // A grid as large as the device holds strides over the chunks, and a block's warps share what it
 // meets (Deal). A thread takes eight elements of each column at a time: in float32 that is two

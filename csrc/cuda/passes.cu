@@ -18,24 +18,24 @@ static Passes passes_of(RuleId rule, DType dtype) {
   return yellowfin_passes(dtype);
 }
 
-void advance(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_gauges, double* gauges, unsigned* tickets, unsigned* ticket,
+void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+             double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
              Queue queue) {
   if (table.num_chunks == 0) return;
   passes_of(rule, dtype)
-      .advance(table, coefficients, chunk_gauges, gauges, tickets, ticket, queue);
+      .update(table, coefficients, chunk_move_sums, move_sums, tickets, ticket, queue);
 }
 
-void direct(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
             double* chunk_norms, double* norms, unsigned* tickets, Queue queue) {
   if (table.num_chunks == 0) return;
-  passes_of(rule, dtype).direct(table, coefficients, chunk_norms, norms, tickets, queue);
+  passes_of(rule, dtype).update_state(table, coefficients, chunk_norms, norms, tickets, queue);
 }
 
-void move(const Table& table, DType dtype, RuleId rule, const double* coefficients,
+void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
           const double* norms, Queue queue) {
   if (table.num_chunks == 0) return;
-  passes_of(rule, dtype).move(table, coefficients, norms, queue);
+  passes_of(rule, dtype).apply(table, coefficients, norms, queue);
 }
 
 }  // namespace cuda

@@ -7,19 +7,19 @@
 namespace yfk {
 namespace cuda {
 
-using AdvancePass = void (*)(const Table& table, const double* coefficients, double* chunk_gauges,
-                             double* gauges, unsigned* tickets, unsigned* ticket,
+using UpdatePass = void (*)(const Table& table, const double* coefficients, double* chunk_move_sums,
+                             double* move_sums, unsigned* tickets, unsigned* ticket,
                              const Queue& queue);
-using DirectPass = void (*)(const Table& table, const double* coefficients, double* chunk_norms,
+using UpdateStatePass = void (*)(const Table& table, const double* coefficients, double* chunk_norms,
                             double* norms, unsigned* tickets, const Queue& queue);
-using MovePass = void (*)(const Table& table, const double* coefficients, const double* norms,
+using ApplyPass = void (*)(const Table& table, const double* coefficients, const double* norms,
                           const Queue& queue);
 
 // Null where a rule does not offer it.
 struct Passes {
-  AdvancePass advance;
-  DirectPass direct;
-  MovePass move;
+  UpdatePass update;
+  UpdateStatePass update_state;
+  ApplyPass apply;
 };
 
 Passes yellowfin_passes(DType dtype);

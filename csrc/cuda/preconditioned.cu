@@ -1,15 +1,15 @@
 // YellowFin with a preconditioner, in one pass.
-#include "advance.cuh"
+#include "update.cuh"
 
 namespace yfk {
 namespace cuda {
 
 Passes yellowfin_diagonal_passes(DType dtype) {
-  return {advance_pass<PreconditionedYellowFin<false>>(dtype), nullptr, nullptr};
+  return {update_pass<PreconditionedYellowFin<false>>(dtype), nullptr, nullptr};
 }
 
 Passes yellowfin_compact_passes(DType dtype) {
-  return {advance_pass<PreconditionedYellowFin<true>>(dtype), nullptr, nullptr};
+  return {update_pass<PreconditionedYellowFin<true>>(dtype), nullptr, nullptr};
 }
 
 }  // namespace cuda

@@ -1,10 +1,10 @@
 // QHAdam: one pass.
-#include "advance.cuh"
+#include "update.cuh"
 
 namespace yfk {
 namespace cuda {
 
-Passes qhadam_passes(DType dtype) { return {advance_pass<QHAdam>(dtype), nullptr, nullptr}; }
+Passes qhadam_passes(DType dtype) { return {update_pass<QHAdam>(dtype), nullptr, nullptr}; }
 
 }  // namespace cuda
 }  // namespace yfk

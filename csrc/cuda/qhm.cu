@@ -1,10 +1,10 @@
 // QHM: one pass.
-#include "advance.cuh"
+#include "update.cuh"
 
 namespace yfk {
 namespace cuda {
 
-Passes qhm_passes(DType dtype) { return {advance_pass<QHM>(dtype), nullptr, nullptr}; }
+Passes qhm_passes(DType dtype) { return {update_pass<QHM>(dtype), nullptr, nullptr}; }
 
 }  // namespace cuda
 }  // namespace yfk

@@ -1,11 +1,11 @@
 // YellowFin's robust mode with one step size, in one pass.
-#include "advance.cuh"
+#include "update.cuh"
 
 namespace yfk {
 namespace cuda {
 
 Passes yellowfin_robust_passes(DType dtype) {
-  return {advance_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
+  return {update_pass<YellowFin<false, true>>(dtype), nullptr, nullptr};
 }
 
 }  // namespace cuda

@@ -1,19 +1,19 @@
 // YellowFin as published, in one pass or, with trust ratios, in two.
-#include "advance.cuh"
-#include "move.cuh"
+#include "update.cuh"
+#include "apply.cuh"
 
 namespace yfk {
 namespace cuda {
 
 // The averages have no part in the move.
 Passes yellowfin_passes(DType dtype) {
-  return {advance_pass<YellowFin<true>>(dtype), direct_pass<YellowFin<true>>(dtype),
-          move_pass<YellowFin<false>>(dtype)};
+  return {update_pass<YellowFin<true>>(dtype), update_state_pass<YellowFin<true>>(dtype),
+          apply_pass<YellowFin<false>>(dtype)};
 }
 
 Passes yellowfin_sketch_passes(DType dtype) {
-  return {advance_pass<YellowFin<false>>(dtype), direct_pass<YellowFin<false>>(dtype),
-          move_pass<YellowFin<false>>(dtype)};
+  return {update_pass<YellowFin<false>>(dtype), update_state_pass<YellowFin<false>>(dtype),
+          apply_pass<YellowFin<false>>(dtype)};
 }
 
 }  // namespace cuda

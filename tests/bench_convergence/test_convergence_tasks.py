@@ -14,12 +14,12 @@ import torch
 
 from bench.convergence import finetuning
 from bench.convergence.tasks import TASKS, add_cifar, data_of
-from yfkernels.workloads.cifar import FILES, cifar_resnet
-from yfkernels.workloads.convex import noisy_logistic, quadratic
-from yfkernels.workloads.examples import ExamplesTask
-from yfkernels.workloads.regression import deep_linear
-from yfkernels.workloads.text import CONTEXT, VOCABULARY, text_lstm, text_transformer
-from yfkernels.workloads.training import Task, train
+from yfkernels.lab.workloads.cifar import FILES, cifar_resnet
+from yfkernels.lab.workloads.convex import noisy_logistic, quadratic
+from yfkernels.lab.workloads.examples import ExamplesTask
+from yfkernels.lab.workloads.regression import deep_linear
+from yfkernels.lab.workloads.text import CONTEXT, VOCABULARY, text_lstm, text_transformer
+from yfkernels.lab.workloads.training import Task, train
 
 NEW = [noisy_logistic, quadratic, deep_linear, text_lstm, text_transformer]
 
@@ -173,7 +173,7 @@ def test_cifar_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class
     assert 269_000 < sum(weight.numel() for weight in model.parameters()) < 280_000
     assert 0.5 < task.loss(model, (images, labels)).item() / math.log(classes) < 2.0
     assert 0.0 <= task.evaluate(model).accuracy <= 1.0
-    monkeypatch.setattr("yfkernels.workloads.cifar.HELD_OUT", 50)
+    monkeypatch.setattr("yfkernels.lab.workloads.cifar.HELD_OUT", 50)
     held = task.held_out()
     assert len(held.test[0]) == 50
     for whole, kept, last in zip(task.training, held.training, held.test):
@@ -181,7 +181,7 @@ def test_cifar_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class
 
 
 def test_cifar_images_are_shifted_or_mirrored_only() -> None:
-    from yfkernels.workloads.cifar import PADDING, _varied
+    from yfkernels.lab.workloads.cifar import PADDING, _varied
 
     image = torch.arange(32.0 * 32).add(1).reshape(1, 1, 32, 32).expand(64, 3, -1, -1)
     varied = _varied(image, torch.Generator().manual_seed(0))

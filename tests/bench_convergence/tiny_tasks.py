@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 
 from bench.convergence.tasks import Entry
-from yfkernels.workloads.examples import ExamplesTask
+from yfkernels.lab.workloads.examples import ExamplesTask
 
 STEPS = 60
 

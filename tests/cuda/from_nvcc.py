@@ -70,7 +70,7 @@ def _variants(function: str, dtype: str | None, arguments: str) -> tuple[str, ..
     name = next((name for part, name in _VARIANTS.items() if part in arguments), None)
     if name is None:
         return ()
-    if function == "move":
+    if function == "apply":
         name = name.removesuffix("_sketch")  # serves both variances
     if function in UPDATES and dtype != "float32":
         return f"{name} master", f"{name} rounded"

@@ -10,7 +10,7 @@ from sass import Code, Function
 
 ARCHS = (80, 90, 100)
 
-UPDATES = ("advance", "direct", "move")
+UPDATES = ("update", "update_state", "apply")
 
 # Float32 operations on an element, a fused multiply-add being two: the sums of csrc/cuda/measure.cu
 # and the rules of csrc/rules.h. They tell how many elements a loop takes at a time, whatever it
@@ -19,24 +19,24 @@ _FLOPS = {
     ("measure", "norm"): 2,
     ("measure", "average"): 6,
     ("measure", "sketch"): 3,
-    ("advance", "yellowfin"): 13,
-    ("advance", "yellowfin_sketch"): 10,
-    ("advance", "yellowfin_robust"): 14,
-    ("advance", "qhm"): 12,
-    ("direct", "yellowfin"): 14,
-    ("direct", "yellowfin_sketch"): 11,
-    ("move", "yellowfin"): 3,
+    ("update", "yellowfin"): 13,
+    ("update", "yellowfin_sketch"): 10,
+    ("update", "yellowfin_robust"): 14,
+    ("update", "qhm"): 12,
+    ("update_state", "yellowfin"): 14,
+    ("update_state", "yellowfin_sketch"): 11,
+    ("apply", "yellowfin"): 3,
 }
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
 # These have one division an element, by a reciprocal, which tells the same.
 DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal", "yellowfin_compact")
-GAUGING = ("yellowfin_robust", "yellowfin_diagonal", "yellowfin_compact")
+SUMMING = ("yellowfin_robust", "yellowfin_diagonal", "yellowfin_compact")
 # Their last state is in 8-bit codes.
 CODED = ("yellowfin_compact",)
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
-_TRITON_TILES = {"measure": 4096, "advance": 2048, "direct": 2048, "move": 2048}
+_TRITON_TILES = {"measure": 4096, "update": 2048, "update_state": 2048, "apply": 2048}
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Kernel:
         return self.function in _TRITON_TILES
 
     @property
-    def gauges(self) -> bool:
+    def move_sums(self) -> bool:
         """Whether it leaves sums of the move for the tuner."""
-        return any(variant.split()[0] in GAUGING for variant in self.variants)
+        return any(variant.split()[0] in SUMMING for variant in self.variants)
 
     @property
     def divides(self) -> bool:
@@ -123,7 +123,7 @@ class Kernel:
             return len(loop.reciprocals)
         name, *form = variant.split()
         flops = _FLOPS[self.function, name]
-        if form == ["rounded"] and self.function != "direct" and self.dtype:
+        if form == ["rounded"] and self.function != "update_state" and self.dtype:
             flops += _ROUNDING_FLOPS[self.dtype]
         return loop.flops / flops
 

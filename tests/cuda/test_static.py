@@ -15,7 +15,7 @@ HALVES = ("bfloat16", "float16")
 # By dtype measure for three sums, advance for seven rules, direct for three and move for two; then
 # tune by variance (Triton: and by log_smooth), gate and write_words for few words and for many.
 CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2
-# Triton: measure, measure_then_gate, gate, write, every update of float32 and of bfloat16 with a
+# Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one.
 TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2
 
@@ -47,11 +47,11 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
     name, *form = variant.split()
     param = plain + (4 if form == ["master"] else 0)
     states = STATES[name]
-    if function == "advance":
+    if function == "update":
         return Traffic(read=plain + param + states, written=param + states)
-    if function == "direct":
+    if function == "update_state":
         return Traffic(read=plain + param + states, written=states)
-    assert function == "move"
+    assert function == "apply"
     recalled = 4 if name == "yellowfin" else states  # the velocity alone
     return Traffic(read=param + recalled, written=param)
 
@@ -83,20 +83,22 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
     """So many that their loads hide the memory's latency; every kernel fits at all."""
     enough = {
         ("CUDA", "measure"): 1024,
-        ("CUDA", "advance"): 1024,
-        ("CUDA", "direct"): 768,
-        ("CUDA", "move"): 1024,
+        ("CUDA", "update"): 1024,
+        ("CUDA", "update_state"): 768,
+        ("CUDA", "apply"): 1024,
         ("Triton", "measure"): 512,  # two slots for each multiprocessor
-        ("Triton", "advance"): 768,
-        ("Triton", "direct"): 512,
-        ("Triton", "move"): 768,
+        ("Triton", "update"): 768,
+        ("Triton", "update_state"): 512,
+        ("Triton", "apply"): 768,
     }
     few = {
         str(kernel): kernel.resident
         for kernel in kernels
         if kernel.resident < enough.get((kernel.backend, kernel.function), kernel.block)
         # sums of the move take registers
-        and not (kernel.gauges and kernel.resident >= {"CUDA": 768, "Triton": 512}[kernel.backend])
+        and not (
+            kernel.move_sums and kernel.resident >= {"CUDA": 768, "Triton": 512}[kernel.backend]
+        )
     }
     assert few == {}
 
@@ -136,15 +138,15 @@ def test_bytes_of_the_specification() -> None:
         key: sum(vars(expected(*key, "float32")).values())
         for key in [
             *(("measure", what) for what in ("norm", "average", "sketch")),
-            *(("advance", rule) for rule in ("yellowfin", "yellowfin_sketch", "qhm", "qhadam")),
-            *(("direct", "lamb"), ("move", "lamb")),
+            *(("update", rule) for rule in ("yellowfin", "yellowfin_sketch", "qhm", "qhadam")),
+            *(("update_state", "lamb"), ("apply", "lamb")),
         ]
     }
-    assert of["measure", "norm"] + of["direct", "lamb"] + of["move", "lamb"] == 4 + 24 + 16
-    assert of["advance", "qhm"] == 20
-    assert of["advance", "qhadam"] == 28
-    assert of["measure", "average"] + of["advance", "yellowfin"] == 36
-    assert of["measure", "sketch"] + of["advance", "yellowfin_sketch"] == 24
+    assert of["measure", "norm"] + of["update_state", "lamb"] + of["apply", "lamb"] == 4 + 24 + 16
+    assert of["update", "qhm"] == 20
+    assert of["update", "qhadam"] == 28
+    assert of["measure", "average"] + of["update", "yellowfin"] == 36
+    assert of["measure", "sketch"] + of["update", "yellowfin_sketch"] == 24
 
 
 def test_loads_in_flight(cuda_kernels: list[Kernel]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from from_triton import environment
 
 # Of advance there are three rules, of measure two sums and the one with the gate.
-VARIANTS = {"advance": 3, "direct": 1, "gate": 1, "measure": 3, "move": 1, "write": 1}
+VARIANTS = {"update": 3, "update_state": 1, "gate": 1, "measure": 3, "apply": 1, "write": 1}
 VARIANTS |= {"preconditioned_tune": 1, "yellowfin_tune": 1}
 
 

@@ -40,13 +40,13 @@ from yfkernels.ops.rules import (
     Rule,
 )
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
-from yfkernels.ops.triton import judge, measurement, preconditioned, tune, update, words
+from yfkernels.ops.triton import gate, measurement, preconditioned, tune, update, words
 from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The rules of each pass; yellowfin_sketch moves as yellowfin does.
 RULES = {
-    "advance": (
+    "update": (
         YELLOWFIN,
         YELLOWFIN_SKETCH,
         YELLOWFIN_ROBUST,
@@ -55,14 +55,14 @@ RULES = {
         QHM,
         QHADAM,
     ),
-    "direct": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB),
-    "move": (YELLOWFIN, LAMB),
+    "update_state": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB),
+    "apply": (YELLOWFIN, LAMB),
 }
 # Those that need most registers, which stand for the rest in the other forms of a parameter.
 LARGEST = {
-    "advance": (QHADAM, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL),
-    "direct": (LAMB,),
-    "move": (LAMB,),
+    "update": (QHADAM, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL),
+    "update_state": (LAMB,),
+    "apply": (LAMB,),
 }
 FORMS = {
     (torch.float32, None): RULES,
@@ -118,17 +118,17 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
 
 
 MEASURE = measurement.measure = Ahead(measurement.measure)
-GATE = judge.gate = Ahead(judge.gate)
-ADVANCE = update.advance = Ahead(update.advance)
-DIRECT = update.direct = Ahead(update.direct)
-MOVE = update.move = Ahead(update.move)
+GATE = gate.gate = Ahead(gate.gate)
+UPDATE = update.update = Ahead(update.update)
+UPDATE_STATE = update.update_state = Ahead(update.update_state)
+APPLY = update.apply = Ahead(update.apply)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
 TUNE_PRECONDITIONED = preconditioned.preconditioned_tune = Ahead(preconditioned.preconditioned_tune)
 WRITE = words.write = Ahead(words.write)
 LAUNCHES = {
-    "advance": (update.launch_advance, ADVANCE),
-    "direct": (update.launch_direct, DIRECT),
-    "move": (update.launch_move, MOVE),
+    "update": (update.launch_update, UPDATE),
+    "update_state": (update.launch_update_state, UPDATE_STATE),
+    "apply": (update.launch_apply, APPLY),
 }
 
 # Every kernel by function, dtype and variant.
@@ -158,8 +158,8 @@ def compile_measurements() -> Kernels:
     table = table_of(LAMB, torch.float32, None)
     memory = (torch.zeros(len(GATE_STATE), dtype=torch.float64), coefficients_of(LAMB))
     measurement.launch_with_gate(table, PARTIALS, PARTIALS, *SCALARS, *memory)
-    kernels["measure_then_gate", "float32", None] = MEASURE.compiled
-    judge.launch(PARTIALS, *SCALARS, *memory)
+    kernels["measure_then_decide", "float32", None] = MEASURE.compiled
+    gate.launch(PARTIALS, *SCALARS, *memory)
     kernels["gate", None, None] = GATE.compiled
     words.launch_write(torch.zeros(words.WORDS, dtype=torch.int64), [0] * words.WORDS)
     kernels["write", None, None] = WRITE.compiled
@@ -182,10 +182,10 @@ def compile_updates_of_whole_chunks() -> Kernels:
     """Where PIECE is CHUNK: more chunks than programs, and a rule that does not sum by pieces."""
     kernels: Kernels = {}
     for (dtype, form), rules_of in FORMS.items():
-        for function in ("advance", "move"):
+        for function in ("update", "apply"):
             launch, kernel = LAUNCHES[function]
             for rule in rules_of[function]:
-                if rule.gauges and function == "advance":
+                if rule.move_sums and function == "update":
                     continue
                 table = table_of(rule, dtype, form)
                 table.num_chunks = 2**20

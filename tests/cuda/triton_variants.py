@@ -57,8 +57,8 @@ def tables(rule: Rule) -> Iterator[TensorTable]:
             columns |= {Column(Column.STATE + k): torch.zeros(size) for k in range(rule.states)}
             table = TensorTable("triton", [Row(0, 0, 0, columns)])
             table.chunk_size, table.num_chunks, table.num_slots = 4096, chunks, chunks
-            for gauges in places(2):
-                table.gauges = gauges
+            for move_sums in places(2):
+                table.move_sums = move_sums
                 backend.upload(table, Column.GRAD, [grad.data_ptr()])
                 yield table
 
@@ -73,10 +73,10 @@ def take_every_step() -> None:
     for rule in (YELLOWFIN, YELLOWFIN_ROBUST, QHM):
         for table in tables(rule):
             for coefficients in places(1, len(rule.fields)):
-                backend.advance(rule, table, coefficients)
+                backend.update(rule, table, coefficients)
     for table in tables(LAMB):
         for coefficients in places(1, len(LAMB.fields)):
-            backend.direct_and_move(LAMB, table, coefficients)
+            backend.update_state_then_apply(LAMB, table, coefficients)
     for slots in (1, 16, 17):
         for partials in places(slots, len(SUMS)):
             for groups in (1, 2, 16):
@@ -90,7 +90,7 @@ def take_every_step() -> None:
                 torch.zeros(1, len(x)).double() for x in (GATE_STATE, QHM.fields)
             )
             for scaler in scalars():
-                backend.measure_then_gate(table, own, own, *scaler, state[0], coefficients)
+                backend.measure_then_decide(table, own, own, *scaler, state[0], coefficients)
 
 
 def decide(partials: Tensor, groups: int, scaler: tuple[Tensor | None, Tensor | None]) -> None:
@@ -98,7 +98,7 @@ def decide(partials: Tensor, groups: int, scaler: tuple[Tensor | None, Tensor | 
     for state in places(4096 + OPTIONS.state_words):
         for coefficients in places(groups, len(QHM.fields)):
             for measured in (None, partials):
-                backend.gate(measured, *scaler, state, coefficients)
+                backend.decide(measured, *scaler, state, coefficients)
         rows = torch.zeros(groups, len(GROUP_FIELDS), dtype=torch.float64)
         for coefficients in places(groups, len(YELLOWFIN.fields)):
             for preconditioned in (False, True):

@@ -64,7 +64,7 @@ cuda::GateArguments arguments(const std::vector<double>& partials, const Scale& 
 }
 
 void on_cpu(const std::vector<double>& partials, const Scale& scale, Gatekeeper& keeper) {
-  cpu::gate(int64_t(partials.size()) / kSums, partials.data(),
+  cpu::decide(int64_t(partials.size()) / kSums, partials.data(),
             scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
             scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
             keeper.coefficients.data());
@@ -85,7 +85,7 @@ void check_alone(int64_t slots, int groups, bool amp, Random& random) {
     for (const auto& schedule : schedules(random)) {
       cuda_on_cpu::schedule = schedule;
       cuda = before;
-      cuda::gate(arguments(partials, scale, cuda), kQueue);
+      cuda::decide(arguments(partials, scale, cuda), kQueue);
       EXPECT(agree(cuda.values(), cpu.values(), slots == 1 ? 0.0 : 1e-14),
              "step " << step << ", " << slots << " slots, " << groups << " groups, "
                      << name_of(schedule));
@@ -110,7 +110,7 @@ void check_behind_measurement(DType dtype, Random& random) {
     std::fill_n(partials.begin(), kOther * kSums, 0.25);
     Gatekeeper cuda = fresh, cpu = fresh;
     unsigned ticket = 0;
-    cuda::measure_then_gate(model.table(), dtype, kOwn, &partials[kOther * kSums],
+    cuda::measure_then_decide(model.table(), dtype, kOwn, &partials[kOther * kSums],
                             arguments(partials, scale, cuda), &ticket, kQueue);
     on_cpu(partials, scale, cpu);
     EXPECT(agree(cuda.values(), cpu.values(), 1e-14), "not the CPU's with " << name_of(schedule));

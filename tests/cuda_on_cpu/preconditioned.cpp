@@ -35,7 +35,7 @@ void check_preconditioned(Random& random) {
       group.param_gain = 1.0;
       group.average_decay = 0.9 + 0.1 * uniform(random);
       group.average_gain = 1.0 - group.average_decay;
-      group.spike_clip = uniform(random);
+      group.update_clip = uniform(random);
     }
     check_rule({rule, true, false, words_of(groups), in_metric}, random);
   }

@@ -101,7 +101,7 @@ class Stepper {
     cuda::yellowfin_tune(trace_.options, kSlots, partials.data(), sketch, &kLossScale, nullptr,
                          state_.data(), int64_t(kHyper.size()), &kHyper[0].lr,
                          &coefficients_[0].active, scratch.data(), {0, nullptr});
-    cuda::advance(model_.table(), blueprint.dtype,
+    cuda::update(model_.table(), blueprint.dtype,
                   sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin,
                   &coefficients_[0].active, nullptr, nullptr, nullptr, nullptr, {0, nullptr});
   }

@@ -30,7 +30,7 @@ std::vector<GroupHyper> hyper_of(int groups) {
 
 // The slots of one measurement.
 struct Slots {
-  double growth, metric_sq;       // what the update before has gauged
+  double growth, metric_sq;       // what the update before has summed
   std::vector<double> partials;
   std::vector<float> sketches;
 
@@ -74,21 +74,21 @@ struct Tuner {
 
   int64_t groups() const { return int64_t(hyper.size()); }
 
-  void gauge(const Slots& slots) {
+  void move_sums(const Slots& slots) {
     auto* scalars = reinterpret_cast<TunerState*>(state.data());
     scalars->unread_growth = slots.growth;
     scalars->unread_metric_sq = slots.metric_sq;
   }
 
   void step_on_cpu(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
-    gauge(slots);
+    move_sums(slots);
     cpu::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
                         amp ? 1.0 / double(kLossScale) : 1.0, overflow, state.data(), groups(),
                         &hyper[0].lr, &coefficients[0].active);
   }
 
   void step_on_cuda(const TunerOptions& options, const Slots& slots, bool amp, bool overflow) {
-    gauge(slots);
+    move_sums(slots);
     const float scale = kLossScale, found_inf = overflow ? 1.0f : 0.0f;
     cuda::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
                          amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(),

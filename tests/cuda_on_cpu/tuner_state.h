@@ -1,4 +1,4 @@
-// The tuner's memory before the first step, as yfkernels/tuning/yellowfin.py makes it.
+// The tuner's memory before the first step, as yfkernels/tuners/yellowfin.py makes it.
 #pragma once
 
 #include <cstring>

@@ -19,14 +19,14 @@ constexpr cuda::Queue kQueue = {0, nullptr};
 // A model, and what the passes leave beside it. NaN, so that a place that nobody writes shows up.
 struct Side {
   Model model;
-  std::vector<double> chunk_sums, norms, gauges;
+  std::vector<double> chunk_sums, norms, move_sums;
   std::vector<unsigned> tickets;  // of the tensors, then of the table
 
   Side(const Blueprint& blueprint, Alignment alignment)
       : model(blueprint, alignment),
         chunk_sums(2 * model.chunks(), NAN),
         norms(2 * model.tensors(), NAN),
-        gauges(2, NAN),
+        move_sums(2, NAN),
         tickets(model.tensors() + 1, 0) {}
 
   bool tickets_back() const {
@@ -48,7 +48,7 @@ bool near(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 // Sums over elements, and those of the shares' sizes, to which rounding is relative.
-struct Gauged {
+struct Summed {
   std::vector<double> sums, sizes;
 
   void add(const std::vector<double>& shares) {
@@ -60,8 +60,8 @@ struct Gauged {
   }
 };
 
-// As many gauges as were summed.
-bool near(const std::vector<double>& a, const std::vector<double>& b, const Gauged& scale) {
+// As many move_sums as were summed.
+bool near(const std::vector<double>& a, const std::vector<double>& b, const Summed& scale) {
   for (size_t i = 0; i < scale.sizes.size(); ++i)
     if (!(std::fabs(a[i] - b[i]) <= kTolerance * scale.sizes[i])) return false;
   return true;
@@ -79,26 +79,26 @@ class Checker {
   }
 
   void check(const Schedules& schedules) const {
-    if (case_.advances) check_advance(schedules);
-    if (case_.directs) check_direct_and_move(schedules);
+    if (case_.advances) check_update(schedules);
+    if (case_.directs) check_update_state_then_apply(schedules);
   }
 
  private:
   const double* coefficients() const { return case_.coefficients.data(); }
 
-  void on_cuda_advance(Side& side, const double* coefficients) const {
+  void on_cuda_update(Side& side, const double* coefficients) const {
     // a table without a step column needs no tickets
     unsigned* tickets = blueprint_.counts ? side.tickets.data() : nullptr;
-    cuda::advance(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
-                  side.chunk_sums.data(), side.gauges.data(), tickets, &side.tickets.back(),
+    cuda::update(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+                  side.chunk_sums.data(), side.move_sums.data(), tickets, &side.tickets.back(),
                   kQueue);
   }
-  void on_cuda_direct(Side& side, const double* coefficients) const {
-    cuda::direct(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+  void on_cuda_update_state(Side& side, const double* coefficients) const {
+    cuda::update_state(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
                  side.chunk_sums.data(), side.norms.data(), side.tickets.data(), kQueue);
   }
-  void on_cuda_move(Side& side, const double* coefficients, const Side& directed) const {
-    cuda::move(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
+  void on_cuda_apply(Side& side, const double* coefficients, const Side& directed) const {
+    cuda::apply(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
                directed.norms.data(), kQueue);
   }
 
@@ -109,27 +109,27 @@ class Checker {
     EXPECT(got.tickets_back(), "a ticket is not zero again: " << place);
   }
 
-  void check_advance(const Schedules& schedules) const {
+  void check_update(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_), before(blueprint_, alignment_);
-    cpu::advance(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
-                 cpu.chunk_sums.data(), cpu.gauges.data(), 1);
-    const Gauged wanted = gauged(before, cpu);
-    // a half parameter may be newer than its master, or rounded after it was gauged
+    cpu::update(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
+                 cpu.chunk_sums.data(), cpu.move_sums.data(), 1);
+    const Summed wanted = summed(before, cpu);
+    // a half parameter may be newer than its master, or rounded after it was summed
     if (blueprint_.dtype == DType::kFloat32)
-      EXPECT(near(cpu.gauges, wanted.sums, wanted), "the CPU's gauges");
+      EXPECT(near(cpu.move_sums, wanted.sums, wanted), "the CPU's move_sums");
     std::vector<double> first;
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
       Side side(blueprint_, alignment_);
-      on_cuda_advance(side, coefficients());
-      expect_same(side, cpu, "advance");
-      EXPECT(near(side.gauges, cpu.gauges, wanted), "gauges off the CPU's: " << name_of(schedule));
-      if (first.empty()) first = side.gauges;
-      EXPECT(same_bits(side.gauges, first), "gauges change with " << name_of(schedule));
+      on_cuda_update(side, coefficients());
+      expect_same(side, cpu, "update");
+      EXPECT(near(side.move_sums, cpu.move_sums, wanted), "move_sums off the CPU's: " << name_of(schedule));
+      if (first.empty()) first = side.move_sums;
+      EXPECT(same_bits(side.move_sums, first), "move_sums change with " << name_of(schedule));
       if (&schedule != &schedules.back()) continue;
-      on_cuda_advance(side, inactive_.data());
-      expect_same(side, cpu, "skipped advance");
-      EXPECT(same_bits(side.gauges, first), "gauges of a skipped step");
+      on_cuda_update(side, inactive_.data());
+      expect_same(side, cpu, "skipped update");
+      EXPECT(same_bits(side.move_sums, first), "move_sums of a skipped step");
     }
   }
 
@@ -140,46 +140,46 @@ class Checker {
   }
 
   // What the move from one side to the other leaves for the tuner.
-  Gauged gauged(Side& old, Side& moved) const {
-    Gauged all;
-    for (int64_t t = 0; case_.gauge && t < old.model.tensors(); ++t) {
+  Summed summed(Side& old, Side& moved) const {
+    Summed all;
+    for (int64_t t = 0; case_.move_sums && t < old.model.tensors(); ++t) {
       if (!blueprint_.tensors[t].has_grad) continue;
       const double* group = coefficients() + words_ * old.model.row(t).group;
       const auto grad = old.model.read(t, kGrad), before = param(old, t), after = param(moved, t);
       const auto second = old.model.read(t, kGradAvg), steps = old.model.read(t, kStep);
       for (size_t i = 0; i < grad.size(); ++i)
-        all.add(case_.gauge(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
+        all.add(case_.move_sums(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
                                     steps.empty() ? 0.0 : steps[0]}));
     }
     return all;
   }
 
-  void check_direct_and_move(const Schedules& schedules) const {
+  void check_update_state_then_apply(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_);
-    cpu::direct(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
+    cpu::update_state(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
                 cpu.chunk_sums.data(), cpu.norms.data(), 1);
     std::deque<Side> directed;  // a model stays where it is
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
       directed.emplace_back(blueprint_, alignment_);
       Side& side = directed.back();
-      on_cuda_direct(side, coefficients());
-      expect_same(side, cpu, "direct");
+      on_cuda_update_state(side, coefficients());
+      expect_same(side, cpu, "update_state");
       EXPECT(near(side.norms, cpu.norms), "norms off the CPU's with " << name_of(schedule));
       EXPECT(same_bits(side.norms, directed[0].norms), "norms change with " << name_of(schedule));
     }
     Side& last = directed.back();
     const std::vector<double> before = last.norms;
-    on_cuda_direct(last, inactive_.data());
-    on_cuda_move(last, inactive_.data(), cpu);
-    expect_same(last, cpu, "skipped direct and move");
+    on_cuda_update_state(last, inactive_.data());
+    on_cuda_apply(last, inactive_.data(), cpu);
+    expect_same(last, cpu, "skipped update_state and apply");
     EXPECT(same_bits(last.norms, before), "norms of a skipped step");
     // from the same norms on both sides
-    cpu::move(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), cpu.norms.data(), 1);
+    cpu::apply(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), cpu.norms.data(), 1);
     for (size_t i = 0; i < schedules.size(); ++i) {
       cuda_on_cpu::schedule = schedules[i];
-      on_cuda_move(directed[i], coefficients(), cpu);
-      expect_same(directed[i], cpu, "move");
+      on_cuda_apply(directed[i], coefficients(), cpu);
+      expect_same(directed[i], cpu, "apply");
     }
   }
 

@@ -19,11 +19,11 @@ struct RuleCase {
   bool advances, directs;              // the passes it offers
   std::vector<double> coefficients;    // of kGroups parameter groups, as Gate begins them
   // an element's shares in what advance sums for the tuner, from its group's coefficients
-  std::vector<double> (*gauge)(const double* group, const Element& element) = nullptr;
+  std::vector<double> (*move_sums)(const double* group, const Element& element) = nullptr;
 };
 
 // Every pass in all forms that tensors come in: each column to the last bit as the CPU driver
-// leaves it, norms and gauges to rounding, and nothing else touched.
+// leaves it, norms and sums of the move to rounding, and nothing else touched.
 void check_rule(const RuleCase& rule_case, Random& random);
 
 // Coefficients in the order of the groups.

@@ -13,8 +13,8 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from processes import WORLD, Pair
-from resume import (
+from support.processes import WORLD, Pair
+from support.resume import (
     BATCH,
     BUILDS,
     BY_PLACE,

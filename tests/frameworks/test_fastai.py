@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resume import (
+from support.resume import (
     BATCH,
     BUILDS,
     CUT,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from resume import (
+from support.resume import (
     BATCH,
     BUILDS,
     EPOCH,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resume import (
+from support.resume import (
     BATCH,
     BUILDS,
     EPOCH,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from resume import (
+from support.resume import (
     BUILDS,
     EQUALS,
     STEPS,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from resume import (
+from support.resume import (
     BATCH,
     BUILDS,
     CUT,

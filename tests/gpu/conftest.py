@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cases import Target, why_unusable
+from support.cases import Target, why_unusable
 
 
 @pytest.fixture

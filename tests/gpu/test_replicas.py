@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cases import MODES, Target, why_unusable
-from processes import gloo_group
+from support.cases import MODES, Target, why_unusable
+from support.processes import gloo_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

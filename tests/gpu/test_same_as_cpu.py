@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import MODES, Gradients, Group, Target, normal, specs, why_unusable
-from preconditioned_twin import yellowfin_beside
+from support.cases import MODES, Gradients, Group, Target, normal, specs, why_unusable
+from support.preconditioned_twin import yellowfin_beside
 
 from yfkernels import YellowFin
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sharing import LARGE, scope_of, urgency
+from support.sharing import LARGE, scope_of, urgency
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,7 @@ def test_large_ones_are_in_one_scope() -> None:
     ("nodeid", "scope"),
     [
         ("tests/cuda/test_static.py::test_a", "tests/cuda"),
-        ("tests/distributed/test_zero.py::test_a[x]", "tests/distributed"),
+        ("tests/sharding/test_zero.py::test_a[x]", "tests/sharding"),
         ("tests/gpu/test_replicas.py::test_a[x]", "tests/gpu/test_replicas.py::test_a[x]"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import MODES, assert_same_bits, normal
+from support.cases import MODES, assert_same_bits, normal
 
 from yfkernels import YellowFin
 

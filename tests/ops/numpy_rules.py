@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from roundings import SUM_OFF
+from support.roundings import SUM_OFF
 from tables import DEVICE
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def direction(
         d = c["grad_scale"] * g + c["coupled_decay"] * p
         square_avg = c["average_decay"] * s[1] + c["average_gain"] * d * d
         q = metric(c, square_avg, t)
-        v = c["momentum"] * s[0] + c["velocity_gain"] * c["spike_clip"] * d / q
+        v = c["momentum"] * s[0] + c["velocity_gain"] * c["update_clip"] * d / q
         return v, [v, square_avg], c["param_gain"], q
     coupled = 0.0 if c["decoupled"] else c["weight_decay"]
     d = c["grad_scale"] * g
@@ -108,7 +108,7 @@ def metric(c: dict[str, float], square_avg: Array, t: float) -> Array:
     return np.sqrt(square_avg / (1 - c["average_decay"] ** t)) + METRIC_FLOOR
 
 
-def gauges_of(
+def move_sums_of(
     rule: Rule,
     c: dict[str, float],
     g: Array,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from cases import normal
+from support.cases import normal
 from torch import Tensor
 
 from yfkernels.ops import triton as backend

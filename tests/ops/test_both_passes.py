@@ -1,4 +1,4 @@
-"""direct_and_move: the CPU moves a tensor as soon as one thread is done with it.
+"""update_state_then_apply: the CPU moves a tensor as soon as one thread is done with it.
 
 Which tensors those are hangs on the threads and on where the runs of chunks end; the result must
 not. The sizes put tensors inside runs, across their borders and over several of them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal, why_unusable
+from support.cases import Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, YellowFin
 from yfkernels.ops import native
@@ -60,10 +60,10 @@ def test_same_as_one_pass_after_the_other(
         at_once.step()
 
     def one_after_the_other(*arguments: object) -> None:
-        native.direct(*arguments)
-        native.move(*arguments)
+        native.update_state(*arguments)
+        native.apply(*arguments)
 
-    monkeypatch.setattr(native, "direct_and_move", one_after_the_other)
+    monkeypatch.setattr(native, "update_state_then_apply", one_after_the_other)
     torch.set_num_threads(1)
     for _ in range(3):
         in_turn.step()

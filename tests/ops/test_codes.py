@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import Target, memory_order
 from oracle.codes import VALUES, WIDTHS, coded, random_words
+from support.cases import Target, memory_order
 from torch import Tensor
 
 from yfkernels import ops
@@ -54,7 +54,7 @@ def codes_after(
     }
     row = [values[name] for name in YELLOWFIN_COMPACT.fields]
     coefficients = torch.tensor([row], dtype=torch.float64, device=target.device)
-    backend.advance(YELLOWFIN_COMPACT, table, coefficients)
+    backend.update(YELLOWFIN_COMPACT, table, coefficients)
     assert float(columns[Column.STEP]) == taken + 1.0
     return columns[Column(Column.STATE + 1)]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_same_bits
-from kinds import KINDS, Kind
+from support.cases import assert_same_bits
+from support.kinds import KINDS, Kind
 from torch import nn
 
 import yfkernels

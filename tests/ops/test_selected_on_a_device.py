@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import Target, why_unusable
+from support.cases import Target, why_unusable
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = [f"tests/ops/test_triton_{name}.py" for name in ("passes", "tune", "updates")]

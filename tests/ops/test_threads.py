@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from cases import MODES, Target, assert_same_bits, normal, why_unusable
+from support.cases import MODES, Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 from yfkernels.config import config

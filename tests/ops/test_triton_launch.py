@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits
+from support.cases import assert_same_bits
 from tables import DEVICE, Case, draw_table
 from torch import Tensor
 
@@ -59,10 +59,10 @@ class Step:
         if measures:
             size = (self.table.num_slots, len(SUMS))
             own = torch.zeros(size, dtype=torch.float64, device=DEVICE)
-            backend.measure_then_gate(self.table, own, own, *memory)
+            backend.measure_then_decide(self.table, own, own, *memory)
         else:
-            backend.gate(None, *memory)
-        backend.advance(QHM, self.table, self.coefficients)
+            backend.decide(None, *memory)
+        backend.update(QHM, self.table, self.coefficients)
 
     @property
     def all_it_changes(self) -> list[Tensor]:
@@ -96,7 +96,7 @@ def test_what_is_new_in_a_capture_is_named(capture: Capture, rng: np.random.Gene
             step.take(None, None, measures)
         assert_same_bits(before, step.all_it_changes)
     half = Step(torch.bfloat16, rng)
-    with pytest.raises(RuntimeError, match=r"'advance' with what .* \(DTYPE = bf16, not fp32;"):
+    with pytest.raises(RuntimeError, match=r"'update' with what .* \(DTYPE = bf16, not fp32;"):
         half.take(None, None, measures=False)
     capture.on = False
     half.take(None, None, measures=True)
@@ -155,10 +155,10 @@ def test_sums_do_not_depend_on_where_tensors_begin(rule: Rule) -> None:
         own = torch.zeros(table.num_slots, len(SUMS), dtype=torch.float64, device=DEVICE)
         backend.measure(table, What.NORM, own)
         if rule is LAMB:
-            backend.direct(rule, table, coefficients)
+            backend.update_state(rule, table, coefficients)
         else:
-            backend.advance(rule, table, coefficients)
-        return [own, table.norms, table.gauges]
+            backend.update(rule, table, coefficients)
+        return [own, table.norms, table.move_sums]
 
     assert_same_bits(sums(0), sums(3))
 

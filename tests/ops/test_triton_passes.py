@@ -131,14 +131,14 @@ def test_gate(slots: int, norm: float, amp: float | None, rng: np.random.Generat
         values[:, 0] *= norm * norm / values[:, 0].sum()
         partials = values.to(DEVICE)
     scales = (None, None) if amp is None else (scalar(1024.0), scalar(amp))
-    backend.gate(partials, *scales, gate.state, gate.coefficients)
+    backend.decide(partials, *scales, gate.state, gate.coefficients)
     scale = 1.0 if amp is None else 1024.0
     gate.check(norm * norm if slots else None, scale, bool(amp))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("found_inf", [None, 0.0, 1.0])
-def test_measure_then_gate(
+def test_measure_then_decide(
     dtype: torch.dtype, found_inf: float | None, rng: np.random.Generator
 ) -> None:
     """The second of two tables: the slots of the first are there already."""
@@ -153,7 +153,7 @@ def test_measure_then_gate(
     for _ in range(2):  # the ticket is ready for the next step
         gate.state[1] = 3.0
         scalars = (scalar(8.0), overflow, gate.state, gate.coefficients)
-        backend.measure_then_gate(table, partials[3:], partials, *scalars)
+        backend.measure_then_decide(table, partials[3:], partials, *scalars)
         gate.check(norm_sq, 8.0, bool(found_inf))
         gate.state[0] = 7.0
     assert torch.equal(partials[:3], before[:3])
@@ -167,5 +167,7 @@ def test_not_finite_gradient_closes_the_gate(rng: np.random.Generator) -> None:
     assert grad is not None
     grad[-1] = math.nan
     partials = torch.zeros(table.num_slots, len(SUMS), dtype=torch.float64, device=DEVICE)
-    backend.measure_then_gate(table, partials, partials, None, None, gate.state, gate.coefficients)
+    backend.measure_then_decide(
+        table, partials, partials, None, None, gate.state, gate.coefficients
+    )
     gate.check(math.nan, 1.0, False)

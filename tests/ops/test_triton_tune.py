@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits
 from numpy.testing import assert_allclose
+from support.cases import assert_same_bits
 from tables import DEVICE, ON_DEVICE
 from torch import Tensor
 
@@ -20,8 +20,8 @@ from yfkernels.ops import torch as plain
 from yfkernels.ops import triton as backend
 from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.tuner import (
-    GAUGES,
     GROUP_FIELDS,
+    MOVE_SUMS,
     OPTIONS_IN_STATE,
     STATE_FIELDS,
     STATE_FORMAT,
@@ -87,7 +87,7 @@ class Tuning:
 
     def gauge(self, values: Sequence[float]) -> None:
         """As an update leaves them."""
-        for name, value in zip(GAUGES, values, strict=True):
+        for name, value in zip(MOVE_SUMS, values, strict=True):
             self.state[STATE_FIELDS.index(name)] = value
 
     def run(self, module: Any, *sums: Tensor | None) -> None:
@@ -114,7 +114,7 @@ def draw_sums(
     return torch.from_numpy(np.stack(sums, 1)), None if sketches is None else sketches.float()
 
 
-def draw_gauges(rng: np.random.Generator, factor: float = 1.0) -> list[float]:
+def draw_move_sums(rng: np.random.Generator, factor: float = 1.0) -> list[float]:
     """Growth, and <d, u>."""
     return [float(rng.standard_normal()), factor * float(rng.random())]
 
@@ -137,10 +137,10 @@ class TestTune:
         factors = {4: 1e3, 6: 0.0, 11: 5.0}  # an explosion, a pause, a spike
         for step in range(13):
             factor = factors.get(step, 1.0)
-            sums, gauges = draw_sums(rng, 5, options.sketch, factor), draw_gauges(rng, factor)
+            sums, move_sums = draw_sums(rng, 5, options.sketch, factor), draw_move_sums(rng, factor)
             scale = torch.tensor(1024.0) if step == 5 else None
             for tuning, module in ((ours, backend), (theirs, plain)):
-                tuning.gauge(gauges)
+                tuning.gauge(move_sums)
                 tuning.run(module, *sums, scale, torch.tensor(0.0))
             for seen, expected in (
                 (ours.state, theirs.state),
@@ -160,9 +160,9 @@ class TestTune:
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")
         for step in range(30):
             factor = 1e3 if step == 20 else 1.0
-            sums, gauges = draw_sums(rng, 1, False, factor), draw_gauges(rng, factor)
+            sums, move_sums = draw_sums(rng, 1, False, factor), draw_move_sums(rng, factor)
             for tuning, module in ((ours, backend), (theirs, native)):
-                tuning.gauge(gauges)
+                tuning.gauge(move_sums)
                 tuning.run(module, *sums, torch.tensor(3.0), None)
             assert_same_bits(ours.state.cpu(), theirs.state, f"step {step}")
             assert_same_bits(ours.coefficients.cpu(), theirs.coefficients, f"step {step}")

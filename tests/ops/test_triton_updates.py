@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import assert_same_bits
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from numpy_rounding import (
@@ -19,8 +18,9 @@ from numpy_rounding import (
     grid_of,
     rounded_randomly,
 )
-from numpy_rules import PRECONDITIONED, direction, draw_coefficients, gauges_of, trust_ratio
-from roundings import SUM_OFF, assert_near, square_sum_off
+from numpy_rules import PRECONDITIONED, direction, draw_coefficients, move_sums_of, trust_ratio
+from support.cases import assert_same_bits
+from support.roundings import SUM_OFF, assert_near, square_sum_off
 from tables import DEVICE, ON_DEVICE, Case, draw_table, put, upload
 from torch import Tensor
 
@@ -42,9 +42,9 @@ REASON = backend.unusable(DEVICE)
 pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 Array = NDArray[np.float64]
-ADVANCING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, *PRECONDITIONED, QHM, QHADAM]
+UPDATING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, *PRECONDITIONED, QHM, QHADAM]
 ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
-PASSES = [("advance", rule) for rule in ADVANCING] + [("adapt", rule) for rule in ADAPTING]
+PASSES = [("update", rule) for rule in UPDATING] + [("adapt", rule) for rule in ADAPTING]
 # dtype, and whether the parameter has a master; without one a half is rounded stochastically
 FORMS = [
     (torch.float32, False),
@@ -63,11 +63,11 @@ ROUNDINGS = 24 * 2.0**-24
 
 
 def run(passes: str, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    if passes == "advance":
-        backend.advance(rule, table, coefficients)
+    if passes == "update":
+        backend.update(rule, table, coefficients)
     else:
-        backend.direct(rule, table, coefficients)
-        backend.move(rule, table, coefficients)
+        backend.update_state(rule, table, coefficients)
+        backend.apply(rule, table, coefficients)
 
 
 def everything(table: TensorTable) -> list[dict[Column, Tensor]]:
@@ -119,7 +119,7 @@ def test_a_step_equals_the_rule(
     run(passes, rule, table, coefficients)
 
     assert not table.tickets.any()
-    gauges = gauges_off = np.zeros(rule.gauges)
+    move_sums = move_sums_off = np.zeros(rule.move_sums)
     for index, (old, new) in enumerate(zip(before, everything(table), strict=True)):
         where = f"tensor {index}"
         grad = table.grads[index]
@@ -161,9 +161,11 @@ def test_a_step_equals_the_rule(
         assert new[Column.STEP] == STEPS + 1
         off = abs(gain) * ((ratio + ratio_off) * ROUNDINGS * size + ratio_off * abs(u))
         off += ROUNDINGS * (abs(keep * p) + abs(p))
-        if rule.gauges:
-            sums, sums_off = gauges_of(rule, group, g, p, moved, after, STEPS + 1, ROUNDINGS, off)
-            gauges, gauges_off = gauges + sums, gauges_off + sums_off
+        if rule.move_sums:
+            sums, sums_off = move_sums_of(
+                rule, group, g, p, moved, after, STEPS + 1, ROUNDINGS, off
+            )
+            move_sums, move_sums_off = move_sums + sums, move_sums_off + sums_off
         if dtype == torch.float32 or mastered:
             assert_near(new[Column.MASTER if mastered else Column.PARAM], moved, off, where)
         if mastered:
@@ -172,9 +174,9 @@ def test_a_step_equals_the_rule(
             halves = rounded_randomly(moved.astype(np.float32), dtype, *at)
             seen, wanted = (x.double().numpy() for x in (new[Column.PARAM], halves))
             assert_few_tipped(seen, wanted, off, grid_of(dtype), where)
-    if rule.gauges:
-        assert_near(table.gauges[: rule.gauges], gauges, gauges_off, "gauges")
-    assert not table.gauges[rule.gauges :].any()
+    if rule.move_sums:
+        assert_near(table.move_sums[: rule.move_sums], move_sums, move_sums_off, "move_sums")
+    assert not table.move_sums[rule.move_sums :].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -201,7 +203,7 @@ def test_stochastic_rounding_bit_for_bit(
     for step in (4, 5):
         p = columns[Column.PARAM].cpu().float().numpy()
         product = np.float32(1.0 - group["weight_decay"]) * p
-        backend.advance(QHM, table, coefficients)
+        backend.update(QHM, table, coefficients)
         expected = rounded_randomly(product, dtype, origin, step)
         assert_same_bits(columns[Column.PARAM].cpu(), expected, f"step {step}")
 
@@ -223,13 +225,13 @@ def test_codes_bit_for_bit(origin: int, rng: np.random.Generator) -> None:
     group = dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0) | dict.fromkeys(ones, 1.0)
     coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
     for step in (4, 5):
-        backend.advance(YELLOWFIN_COMPACT, table, coefficients)
+        backend.update(YELLOWFIN_COMPACT, table, coefficients)
         expected = torch.from_numpy(coded_randomly(g * g, origin, step))
         assert_same_bits(columns[Column.GRAD_AVG].cpu(), expected, f"step {step}")
 
 
 @pytest.mark.parametrize("chunk", [20480, 53248])
-@pytest.mark.parametrize("passes", ["advance", "adapt"])
+@pytest.mark.parametrize("passes", ["update", "adapt"])
 def test_every_element_of_cut_chunks(
     chunk: int, passes: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,8 +265,8 @@ def test_gauges_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.Monk
         table = draw_table(case, rule, torch.float32, False, np.random.default_rng(seed), STEPS)
         assert table.num_chunks == 3
         before = everything(table)[0]
-        run("advance", rule, table, coefficients)
-        seen.append([table.gauges, everything(table)])
+        run("update", rule, table, coefficients)
+        seen.append([table.move_sums, everything(table)])
         assert not table.tickets.any()
     assert_same_bits(*seen)
 
@@ -277,8 +279,8 @@ def test_gauges_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.Monk
     group = dict(zip(rule.fields, coefficients[0].tolist(), strict=True))
     g = table.grads[0].cpu().double().numpy()  # type: ignore[union-attr]
     off = 2.0**-24 * abs(moved)
-    gauges = gauges_of(rule, group, g, p, moved, [s, square_avg], STEPS + 1, ROUNDINGS, off)
-    assert_near(table.gauges, *gauges, "gauges")
+    move_sums = move_sums_of(rule, group, g, p, moved, [s, square_avg], STEPS + 1, ROUNDINGS, off)
+    assert_near(table.move_sums, *move_sums, "move_sums")
 
 
 @pytest.mark.parametrize(("passes", "rule"), PASSES, ids=lambda each: getattr(each, "name", each))
@@ -286,11 +288,11 @@ def test_a_skipped_step_writes_nothing(passes: str, rule: Rule, rng: np.random.G
     table = draw_table(CASES["ragged"], rule, torch.bfloat16, True, rng, STEPS)
     coefficients = draw_coefficients(rule, rng)
     coefficients[:, rule.fields.index("active")] = 0.0
-    table.gauges.fill_(7.0)
+    table.move_sums.fill_(7.0)
     before = everything(table)
     run(passes, rule, table, coefficients)
     assert_same_bits(before, everything(table))
-    assert (table.gauges == 7.0).all()
+    assert (table.move_sums == 7.0).all()
     assert not table.norms.any()
 
 
@@ -343,7 +345,7 @@ def test_steps_are_counted_where_there_is_a_column(rng: np.random.Generator) -> 
     """Nothing is counted, and no ticket is drawn, in a pass without counts and sums."""
     table = draw_table(Case([1025]), QHM, torch.float32, False, rng, steps=None)
     table.tickets.fill_(5)  # would never be the last
-    backend.advance(QHM, table, draw_coefficients(QHM, rng))
+    backend.update(QHM, table, draw_coefficients(QHM, rng))
     assert table.tickets.tolist() == [5, 5]
 
 
@@ -363,7 +365,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     group = dict.fromkeys(YELLOWFIN_SKETCH.fields, 0.0) | {"active": 1.0, "param_keep": 1.0}
     coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)
 
-    backend.advance(YELLOWFIN_SKETCH, table, coefficients)
+    backend.update(YELLOWFIN_SKETCH, table, coefficients)
 
     assert_same_bits(columns[Column.PARAM], master.to(torch.bfloat16))
     assert_same_bits(columns[Column.MASTER], master)

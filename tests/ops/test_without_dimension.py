@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Target, assert_same_bits
-from kinds import KINDS, Kind
+from support.cases import Target, assert_same_bits
+from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
 from yfkernels import LAMB

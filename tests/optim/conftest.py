@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from cases import Target
-from kinds import KINDS, Kind
-from training import Build, Model
+from support.cases import Target
+from support.kinds import KINDS, Kind
+from support.training import Build, Model
 
 # Each optimizer as it comes, and YellowFin with each other update that the robust mode has.
 ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or "preconditioner" in k.options]

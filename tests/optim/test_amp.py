@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
-from kinds import KINDS, Kind
+from support.cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
+from support.kinds import KINDS, Kind
 
 from yfkernels import LAMB, YellowFin
 

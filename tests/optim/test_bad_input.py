@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import SMALL, Gradients, Target, assert_same_bits
-from kinds import KINDS, Kind
-from side_by_side import SideBySide
+from support.cases import SMALL, Gradients, Target, assert_same_bits
+from support.kinds import KINDS, Kind
+from support.side_by_side import SideBySide
 from torch import nn
 
 from yfkernels import LAMB, QHM, QHAdam

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal, why_unusable
-from kinds import KINDS, Kind
+from support.cases import Target, assert_same_bits, normal, why_unusable
+from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
 from yfkernels.ops import native

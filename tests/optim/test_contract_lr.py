@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Target, assert_same_bits
+from support.cases import Target, assert_same_bits
+from support.training import Build, Model, backward, moved, train, values
 from torch.optim import lr_scheduler
-from training import Build, Model, backward, moved, train, values
 
 pytestmark = pytest.mark.kernel_free
 

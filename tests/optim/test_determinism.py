@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, assert_same_bits, normal
-from kinds import Kind
+from support.cases import Gradients, Target, assert_same_bits, normal
+from support.kinds import Kind
 
 from yfkernels import YellowFin
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal, why_unusable
-from kinds import KINDS, Kind
+from support.cases import Target, assert_same_bits, normal, why_unusable
+from support.kinds import KINDS, Kind
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,7 +50,7 @@ def parameters(rng: np.random.Generator, *dtypes: torch.dtype) -> list[nn.Parame
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := why_unusable(Target("native", "cpu")):
         pytest.skip(reason)
-    monkeypatch.setattr("yfkernels.tuning.yellowfin.is_remote", lambda device: True)
+    monkeypatch.setattr("yfkernels.tuners.yellowfin.is_remote", lambda device: True)
 
 
 @each_tuned
@@ -83,7 +83,7 @@ def test_is_the_same_to_the_bit(
                 each.found_inf = torch.tensor(float(step == 1))
             with monkeypatch.context() as patched:
                 patched.setattr(
-                    "yfkernels.tuning.yellowfin.is_remote", lambda device, it=is_remote: it
+                    "yfkernels.tuners.yellowfin.is_remote", lambda device, it=is_remote: it
                 )
                 each.step()
     if "sketch" in kind.name and len(dtypes) > 1:  # whose slots are added up in another order
@@ -107,7 +107,7 @@ def test_copies(kind: Kind, rng: np.random.Generator, *, scaled: bool, remote: N
         optimizer.step()
     with Counted() as counted:
         optimizer.step()
-    kept = kind.optimizer(params, **kind.options)._tuner.options.gauges > 0
+    kept = kind.optimizer(params, **kind.options)._tuner.options.move_sums > 0
     staged = 2 if kept else 1  # on the host, into pinned memory
     on_the_host = Counter(_local_scalar_dense=2 if scaled else 0)  # float() of what has come
     expected = Counter(copy_=2 + staged + kept)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Group, Spec, Target, assert_same_bits, normal, same_bits, specs
-from rule_twin import RuleTwin
+from support.cases import Gradients, Group, Spec, Target, assert_same_bits, normal, same_bits, specs
+from support.rule_twin import RuleTwin
 
 from yfkernels import LAMB, param_groups
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from cases import Target
+from support.cases import Target
 
 from yfkernels import LAMB
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from cases import (
+from support.cases import (
     Gradients,
     Group,
     Spec,
@@ -18,7 +18,7 @@ from cases import (
     normal,
     specs,
 )
-from kinds import Kind
+from support.kinds import Kind
 
 from yfkernels import YellowFin
 

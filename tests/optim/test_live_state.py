@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal
-from kinds import KINDS, Kind
+from support.cases import Target, assert_same_bits, normal
+from support.kinds import KINDS, Kind
 from torch import nn
 
 pytestmark = pytest.mark.kernel_free
@@ -96,7 +96,7 @@ def plain_steps(optimizer: torch.optim.Optimizer) -> None:
 MOVES = (clone_each, swap_data, new_dicts, another_order, in_double, transposed, plain_steps)
 
 
-@pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
+@pytest.mark.parametrize("apply", MOVES, ids=lambda move: move.__name__)
 def test_moved_state_is_followed(move: Callable[[torch.optim.Optimizer], None], pair: Pair) -> None:
     pair.train(3)
     for _ in range(3):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal
-from kinds import Kind
+from support.cases import Target, assert_same_bits, normal
+from support.kinds import Kind
 from torch import Tensor, nn
 from torch.optim import Optimizer
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal
-from kinds import Kind
+from support.cases import Target, assert_same_bits, normal
+from support.kinds import Kind
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Target
+from support.cases import Target
 
 import yfkernels
 

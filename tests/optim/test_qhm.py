@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, normal
 from oracle.momentum_methods import SPECIAL_CASES, NoisyQuadratic, SpecialCase
+from support.cases import Gradients, Target, normal
 from torch.optim import SGD, Adam, AdamW
 
 from yfkernels import QHM, QHAdam

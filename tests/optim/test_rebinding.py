@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits, normal
+from support.cases import Target, assert_same_bits, normal
+from support.training import Build
 from torch import Tensor, nn
-from training import Build
 
 pytestmark = pytest.mark.kernel_free
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, assert_same_bits, normal, why_unusable
+from support.cases import Gradients, Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, QHM, QHAdam, YellowFin
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import SMALL, Gradients, Group, Target, specs
 from oracle.lamb import PRESETS
-from rule_twin import Optimizer, RuleTwin
+from support.cases import SMALL, Gradients, Group, Target, specs
+from support.rule_twin import Optimizer, RuleTwin
 
 from yfkernels import LAMB, QHM, QHAdam
 

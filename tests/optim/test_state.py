@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import (
+from support.cases import (
     BACKENDS,
     Gradients,
     Group,
@@ -21,8 +21,8 @@ from cases import (
     specs,
     why_unusable,
 )
-from cut_training import ROUNDS, Params, Training, through_a_file
-from kinds import KINDS, Kind
+from support.cut_training import ROUNDS, Params, Training, through_a_file
+from support.kinds import KINDS, Kind
 
 OPTIONS = {
     "YellowFin": [

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, assert_same_bits
-from cut_training import ROUNDS, Training
-from kinds import KINDS, Kind
+from support.cases import Target, assert_same_bits
+from support.cut_training import ROUNDS, Training
+from support.kinds import KINDS, Kind
 
 from yfkernels import LAMB, QHM, QHAdam, YellowFin
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, assert_same_bits, lay_out, normal
-from kinds import KINDS, Kind
+from support.cases import Gradients, Target, assert_same_bits, lay_out, normal
+from support.kinds import KINDS, Kind
 from torch import Tensor
 
 from yfkernels import QHM

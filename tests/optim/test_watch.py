@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Target, normal
-from kinds import KINDS, Kind
+from support.cases import Target, normal
+from support.kinds import KINDS, Kind
 from test_live_state import MOVES, Pair, clear
 from torch import nn
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import BACKENDS, SMALL, Gradients, Target, assert_same_bits, why_unusable
+from support.cases import BACKENDS, SMALL, Gradients, Target, assert_same_bits, why_unusable
+from support.twin import Twin
 from torch import nn
-from twin import Twin
 
 from yfkernels import YellowFin
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Group, Spec, Target, assert_same_bits, lay_out, normal, specs
-from cut_training import through_a_file
-from kinds import KINDS
 from oracle.codes import VALUES
+from support.cases import Gradients, Group, Spec, Target, assert_same_bits, lay_out, normal, specs
+from support.cut_training import through_a_file
+from support.kinds import KINDS
 from torch import Tensor, nn
 
 from yfkernels import YellowFin

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import MODES, Gradients, Target, assert_same_bits, normal, why_unusable
+from support.cases import MODES, Gradients, Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 

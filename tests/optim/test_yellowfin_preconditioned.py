@@ -1,4 +1,4 @@
-"""What is special to a preconditioner: no absolute scale, late gauges, its own clocks."""
+"""What is special to a preconditioner: no absolute scale, late move_sums, its own clocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
-from cut_training import ROUNDS, Training, through_a_file
-from kinds import KINDS, Kind
+from support.cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
+from support.cut_training import ROUNDS, Training, through_a_file
+from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
 from yfkernels import YellowFin
@@ -140,7 +140,7 @@ def test_free_run_in_double_precision(
     )
 
 
-# ---- what an update gauges is read in the step after it
+# ---- what an update move_sums is read in the step after it
 
 
 def test_gauges_are_read_one_step_late(target: Target, rng: np.random.Generator) -> None:

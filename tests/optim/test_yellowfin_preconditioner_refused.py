@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Gradients, Target, assert_same_bits, normal
+from support.cases import Gradients, Target, assert_same_bits, normal
 from torch import Tensor, nn
 
 from yfkernels import YellowFin

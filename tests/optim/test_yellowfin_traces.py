@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import MODES, SMALL, Gradients, Group, Target, normal, specs, takes_names
-from preconditioned_twin import yellowfin_beside
-from twin import Twin
+from support.cases import MODES, SMALL, Gradients, Group, Target, normal, specs, takes_names
+from support.preconditioned_twin import yellowfin_beside
+from support.twin import Twin
 
 from yfkernels import YellowFin
 

@@ -134,7 +134,7 @@ class PreconditionedOracle:
         self.recent_avg = 0.0  # of the squared norms over ten steps or so
         self.mean_square_avg = 0.0  # M
         self.scale = 0.0  # t
-        self.calm = 1.0
+        self.update_clip = 1.0
         self.start_norm = 0.0  # ‖x_0‖
         self.start_size = 0  # n_0
         self.start_scale = 0.0  # t_0
@@ -173,7 +173,7 @@ class PreconditionedOracle:
             return self.last  # nothing to learn from
         size = sum(g.size for g in grads if g is not None)
 
-        clip, self.calm = self._clips(norm)  # 1, 2, 3
+        clip, self.update_clip = self._clips(norm)  # 1, 2, 3
 
         # 4. The scale.
         digested = self.scale  # t of the step that has gauged
@@ -196,7 +196,7 @@ class PreconditionedOracle:
             if group.decoupled_weight_decay and group.weight_decay > 0.0:
                 group_lrs[i] = min(group_lrs[i], (1.0 - momentum) / group.weight_decay)
 
-        # 7. The move, and what it gauges for the next step.
+        # 7. The move, and its sums for the next step.
         self.gauged, self.gauged_growth = 0.0, np.longdouble(0.0)
         todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
@@ -216,7 +216,7 @@ class PreconditionedOracle:
             distance=self.distance,
             radius=self.radius,
             grad_norm=norm,
-            clip_coefficient=clip * self.calm,
+            clip_coefficient=clip * self.update_clip,
             step=self.k,
             skipped_steps=self.skipped_steps,
             variance_scale=self.variance,
@@ -228,7 +228,7 @@ class PreconditionedOracle:
         return origins([p.size for group in self.groups for p in group.params])
 
     def _clips(self, norm: float) -> tuple[float, float]:
-        """(c1, calm): the factor on the gradient, and the one on the update alone."""
+        """(c1, update_clip): the factor on the gradient, and the one on the update alone."""
         k, envelope = self.k, self.clipped.high
         # 1. What the gradient is clipped to.
         clip = 1.0
@@ -241,14 +241,14 @@ class PreconditionedOracle:
         # 2. The envelope.
         self.clipped.update(squared, 1.0 - self.beta ** (k + 1))
         # 3. How far the update is calmed.
-        calm = 1.0
+        update_clip = 1.0
         if self.adaptive and exploding:
-            calm = clip_factor(math.sqrt(envelope) + E, math.sqrt(squared))
+            update_clip = clip_factor(math.sqrt(envelope) + E, math.sqrt(squared))
         if self.adaptive and k >= 10:
             recent = self.recent_avg / (1.0 - 0.9**k)
-            calm = min(calm, clip_factor(2.0 * math.sqrt(recent), math.sqrt(squared)))
+            update_clip = min(update_clip, clip_factor(2.0 * math.sqrt(recent), math.sqrt(squared)))
         self.recent_avg = 0.9 * self.recent_avg + 0.1 * squared
-        return clip, calm
+        return clip, update_clip
 
     def _start(self, size: int) -> None:
         """What the first radius is made of."""
@@ -306,8 +306,10 @@ class PreconditionedOracle:
         u = d / q
         if group.lr == 0.0:
             momentum = 0.0  # told to stand still
-        group.velocity_terms[i] = momentum * np.abs(group.buffers[i]) + lr * self.calm * np.abs(u)
-        v = group.buffers[i] = momentum * group.buffers[i] - lr * self.calm * u
+        group.velocity_terms[i] = momentum * np.abs(
+            group.buffers[i]
+        ) + lr * self.update_clip * np.abs(u)
+        v = group.buffers[i] = momentum * group.buffers[i] - lr * self.update_clip * u
         group.params[i] = keep * x + v
 
         self.gauged += float(d @ u)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from cases import lay_out
 from programs.notation import numbers
 from programs.side import Side
+from support.cases import lay_out
 from torch import Tensor
 from torch.nn import Parameter
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from cases import Spec, lay_out
+from support.cases import Spec, lay_out
 
 # Values of a size return, so that freed memory is soon somebody else's.
 SHAPES = (

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from kinds import KINDS, SKIP, Kind
 from programs.mutants import BUILDS
+from support.kinds import KINDS, SKIP, Kind
 from torch.optim import SGD, Adam, AdamW
 
 from yfkernels import LAMB, QHM, QHAdam

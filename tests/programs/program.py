@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from cases import Spec
 from programs import actions as _registers_actions  # noqa: F401
 from programs.comparing import Drift, assert_same
 from programs.notation import draw_spec, groups_from_text, groups_to_text, make
 from programs.pairs import PAIRS, Pair
 from programs.registry import ACTIONS, Action
 from programs.side import Mismatch, Side
+from support.cases import Spec
 from torch import Tensor
 from torch.nn import Parameter
 

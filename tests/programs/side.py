@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CANARY
+from support.cases import CANARY
 from torch import Tensor
 from torch.nn import Parameter
 

@@ -10,10 +10,10 @@ import os
 import re
 
 import pytest
-from cases import Target, why_unusable
 from programs import sanitizer
 from programs.mutants import MUTANTS, Dies, LoadsOnce
 from programs.runner import hunt
+from support.cases import Target, why_unusable
 
 MANY = "YFK_PROGRAMS" in os.environ
 SEED = os.environ["YFK_TEST_SEED"]

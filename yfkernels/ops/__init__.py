@@ -5,14 +5,14 @@ Every backend offers the same functions on a TensorTable:
     write_words(target, words)            numbers from the host into a tensor of the device
     measure(table, what, partials, sketches, nonzero)
                                           nonzero: whether that sum will be used
-    measure_then_gate(table, own, partials, grad_scale, found_inf, state, coefficients)
-    gate(partials, grad_scale, found_inf, state, coefficients)
+    measure_then_decide(table, own, partials, grad_scale, found_inf, state, coefficients)
+    decide(partials, grad_scale, found_inf, state, coefficients)
     yellowfin_tune(options, partials, sketches, grad_scale, found_inf, state, groups, coefficients,
                    scratch)
-    advance(rule, table, coefficients)    or, for a move that hangs on norms of whole tensors,
-    direct(rule, table, coefficients)     and then
-    move(rule, table, coefficients), or
-    direct_and_move(rule, table, coefficients)
+    update(rule, table, coefficients)    or, for a move that hangs on norms of whole tensors,
+    update_state(rule, table, coefficients)     and then
+    apply(rule, table, coefficients), or
+    update_state_then_apply(rule, table, coefficients)
 and unusable(device_type), which says why it cannot serve a kind of device, or None.
 """
 

@@ -169,7 +169,7 @@ def measure(
         _C.cuda_measure(*_table(table), what, table.num_slots, slots, sketch, *queue)
 
 
-def gate(
+def decide(
     partials: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
@@ -181,13 +181,13 @@ def gate(
         inv_scale, overflow = _on_host(grad_scale, found_inf)
         slots = (0, 0) if partials is None else (len(partials), partials.data_ptr())
         memory = (state.data_ptr(), *coefficients.shape, coefficients.data_ptr())
-        _C.cpu_gate(*slots, inv_scale, overflow, *memory)
+        _C.cpu_decide(*slots, inv_scale, overflow, *memory)
     else:
         arguments = _gate_arguments(partials, grad_scale, found_inf, state, coefficients)
-        _C.cuda_gate(arguments, *_queue(state.device))
+        _C.cuda_decide(arguments, *_queue(state.device))
 
 
-def measure_then_gate(
+def measure_then_decide(
     table: TensorTable,
     own: Tensor,
     partials: Tensor,
@@ -199,12 +199,14 @@ def measure_then_gate(
     """Measures the norm of the last table into `own` of the slots; then the gate."""
     if table.device.type == "cpu":
         measure(table, Measure.NORM, own)
-        gate(partials, grad_scale, found_inf, state, coefficients)
+        decide(partials, grad_scale, found_inf, state, coefficients)
     else:
         arguments = _gate_arguments(partials, grad_scale, found_inf, state, coefficients)
         slots = (table.num_slots, own.data_ptr())
         ticket = table.tickets.data_ptr()
-        _C.cuda_measure_then_gate(*_table(table), *slots, arguments, ticket, *_queue(table.device))
+        _C.cuda_measure_then_decide(
+            *_table(table), *slots, arguments, ticket, *_queue(table.device)
+        )
 
 
 def _on_host(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[float, bool]:
@@ -259,42 +261,42 @@ def yellowfin_tune(
         )
 
 
-def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
+def update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: state and parameters advance, and `table.move_sums` if any."""
     given = (*_table(table), rule.id, coefficients.data_ptr())
-    gauges = (table.chunk_sums.data_ptr(), table.gauges.data_ptr())
+    move_sums = (table.chunk_sums.data_ptr(), table.move_sums.data_ptr())
     if table.device.type == "cpu":
-        _C.cpu_advance(*given, *gauges, _threads(table))
+        _C.cpu_update(*given, *move_sums, _threads(table))
     else:
         tickets = (table.tickets.data_ptr(), table.tickets[-1:].data_ptr())
-        _C.cuda_advance(*given, *gauges, *tickets, *_queue(table.device))
+        _C.cuda_update(*given, *move_sums, *tickets, *_queue(table.device))
 
 
-def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     given = (*_table(table), rule.id, coefficients.data_ptr())
     norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
     if table.device.type == "cpu":
-        _C.cpu_direct(*given, *norms, _threads(table))
+        _C.cpu_update_state(*given, *norms, _threads(table))
     else:
-        _C.cuda_direct(*given, *norms, table.tickets.data_ptr(), *_queue(table.device))
+        _C.cuda_update_state(*given, *norms, table.tickets.data_ptr(), *_queue(table.device))
 
 
-def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes: parameters move by a length that hangs on `table.norms`."""
     given = (*_table(table), rule.id, coefficients.data_ptr(), table.norms.data_ptr())
     if table.device.type == "cpu":
-        _C.cpu_move(*given, _threads(table))
+        _C.cpu_apply(*given, _threads(table))
     else:
-        _C.cuda_move(*given, *_queue(table.device))
+        _C.cuda_apply(*given, *_queue(table.device))
 
 
-def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state_then_apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Both passes, where no other process has parts of the tensors."""
     if table.device.type == "cpu":  # a few tensors at a time: the second pass meets a warm cache
         given = (*_table(table), rule.id, coefficients.data_ptr())
         norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
-        _C.cpu_direct_and_move(*given, *norms, _threads(table))
+        _C.cpu_update_state_then_apply(*given, *norms, _threads(table))
     else:
-        direct(rule, table, coefficients)
-        move(rule, table, coefficients)
+        update_state(rule, table, coefficients)
+        apply(rule, table, coefficients)

@@ -23,7 +23,7 @@ class Rule:
         states: state columns it keeps, from Column.STATE on.
         fields: its coefficients for each parameter group.
         counts: whether it needs to know how many steps a tensor has taken.
-        gauges: sums over all elements that its update leaves for the tuner.
+        move_sums: sums over all elements that its update leaves for the tuner.
         coded: whether its last state is kept in 8-bit codes.
     """
 
@@ -32,7 +32,7 @@ class Rule:
     states: int
     fields: tuple[str, ...]
     counts: bool = False
-    gauges: int = 0
+    move_sums: int = 0
     coded: bool = False
 
 
@@ -46,7 +46,7 @@ _YELLOWFIN_FIELDS = (
     "param_gain",
     "average_decay",
     "average_gain",
-    "spike_clip",
+    "update_clip",
     "lr",
 )
 YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
@@ -78,9 +78,9 @@ LAMB = Rule(
     ),
     counts=True,
 )
-YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELDS, gauges=1)
+YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELDS, move_sums=1)
 YELLOWFIN_DIAGONAL = Rule(
-    6, "yellowfin_diagonal", states=2, fields=_YELLOWFIN_FIELDS, counts=True, gauges=2
+    6, "yellowfin_diagonal", states=2, fields=_YELLOWFIN_FIELDS, counts=True, move_sums=2
 )
 YELLOWFIN_COMPACT = Rule(
     7,
@@ -88,7 +88,7 @@ YELLOWFIN_COMPACT = Rule(
     states=2,
     fields=_YELLOWFIN_FIELDS,
     counts=True,
-    gauges=2,
+    move_sums=2,
     coded=True,
 )
 RULES = (

@@ -15,8 +15,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from yfkernels.distributed.sharding import ShardGroup
-from yfkernels.ops.tuner import GAUGES, TILE
+from yfkernels.ops.tuner import MOVE_SUMS, TILE
+from yfkernels.sharding.shards import ShardGroup
 
 COLUMNS = 9
 _HEAD = 3  # numel, group, origin
@@ -145,14 +145,14 @@ class TensorTable:
         self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
         # a place of its own, until a tuner names one in its state
-        self.gauges = torch.zeros(len(GAUGES), dtype=torch.float64, device=self.device)
+        self.move_sums = torch.zeros(len(MOVE_SUMS), dtype=torch.float64, device=self.device)
         if fused:
             self._upload(counts)
 
     def _upload(self, counts: list[int]) -> None:
         device = self.device
-        # what a rule that counts steps, adapts to norms or gauges its moves needs for it: tickets
-        # of the tensors and of all, up to eight sums a chunk
+        # what a rule that counts steps, adapts to norms or sums its moves needs: tickets of the
+        # tensors and of all, up to eight sums a chunk
         self.tickets = torch.zeros(len(self.rows) + 1, dtype=torch.int32, device=device)
         self.chunk_sums = torch.zeros(self.num_chunks, 8, dtype=torch.float64, device=device)
         words = torch.tensor([_words(row) for row in self.rows], dtype=torch.int64, device="cpu")
@@ -165,7 +165,7 @@ class TensorTable:
 
     def buffers(self) -> list[Tensor]:
         """What was made here and kernels read or write."""
-        made = [self.norms, self.gauges]
+        made = [self.norms, self.move_sums]
         if self.backend != "torch":
             made += [self.words, self.chunks, self.tickets, self.chunk_sums]
         return made

@@ -20,7 +20,7 @@ STATE_FORMAT = 5.0
 OPTIONS_IN_STATE = ("robust", "preconditioned", "polyak", "log_smooth")
 """Options, as 0 or 1, that say what the other numbers of a saved state mean."""
 
-GAUGES = ("unread_growth", "unread_metric_sq")
+MOVE_SUMS = ("unread_growth", "unread_metric_sq")
 """What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
 
 STATE_FIELDS = (
@@ -35,7 +35,7 @@ STATE_FIELDS = (
     "grad_norm_avg",
     "distance_avg",
     "sparsity_avg",
-    *GAUGES,
+    *MOVE_SUMS,
     "growth",
     "radius",
     "grad_sq_sum",
@@ -102,8 +102,8 @@ class TunerOptions:
         return len(STATE_FIELDS) + windows * self.window + (TILE if self.sketch else 0)
 
     @property
-    def gauges(self) -> int:
-        """How many of GAUGES the tuner wants."""
+    def move_sums(self) -> int:
+        """How many of MOVE_SUMS the tuner wants."""
         return 2 if self.preconditioned else 1 if self.robust else 0
 
 

@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from yfkernels import ops
 from yfkernels._checks import require, require_equal_global
-from yfkernels.distributed.processes import Division, is_flat, zero_redundancy_group
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
 from yfkernels.optim._graphs import Captured, Streams, capturing
 from yfkernels.optim._plan import Plan
 from yfkernels.optim._saved import SavedState
 from yfkernels.optim._state import StateLayout, view_of
+from yfkernels.sharding.processes import Division, is_flat, zero_redundancy_group
 
 
 class FusedOptimizer(Optimizer):
@@ -42,7 +42,7 @@ class FusedOptimizer(Optimizer):
             torch's fused optimizers do.
     """
 
-    _attributes: tuple[str, ...] = (  # for pickle
+    _pickled: tuple[str, ...] = (  # for pickle
         "_backend",
         "_capturable",
         "_stochastic_rounding",
@@ -350,7 +350,7 @@ class FusedOptimizer(Optimizer):
             self._publish_readouts()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in self._attributes}
+        kept = {name: getattr(self, name) for name in self._pickled}
         return super().__getstate__() | kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from yfkernels.ops.rules import GATE_STATE, Rule
 from yfkernels.optim._rule import RuleOptimizer
-from yfkernels.tuning.gate import Gate
+from yfkernels.tuners.gate import Gate
 
 
 class GatedOptimizer(RuleOptimizer):
@@ -23,7 +23,7 @@ class GatedOptimizer(RuleOptimizer):
         options: those of `FusedOptimizer`.
     """
 
-    _attributes = (*RuleOptimizer._attributes, "_skip_nonfinite")
+    _pickled = (*RuleOptimizer._pickled, "_skip_nonfinite")
     _statistics_name = "gate"
     _tuner: Gate
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from yfkernels import ops
-from yfkernels.distributed import sharding
-from yfkernels.distributed.processes import Division
-from yfkernels.distributed.sharding import ShardGroup, Sharding
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory
 from yfkernels.optim._state import StateLayout, view_of
+from yfkernels.sharding import shards
+from yfkernels.sharding.processes import Division
+from yfkernels.sharding.shards import ShardGroup, Sharding
 
 Groups = list[dict[str, Any]]
 State = dict[Tensor, dict[str, Any]]
@@ -73,7 +73,7 @@ class Plan:
         for index, param in enumerate(params):
             if param.grad is not None:
                 refuse_sparse(param.grad, index)
-        shards: dict[ShardGroup, None] = {}
+        split_over: dict[ShardGroup, None] = {}
         rows: dict[_Key, list[Row]] = {}
         members: dict[_Key, list[Tensor]] = {}
         places: list[tuple[Place, _Key | None, int]] = []
@@ -86,11 +86,11 @@ class Plan:
             end = start + _numel(param)
             stored.append([])
             if param.grad is None and not layout.begun(state.get(param)):
-                watched = addressable(sharding.local(param.detach()))
+                watched = addressable(shards.local(param.detach()))
                 places.append((Place.NOWHERE if watched else Place.PLAIN, None, 0))
                 continue
             if shard is not None:
-                shards[shard] = None
+                split_over[shard] = None
             columns = {
                 Column.PARAM: view,
                 **layout.bring(param, view, state.setdefault(param, {})),
@@ -107,7 +107,7 @@ class Plan:
             places.append((place, key, len(same)))
             if place == Place.TABLE:
                 stored[-1] = self._stored(param, view, state[param], columns)
-            first = start + sharding.shard_offset(param)
+            first = start + shards.shard_offset(param)
             same.append(Row(len(places) - 1, group, first, columns))
             members.setdefault(key, []).append(param)
         for key, same in rows.items():
@@ -116,15 +116,15 @@ class Plan:
             table.params = list(map(_versioned, members[key]))
             self.tables.append(table)
         device = params[0].device if params else torch.device("cpu")
-        self.sharding = Sharding(tuple(shards), division.between(params, device))
+        self.sharding = Sharding(tuple(split_over), division.between(params, device))
         number = {key: index for index, key in enumerate(rows)}
         entries = [
             Entry(
                 place,
                 0 if key is None else number[key],
                 row,
-                sharding.local(param.detach()),
-                sharding.is_dtensor(param),
+                shards.local(param.detach()),
+                shards.is_dtensor(param),
                 states,
             )
             for (_, param), (place, key, row), states in zip(_all(groups), places, stored)
@@ -149,9 +149,9 @@ class Plan:
     def _key(self, param: Tensor, view: Tensor) -> _Key:
         """Where a parameter belongs with the gradient it has now."""
         grad = param.grad
-        fusible = is_dense(view) and addressable(sharding.local(param.detach()))
+        fusible = is_dense(view) and addressable(shards.local(param.detach()))
         if grad is not None:
-            fusible &= grad.dtype == param.dtype and has_memory(sharding.local(grad))
+            fusible &= grad.dtype == param.dtype and has_memory(shards.local(grad))
         backend = ops.choose(self._backend, view.device, view.dtype, fusible)
         return _Key(backend, view.device, view.dtype, self._shard_group(param))
 
@@ -159,7 +159,7 @@ class Plan:
         self, param: Tensor, view: Tensor, state: Mapping[str, Any], columns: dict[Column, Tensor]
     ) -> list[Stored]:
         return [
-            Stored(name, column, columns[column], sharding.is_dtensor(state[name]))
+            Stored(name, column, columns[column], shards.is_dtensor(state[name]))
             for name, column in self._layout.columns(view).items()
         ]
 
@@ -293,7 +293,7 @@ def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:
     if param.grad is None:
         return None
     refuse_sparse(param.grad, index)
-    grad = view_of(sharding.grad_part(param.grad, param))
+    grad = view_of(shards.grad_part(param.grad, param))
     if grad.shape != view.shape:
         raise RuntimeError(
             f"parameter {index} has shape {tuple(view.shape)}, its gradient "

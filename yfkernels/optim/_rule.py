@@ -10,14 +10,14 @@ from torch import Tensor
 
 from yfkernels import ops
 from yfkernels._checks import finite, require, require_number
-from yfkernels.distributed.norms import reduce_norms
-from yfkernels.distributed.sharding import Sharding
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
-from yfkernels.ops.torch.rules import update_of
+from yfkernels.ops.torch.rules import formula_of
 from yfkernels.optim._base import FusedOptimizer
 from yfkernels.optim._plan import Plan
 from yfkernels.optim._state import StateLayout
+from yfkernels.sharding.norms import reduce_norms
+from yfkernels.sharding.shards import Sharding
 
 
 class Tuner(Protocol):
@@ -50,7 +50,7 @@ class RuleOptimizer(FusedOptimizer):
     tensor is scaled by a ratio of norms, in two passes instead of one.
     """
 
-    _attributes = (*FusedOptimizer._attributes, "_tuner", "_rule", "_adapts")
+    _pickled = (*FusedOptimizer._pickled, "_tuner", "_rule", "_adapts")
 
     _state_names: tuple[str, ...]  # of the rule's states, in the order of its columns
     _rule: Rule
@@ -95,13 +95,13 @@ class RuleOptimizer(FusedOptimizer):
         self._tuner.set_groups(*self._group_settings())
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if not self._adapts:
-            self._pass("advance", plan.tables)
+            self._pass("update", plan.tables)
         elif not plan.sharding.shards:
-            self._pass("direct_and_move", plan.tables)
+            self._pass("update_state_then_apply", plan.tables)
         else:
-            self._pass("direct", plan.tables)
+            self._pass("update_state", plan.tables)
             reduce_norms(plan.tables, plan.sharding.shards, sum(1 for _ in self._all_params()))
-            self._pass("move", plan.tables)
+            self._pass("apply", plan.tables)
         for param in plan.empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
                 step = self.state[param]["step"]
@@ -134,7 +134,7 @@ class RuleOptimizer(FusedOptimizer):
             groups = [row.group for row in table.rows]
             coefficients = self._tuner.coefficients_on(table.device)[groups]
             scalars = dict(zip(self._rule.fields, coefficients.unbind(1)))
-            values = update_of(self._rule).trust_ratio(scalars, *table.norms.unbind(1))
+            values = formula_of(self._rule).trust_ratio(scalars, *table.norms.unbind(1))
             for row, value in zip(table.rows, values.tolist()):
                 ratios[row.index] = value
         return {names[i] or str(i): ratio for i, ratio in sorted(ratios.items())}

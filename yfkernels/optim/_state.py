@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels.distributed import sharding
 from yfkernels.ops.memory import new_state, same_layout
 from yfkernels.ops.table import Column
 from yfkernels.ops.watch import addressable
+from yfkernels.sharding import shards
 
 _DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
@@ -25,7 +25,7 @@ def view_of(tensor: Tensor) -> Tensor:
 
     Of a lazy view, which holds the conjugate or the negative, it is a copy.
     """
-    tensor = sharding.local(tensor.detach()).resolve_conj().resolve_neg()
+    tensor = shards.local(tensor.detach()).resolve_conj().resolve_neg()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
@@ -92,8 +92,8 @@ class StateLayout:
                 )
             if part is None or not self._lies_as(part, name, view):
                 part = self._tensor(name, view, part)
-            if part is not sharding.local(value):
-                changed[name] = part if name == "step" else sharding.like(param, part)
+            if part is not shards.local(value):
+                changed[name] = part if name == "step" else shards.like(param, part)
             columns[column] = part
         state.update(changed)
         return columns
@@ -103,7 +103,7 @@ class StateLayout:
         """What this process has of a state; a step, which may be a plain number, it has whole."""
         if name == "step" and value is not None:
             return value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu")
-        return None if value is None else sharding.part_of(value, param)
+        return None if value is None else shards.part_of(value, param)
 
     def _dtype(self, name: str, view: Tensor) -> torch.dtype:
         if name == "step":
@@ -132,7 +132,7 @@ class StateLayout:
     def check(self, index: int, param: Tensor, saved: Mapping[str, Any]) -> None:
         """Raises RuntimeError if `saved` is not the state of such a parameter."""
         view = view_of(param)
-        whole = param.shape if sharding.is_dtensor(param) else view.shape
+        whole = param.shape if shards.is_dtensor(param) else view.shape
         for name in self.columns(view):
             value, shape = saved.get(name), () if name == "step" else whole
             if value is None and (name == "master" or (name == "step" and not self.counts_steps)):
@@ -174,15 +174,15 @@ class StateLayout:
         for name in (name for name in ours if saved.get(name) is not None):
             made = self._tensor(name, view, self._part(name, saved[name], param))
             there = live.get(name)
-            if isinstance(there, Tensor) and self._lies_as(sharding.local(there), name, view):
-                sharding.local(there).copy_(made)
+            if isinstance(there, Tensor) and self._lies_as(shards.local(there), name, view):
+                shards.local(there).copy_(made)
                 state[name] = there
             else:
-                state[name] = made if name == "step" else sharding.like(param, made)
+                state[name] = made if name == "step" else shards.like(param, made)
         if "master" in saved and "master" not in ours:
             state.pop("master", None)
             if view.dtype not in _HALF:
-                _take_master(view, sharding.part_of(saved["master"], param))
+                _take_master(view, shards.part_of(saved["master"], param))
 
 
 def _take_master(view: Tensor, master: Tensor) -> None:

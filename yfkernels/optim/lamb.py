@@ -95,7 +95,7 @@ class LAMB(GatedOptimizer):
         ['bias', 'weight']
     """
 
-    _attributes = (*GatedOptimizer._attributes, "_preset", "_warned")
+    _pickled = (*GatedOptimizer._pickled, "_preset", "_warned")
     _warned = False
     _state_names = ("exp_avg", "exp_avg_sq")
     _defining_options = frozenset(("grad_averaging", "trust_norm_bounds"))

@@ -11,9 +11,9 @@ from torch.nn import Module
 
 from yfkernels._checks import check_bound, check_fraction, finite, require, require_number
 from yfkernels.ops import rules
+from yfkernels.optim import momentum_methods
 from yfkernels.optim._gated import GatedOptimizer
-from yfkernels.tuning import momentum_methods
-from yfkernels.tuning.momentum_methods import QHMSettings
+from yfkernels.optim.momentum_methods import QHMSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,7 +11,7 @@ from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, upgraded
 from yfkernels.optim._lr_watch import LearningRateWatch
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
-from yfkernels.tuning.yellowfin import YellowFinTuner
+from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
 class YellowFin(RuleOptimizer):
@@ -103,7 +103,7 @@ class YellowFin(RuleOptimizer):
         1.0
     """
 
-    _attributes = (*RuleOptimizer._attributes, "_lr_watch")
+    _pickled = (*RuleOptimizer._pickled, "_lr_watch")
     _statistics_name = "tuner"
     _statistics_needed = True
     _defining_options = frozenset(("decoupled_weight_decay",))

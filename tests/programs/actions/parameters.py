@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import lay_out
 from programs.notation import numbers
 from programs.registry import action, one_of
 from programs.side import Side, clone, like
+from support.cases import lay_out
 from torch import Tensor, nn
 from torch.nn import Parameter
 

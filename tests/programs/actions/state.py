@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CANARY, lay_out
 from programs.gradients import give_gradients
 from programs.registry import action, one_of
 from programs.side import Side, claim
+from support.cases import CANARY, lay_out
 from torch import Tensor
 
 Form = Callable[[Tensor], Tensor]

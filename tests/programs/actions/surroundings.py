@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CANARY
 from programs.comparing import equal
 from programs.gradients import give_gradients
 from programs.registry import action, one_of
 from programs.side import Mismatch, Side, claim, same_bits
+from support.cases import CANARY
 
 
 @action(4.0, neutral=True)

@@ -16,20 +16,20 @@ from yfkernels.ops.memory import flatten, memory_order, unflatten
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random
-from yfkernels.ops.torch.rules import Scalars, Update, update_of
+from yfkernels.ops.torch.rules import Formula, Scalars, formula_of
 from yfkernels.ops.torch.tuner import yellowfin_tune
 from yfkernels.ops.tuner import MEASURED, TILE
 
 __all__ = [
-    "advance",
-    "direct",
-    "direct_and_move",
-    "gate",
+    "apply",
+    "decide",
     "measure",
-    "measure_then_gate",
-    "move",
+    "measure_then_decide",
     "sum_of_squares",
     "unusable",
+    "update",
+    "update_state",
+    "update_state_then_apply",
     "upload",
     "write_words",
     "yellowfin_tune",
@@ -111,7 +111,7 @@ def measure(
         sketches[0].copy_(sketch)
 
 
-def gate(
+def decide(
     partials: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
@@ -136,7 +136,7 @@ def gate(
     state.copy_(torch.stack([norm, skipped + (~active).double()]))
 
 
-def measure_then_gate(
+def measure_then_decide(
     table: TensorTable,
     own: Tensor,
     partials: Tensor,
@@ -147,7 +147,7 @@ def measure_then_gate(
 ) -> None:
     """Measures the norm of the last table into `own` of the slots; then the gate."""
     measure(table, Measure.NORM, own)
-    gate(partials, grad_scale, found_inf, state, coefficients)
+    decide(partials, grad_scale, found_inf, state, coefficients)
 
 
 def _pairs(table: TensorTable) -> Iterator[tuple[Tensor, Row, Tensor]]:
@@ -217,33 +217,33 @@ def _count(row: Row, active: Tensor) -> None:
 
 def _directed(
     rule: Rule, row: Row, grad: Tensor, coefficients: Tensor
-) -> tuple[Update, Tensor, Tensor, list[Tensor]]:
-    """(update, parameter, u, advanced state) of a tensor in this step; nothing is written."""
+) -> tuple[Formula, Tensor, Tensor, list[Tensor]]:
+    """(formula, parameter, u, advanced state) of a tensor in this step; nothing is written."""
     param, step = _current_param(row), _steps(row) + 1.0
-    update = update_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
+    formula = formula_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
     states = _states(rule, row)
-    u, *advanced = update.direction(grad.to(states[0].dtype), param, states)
-    return update, param, u, advanced
+    u, *advanced = formula.direction(grad.to(states[0].dtype), param, states)
+    return formula, param, u, advanced
 
 
-def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
-    """One pass over all tensors: state and parameters advance, and `table.gauges` if it has any."""
+def update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+    """One pass over all tensors: state and parameters advance, and `table.move_sums` if any."""
     active = coefficients[0, 0] != 0.0
-    gauges = torch.zeros_like(table.gauges[: rule.gauges])
+    move_sums = torch.zeros_like(table.move_sums[: rule.move_sums])
     for _, row, grad in _pairs(table):
-        update, param, u, advanced = _directed(rule, row, grad, coefficients)
-        moved = update.moved(param, u)
-        if rule.gauges:
-            gauged = update.gauge(grad.to(param.dtype), param, moved, advanced)
-            gauges = gauges + torch.stack([_sum(gauge) for gauge in gauged])
+        formula, param, u, advanced = _directed(rule, row, grad, coefficients)
+        moved = formula.moved(param, u)
+        if rule.move_sums:
+            shares = formula.move_sums(grad.to(param.dtype), param, moved, advanced)
+            move_sums = move_sums + torch.stack([_sum(share) for share in shares])
         _write_param(row, moved, _steps(row) + 1.0, active)
         _write_states(rule, row, advanced, active)
         _count(row, active)
-    if rule.gauges:
-        _write(table.gauges[: rule.gauges], gauges, active)
+    if rule.move_sums:
+        _write(table.move_sums[: rule.move_sums], move_sums, active)
 
 
-def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     active = coefficients[0, 0] != 0.0
     for norms, row, grad in _pairs(table):
@@ -253,21 +253,21 @@ def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         _count(row, active)
 
 
-def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes: parameters move by a length that hangs on `table.norms`."""
     active = coefficients[0, 0] != 0.0
     for norms, row, _ in _pairs(table):
         scalars, param, step = _scalars(rule, row, coefficients), _current_param(row), _steps(row)
-        ratio = update_of(rule).trust_ratio(scalars, *norms.unbind())
-        update = update_of(rule)(scalars, step, ratio)
-        u = update.recalled(param, _states(rule, row))
-        _write_param(row, update.moved(param, u), step, active)
+        ratio = formula_of(rule).trust_ratio(scalars, *norms.unbind())
+        formula = formula_of(rule)(scalars, step, ratio)
+        u = formula.recalled(param, _states(rule, row))
+        _write_param(row, formula.moved(param, u), step, active)
 
 
-def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state_then_apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Both passes, where no other process has parts of the tensors."""
-    direct(rule, table, coefficients)
-    move(rule, table, coefficients)
+    update_state(rule, table, coefficients)
+    apply(rule, table, coefficients)
 
 
 def _current_param(row: Row) -> Tensor:

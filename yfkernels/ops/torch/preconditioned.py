@@ -43,7 +43,7 @@ def tune_preconditioned(
     # 1. the clips
     envelope_sq = old["envelope"]
     g = step.clipped(envelope_sq)
-    calm = step.calm_factor(g, envelope_sq)
+    update_clip = step.clip_of_update(g, envelope_sq)
 
     # 1. the envelope of ‖g‖²
     new["beta_power"] = old["beta_power"] * options.beta
@@ -74,7 +74,7 @@ def tune_preconditioned(
         "lr": lrs[0],
         "momentum": momentum,
         "grad_norm": g.norm,
-        "clip_coefficient": g.clip * calm,
+        "clip_coefficient": g.clip * update_clip,
     }
     ones = torch.ones_like(lrs)
     out = {
@@ -89,7 +89,7 @@ def tune_preconditioned(
         "param_gain": ones,
         "average_decay": ones * _SQUARE_DECAY,
         "average_gain": ones * fresh,
-        "spike_clip": ones * calm,
+        "update_clip": ones * update_clip,
         "lr": lrs,
     }
     step.write([window, raw_window], out, state, coefficients)

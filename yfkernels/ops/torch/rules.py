@@ -14,7 +14,7 @@ Scalars = dict[str, Tensor]
 """A group's coefficients by name: float64, no dimension."""
 
 
-class Update:
+class Formula:
     """What ends every rule: p <- keep p + gain u.
 
     Args:
@@ -49,14 +49,14 @@ class Update:
     def moved(self, p: Tensor, u: Tensor) -> Tensor:
         return self.keep * p + self.gain * u
 
-    def gauge(
+    def move_sums(
         self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """What the tuner wants summed over all elements of the move; the state has advanced."""
         raise NotImplementedError
 
 
-class YellowFin(Update):
+class YellowFin(Formula):
     """Momentum SGD in two forms; with an average of the gradient if it has a place for one."""
 
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
@@ -70,7 +70,7 @@ class YellowFin(Update):
         averages = (c["average_decay"] * gbar + c["average_gain"] * g for gbar in state[1:])
         return velocity, c["velocity_keep"] * velocity, *averages
 
-    def gauge(
+    def move_sums(
         self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         return ((after - before) * (after + before),)
@@ -84,7 +84,7 @@ class YellowFin(Update):
         return torch.where((p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
 
 
-class PreconditionedYellowFin(Update):
+class PreconditionedYellowFin(Formula):
     """Polyak's momentum in the shape of Adam's metric; d is over its root mean square already."""
 
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
@@ -99,11 +99,11 @@ class PreconditionedYellowFin(Update):
         c = self.c
         d = c["grad_scale"] * g + c["coupled_decay"] * p
         square_avg = c["average_decay"] * state[1] + c["average_gain"] * (d * d)
-        gain = c["velocity_gain"] * c["spike_clip"]
+        gain = c["velocity_gain"] * c["update_clip"]
         velocity = c["momentum"] * state[0] + gain * (d / self._metric(square_avg))
         return velocity, velocity, square_avg
 
-    def gauge(
+    def move_sums(
         self, g: Tensor, before: Tensor, after: Tensor, state: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         d = self.c["grad_scale"] * g + self.c["coupled_decay"] * before
@@ -111,7 +111,7 @@ class PreconditionedYellowFin(Update):
         return (after - before) * (after + before) * q, d * (d / q)
 
 
-class QHM(Update):
+class QHM(Formula):
     """Quasi-hyperbolic momentum (Ma & Yarats 2019)."""
 
     def direction(self, g: Tensor, p: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -121,7 +121,7 @@ class QHM(Update):
         return (1.0 - c["nu"]) * d + c["nu"] * average, average
 
 
-class QHAdam(Update):
+class QHAdam(Formula):
     """Quasi-hyperbolic Adam (Ma & Yarats 2019)."""
 
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
@@ -138,7 +138,7 @@ class QHAdam(Update):
         return ((1.0 - c["nu1"]) * d + self.averaged1 * m) / size, m, v
 
 
-class LAMB(Update):
+class LAMB(Formula):
     """LAMB (arXiv 1904.00962 v5, algorithm 2)."""
 
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
@@ -168,7 +168,7 @@ class LAMB(Update):
         return torch.where((c["adapts"] != 0.0) & (p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
 
 
-_UPDATES: dict[Rule, type[Update]] = {
+_UPDATES: dict[Rule, type[Formula]] = {
     rules.YELLOWFIN: YellowFin,
     rules.YELLOWFIN_SKETCH: YellowFin,
     rules.QHM: QHM,
@@ -180,6 +180,6 @@ _UPDATES: dict[Rule, type[Update]] = {
 }
 
 
-def update_of(rule: Rule) -> type[Update]:
+def formula_of(rule: Rule) -> type[Formula]:
     """The rule's mathematics."""
     return _UPDATES[rule]

@@ -99,22 +99,23 @@ class TuningStep:
         exploding = (self.k >= 1) & (norm_sq >= envelope_sq)
         return Clipped(norm, clip, norm_sq, norm_sq.sqrt(), exploding)
 
-    def calm_factor(self, g: Clipped, envelope_sq: Tensor) -> Tensor:
+    def clip_of_update(self, g: Clipped, envelope_sq: Tensor) -> Tensor:
         """9. What the update alone is clipped by: explosions, and in the robust mode spikes."""
-        old, calm = self.old, self.one
+        old, update_clip = self.old, self.one
         if self.options.adaptive_clip:
             explosion_clip = clip_factor(envelope_sq.sqrt() + self.e, g.root, self.e)
-            calm = torch.where(g.exploding, explosion_clip, calm)
+            update_clip = torch.where(g.exploding, explosion_clip, update_clip)
         if not self.options.robust:
-            return calm
+            return update_clip
         if self.options.adaptive_clip:
             recent_sq = old["recent_sq_avg"] / (1.0 - old["recent_power"])
             spike_clip = clip_factor(_SPIKE * recent_sq.sqrt(), g.root, self.e)
-            calm = torch.where(self.k >= _CALM_STEPS, torch.minimum(spike_clip, calm), calm)
+            both = torch.minimum(spike_clip, update_clip)
+            update_clip = torch.where(self.k >= _CALM_STEPS, both, update_clip)
         self.new["recent_sq_avg"] = _RECENT * old["recent_sq_avg"] + (1.0 - _RECENT) * g.norm_sq
         power = torch.where(self.k == 0, _RECENT, _RECENT * old["recent_power"])
         self.new["recent_power"] = power
-        return calm
+        return update_clip
 
     def ends_of_window(
         self, window: Tensor, k: Tensor, value: Tensor

@@ -89,15 +89,15 @@ def _tune_plain(
     momentum = torch.where(k >= 1, momentum, options.initial_momentum)
 
     # 9
-    calm = step.calm_factor(g, envelope_sq)
+    update_clip = step.clip_of_update(g, envelope_sq)
     if options.robust:
         first = FIRST_RADIUS * (1.0 + sums["start_sq"].sqrt())
         new["radius"] = torch.where(k == 0, first, old["radius"])
         step.travel(old["unread_growth"])
         new["unread_growth"] = torch.zeros_like(h)
-        new["grad_sq_sum"] = old["grad_sq_sum"] + calm * calm * h
+        new["grad_sq_sum"] = old["grad_sq_sum"] + update_clip * update_clip * h
         lr = step.distance_over_gradients(momentum)
-    update_clip = g.clip * calm
+    total_clip = g.clip * update_clip
 
     # 8. the user's multiplier, and a cap on the move of one step
     group = step.group
@@ -119,14 +119,14 @@ def _tune_plain(
         "lr": lrs[0],
         "momentum": momentum,
         "grad_norm": g.norm,
-        "clip_coefficient": update_clip,
+        "clip_coefficient": total_clip,
     }
     ones = torch.ones_like(lrs)
     decoupled = group["decoupled"] != 0.0
     keeps = torch.where(momentum != 0.0, ones, 0.0)
     out = {
         "active": ones,
-        "grad_scale": group["sign"] * update_clip * step.inv_scale,
+        "grad_scale": group["sign"] * total_clip * step.inv_scale,
         "coupled_decay": torch.where(decoupled, 0.0, group["weight_decay"]),
         # a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
         "momentum": momentum * ((group["lr"] != 0.0) if options.polyak else ones),
@@ -136,7 +136,7 @@ def _tune_plain(
         "param_gain": ones if options.polyak else -lrs,
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
-        "spike_clip": ones,
+        "update_clip": ones,
         "lr": lrs,
     }
     rest_of_state = [window] if sketch is None else [window, beta * average + average_gain * sketch]

@@ -48,7 +48,7 @@ def _refusal(interpreter: bool) -> str | None:
     if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
         return f"Triton {triton.__version__} is too old: install {_OLDEST[0]}.{_OLDEST[1]} or newer"
     # Triton decides when it is imported whether to interpret, for its own functions and for ours
-    from yfkernels.ops.triton.judge import gate
+    from yfkernels.ops.triton.gate import gate
 
     compiled = [isinstance(function, triton.JITFunction) for function in (tl.zeros, gate)]
     if any(compiled) if interpreter else not all(compiled):
@@ -118,7 +118,7 @@ def measure(
         measurement.launch(table, what, partials, sketches)
 
 
-def gate(
+def decide(
     partials: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
@@ -126,13 +126,13 @@ def gate(
     coefficients: Tensor,
 ) -> None:
     """Adds up the slots and decides on the step where `state` lives."""
-    from yfkernels.ops.triton import judge
+    from yfkernels.ops.triton import gate
 
     with _on(state.device):
-        judge.launch(partials, grad_scale, found_inf, state, coefficients)
+        gate.launch(partials, grad_scale, found_inf, state, coefficients)
 
 
-def measure_then_gate(
+def measure_then_decide(
     table: TensorTable,
     own: Tensor,
     partials: Tensor,
@@ -172,31 +172,31 @@ def yellowfin_tune(
             tune.launch(options, partials, sketches, *scalars, *memory, scratch)
 
 
-def advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """One pass over all tensors: state and parameters advance."""
     from yfkernels.ops.triton import update
 
     with _on(table.device):
-        update.launch_advance(rule, table, coefficients)
+        update.launch_update(rule, table, coefficients)
 
 
-def direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes: state advances, and the norms of p and u go to `table.norms`."""
     from yfkernels.ops.triton import update
 
     with _on(table.device):
-        update.launch_direct(rule, table, coefficients)
+        update.launch_update_state(rule, table, coefficients)
 
 
-def move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes: parameters move by a length that hangs on `table.norms`."""
     from yfkernels.ops.triton import update
 
     with _on(table.device):
-        update.launch_move(rule, table, coefficients)
+        update.launch_apply(rule, table, coefficients)
 
 
-def direct_and_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def update_state_then_apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Both passes, where no other process has parts of the tensors."""
-    direct(rule, table, coefficients)
-    move(rule, table, coefficients)
+    update_state(rule, table, coefficients)
+    apply(rule, table, coefficients)

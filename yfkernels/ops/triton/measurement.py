@@ -8,7 +8,7 @@ from torch import Tensor
 
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.triton.judge import judge
+from yfkernels.ops.triton.gate import decide
 from yfkernels.ops.triton.launch import launch as launch_kernel
 from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
@@ -133,7 +133,7 @@ def measure(
         tl.store(sketches + slot * TILE + lanes, sketch)
     if ticket is not None:  # noqa: SIM102  decided when this is compiled
         if is_last(ticket, tl.num_programs(0)):
-            judge(
+            decide(
                 num_slots,
                 partials,
                 grad_scale,

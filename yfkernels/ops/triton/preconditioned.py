@@ -17,7 +17,7 @@ from yfkernels.ops.triton.rules import power
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
-    calm_factor,
+    clip_of_update,
     clipped,
     distance_over_gradients,
     end_of_range,
@@ -93,7 +93,7 @@ def preconditioned_tune(
 
     # 1. the clips
     norm, clip, norm_sq = clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP)
-    calm, recent = calm_factor(norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP, True)
+    update_clip, recent = clip_of_update(norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP, True)
     store_recent(state, recent)
 
     # 4. what the step before has left: h = t² <d, u>, and how far it has come, in the metric
@@ -151,7 +151,7 @@ def preconditioned_tune(
     tl.store(state + at("state.radius"), radius)
     tl.store(state + at("state.momentum"), momentum)
     tl.store(state + at("state.grad_norm"), norm)
-    tl.store(state + at("state.clip_coefficient"), clip * calm)
+    tl.store(state + at("state.clip_coefficient"), clip * update_clip)
 
     for i in range(num_groups):
         group = groups + i * size("group")
@@ -177,7 +177,7 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.param_gain"), 1.0)
         tl.store(out + at("yellowfin.average_decay"), square_decay)
         tl.store(out + at("yellowfin.average_gain"), fresh)
-        tl.store(out + at("yellowfin.spike_clip"), calm)
+        tl.store(out + at("yellowfin.update_clip"), update_clip)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 

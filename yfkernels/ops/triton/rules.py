@@ -12,7 +12,7 @@ from yfkernels.ops import rules
 from yfkernels.ops.triton.layout import at, bias_correction, metric_floor
 
 
-class Update(NamedTuple):
+class Formula(NamedTuple):
     """A rule: functions on tiles of elements and on scalars.
 
     Attributes:
@@ -24,15 +24,15 @@ class Update(NamedTuple):
         recalled: (numbers, p, states) to u once more, from those states; None for a rule without
             a second pass.
         trust_ratio: (coefficients, ‖p‖², ‖u‖²) to the ratio; likewise.
-        gauge: (numbers, g, p, p after the move, states after it) to a tuple of what the tuner wants
-            summed, one or two; None if it wants nothing.
+        move_sums: (numbers, g, p, p after the move, states after it) to a tuple of an element's
+            shares in what the tuner wants summed, one or two; None if it wants nothing.
     """
 
     numbers: Any
     direction: Any
     recalled: Any = None
     trust_ratio: Any = None
-    gauge: Any = None
+    move_sums: Any = None
 
 
 @triton.jit
@@ -96,15 +96,15 @@ def _yellowfin_trust_ratio(coefficients, p_sq, u_sq):
 
 
 @triton.jit
-def _yellowfin_gauge(numbers, g, before, after, states):
+def _yellowfin_move_sums(numbers, g, before, after, states):
     """By how much ‖p‖² grows."""
     return ((after - before) * (after + before),)
 
 
 @triton.jit
 def _preconditioned_numbers(coefficients, step, ratio):
-    spike_clip = tl.load(coefficients + at("yellowfin.spike_clip"))
-    velocity_gain = tl.load(coefficients + at("yellowfin.velocity_gain")) * spike_clip
+    update_clip = tl.load(coefficients + at("yellowfin.update_clip"))
+    velocity_gain = tl.load(coefficients + at("yellowfin.velocity_gain")) * update_clip
     square_decay = tl.load(coefficients + at("yellowfin.average_decay"))
     return (
         (
@@ -139,7 +139,7 @@ def _preconditioned_direction(numbers, g, p, states):
 
 
 @triton.jit
-def _preconditioned_gauge(numbers, g, before, after, states):
+def _preconditioned_move_sums(numbers, g, before, after, states):
     """The growth of ‖p‖² in the metric, and <d, u>. The compiler takes d / q from above."""
     d = numbers[0] * g + numbers[1] * before
     q = _metric(numbers, states[1])
@@ -276,19 +276,21 @@ def _lamb_trust_ratio(coefficients, p_sq, u_sq):
     return tl.where(adapts & (p_sq > 0.0) & (u_sq > 0.0), ratio, 1.0)
 
 
-_YELLOWFIN = Update(
+_YELLOWFIN = Formula(
     _yellowfin_numbers, _yellowfin_direction, _yellowfin_recalled, _yellowfin_trust_ratio
 )
-_ROBUST_YELLOWFIN = Update(_yellowfin_numbers, _yellowfin_direction, gauge=_yellowfin_gauge)
-_PRECONDITIONED_YELLOWFIN = Update(
-    _preconditioned_numbers, _preconditioned_direction, gauge=_preconditioned_gauge
+_ROBUST_YELLOWFIN = Formula(
+    _yellowfin_numbers, _yellowfin_direction, move_sums=_yellowfin_move_sums
 )
-UPDATES: Mapping[str, Update] = {
+_PRECONDITIONED_YELLOWFIN = Formula(
+    _preconditioned_numbers, _preconditioned_direction, move_sums=_preconditioned_move_sums
+)
+FORMULAS: Mapping[str, Formula] = {
     rules.YELLOWFIN.name: _YELLOWFIN,
     rules.YELLOWFIN_SKETCH.name: _YELLOWFIN,
-    rules.QHM.name: Update(_qhm_numbers, _qhm_direction),
-    rules.QHADAM.name: Update(_qhadam_numbers, _qhadam_direction),
-    rules.LAMB.name: Update(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
+    rules.QHM.name: Formula(_qhm_numbers, _qhm_direction),
+    rules.QHADAM.name: Formula(_qhadam_numbers, _qhadam_direction),
+    rules.LAMB.name: Formula(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
     rules.YELLOWFIN_DIAGONAL.name: _PRECONDITIONED_YELLOWFIN,
     rules.YELLOWFIN_COMPACT.name: _PRECONDITIONED_YELLOWFIN,

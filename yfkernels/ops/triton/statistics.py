@@ -112,27 +112,29 @@ def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
 
 
 @triton.jit
-def calm_factor(
+def clip_of_update(
     norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP: tl.constexpr, ROBUST: tl.constexpr
 ):
-    """9. (calm, recent after the step): an exploding gradient is clipped in the update, after the
-    statistics saw it; and in the robust mode one that is long beside those just before it.
+    """9. (update_clip, recent after the step): an exploding gradient is clipped in the update,
+    after the statistics saw it; and in the robust mode one that is long beside those before it.
     """
     root = tl.sqrt(norm_sq)
     recent_sq_avg, recent_power = recent
-    calm = tl.full([], 1.0, tl.float64)
+    update_clip = tl.full([], 1.0, tl.float64)
     if ADAPTIVE_CLIP:
         exploding = (k >= 1) & (norm_sq >= envelope_sq)
-        calm = tl.where(exploding, clip_factor(tl.sqrt(envelope_sq) + e, root, e), calm)
+        update_clip = tl.where(
+            exploding, clip_factor(tl.sqrt(envelope_sq) + e, root, e), update_clip
+        )
         if ROBUST:
             recent_sq = recent_sq_avg / (1.0 - recent_power)
             spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), root, e)
-            calm = tl.where(k >= 10, tl.minimum(spike_clip, calm), calm)
+            update_clip = tl.where(k >= 10, tl.minimum(spike_clip, update_clip), update_clip)
     if ROBUST:
         decay = tl.full([], 0.9, tl.float64)
         recent_sq_avg = decay * recent_sq_avg + (1.0 - decay) * norm_sq
         recent_power = tl.where(k == 0, decay, decay * recent_power)
-    return calm, (recent_sq_avg, recent_power)
+    return update_clip, (recent_sq_avg, recent_power)
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
-    calm_factor,
+    clip_of_update,
     clipped,
     distance_over_gradients,
     first_radius,
@@ -174,24 +174,24 @@ def yellowfin_tune(
     momentum = tl.where(k >= 1, momentum, initial_momentum)
 
     # 9
-    calm, recent = calm_factor(h, envelope_sq, recent, k, e, ADAPTIVE_CLIP, ROBUST)
+    update_clip, recent = clip_of_update(h, envelope_sq, recent, k, e, ADAPTIVE_CLIP, ROBUST)
     if ROBUST:
         growth += unread_growth
         start_sq = slot_total(partials, num_slots, "slot.start_sq")
         radius = tl.where(k == 0, first_radius(start_sq), radius)
         radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
-        grad_sq_sum += calm * calm * h
+        grad_sq_sum += update_clip * update_clip * h
         lr = distance_over_gradients(momentum, radius, grad_sq_sum)
         tl.store(state + at("state.unread_growth"), 0.0)
         tl.store(state + at("state.growth"), growth)
         tl.store(state + at("state.radius"), radius)
         tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
         store_recent(state, recent)
-    update_clip = clip * calm
+    total_clip = clip * update_clip
     tl.store(state + at("state.step"), step + 1.0)
     tl.store(state + at("state.momentum"), momentum)
     tl.store(state + at("state.grad_norm"), norm)
-    tl.store(state + at("state.clip_coefficient"), update_clip)
+    tl.store(state + at("state.clip_coefficient"), total_clip)
 
     # 8. the user's multiplier, and a cap on the move of one step
     h_root = tl.sqrt(h)
@@ -215,7 +215,7 @@ def yellowfin_tune(
         # torch.optim.SGD, and so the reference, has no buffer in a step without momentum
         keeps = 1.0 if BUFFERED else tl.where(momentum != 0.0, 1.0, 0.0)
         tl.store(out + at("yellowfin.active"), 1.0)
-        tl.store(out + at("yellowfin.grad_scale"), sign * (update_clip * inv_scale))
+        tl.store(out + at("yellowfin.grad_scale"), sign * (total_clip * inv_scale))
         tl.store(out + at("yellowfin.coupled_decay"), tl.where(decoupled, 0.0, decay))
         # a group whose lr was set to 0 stands still; Polyak's velocity alone would carry it on
         stands = multiplier == 0.0 if POLYAK else False
@@ -227,7 +227,7 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.param_gain"), 1.0 if POLYAK else -group_lr)
         tl.store(out + at("yellowfin.average_decay"), beta)
         tl.store(out + at("yellowfin.average_gain"), average_gain)
-        tl.store(out + at("yellowfin.spike_clip"), 1.0)
+        tl.store(out + at("yellowfin.update_clip"), 1.0)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
     if SKETCH:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
-from yfkernels.ops.triton.gauges import add_rounds, add_tile, end_piece, end_table, no_sums
 from yfkernels.ops.triton.launch import launch
 from yfkernels.ops.triton.layout import at
+from yfkernels.ops.triton.move_sums import add_rounds, add_tile, end_piece, end_table, no_sums
 from yfkernels.ops.triton.parameter import (
     parameter_columns,
     read_parameter,
@@ -23,7 +23,7 @@ from yfkernels.ops.triton.parameter import (
 )
 from yfkernels.ops.triton.reduce import is_last, strided_total
 from yfkernels.ops.triton.rounding import code_of, float_of
-from yfkernels.ops.triton.rules import UPDATES
+from yfkernels.ops.triton.rules import FORMULAS
 from yfkernels.ops.triton.table import (
     DTYPES,
     are_aligned,
@@ -76,20 +76,20 @@ def _count_step(row):
     tl.store(place.to(tl.pointer_type(tl.float32)), (steps(row) + 1.0).to(tl.float32), place != 0)
 
 
-@triton.jit(do_not_specialize=["num_chunks", "coefficients", "gauges", "ticket"])
-def advance(
+@triton.jit(do_not_specialize=["num_chunks", "coefficients", "move_sums", "ticket"])
+def update(
     words,
     chunks,
     num_chunks,
     coefficients,
-    piece_gauges,
-    gauges,
+    piece_move_sums,
+    move_sums,
     tickets,
     ticket,
     NUMBERS: tl.constexpr,
     DIRECTION: tl.constexpr,
-    GAUGE: tl.constexpr,
-    GAUGES: tl.constexpr,
+    MOVE_SUMS_OF: tl.constexpr,
+    MOVE_SUMS: tl.constexpr,
     STATES: tl.constexpr,
     CODED: tl.constexpr,
     WORDS: tl.constexpr,
@@ -102,8 +102,8 @@ def advance(
 ):
     """All at once. A fixed number of programs share the pieces of all chunks.
 
-    GAUGE makes the shares of GAUGES sums over all elements. Without it piece_gauges, gauges and
-    ticket are None.
+    MOVE_SUMS_OF makes an element's shares of MOVE_SUMS sums. Without it piece_move_sums, move_sums
+    and ticket are None.
     """
     COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
@@ -122,15 +122,15 @@ def advance(
         # a tensor that is not aligned all is ragged, but where there are sums to be the same.
         whole = n // TILE * TILE
         wide = tl.where(are_aligned(row, COLUMNS), whole, 0)
-        if GAUGES > 0:
-            totals = no_sums(tl.full([], 0.0, tl.float64), GAUGES)
+        if MOVE_SUMS > 0:
+            totals = no_sums(tl.full([], 0.0, tl.float64), MOVE_SUMS)
         else:
             whole = wide
         for RAGGED in tl.static_range(2):
-            for MASKED in tl.static_range(RAGGED, 2 if GAUGES > 0 else RAGGED + 1):
-                if GAUGES > 0:
+            for MASKED in tl.static_range(RAGGED, 2 if MOVE_SUMS > 0 else RAGGED + 1):
+                if MOVE_SUMS > 0:
                     zeros = tl.full([(END_TILE if RAGGED else TILE) // 4], 0.0, tl.float32)
-                    sums = no_sums(zeros, GAUGES)
+                    sums = no_sums(zeros, MOVE_SUMS)
                 begin = whole if RAGGED else (wide if MASKED else 0)
                 end = n if RAGGED else (whole if MASKED else wide)
                 # where all this is does not stay in registers from loop to loop
@@ -149,13 +149,13 @@ def advance(
                     moved = keep * param + gain * u
                     write_parameter(param_columns, place, mask, moved, randomness)
                     _store_states(columns, place, mask, states, randomness)
-                    if GAUGES > 0:
-                        shares = GAUGE(numbers, grad, param, moved, states)
+                    if MOVE_SUMS > 0:
+                        shares = MOVE_SUMS_OF(numbers, grad, param, moved, states)
                         sums = add_tile(sums, shares, mask if RAGGED else None)
-                if GAUGES > 0:
+                if MOVE_SUMS > 0:
                     totals = add_rounds(totals, sums)
-        if GAUGES > 0:
-            end_piece(piece_gauges, piece, totals)
+        if MOVE_SUMS > 0:
+            end_piece(piece_move_sums, piece, totals)
 
         # where all this is does not stay in registers over the loops
         tensor, row, _, _, _ = piece_at(words, chunks, piece, CHUNK, PIECE)
@@ -164,13 +164,13 @@ def advance(
             if is_last(tickets + tensor, pieces):
                 _count_step(row)
 
-    if GAUGES > 0:  # noqa: SIM102  decided when this is compiled
+    if MOVE_SUMS > 0:  # noqa: SIM102  decided when this is compiled
         if active:
-            end_table(piece_gauges, num_pieces, ticket, gauges, GAUGES)
+            end_table(piece_move_sums, num_pieces, ticket, move_sums, MOVE_SUMS)
 
 
 @triton.jit(do_not_specialize=["num_chunks", "coefficients"])
-def direct(
+def update_state(
     words,
     chunks,
     num_chunks,
@@ -239,7 +239,7 @@ def direct(
 
 
 @triton.jit(do_not_specialize=["num_chunks", "coefficients"])
-def move(
+def apply(
     words,
     chunks,
     num_chunks,
@@ -323,7 +323,7 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
     to itself, the compiler takes more or spills. Where it does neither, None.
     """
     return {
-        "NUMBERS": UPDATES[rule.name].numbers,
+        "NUMBERS": FORMULAS[rule.name].numbers,
         "STATES": rule.states,
         "WORDS": len(rule.fields),
         "DTYPE": DTYPES[table.dtype],
@@ -344,52 +344,52 @@ def _of_table(table: TensorTable) -> tuple[Tensor, Tensor, int]:
     return table.words, table.chunks, table.num_chunks
 
 
-def launch_advance(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def launch_update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Advances every tensor of the table that has a gradient."""
-    update = UPDATES[rule.name]
-    piece, programs = _cut(table, evenly=rule.gauges > 0)
-    sums = (table.chunk_sums, table.gauges) if rule.gauges else (None, None)
+    formula = FORMULAS[rule.name]
+    piece, programs = _cut(table, evenly=rule.move_sums > 0)
+    sums = (table.chunk_sums, table.move_sums) if rule.move_sums else (None, None)
     registers = 80 if _is_half(table) else None
-    ticket = table.tickets[-1:] if rule.gauges else None
+    ticket = table.tickets[-1:] if rule.move_sums else None
     launch(
-        advance,
+        update,
         programs,
         table.device,
         _purpose(rule, table),
         (*_of_table(table), coefficients, *sums, table.tickets, ticket),
-        DIRECTION=update.direction,
-        GAUGE=update.gauge,
-        GAUGES=rule.gauges,
+        DIRECTION=formula.direction,
+        MOVE_SUMS_OF=formula.move_sums,
+        MOVE_SUMS=rule.move_sums,
         CODED=rule.coded,
         PIECE=piece,
-        **_structure(rule, table, 128 if rule.gauges else registers),
+        **_structure(rule, table, 128 if rule.move_sums else registers),
     )
 
 
-def launch_direct(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def launch_update_state(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The first of two passes."""
     launch(
-        direct,
+        update_state,
         min(table.num_chunks, _most_programs(table.device)),
         table.device,
         _purpose(rule, table),
         (*_of_table(table), coefficients, table.chunk_sums, table.norms, table.tickets),
-        DIRECTION=UPDATES[rule.name].direction,
+        DIRECTION=FORMULAS[rule.name].direction,
         **_structure(rule, table, 128),
     )
 
 
-def launch_move(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+def launch_apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes."""
     piece, programs = _cut(table)
     launch(
-        move,
+        apply,
         programs,
         table.device,
         _purpose(rule, table),
         (*_of_table(table), coefficients, table.norms),
-        RECALLED=UPDATES[rule.name].recalled,
-        TRUST_RATIO=UPDATES[rule.name].trust_ratio,
+        RECALLED=FORMULAS[rule.name].recalled,
+        TRUST_RATIO=FORMULAS[rule.name].trust_ratio,
         PIECE=piece,
         **_structure(rule, table, 80 if _is_half(table) else None),
     )

@@ -1,0 +1,121 @@
+"""FSDP2: what programs do to parameters and state around the steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from support.cases import assert_same_bits
+from support.processes import NO_FSDP2, WORLD, Pair, everyones
+from support.resume import BUILDS, CUT, EQUALS, STEPS, assert_close, make_model, snapshot, train
+from torch import nn
+
+if not dist.is_gloo_available():
+    pytest.skip("torch has no gloo here", allow_module_level=True)
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:
+    pytest.skip(NO_FSDP2, allow_module_level=True)
+
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+every_build = pytest.mark.parametrize("name", BUILDS)
+
+
+def sharded() -> nn.Module:
+    return fully_shard(make_model())
+
+
+def collectives(function: Any) -> int:
+    """How often processes had to talk to each other."""
+    with CommDebugMode() as counted:
+        function()
+    return counted.get_total_counts()
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch itself is given to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), options: Any = None
+    ) -> Any:
+        self.count += 1
+        return operation(*args, **(options or {}))
+
+
+def operations(function: Any) -> int:
+    with Operations() as counted:
+        function()
+    return counted.count
+
+
+@every_build
+def test_state_dict_of_one_process_alone(name: str, pair: Pair) -> None:
+    pair(check_state_dict_of_one_process_alone, name)
+
+
+def check_state_dict_of_one_process_alone(rank: int, name: str) -> None:
+    """As programs do that save on rank 0: nobody is waited for."""
+    model = sharded()
+    optimizer = BUILDS[name](model.parameters())
+    train(model, optimizer, range(CUT), rank, WORLD)
+    assert collectives(optimizer.state_dict) == 0
+    if rank == 0:
+        assert optimizer.state_dict()["state"]
+    dist.barrier()
+
+
+@every_build
+def test_parameters_sharded_after_construction(name: str, pair: Pair) -> None:
+    pair(check_parameters_sharded_after_construction, name)
+
+
+def check_parameters_sharded_after_construction(rank: int, name: str) -> None:
+    """As Accelerate does it: the groups are given the new parameters. Nor is a step more work."""
+    model = sharded()
+    optimizer = BUILDS[name](model.parameters())
+    train(model, optimizer, range(STEPS), rank, WORLD)
+
+    other = make_model()
+    swapped = BUILDS[name](other.parameters())
+    fully_shard(other)
+    swapped.param_groups[0]["params"] = list(other.parameters())
+    train(other, swapped, range(STEPS), rank, WORLD)
+    assert_same_bits(snapshot(other, swapped), snapshot(model, optimizer))
+    assert operations(swapped.step) == operations(optimizer.step)
+
+
+@pytest.mark.parametrize("name", EQUALS)
+def test_equals_torch(name: str, pair: Pair) -> None:
+    pair(check_equals_torch, name)
+
+
+def check_equals_torch(rank: int, name: str) -> None:
+    snapshots = []
+    for build in EQUALS[name]:
+        model = sharded()
+        optimizer = build(model.parameters())
+        train(model, optimizer, range(STEPS), rank, WORLD)
+        snapshots.append(snapshot(model, optimizer))
+    assert_close(*snapshots)
+
+
+@pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB"])
+def test_a_step_has_few_sums(name: str, pair: Pair) -> None:
+    pair(check_a_step_has_few_sums, name)
+
+
+def check_a_step_has_few_sums(rank: int, name: str) -> None:
+    """LAMB has one for the clip and one for the norms. YellowFin has one for ‖g‖² and one for what
+    the update has gauged, so that any process can save the whole state alone."""
+    model = sharded()
+    optimizer = BUILDS[name](model.parameters())
+    train(model, optimizer, range(CUT), rank, WORLD)
+    assert collectives(optimizer.step) == {"SGD": 0, "YellowFin": 2, "LAMB": 2}[name]
+    assert len(set(map(str, everyones(getattr(optimizer, "diagnostics", dict)())))) == 1

@@ -1,0 +1,226 @@
+"""The preconditioned YellowFin and its oracle side by side: every step from where the last one led.
+
+u = d / q makes a move of order 1 of the sign of a gradient, so what a parameter is off may come
+back through the coupled decay as a whole move, and lr hangs on all of them. The oracle therefore
+goes on from the optimizer's own parameters and state, which it has just compared.
+
+Tolerances. As in twin.py a sum of squares is good to 2e-6 relative (1e-13 in double precision): so
+are ‖g‖² and ‖x_0‖², and clips and t, which hang on roots and quotients of them. A term of d rounds
+relative to itself, so d may be off by more than that where its terms cancel. s, q and u follow by
+intervals, as if d and q were independent; but q² >= d² (1 - b2) / (1 - b2^m) bounds |u| whatever
+the rounding. An error of t comes on top and is the same for all elements: it makes d and q smaller
+or larger together, q by less, so that u = d / q and t² d u each are off by no more than t is.
+G = Σ d u inherits what its terms are off, and is a sum itself. h = t² G is off by what both are,
+and any average of h by the most that any h was; the digest goes on as in twin.py. W is told to the
+oracle like the growth in twin.py, and is off relative to the magnitudes it sums.
+
+A code has to be one that a number between the ends of the interval of s becomes with the random
+bits of the element in this step. That is a single one but where those bits leave it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from oracle.codes import VALUES, coded
+from oracle.preconditioned import B2, CompactGroup, PreconditionedGroup, PreconditionedOracle
+from oracle.yellowfin import Trace
+
+from support.cases import Group, Target, memory_order
+from support.roundings import assert_near
+from support.twin import Twin
+
+Array = np.ndarray
+NOT_FOR_THE_ORACLE = ("robust", "variance", "momentum_form", "initial_lr")
+SMALLEST = 2.0**-126  # below it kernels may flush to zero
+DOUBLE_ROUNDS = 2.0**-46  # the tuner's own arithmetic is in double precision
+
+
+class PreconditionedTwin(Twin):
+    """YellowFin with preconditioner="diagonal" and its oracle."""
+
+    oracle_type = PreconditionedOracle
+    group_type = PreconditionedGroup
+    not_for_the_oracle = (*Twin.not_for_the_oracle, *NOT_FOR_THE_ORACLE)
+    chosen: ClassVar = {"preconditioner": "diagonal"}
+    assumed: ClassVar = {"decoupled_weight_decay": True}
+
+    def __init__(
+        self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
+    ) -> None:
+        super().__init__(target, groups, rng, **options)
+        self.compared = 0  # steps
+        self.h_off = 0.0  # relative, the most of any h
+        self.growth_off = 0.0  # of Q
+        # What the last step has gauged is off by this: G relatively, W.
+        self.gauged_off = self.gauged_growth_off = 0.0
+
+    def rows(self) -> Iterator[tuple[torch.nn.Parameter, PreconditionedGroup, int, float]]:
+        """Every parameter with its group in the oracle, its place there and the group's lr."""
+        todo = iter(self.params)
+        for group, lr in zip(self.oracle.groups, self.oracle.last.group_lrs, strict=True):
+            for i in range(len(group.params)):
+                yield next(todo), group, i, lr
+
+    def compare(self, trace: Trace) -> None:
+        """Diagnostics, step sizes, state and parameters, within the tolerances derived above."""
+        taken, self.compared = trace.step > self.compared, trace.step
+        if taken and trace.step > 1:
+            self.h_off = max(self.h_off, self.gauged_off + self.statistic)  # that of t² d u
+            self.growth_off += self.gauged_growth_off
+        error, h_off = self.statistic, self.h_off
+        tuned = 6.0 * h_off if trace.step > 2 else 0.0  # before, momentum is given
+        radius = error + h_off + self.growth_off / self.oracle.radius**2
+        rtol = {
+            "lr": tuned + error + h_off + radius,
+            "momentum": tuned,
+            "h_min": 2.0 * h_off,
+            "h_max": 2.0 * h_off,
+            "variance": 2.0 * h_off,
+            "distance": 2.0 * h_off,
+            "radius": radius,
+            "grad_norm": error,
+            "clip_coefficient": 4.0 * error,
+            "step": 0.0,
+            "skipped_steps": 0.0,
+        }
+        rtol = {name: tolerance + DOUBLE_ROUNDS for name, tolerance in rtol.items()}
+        self.compare_scalars(trace, rtol)
+        if taken:
+            self.compare_elements(trace, rtol["lr"], rtol["momentum"])
+            self.go_on_from_the_optimizer()
+        else:
+            self.assert_near([np.zeros_like(g.params[i]) for _, g, i, _ in self.rows()], trace.step)
+
+    def compare_elements(self, trace: Trace, lr_off: float, momentum_off: float) -> None:
+        """State and parameters; and what they are off tells for the sums that they gauge."""
+        error, eps = self.statistic, self.rounding
+        clip_off = error if trace.clip_coefficient < 1.0 else 0.0
+        gauged = gauged_off = growth_off = 0.0
+        growth = np.longdouble(0.0)
+        allowed = []
+        for (p, group, i, lr), before in zip(self.rows(), self.before, strict=True):
+            if p.grad is None:
+                allowed.append(np.zeros_like(group.params[i]))
+                self.compare_state(p, group, i, 0.0, None)
+                continue
+            s, q = group.advanced[i], group.metric[i]
+            d, u = np.abs(group.uphill[i]), np.abs(group.directions[i])
+            fresh = 1.0 - B2 ** group.steps[i]
+            d_off = (clip_off + 3.0 * eps) * group.uphill_terms[i]
+            s_off = (1.0 - B2) * (2.0 * d + d_off) * d_off + 4.0 * eps * s + SMALLEST
+            root = np.sqrt(s / fresh)
+            low, high = np.maximum(s - s_off, 0.0), s + s_off
+            q_off = np.maximum(np.sqrt(high / fresh) - root, root - np.sqrt(low / fresh))
+            q_off += 4.0 * eps * q
+            with np.errstate(divide="ignore"):
+                u_off = (d_off + u * q_off) / np.maximum(q - q_off, 0.0)
+            u_off = np.minimum(u_off, u + np.sqrt(fresh / (1.0 - B2)))
+            gauged += float(d @ u)
+            gauged_off += float(d_off @ (u + u_off) + d @ u_off)
+
+            s_off += 2.0 * error * (1.0 - B2) * d**2
+            u_off += error * u
+            v_off = (lr_off + momentum_off + error + 3.0 * eps) * group.velocity_terms[i]
+            v_off += lr * self.oracle.update_clip * u_off + SMALLEST
+            self.compare_state(p, group, i, v_off, (s - s_off, s + s_off))
+            x = np.abs(before.astype(np.float64))
+            x_off = v_off + 2.0 * eps * (x + group.velocity_terms[i])
+            if group.decoupled_weight_decay:
+                decay = lr * group.weight_decay / (1.0 - trace.momentum)
+                x_off += decay * (lr_off + momentum_off) * x
+            allowed.append(x_off)
+
+            reached = self.newest(p)
+            grown = (reached - before) * (reached + before)
+            growth += (grown * q).sum()
+            growth_off += float(np.abs(grown) @ (q_off + (2.0 * error + 4.0 * eps) * q))
+        self.assert_near(allowed, trace.step)
+        self.gauged_off = error + (gauged_off / gauged if gauged else 0.0)
+        self.gauged_growth_off = growth_off
+        self.oracle.gauged_growth = growth
+
+    def compare_state(
+        self,
+        p: torch.nn.Parameter,
+        group: PreconditionedGroup,
+        i: int,
+        v_off: Any,
+        s_ends: tuple[Array, Array] | None,
+    ) -> None:
+        """s_ends: what s may be, None if the parameter took no part in the step."""
+        state = self.optimizer.state.get(p)
+        if not state:
+            assert group.steps[i] == 0
+            return
+        assert state["step"].dtype is torch.float32
+        assert state["step"].shape == ()
+        assert int(state["step"]) == group.steps[i]
+        if p.numel():
+            assert_near(in_memory(state["momentum_buffer"], p), group.buffers[i], v_off, "v")
+            if s_ends is None:
+                assert np.array_equal(self.squares(p), group.squares[i])
+            else:
+                self.compare_squares(p, group, i, *s_ends)
+
+    def squares(self, p: torch.nn.Parameter) -> Array:
+        """s as the optimizer keeps it."""
+        return in_memory(self.optimizer.state[p]["exp_avg_sq"], p)
+
+    def compare_squares(
+        self, p: torch.nn.Parameter, group: Any, i: int, low: Array, high: Array
+    ) -> None:
+        off = np.maximum(high - group.squares[i], group.squares[i] - low)
+        assert_near(self.squares(p), group.squares[i], off, "s")
+
+    def go_on_from_the_optimizer(self) -> None:
+        for p, group, i, _ in self.rows():
+            group.params[i] = self.newest(p).astype(np.float64)
+            if state := self.optimizer.state.get(p):
+                group.buffers[i] = in_memory(state["momentum_buffer"], p)
+                group.squares[i] = self.squares(p)
+
+
+class CompactTwin(PreconditionedTwin):
+    """YellowFin as it comes, with preconditioner="compact", and its oracle."""
+
+    group_type = CompactGroup
+    chosen: ClassVar = {}
+
+    def squares(self, p: torch.nn.Parameter) -> Array:
+        values: Array = VALUES[self.codes(p)]
+        return values
+
+    def codes(self, p: torch.nn.Parameter) -> Array:
+        state = self.optimizer.state[p]["exp_avg_sq_codes"]
+        assert state.dtype is torch.uint8
+        return in_memory(state, p).astype(int)
+
+    def compare_squares(
+        self, p: torch.nn.Parameter, group: Any, i: int, low: Array, high: Array
+    ) -> None:
+        codes, words = self.codes(p), group.words[i]
+        least, most = coded(np.maximum(low, 0.0), words), coded(high, words)
+        wrong = (codes < least) | (codes > most)
+        assert not wrong.any(), (
+            f"codes {codes[wrong]}, but {least[wrong]} to {most[wrong]} are possible"
+        )
+
+
+def in_memory(state: torch.Tensor, p: torch.nn.Parameter) -> Array:
+    """State of a complex parameter has pairs of reals."""
+    like = p.detach()
+    return memory_order(state, torch.view_as_real(like) if like.is_complex() else like).copy()
+
+
+TWINS = {None: Twin, "diagonal": PreconditionedTwin, "compact": CompactTwin}
+
+
+def yellowfin_beside(
+    target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
+) -> Twin:
+    """YellowFin beside the oracle that its options ask for."""
+    return TWINS[options.get("preconditioner")](target, groups, rng, **options)

@@ -1,0 +1,217 @@
+"""The ``yfkernels`` command: demo, compare, large-batch, bench, config."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import yfkernels
+from yfkernels.lab.workloads.contenders import Contender, contender
+
+if TYPE_CHECKING:
+    from yfkernels.lab.workloads.training import Task
+
+OPTIONAL_PACKAGES = ("matplotlib", "numpy", "rich", "sklearn", "typer")
+
+
+def _exit_without(package: str) -> NoReturn:
+    sys.exit(f'This command needs {package}, which is not installed: pip install "yfkernels[demo]"')
+
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    _exit_without(str(error.name))
+
+app = typer.Typer(
+    help="PyTorch optimizers that tune themselves, in fused kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Workload(str, Enum):
+    """What `compare` and `large-batch` may train on."""
+
+    DIGITS_CONV = "digits-conv"
+    DIGITS_MLP = "digits-mlp"
+
+
+Contenders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="OPTIMIZER...", help="Names, or names with settings: lamb:lr=0.02,preset=timm"
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings for each optimizer.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
+Out = Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")]
+
+SHOWN = ["yellowfin", "adamw", "sgd"]
+COMPARED = ["yellowfin", "lamb", "qhm", "qhadam", "adamw", "sgd"]
+FOR_LARGE_BATCHES = ["lamb", "adamw", "sgd"]
+
+# One thread is quick enough for so small a net. Where other programs hold the cores, two threads
+# wait for each other at every layer: measured on a busy machine, 8 times the time of one.
+THREADS = 1
+
+
+@app.command()
+def demo(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps for each optimizer.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batch order.")] = 0,
+    out: Out = Path("runs/demo"),
+    optimizers: Annotated[
+        str, typer.Option(help="Which to compare, separated by commas.")
+    ] = ",".join(SHOWN),
+) -> None:
+    """Train a small conv net on handwritten digits with YellowFin, AdamW and SGD."""
+    chosen = _contenders(optimizers.split(","), option="'--optimizers'")
+    # Here, because the other commands do without what these load.
+    from yfkernels.lab.compare import run_comparison
+
+    run_comparison(
+        _task(Workload.DIGITS_CONV),
+        chosen,
+        steps=steps,
+        seeds=[seed],
+        threads=THREADS,
+        folder=_folder(out),
+        name="demo",
+    )
+
+
+@app.command()
+def compare(
+    optimizers: Contenders = COMPARED,
+    workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_CONV,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps for each optimizer.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    seeds: Seeds = 1,
+    threads: Threads = THREADS,
+    out: Out = Path("runs/compare"),
+) -> None:
+    """Train one workload with several optimizers: table, figure and every step as CSV."""
+    chosen = _contenders(optimizers, option="'OPTIMIZER...'")
+    from yfkernels.lab.compare import run_comparison
+
+    run_comparison(
+        _task(workload, batch_size=batch_size, option="'--batch-size'"),
+        chosen,
+        steps=steps,
+        seeds=range(seeds),
+        threads=threads,
+        folder=_folder(out),
+        name="compare",
+    )
+
+
+@app.command()
+def large_batch(
+    optimizers: Contenders = FOR_LARGE_BATCHES,
+    workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_MLP,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Images a step, separated by commas; lr is tuned at the smallest.")
+    ] = "32,64,128,256,512,1024",
+    epochs: Annotated[int, typer.Option(min=1, help="The same at every batch size.")] = 20,
+    seeds: Seeds = 3,
+    threads: Threads = THREADS,
+    out: Out = Path("runs/large-batch"),
+) -> None:
+    """Tune lr at a small batch, scale it by rule to larger ones, and see what gets lost.
+
+    An lr given with an optimizer is where its search starts, not what it trains with.
+    """
+    chosen = _contenders(optimizers, option="'OPTIMIZER...'")
+    try:
+        sizes = sorted({int(size) for size in batch_sizes.split(",")})
+    except ValueError:
+        raise typer.BadParameter(
+            f"cannot read {batch_sizes!r}; write whole numbers, separated by commas",
+            param_hint="'--batch-sizes'",
+        ) from None
+    for size in sizes:
+        task = _task(workload, batch_size=size, option="'--batch-sizes'")
+    from yfkernels.lab.compare import run_large_batch
+
+    run_large_batch(
+        task,
+        chosen,
+        batch_sizes=sizes,
+        epochs=epochs,
+        seeds=range(seeds),
+        threads=threads,
+        folder=_folder(out),
+    )
+
+
+def _contenders(texts: list[str], *, option: str) -> list[Contender]:
+    try:
+        chosen = [contender(text) for text in texts]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    return list({(one.label, one.setting): one for one in chosen}.values())
+
+
+def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Task:
+    from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
+
+    make = {Workload.DIGITS_CONV: digits_conv, Workload.DIGITS_MLP: digits_mlp}[workload]
+    try:
+        return make().with_batch_size(batch_size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"cannot make the folder {path}: {error.strerror}; name one you may write to",
+            param_hint="'--out'",
+        ) from None
+    return path
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    },
+)
+def bench(context: typer.Context) -> None:
+    """Measure time and bandwidth of a step; options go to bench/runner.py (try --help)."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "bench" / "runner.py").is_file():
+        sys.exit("yfkernels bench needs the source checkout: clone it and run `make bench` there")
+    sys.path.insert(0, str(checkout))
+    runner = importlib.import_module("bench.runner")
+    raise typer.Exit(runner.main(context.args))
+
+
+@app.command()
+def config() -> None:
+    """Show which backend serves each device, and why not the others."""
+    yfkernels.show_config()
+
+
+def main() -> None:
+    """Runs the command; a missing optional package becomes one line instead of a traceback."""
+    try:
+        app(prog_name="yfkernels")
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in OPTIONAL_PACKAGES:
+            raise
+        _exit_without(package)
+
+
+if __name__ == "__main__":
+    main()

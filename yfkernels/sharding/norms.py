@@ -1,0 +1,32 @@
+"""Norms of whole tensors whose parts are on several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from yfkernels.ops.table import TensorTable
+from yfkernels.sharding.shards import ShardGroup
+
+
+def reduce_norms(
+    tables: Sequence[TensorTable], shards: Sequence[ShardGroup], num_params: int
+) -> None:
+    """Adds up `table.norms` over the processes that share the tables' tensors, in place.
+
+    Args:
+        tables: the tables of this process; those of whole tensors stay as they are.
+        shards: every shard group of the optimizer, in the same order on all processes.
+        num_params: parameters of the optimizer. A process that has no part of a tensor counts it
+            too, so that all processes add up the same places.
+    """
+    for shard in shards:
+        mine = [table for table in tables if table.shard == shard]
+        total = torch.zeros(num_params, 2, dtype=torch.float64, device=shard.device)
+        places = [torch.tensor([row.index for row in table.rows], device="cpu") for table in mine]
+        for table, place in zip(mine, places):
+            total[place.to(total.device)] = table.norms.to(total.device)
+        shard.all_reduce(total)
+        for table, place in zip(mine, places):
+            table.norms.copy_(total[place.to(total.device)])
