@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import yfkernels
-from yfkernels import ops
+from yfkernels.ops import backend as ops
 
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
@@ -31,7 +31,7 @@ def describe(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "yfkernels": yfkernels.__version__,
-        "backend": ops.choose(backend, device, torch.float32, True),
+        "backend": ops.choose(backend, device, torch.float32, True).name,
         "torch": torch.__version__,
         "triton": _version("triton"),
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ import torch
 
 from bench import environment, gpu_plan, page
 from bench.gpu_parts import PARTS, SANITIZER, Outcome
-from yfkernels import ops
+from yfkernels.ops import backend as ops
 
 RESULTS = Path("bench/results")
 _OPTIONAL = ("rich", "matplotlib", "pytest_benchmark", "xdist", "sklearn", "typer")

@@ -18,7 +18,7 @@ from bench.race import Plan, race
 from bench.result import Result
 from bench.sizes import DEFAULT_SIZES, QUICK_SIZES, Size, parse_size
 from bench.targets import check
-from yfkernels.ops import BACKENDS
+from yfkernels.ops.backend import BACKENDS
 
 MODES = {"cpu": ("eager", "moved"), "cuda": ("eager", "moved", "capturable", "graph")}
 QUICK_ROUNDS = 5

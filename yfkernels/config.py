@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 
 from yfkernels._version import __version__
-from yfkernels.ops import backend_status, native, preferred
+from yfkernels.ops.backend import backend_status, build_info, preferred
 
 DEVICE_TYPES = ("cpu", "cuda")
 _BUILD_RECORD = Path(__file__).with_name("_build.json")
@@ -102,7 +102,7 @@ def show_config() -> None:
 
 
 def _build() -> Build:
-    info = native.build_info() or {}
+    info = build_info() or {}
     cuda_version = info.get("cuda_version", "")
     return Build(
         code="cuda" if cuda_version else "cpu" if info else "none",
@@ -133,7 +133,7 @@ def _devices() -> dict[str, str]:
 def _service(kind: str, devices: dict[str, str]) -> Service:
     visible = any(torch.device(name).type == kind for name in devices)
     return Service(
-        backend=preferred(kind) if visible else None,
+        backend=preferred(kind).name if visible else None,
         unusable={name: why for name, why in backend_status(kind).items() if why is not None},
     )
 

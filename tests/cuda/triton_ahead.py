@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import math
 import re
 import subprocess
 import sys
@@ -26,8 +25,10 @@ import torch
 import triton
 from triton_driver import Driver
 
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import (
-    GATE_STATE,
     LAMB,
     QHADAM,
     QHM,
@@ -41,7 +42,6 @@ from yfkernels.ops.rules import (
 )
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
 from yfkernels.ops.triton import gate, measurement, preconditioned, tune, update, words
-from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The rules of each pass; yellowfin_sketch moves as yellowfin does.
@@ -71,20 +71,8 @@ FORMS = {
     (torch.float16, "master"): LARGEST,
     (torch.float16, "rounded"): LARGEST,
 }
-OPTIONS = TunerOptions(
-    beta=0.999,
-    max_norm=math.inf,
-    initial_lr=1e-4,
-    initial_momentum=0.0,
-    window=20,
-    adaptive_clip=True,
-    polyak=False,
-    log_smooth=True,
-    sparsity_debias=True,
-    sketch=False,
-    trust_ratio=False,
-    robust=False,
-    preconditioned=False,
+OPTIONS = YellowFinOptions(
+    momentum_form="buffer", sparsity_debias=True, robust=False, preconditioner=None
 )
 
 
@@ -112,7 +100,7 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
         columns[Column.GRAD_AVG] = torch.zeros(9, dtype=torch.uint8)
     if form == "master":
         columns[Column.MASTER] = torch.zeros(9)
-    table = TensorTable("triton", [Row(0, 0, 0, columns)])
+    table = TensorTable(backend_of("triton", "cuda"), [Row(0, 0, 0, columns)])
     table.chunk_size = GRANULARITY["cuda"].chunk
     return table
 
@@ -203,15 +191,15 @@ def compile_tuners() -> Kernels:
     for variant, options in {
         "exact": OPTIONS,
         "linear": dataclasses.replace(OPTIONS, log_smooth=False),
-        "sketch": dataclasses.replace(OPTIONS, sketch=True),
-        "robust": dataclasses.replace(OPTIONS, polyak=True, robust=True),
+        "sketch": dataclasses.replace(OPTIONS, variance="sketch"),
+        "robust": dataclasses.replace(OPTIONS, momentum_form="polyak", robust=True),
     }.items():
         state = torch.zeros(options.state_words, dtype=torch.float64)
         memory = (state, groups, coefficients_of(YELLOWFIN), scratch)
         sketches = SKETCHES if options.sketch else None
         tune.launch(options, PARTIALS, sketches, *SCALARS, *memory)
         kernels["yellowfin_tune", None, variant] = TUNE.compiled
-    options = dataclasses.replace(OPTIONS, polyak=True, robust=True, preconditioned=True)
+    options = YellowFinOptions(preconditioner="diagonal")
     for variant, log_smooth in {"": True, "linear": False}.items():
         chosen = dataclasses.replace(options, log_smooth=log_smooth)
         state = torch.zeros(chosen.state_words, dtype=torch.float64)

@@ -8,7 +8,6 @@ kernel as JSON.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections import defaultdict
@@ -20,27 +19,15 @@ import triton
 from torch import Tensor
 from triton_driver import Driver
 
-from yfkernels.ops import triton as backend
-from yfkernels.ops.rules import GATE_STATE, LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure, Rule
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
+from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure, Rule
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.triton import launch, words
-from yfkernels.ops.tuner import GROUP_FIELDS, SUMS, TILE, TunerOptions
 
-OPTIONS = TunerOptions(
-    beta=0.999,
-    max_norm=math.inf,
-    initial_lr=1e-4,
-    initial_momentum=0.0,
-    window=20,
-    adaptive_clip=True,
-    polyak=True,
-    log_smooth=True,
-    sparsity_debias=True,
-    sketch=False,
-    trust_ratio=False,
-    robust=True,
-    preconditioned=False,
-)
+OPTIONS = YellowFinOptions(sparsity_debias=True, preconditioner=None)
+backend = backend_of("triton", "cuda")
 
 
 def places(*size: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -55,7 +42,7 @@ def tables(rule: Rule) -> Iterator[TensorTable]:
             size = grad.numel()
             columns = {Column.PARAM: torch.zeros(size)}
             columns |= {Column(Column.STATE + k): torch.zeros(size) for k in range(rule.states)}
-            table = TensorTable("triton", [Row(0, 0, 0, columns)])
+            table = TensorTable(backend, [Row(0, 0, 0, columns)])
             table.chunk_size, table.num_chunks, table.num_slots = 4096, chunks, chunks
             for move_sums in places(2):
                 table.move_sums = move_sums
@@ -95,16 +82,15 @@ def take_every_step() -> None:
 
 def decide(partials: Tensor, groups: int, scaler: tuple[Tensor | None, Tensor | None]) -> None:
     scratch = torch.zeros(TILE + 1, dtype=torch.float64)
-    for state in places(4096 + OPTIONS.state_words):
+    for state in places(4096 + 2 * OPTIONS.state_words):
         for coefficients in places(groups, len(QHM.fields)):
             for measured in (None, partials):
                 backend.decide(measured, *scaler, state, coefficients)
         rows = torch.zeros(groups, len(GROUP_FIELDS), dtype=torch.float64)
         for coefficients in places(groups, len(YELLOWFIN.fields)):
-            for preconditioned in (False, True):
-                options = dataclasses.replace(OPTIONS, preconditioned=preconditioned)
+            for options in (OPTIONS, YellowFinOptions(preconditioner="diagonal")):
                 memory = (state, rows, coefficients, scratch)
-                backend.yellowfin_tune(options, partials, None, *scaler, *memory)
+                backend.tune_yellowfin(options, partials, None, *scaler, *memory)
 
 
 def write_words() -> None:

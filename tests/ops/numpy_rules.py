@@ -12,9 +12,9 @@ from support.roundings import SUM_OFF
 from tables import DEVICE
 from torch import Tensor
 
+from yfkernels.ops.constants import METRIC_FLOOR
 from yfkernels.ops.rules import (
     LAMB,
-    METRIC_FLOOR,
     QHADAM,
     QHM,
     YELLOWFIN,

@@ -11,12 +11,13 @@ import torch
 from support.cases import normal
 from torch import Tensor
 
-from yfkernels.ops import triton as backend
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.constants import TILE
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, Row, TensorTable
-from yfkernels.ops.tuner import TILE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+backend = backend_of("triton", DEVICE)
 # `-m cuda` selects what runs there, and nothing of what is interpreted for want of a device
 ON_DEVICE = [pytest.mark.cuda] if DEVICE == "cuda" else []
 
@@ -109,6 +110,6 @@ def draw_table(
         origin += -(-size // TILE) * TILE
         rows.append(Row(index, index % 2, at, columns))
         grads.append(None if index in case.missing else put(grad, case.offset))
-    table = TensorTable("triton", rows)
+    table = TensorTable(backend, rows)
     upload(table, grads)
     return table

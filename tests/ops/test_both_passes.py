@@ -6,13 +6,15 @@ not. The sizes put tensors inside runs, across their borders and over several of
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from support.cases import Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, YellowFin
-from yfkernels.ops import native
+from yfkernels.ops.backend import backend_of
 from yfkernels.optim._rule import RuleOptimizer
 
 UNUSABLE = why_unusable(Target("native", "cpu"))
@@ -59,7 +61,9 @@ def test_same_as_one_pass_after_the_other(
     for _ in range(3):
         at_once.step()
 
-    def one_after_the_other(*arguments: object) -> None:
+    native = backend_of("native", "cpu")
+
+    def one_after_the_other(*arguments: Any) -> None:
         native.update_state(*arguments)
         native.apply(*arguments)
 

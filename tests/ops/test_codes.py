@@ -13,7 +13,7 @@ from oracle.codes import VALUES, WIDTHS, coded, random_words
 from support.cases import Target, memory_order
 from torch import Tensor
 
-from yfkernels import ops
+from yfkernels.ops.backend import backend_of
 from yfkernels.ops.rules import YELLOWFIN_COMPACT
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random
@@ -41,10 +41,10 @@ def codes_after(
         Column(Column.STATE + 1): torch.empty_like(like, dtype=torch.uint8).copy_(codes),
         Column.STEP: torch.full((), float(taken), device=target.device),
     }
-    table = TensorTable(target.backend, [Row(0, 0, origin, columns)])
+    table = TensorTable(backend_of(target.backend, target.device), [Row(0, 0, origin, columns)])
     table.bind([like])
     pointers = [like.data_ptr()]
-    backend = ops.module(target.backend)
+    backend = backend_of(target.backend, target.device)
     backend.upload(table, Column.GRAD, pointers)
     values = {
         **dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0),

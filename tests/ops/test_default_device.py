@@ -15,8 +15,8 @@ from support.kinds import KINDS, Kind
 from torch import nn
 
 import yfkernels
-from yfkernels import BatchSizeSampler, ops, single_step
-from yfkernels.ops import native
+from yfkernels import BatchSizeSampler, single_step
+from yfkernels.ops.backend import BACKENDS, backend_of
 
 ONE_TABLE = (torch.float32, torch.float32)
 MIXED = (torch.float32, torch.bfloat16, torch.float64, torch.complex64)
@@ -24,7 +24,7 @@ MAKERS = {
     *("arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand"),
     *("randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros"),
 }
-BACKENDS = [name for name in ops.BACKENDS if ops.module(name).unusable("cpu") is None]
+USABLE = [name for name in BACKENDS if backend_of(name, "cpu").unusable("cpu") is None]
 
 
 def run(kind: Kind, backend: str, dtypes: Sequence[torch.dtype], device: str | None) -> list[Any]:
@@ -53,7 +53,7 @@ def run(kind: Kind, backend: str, dtypes: Sequence[torch.dtype], device: str | N
 
 
 @pytest.mark.parametrize("dtypes", [ONE_TABLE, MIXED], ids=["one", "mixed"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", USABLE)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_step(kind: Kind, backend: str, dtypes: Sequence[torch.dtype]) -> None:
     assert_same_bits(*(run(kind, backend, dtypes, device) for device in (None, "meta")))
@@ -62,7 +62,9 @@ def test_a_step(kind: Kind, backend: str, dtypes: Sequence[torch.dtype]) -> None
 @pytest.mark.parametrize("compiled", [True, False])
 def test_single_step(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(native, "unusable", lambda device_type: "as if it were not there")
+        monkeypatch.setattr(
+            backend_of("native", "cpu"), "unusable", lambda device_type: "as if it were not there"
+        )
     expected = single_step(1.0, 1.0, 1.0, 2.0)
     with torch.device("meta"):
         assert single_step(1.0, 1.0, 1.0, 2.0) == expected

@@ -24,7 +24,7 @@ pytestmark = [
 
 def on_a_pretended_device(*arguments: str) -> tuple[Sequence[str], str]:
     """The lines that pytest prints, and the last of them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "pretend_cuda", "-m", "cuda"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "support.pretend_cuda", "-m", "cuda"]
     command += ["-p", "no:cacheprovider", *arguments]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     env = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}

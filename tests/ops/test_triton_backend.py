@@ -10,9 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from tables import DEVICE, ON_DEVICE
-
-from yfkernels.ops import triton as backend
+from tables import DEVICE, ON_DEVICE, backend
 
 REASON = backend.unusable(DEVICE)
 needs_triton = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -58,7 +56,7 @@ def in_fresh_python(code: str) -> str:
     return done.stdout.strip()
 
 
-ASK = "from yfkernels.ops.triton import unusable; print(unusable('cpu'))"
+ASK = """from yfkernels.ops.backend import backend_status; print(backend_status("cpu")["triton"])"""
 
 
 def test_importing_the_backend_does_not_import_triton() -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from support.cases import assert_same_bits
-from tables import DEVICE, Case, draw_table
+from tables import DEVICE, Case, backend, draw_table
 from torch import Tensor
 
-from yfkernels.ops import triton as backend
-from yfkernels.ops.rules import GATE_STATE, LAMB, QHM, YELLOWFIN_DIAGONAL, YELLOWFIN_ROBUST, Rule
+from yfkernels.ops.constants import GATE_STATE, SUMS
+from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN_DIAGONAL, YELLOWFIN_ROBUST, Rule
 from yfkernels.ops.rules import Measure as What
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.tuner import SUMS
 
 REASON = backend.unusable(DEVICE)
 needs_triton = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -165,9 +164,11 @@ def test_sums_do_not_depend_on_where_tensors_begin(rule: Rule) -> None:
 
 @needs_compiler
 def test_a_gpu_of_another_maker_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    from yfkernels.ops.triton.availability import unusable
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert backend.unusable.__wrapped__("cuda") == "its kernels are for NVIDIA's GPUs"
+    assert unusable.__wrapped__("cuda") == "its kernels are for NVIDIA's GPUs"
 
 
 def in_fresh_python(code: str, **variables: str) -> str:
@@ -182,7 +183,9 @@ def in_fresh_python(code: str, **variables: str) -> str:
 
 
 # A machine on which torch has a CUDA device, of which Triton finds the driver's folder.
-PRETENDS = "import torch; torch.cuda.is_available = lambda: True; from yfkernels import ops; "
+PRETENDS = (
+    "import torch; torch.cuda.is_available = lambda: True; from yfkernels.ops.backend import *; "
+)
 
 
 @needs_compiler
@@ -190,8 +193,8 @@ def test_a_machine_without_a_compiler_is_served_by_torch(tmp_path: Any) -> None:
     (tmp_path / "libcuda.so.1").touch()
     code = PRETENDS + (
         "import warnings; warnings.simplefilter('ignore'); "
-        "print(ops.choose('auto', torch.device('cuda'), torch.float32, True)); "
-        "print(ops.backend_status('cuda')['triton'])"
+        "print(choose('auto', torch.device('cuda'), torch.float32, True).name); "
+        "print(backend_status('cuda')['triton'])"
     )
     where = {"TRITON_LIBCUDA_PATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     chosen, reason = in_fresh_python(code, PATH="", CC=str(tmp_path / "gcc"), **where).splitlines()
@@ -216,6 +219,6 @@ def test_a_machine_where_kernels_can_be_loaded_is_served_by_triton() -> None:
         "        load_binary=lambda *given: loads.append(given) or (1, 1, 0, 0, 1024),\n"
         "    )\n"
         "triton.runtime.driver.set_active(Driver())\n"
-        "print(ops.module('triton').unusable('cuda'), len(loads))\n"
+        "print(backend_of('triton', 'cuda').unusable('cuda'), len(loads))\n"
     )
     assert in_fresh_python(code) == "None 1"

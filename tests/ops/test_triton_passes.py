@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from tables import DEVICE, ON_DEVICE, Case, draw_table, pairs
+from tables import DEVICE, ON_DEVICE, Case, backend, draw_table, pairs
 from torch import Tensor
 
-from yfkernels.ops import triton as backend
-from yfkernels.ops.rules import GATE_STATE, QHM, YELLOWFIN, Measure
+from yfkernels.ops.constants import GATE_STATE, MEASURED, SUMS, TILE
+from yfkernels.ops.rules import QHM, YELLOWFIN, Measure
 from yfkernels.ops.table import Column, TensorTable
-from yfkernels.ops.tuner import MEASURED, SUMS, TILE
 
 REASON = backend.unusable(DEVICE)
 pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]

@@ -12,14 +12,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from support.cases import assert_same_bits
-from tables import DEVICE, ON_DEVICE
+from tables import DEVICE, ON_DEVICE, backend
 from torch import Tensor
 
-from yfkernels.ops import native
-from yfkernels.ops import torch as plain
-from yfkernels.ops import triton as backend
-from yfkernels.ops.rules import YELLOWFIN
-from yfkernels.ops.tuner import (
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.constants import (
     GROUP_FIELDS,
     MOVE_SUMS,
     OPTIONS_IN_STATE,
@@ -27,42 +24,40 @@ from yfkernels.ops.tuner import (
     STATE_FORMAT,
     SUMS,
     TILE,
-    TunerOptions,
 )
+from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.rules import YELLOWFIN
 
+native = backend_of("native", "cpu")
+plain = backend_of("torch", "cpu")
 REASON = backend.unusable(DEVICE)
 pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
-OPTIONS = TunerOptions(
+OPTIONS = YellowFinOptions(
     beta=0.9,
     max_norm=math.inf,
     initial_lr=1e-3,
     initial_momentum=0.3,
     window=5,
-    adaptive_clip=True,
-    polyak=False,
-    log_smooth=True,
-    sparsity_debias=False,
-    sketch=False,
-    trust_ratio=False,
+    momentum_form="buffer",
     robust=False,
-    preconditioned=False,
+    preconditioner=None,
 )
-DIAGONAL = {"robust": True, "polyak": True, "preconditioned": True}
+DIAGONAL = {"robust": True, "momentum_form": "polyak", "preconditioner": "diagonal"}
 VARIATIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "linear": {"log_smooth": False},
-    "unclipped": {"adaptive_clip": False},
+    "unclipped": {"clip": None},
     "max_norm": {"max_norm": 2.5},
-    "polyak": {"polyak": True},
+    "polyak": {"momentum_form": "polyak"},
     "trust_ratio": {"trust_ratio": True, "initial_momentum": 0.0},
     "no momentum": {"initial_momentum": 0.0},
     "sparse": {"sparsity_debias": True},
-    "sketch": {"sketch": True},
-    "robust": {"robust": True, "polyak": True},
+    "sketch": {"variance": "sketch"},
+    "robust": {"robust": True, "momentum_form": "polyak"},
     "diagonal": DIAGONAL,
     "diagonal linear": {**DIAGONAL, "log_smooth": False, "initial_momentum": 0.7, "window": 1},
-    "diagonal unclipped": {**DIAGONAL, "adaptive_clip": False, "max_norm": 2.5},
+    "diagonal unclipped": {**DIAGONAL, "clip": None, "max_norm": 2.5},
     "window=1": {"window": 1},
     "window=33": {"window": 33},
     "beta=0": {"beta": 0.0},
@@ -72,7 +67,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 class Tuning:
     """A tuner's memory on one device, for one backend."""
 
-    def __init__(self, options: TunerOptions, groups: Tensor, device: str) -> None:
+    def __init__(self, options: YellowFinOptions, groups: Tensor, device: str) -> None:
         self.options = options
         self.state = torch.zeros(options.state_words, dtype=torch.float64, device=device)
         self.state[STATE_FIELDS.index("format")] = STATE_FORMAT
@@ -93,7 +88,7 @@ class Tuning:
     def run(self, module: Any, *sums: Tensor | None) -> None:
         here = [None if x is None else x.to(self.state.device) for x in sums]
         memory = (self.state, self.groups, self.coefficients, self.scratch)
-        module.yellowfin_tune(self.options, *here, *memory)
+        module.tune_yellowfin(self.options, *here, *memory)
 
 
 def draw_sums(
@@ -153,8 +148,8 @@ class TestTune:
     )
     def test_equals_the_host_bit_for_bit(self, variation: str, rng: np.random.Generator) -> None:
         """From one slot and without ln and exp there is nothing left that may round otherwise."""
-        if native.unusable("cpu"):
-            pytest.skip(str(native.unusable("cpu")))
+        if reason := native.unusable("cpu"):
+            pytest.skip(reason)
         options = dataclasses.replace(OPTIONS, **VARIATIONS[variation] | {"log_smooth": False})
         groups = draw_groups(rng, 3)
         ours, theirs = Tuning(options, groups, DEVICE), Tuning(options, groups, "cpu")

@@ -21,10 +21,9 @@ from numpy_rounding import (
 from numpy_rules import PRECONDITIONED, direction, draw_coefficients, move_sums_of, trust_ratio
 from support.cases import assert_same_bits
 from support.roundings import SUM_OFF, assert_near, square_sum_off
-from tables import DEVICE, ON_DEVICE, Case, draw_table, put, upload
+from tables import DEVICE, ON_DEVICE, Case, backend, draw_table, put, upload
 from torch import Tensor
 
-from yfkernels.ops import triton as backend
 from yfkernels.ops.rules import (
     LAMB,
     QHADAM,
@@ -195,7 +194,7 @@ def test_stochastic_rounding_bit_for_bit(
         Column.STATE: torch.zeros(len(halves), device=DEVICE),
         Column.STEP: torch.tensor(3.0, device=DEVICE),
     }
-    table = TensorTable("triton", [Row(0, 0, origin, columns)])
+    table = TensorTable(backend, [Row(0, 0, origin, columns)])
     upload(table, [torch.zeros_like(columns[Column.PARAM])])
     group = dict.fromkeys(QHM.fields, 0.0) | {"active": 1.0, "decoupled": 1.0, "lr": 1.0}
     group["weight_decay"] = 1.0 - float(np.float32(rng.uniform(0.5, 1.5)))
@@ -219,7 +218,7 @@ def test_codes_bit_for_bit(origin: int, rng: np.random.Generator) -> None:
         Column.GRAD_AVG: torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8)).to(DEVICE),
         Column.STEP: torch.tensor(3.0, device=DEVICE),
     }
-    table = TensorTable("triton", [Row(0, 0, origin, columns)])
+    table = TensorTable(backend, [Row(0, 0, origin, columns)])
     upload(table, [torch.from_numpy(g).to(DEVICE)])
     ones = ("active", "grad_scale", "average_gain")
     group = dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0) | dict.fromkeys(ones, 1.0)
@@ -360,7 +359,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
         Column.STATE: torch.zeros_like(master),
         Column.MASTER: master.clone(),
     }
-    table = TensorTable("triton", [Row(0, 0, 0, columns)])
+    table = TensorTable(backend, [Row(0, 0, 0, columns)])
     upload(table, [torch.zeros_like(columns[Column.PARAM])])
     group = dict.fromkeys(YELLOWFIN_SKETCH.fields, 0.0) | {"active": 1.0, "param_keep": 1.0}
     coefficients = torch.tensor([list(group.values())], dtype=torch.float64, device=DEVICE)

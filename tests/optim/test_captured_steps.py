@@ -19,7 +19,8 @@ from support.cases import Target, assert_same_bits, normal, why_unusable
 from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
-from yfkernels.ops import native
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.native import cpu as native_cpu
 
 pytestmark = pytest.mark.skipif(
     why_unusable(Target("native", "cpu")) is not None, reason="records the compiled module's calls"
@@ -80,10 +81,11 @@ Make = Callable[[], Graph]
 
 @pytest.fixture
 def graph(monkeypatch: pytest.MonkeyPatch) -> Make:
-    recorder = Recorder(native._C)
-    monkeypatch.setattr(native, "_C", recorder)
+    native = backend_of("native", "cpu")
+    recorder = Recorder(native._c)  # type: ignore[attr-defined]
+    monkeypatch.setattr(native, "_c", recorder)
     # addresses go where kernels read them as they do on a device: by calls
-    monkeypatch.setattr(native, "_on_host_here", lambda table: False)
+    monkeypatch.setattr(native_cpu, "_on_host", lambda table: False)
     return lambda: Graph(recorder, monkeypatch)
 
 

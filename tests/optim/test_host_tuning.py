@@ -107,7 +107,7 @@ def test_copies(kind: Kind, rng: np.random.Generator, *, scaled: bool, remote: N
         optimizer.step()
     with Counted() as counted:
         optimizer.step()
-    kept = kind.optimizer(params, **kind.options)._tuner.options.move_sums > 0
+    kept = kind.optimizer(params, **kind.options)._tuner.options.rule.move_sums > 0
     staged = 2 if kept else 1  # on the host, into pinned memory
     on_the_host = Counter(_local_scalar_dense=2 if scaled else 0)  # float() of what has come
     expected = Counter(copy_=2 + staged + kept)

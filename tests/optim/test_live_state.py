@@ -96,7 +96,7 @@ def plain_steps(optimizer: torch.optim.Optimizer) -> None:
 MOVES = (clone_each, swap_data, new_dicts, another_order, in_double, transposed, plain_steps)
 
 
-@pytest.mark.parametrize("apply", MOVES, ids=lambda move: move.__name__)
+@pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
 def test_moved_state_is_followed(move: Callable[[torch.optim.Optimizer], None], pair: Pair) -> None:
     pair.train(3)
     for _ in range(3):

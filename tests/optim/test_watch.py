@@ -13,7 +13,8 @@ from support.kinds import KINDS, Kind
 from test_live_state import MOVES, Pair, clear
 from torch import nn
 
-from yfkernels.ops import native
+from yfkernels.ops.backend import build_info
+from yfkernels.ops.native.cpu import compiled_watch
 from yfkernels.ops.watch import PythonWatch, Seen
 
 pytestmark = [
@@ -22,7 +23,7 @@ pytestmark = [
         not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
         reason="torch before 2.10 has no DLPack exchange API: there is the walk in Python alone",
     ),
-    pytest.mark.skipif(native.build_info() is None, reason="yfkernels._C was not built"),
+    pytest.mark.skipif(build_info() is None, reason="yfkernels._C was not built"),
 ]
 NATIVE = Target("native", "cpu")
 
@@ -33,7 +34,7 @@ class Both:
     seen: list[int]
 
     def __init__(self, tables: Sequence[Any], sizes: Sequence[int], entries: Any) -> None:
-        compiled = native.watch(tables, sizes, entries)
+        compiled = compiled_watch(tables, sizes, entries)
         assert compiled is not None
         self.compiled = compiled
         self.python = PythonWatch(tables, sizes, entries)
@@ -49,7 +50,7 @@ class Both:
         assert one & told == other & told
         if not one & Seen.PLAN:
             for index, table in enumerate(self.tables):
-                if table.backend == "torch":
+                if not table.backend.fused:
                     continue
                 assert self.compiled.present(index) == self.python.present(index)
                 for column in table.columns:
@@ -70,7 +71,7 @@ class Both:
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yfkernels.ops.watch_over", Both)
+    monkeypatch.setattr("yfkernels.optim._plan.watch_over", Both)
 
 
 def other_gradients(pair: Pair) -> None:
@@ -128,7 +129,7 @@ def test_the_python_walk_serves_all(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """As with a torch before 2.10, where the extension has no other."""
-    monkeypatch.setattr("yfkernels.ops.watch_over", PythonWatch)
+    monkeypatch.setattr("yfkernels.optim._plan.watch_over", PythonWatch)
     for kind in KINDS:
         pair = Pair(kind, NATIVE, rng)
         pair.train(2)

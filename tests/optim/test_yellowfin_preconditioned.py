@@ -16,7 +16,7 @@ from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
 from yfkernels import YellowFin
-from yfkernels.ops.tuner import STATE_FIELDS
+from yfkernels.ops.constants import STATE_FIELDS
 
 KIND = next(kind for kind in KINDS if kind.name == "YellowFin-diagonal")
 EPS = torch.finfo(torch.float32).eps

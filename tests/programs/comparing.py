@@ -22,7 +22,7 @@ import torch
 from programs.side import Mismatch, Side, claim, same_bits
 from torch import Tensor
 
-from yfkernels.ops.tuner import STATE_FIELDS
+from yfkernels.ops.constants import STATE_FIELDS
 
 ULPS = 8.0
 TUNED = 2.0**-12

@@ -12,7 +12,7 @@ from support.cases import CANARY
 from torch import Tensor
 from torch.nn import Parameter
 
-from yfkernels.ops.tuner import STATE_FIELDS
+from yfkernels.ops.constants import STATE_FIELDS
 from yfkernels.optim._state import view_of
 
 HALF = (torch.bfloat16, torch.float16)

@@ -1,6 +1,6 @@
 """A pytest plugin: tests of the Triton kernels take this machine for one with a CUDA device.
 
-    TRITON_INTERPRET=1 python -m pytest -p pretend_cuda -m cuda tests/ops/test_triton_tune.py
+    TRITON_INTERPRET=1 python -m pytest -p support.pretend_cuda -m cuda tests/ops/test_triton_tune.py
 
 Kernels are interpreted, and tensors on "cuda" lie in the memory of the host; but what torch refuses
 of a tensor on a device is refused here too: NumPy, and operations with tensors of the host. So the
@@ -142,7 +142,7 @@ def interpret_on_the_host() -> None:
 
 
 def pretend() -> None:
-    from yfkernels.ops import triton as backend
+    from yfkernels.ops.triton import availability
 
     def on(device: object) -> AbstractContextManager[None]:
         return nullcontext()
@@ -153,8 +153,8 @@ def pretend() -> None:
     torch.cuda.get_device_properties = lambda _: SimpleNamespace(  # type: ignore[assignment]
         multi_processor_count=1
     )
-    backend._refusal = lambda interpreter: None  # type: ignore[assignment]
-    backend._cannot_launch = lambda: None  # type: ignore[assignment]
+    availability._refusal = lambda interpreter: None  # type: ignore[assignment]
+    availability._cannot_launch = lambda: None  # type: ignore[assignment]
     # a parameter of the host cannot become one of the device in place, as torch has it
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     interpret_on_the_host()

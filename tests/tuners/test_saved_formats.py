@@ -11,9 +11,12 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from yfkernels import YellowFin, ops
+from yfkernels import YellowFin
+from yfkernels.ops.backend import backend_of
+from yfkernels.ops.constants import STATE_FIELDS, TILE
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN
-from yfkernels.ops.tuner import STATE_FIELDS, TILE, TunerOptions, upgraded
+from yfkernels.tuners.saved_formats import upgraded
 
 SAVED = json.loads(Path(__file__).with_name("format_4.json").read_text())
 FORMAT_4 = (
@@ -29,7 +32,7 @@ def numbers(values: list[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def options_of(**arguments: Any) -> TunerOptions:
+def options_of(**arguments: Any) -> YellowFinOptions:
     optimizer = YellowFin([torch.nn.Parameter(torch.ones(1))], **arguments)
     return optimizer._tuner.options
 
@@ -54,10 +57,10 @@ class TestFormat4:
         options = options_of(**saved["arguments"])
         before = numbers(saved["tuner"])
         for backend in ("native", "torch"):
-            if ops.module(backend).unusable("cpu") is not None:
+            if backend_of(backend, "cpu").unusable("cpu") is not None:
                 continue
             state = upgraded(before, numbers(saved["tuner_options"]), options)
-            ops.module(backend).yellowfin_tune(
+            backend_of(backend, "cpu").tune_yellowfin(
                 options,
                 numbers([SAVED["sums"]]),
                 *(None, None, None),

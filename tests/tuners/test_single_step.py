@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from yfkernels import single_step
-from yfkernels.ops import native
+from yfkernels.ops.backend import backend_of
 
 EPS = Decimal("1e-6")
 
@@ -17,6 +17,7 @@ EPS = Decimal("1e-6")
 @pytest.fixture(params=["native", "torch"], autouse=True)
 def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiled module, and as a machine without it computes."""
+    native = backend_of("native", "cpu")
     reason = native.unusable("cpu")
     if request.param == "torch":
         monkeypatch.setattr(native, "unusable", lambda device_type: "switched off by the test")

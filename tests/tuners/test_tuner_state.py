@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yfkernels import LAMB, YellowFin, ops
+from yfkernels import LAMB, YellowFin
+from yfkernels.ops.backend import backend_status
+from yfkernels.ops.constants import MOVE_SUMS, STATE_FIELDS, STATE_FORMAT
 from yfkernels.ops.rules import YELLOWFIN
-from yfkernels.ops.tuner import MOVE_SUMS, STATE_FIELDS, STATE_FORMAT
 
 FIRST = STATE_FIELDS.index(MOVE_SUMS[0])
 UNREAD = slice(FIRST, FIRST + len(MOVE_SUMS))
 ONE_TABLE = (torch.float32, torch.float32)
 TWO_TABLES = (torch.float32, torch.bfloat16)
 each_backend = pytest.mark.parametrize(
-    "backend", [name for name in ("native", "torch") if ops.module(name).unusable("cpu") is None]
+    "backend", [name for name in ("native", "torch") if backend_status("cpu")[name] is None]
 )
 each_dtypes = pytest.mark.parametrize("dtypes", [ONE_TABLE, TWO_TABLES], ids=["one", "two"])
 each_mode = pytest.mark.parametrize("preconditioner", [None, "diagonal", "compact"])

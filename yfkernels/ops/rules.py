@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-_GATE = ("active", "grad_scale")
-_SETTINGS = (*_GATE, "sign", "max_norm", "lr", "weight_decay", "decoupled")
-
-
-METRIC_FLOOR = 2.0**-16
-"""What the preconditioned update adds to the root of an average square."""
+from yfkernels.ops.constants import GATE, SETTINGS
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Rule:
 
 
 _YELLOWFIN_FIELDS = (
-    *_GATE,
+    *GATE,
     "coupled_decay",
     "momentum",
     "velocity_gain",
@@ -51,12 +46,12 @@ _YELLOWFIN_FIELDS = (
 )
 YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
 YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)
-QHM = Rule(2, "qhm", states=1, fields=(*_SETTINGS, "beta", "nu"))
+QHM = Rule(2, "qhm", states=1, fields=(*SETTINGS, "beta", "nu"))
 QHADAM = Rule(
     3,
     "qhadam",
     states=2,
-    fields=(*_SETTINGS, "beta1", "beta2", "nu1", "nu2", "eps"),
+    fields=(*SETTINGS, "beta1", "beta2", "nu1", "nu2", "eps"),
     counts=True,
 )
 LAMB = Rule(
@@ -64,7 +59,7 @@ LAMB = Rule(
     "lamb",
     states=2,
     fields=(
-        *_SETTINGS,
+        *SETTINGS,
         "beta1",
         "beta2",
         "beta3",
@@ -101,9 +96,6 @@ RULES = (
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_COMPACT,
 )
-
-GATE_STATE = ("grad_norm", "skipped")
-"""What the gate remembers: the norm of the last step that counted, and the steps refused."""
 
 
 class Measure(IntEnum):

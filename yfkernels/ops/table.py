@@ -1,4 +1,4 @@
-"""The tensor table: every tensor of one (backend, device, dtype), described once.
+"""The tensor table: every tensor of one backend, device and dtype, described once.
 
 Fused backends read it from two int64 tensors that stay on the device, laid out as csrc/table.h
 says: a row a tensor (length, parameter group, position in the model, column addresses) and a list
@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from yfkernels.ops.tuner import MOVE_SUMS, TILE
-from yfkernels.sharding.shards import ShardGroup
+from yfkernels.ops.constants import COLUMNS, HEAD, MOVE_SUMS, TILE
 
-COLUMNS = 9
-_HEAD = 3  # numel, group, origin
-ROW_WORDS = _HEAD + COLUMNS
+if TYPE_CHECKING:
+    from yfkernels.ops.backend import Backend
 
 
 class Column(IntEnum):
@@ -115,16 +114,23 @@ def _words(row: Row) -> list[int]:
     return [row.numel, row.group, row.origin, *pointers]
 
 
+class Reducer(Protocol):
+    """The processes over which tensors are split."""
+
+    def all_reduce(self, sums: Tensor) -> None:
+        """Adds up `sums` over them, in place."""
+
+
 class TensorTable:
     """Tensors that share a backend, a device and a dtype.
 
     Args:
-        backend: name of the backend that will run over the table.
+        backend: what will run over the table.
         rows: the tensors; at least one, none of them empty.
         shard: the processes over which these tensors are split; None if they are whole.
     """
 
-    def __init__(self, backend: str, rows: Sequence[Row], shard: ShardGroup | None = None) -> None:
+    def __init__(self, backend: Backend, rows: Sequence[Row], shard: Reducer | None = None) -> None:
         self.backend = backend
         self.shard = shard
         self.rows = tuple(rows)
@@ -138,15 +144,14 @@ class TensorTable:
         counts = [-(-size // self.chunk_size) for size in sizes]
         self.numel = sum(sizes)
         self.num_chunks = sum(counts)
-        fused = backend != "torch"
-        self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if fused else 1
+        self.num_slots = granularity.num_slots(self.num_chunks, self.numel) if backend.fused else 1
         self.columns = frozenset(self.rows[0].columns)
         self.params: list[Tensor] = []  # as autograd knows them, one a row
         self.updated: list[Tensor] = []  # those that have a gradient in this step
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
         # a place of its own, until a tuner names one in its state
         self.move_sums = torch.zeros(len(MOVE_SUMS), dtype=torch.float64, device=self.device)
-        if fused:
+        if backend.fused:
             self._upload(counts)
 
     def _upload(self, counts: list[int]) -> None:
@@ -166,13 +171,13 @@ class TensorTable:
     def buffers(self) -> list[Tensor]:
         """What was made here and kernels read or write."""
         made = [self.norms, self.move_sums]
-        if self.backend != "torch":
+        if self.backend.fused:
             made += [self.words, self.chunks, self.tickets, self.chunk_sums]
         return made
 
     def column(self, column: Column) -> Tensor:
         """The addresses of a column inside the table: int64, one a row, strided."""
-        return self.words[:, _HEAD + column]
+        return self.words[:, HEAD + column]
 
     def settle(self) -> None:
         """Lets go of the columns' tensors: from now on they are where the program has them."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from yfkernels.ops.table import COLUMNS, Column, TensorTable
+from yfkernels.ops.constants import COLUMNS
+from yfkernels.ops.table import Column, TensorTable
 
 
 class Seen:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yfkernels import ops
 from yfkernels._checks import require, require_equal_global
+from yfkernels.ops.backend import BACKENDS, choose
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
 from yfkernels.optim._graphs import Captured, Streams, capturing
@@ -73,8 +73,8 @@ class FusedOptimizer(Optimizer):
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        if backend not in ("auto", *ops.BACKENDS):
-            choices = ", ".join(("auto", *ops.BACKENDS))
+        if backend not in ("auto", *BACKENDS):
+            choices = ", ".join(("auto", *BACKENDS))
             raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
         if isinstance(params, torch.nn.Module):
             raise TypeError(
@@ -95,7 +95,7 @@ class FusedOptimizer(Optimizer):
         self._check_group(defaults)
         super().__init__(params, defaults)
         for device in {param.device for _, param in self._all_params() if not param.is_meta}:
-            ops.choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
+            choose(backend, device, torch.float32, fusible=True)  # raises now, not in step()
 
     # ---- for subclasses
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from yfkernels.ops.rules import GATE_STATE, Rule
+from yfkernels.ops.constants import GATE_STATE
+from yfkernels.ops.rules import Rule
 from yfkernels.optim._rule import RuleOptimizer
 from yfkernels.tuners.gate import Gate
 

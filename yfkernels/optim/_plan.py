@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels import ops
+from yfkernels.ops.backend import Backend, choose, watch_over
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory
@@ -24,7 +24,7 @@ State = dict[Tensor, dict[str, Any]]
 class _Key(NamedTuple):
     """What the tensors of a table have in common."""
 
-    backend: str
+    backend: Backend
     device: torch.device
     dtype: torch.dtype
     shard: ShardGroup | None
@@ -102,7 +102,7 @@ class Plan:
                     self._empty_parts.append(len(places) - 1)
                 continue
             key = self._key(param, view)
-            place = Place.PLAIN if key.backend == "torch" else Place.TABLE
+            place = Place.TABLE if key.backend.fused else Place.PLAIN
             same = rows.setdefault(key, [])
             places.append((place, key, len(same)))
             if place == Place.TABLE:
@@ -130,8 +130,8 @@ class Plan:
             for (_, param), (place, key, row), states in zip(_all(groups), places, stored)
         ]
         sizes = [len(group["params"]) for group in groups]
-        self._watch = ops.watch_over(self.tables, sizes, entries)
-        self._plain = [table for table in self.tables if table.backend == "torch"]
+        self._watch = watch_over(self.tables, sizes, entries)
+        self._plain = [table for table in self.tables if not table.backend.fused]
         # of those the watch says nothing: not even that they have a gradient now
         self._unwatched = [
             index
@@ -143,7 +143,7 @@ class Plan:
     def settle(self) -> None:
         """To be called when the tables are in use: the tensors are the program's again."""
         for table in self.tables:
-            if table.backend != "torch":
+            if table.backend.fused:
                 table.settle()
 
     def _key(self, param: Tensor, view: Tensor) -> _Key:
@@ -152,7 +152,7 @@ class Plan:
         fusible = is_dense(view) and addressable(shards.local(param.detach()))
         if grad is not None:
             fusible &= grad.dtype == param.dtype and has_memory(shards.local(grad))
-        backend = ops.choose(self._backend, view.device, view.dtype, fusible)
+        backend = choose(self._backend, view.device, view.dtype, fusible)
         return _Key(backend, view.device, view.dtype, self._shard_group(param))
 
     def _stored(
@@ -189,7 +189,8 @@ class Plan:
             return Seen.PLAN
         if seen & Seen.MOVED:
             for index, column, pointers in self._watch.moved():
-                _upload(self.tables[index], Column(column), pointers)
+                table = self.tables[index]
+                table.backend.upload(table, Column(column), pointers)
         if seen & Seen.UPDATED:
             self._follow_params(groups)
         if seen & Seen.NO_GRADIENT:
@@ -212,7 +213,7 @@ class Plan:
         params = [param for _, param in _all(groups)]
         self._watch.forget_grads()
         for table in self.tables:
-            if table.backend == "torch":
+            if not table.backend.fused:
                 continue
             bound: list[Tensor | None] = []
             for row in table.rows:
@@ -225,7 +226,7 @@ class Plan:
                 bound.append(grad)
             table.bind(bound)
             pointers = [0 if grad is None else grad.data_ptr() for grad in bound]
-            _upload(table, Column.GRAD, pointers)
+            table.backend.upload(table, Column.GRAD, pointers)
             table.update_those(pointers)
         return True
 
@@ -236,12 +237,12 @@ class Plan:
             return False
         self._written_back = []
         for table in self._plain:
-            key = _Key(table.backend, table.device, table.dtype, table.shard)
+            belongs = (table.backend, table.device, table.dtype, table.shard)
             bound = []
             for row in table.rows:
                 param = params[row.index]
                 view = view_of(param)
-                if self._key(param, view) != key or view.numel() != row.numel:
+                if self._key(param, view) != belongs or view.numel() != row.numel:
                     return False
                 if not self._layout.begun(state.get(param)):
                     return False
@@ -260,7 +261,7 @@ class Plan:
             param.detach().copy_(torch.view_as_complex(view) if param.is_complex() else view)
         self._written_back = []
         for table in self.tables:
-            if table.backend != "torch":
+            if table.backend.fused:
                 _bump_versions(table.updated)
             table.release()
 
@@ -282,10 +283,6 @@ def _versioned(param: Tensor) -> Tensor:
         return param
     local: Tensor = getattr(param, "_local_tensor", param)
     return local
-
-
-def _upload(table: TensorTable, column: Column, pointers: list[int]) -> None:
-    ops.module(table.backend).upload(table, column, pointers)
 
 
 def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:

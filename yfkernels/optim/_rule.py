@@ -8,11 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from yfkernels import ops
 from yfkernels._checks import finite, require, require_number
+from yfkernels.ops.backend import Backend, backend_of, preferred
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
-from yfkernels.ops.torch.rules import formula_of
 from yfkernels.optim._base import FusedOptimizer
 from yfkernels.optim._plan import Plan
 from yfkernels.optim._state import StateLayout
@@ -32,7 +31,7 @@ class Tuner(Protocol):
         sharding: Sharding,
         num_groups: int,
         device: torch.device,
-        backend: str,
+        backend: Backend,
     ) -> None: ...
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None: ...
     def write_again(self) -> None: ...
@@ -83,10 +82,10 @@ class RuleOptimizer(FusedOptimizer):
         device = tables[0].device if tables else torch.device("cpu")
         if self._reads_on_host():
             device = torch.device("cpu")
-        fused = [table.backend for table in tables if table.backend != "torch"]
-        backend = fused[0] if fused else "torch"
-        if ops.module(backend).unusable(device.type) is not None:
-            backend = ops.choose("auto", device, torch.float32, fusible=True)
+        fused = [table.backend.name for table in tables if table.backend.fused]
+        backend = backend_of(fused[0] if fused else "torch", device.type)
+        if backend.unusable(device.type) is not None:
+            backend = preferred(device.type)
         self._checked = {}
         self._tuner.prepare(tables, plan.sharding, len(self.param_groups), device, backend)
         self._publish()
@@ -95,13 +94,20 @@ class RuleOptimizer(FusedOptimizer):
         self._tuner.set_groups(*self._group_settings())
         self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if not self._adapts:
-            self._pass("update", plan.tables)
+            for table in plan.tables:
+                table.backend.update(self._rule, table, self._tuner.coefficients_on(table.device))
         elif not plan.sharding.shards:
-            self._pass("update_state_then_apply", plan.tables)
+            for table in plan.tables:
+                coefficients = self._tuner.coefficients_on(table.device)
+                table.backend.update_state_then_apply(self._rule, table, coefficients)
         else:
-            self._pass("update_state", plan.tables)
+            for table in plan.tables:
+                coefficients = self._tuner.coefficients_on(table.device)
+                table.backend.update_state(self._rule, table, coefficients)
             reduce_norms(plan.tables, plan.sharding.shards, sum(1 for _ in self._all_params()))
-            self._pass("apply", plan.tables)
+            for table in plan.tables:
+                coefficients = self._tuner.coefficients_on(table.device)
+                table.backend.apply(self._rule, table, coefficients)
         for param in plan.empty_parts:
             if param.grad is not None:  # other processes, which have elements of it, count too
                 step = self.state[param]["step"]
@@ -117,11 +123,6 @@ class RuleOptimizer(FusedOptimizer):
                     "the model with use_orig_params=True"
                 )
 
-    def _pass(self, name: str, tables: list[TensorTable]) -> None:
-        for table in tables:
-            coefficients = self._tuner.coefficients_on(table.device)
-            getattr(ops.module(table.backend), name)(self._rule, table, coefficients)
-
     def _trust_ratios(self) -> dict[str, float]:
         """The ratio that scaled the last move of each tensor, by the parameter's name."""
         names: list[str | None] = []
@@ -133,8 +134,7 @@ class RuleOptimizer(FusedOptimizer):
         for table in self._tables:
             groups = [row.group for row in table.rows]
             coefficients = self._tuner.coefficients_on(table.device)[groups]
-            scalars = dict(zip(self._rule.fields, coefficients.unbind(1)))
-            values = formula_of(self._rule).trust_ratio(scalars, *table.norms.unbind(1))
+            values = table.backend.trust_ratio(self._rule, coefficients, table.norms)
             for row, value in zip(table.rows, values.tolist()):
                 ratios[row.index] = value
         return {names[i] or str(i): ratio for i, ratio in sorted(ratios.items())}

@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import require
-from yfkernels.ops.tuner import STATE_FIELDS, STATE_FORMAT, upgraded
+from yfkernels.ops.constants import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._lr_watch import LearningRateWatch
 from yfkernels.optim._rule import RuleOptimizer
-from yfkernels.optim.yellowfin_options import in_words, rule_of, tuner_options
+from yfkernels.tuners.saved_formats import upgraded
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
@@ -139,7 +140,7 @@ class YellowFin(RuleOptimizer):
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
-        options = tuner_options(
+        options = YellowFinOptions.of(
             beta=beta,
             window=window,
             clip=clip,
@@ -156,7 +157,7 @@ class YellowFin(RuleOptimizer):
         )
         self._tuner = YellowFinTuner(options)
         self._lr_watch = LearningRateWatch() if options.robust else None
-        self._rule = rule_of(options, preconditioner)
+        self._rule = options.rule
         self._adapts = options.trust_ratio
         if decoupled_weight_decay is None:
             decoupled_weight_decay = options.preconditioned
@@ -186,7 +187,7 @@ class YellowFin(RuleOptimizer):
         return "momentum_buffer", second
 
     def __repr__(self) -> str:
-        chosen = in_words(self._tuner.options, self._rule) | {
+        chosen = self._tuner.options.in_words() | {
             "stochastic_rounding": self._stochastic_rounding,
             "capturable": self._capturable,
             "backend": self._backend,
@@ -261,7 +262,7 @@ class YellowFin(RuleOptimizer):
     # ---- checks and saved state
 
     def _global_values(self) -> dict[str, Any]:
-        return super()._global_values() | in_words(self._tuner.options, self._rule)
+        return super()._global_values() | self._tuner.options.in_words()
 
     def _readouts_lost(self) -> bool:
         """Whether a program has put something else in the place of what is to be read."""
@@ -292,7 +293,7 @@ class YellowFin(RuleOptimizer):
             require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
 
     def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
-        options, chosen = self._tuner.options, in_words(self._tuner.options, self._rule)
+        options, chosen = self._tuner.options, self._tuner.options.in_words()
         state = upgraded(saved, group.pop("tuner_options", None), options)
         head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
         if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:

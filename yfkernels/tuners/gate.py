@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels import ops
-from yfkernels.ops.rules import GATE_STATE, Measure, Rule
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.constants import GATE_STATE
+from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
 from yfkernels.tuners.measurement import Measurement
@@ -45,7 +46,7 @@ class Gate:
         sharding: Sharding,
         num_groups: int,
         device: torch.device,
-        backend: str,
+        backend: Backend,
     ) -> None:
         """Makes room for a set of tables; arguments as in `YellowFinTuner.prepare`."""
         self._backend = backend
@@ -73,7 +74,7 @@ class Gate:
             grad_scale: GradScaler's loss scale if the gradients still carry it.
             found_inf: GradScaler's verdict, non-zero to skip the step.
         """
-        backend, device = ops.module(self._backend), self.state.device
+        backend, device = self._backend, self.state.device
         scale, verdict = scalar_on(device, grad_scale), scalar_on(device, found_inf)
         decision = (scale, verdict, self.state, self._settings.rows)
         if not self.measures:
@@ -84,9 +85,10 @@ class Gate:
             return
         self._unscaled = False
         whole = self._measurement.whole(device)
-        table, own = self._measurement.last if whole else (None, None)
-        if whole is not None and table is not None and table.backend == self._backend:
+        last = self._measurement.last if whole is not None else None
+        if whole is not None and last is not None and last[0].backend is backend:
             self._measurement.run(all_but_last=True)
+            table, own = last
             backend.measure_then_decide(table, own, whole[0], *decision)
         else:
             self._measurement.run()

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from yfkernels import ops
+from yfkernels.ops.constants import SUMS, TILE
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.torch import sum_of_squares
-from yfkernels.ops.tuner import SUMS, TILE
 from yfkernels.sharding.shards import ShardGroup, Sharding
 
 
@@ -25,7 +23,7 @@ class _Slots:
         self.partials = torch.zeros(sum(sizes), len(SUMS), dtype=torch.float64, device=self.device)
         self.sketches: Tensor | None = None
         if what == Measure.SKETCH:
-            plain = all(table.backend == "torch" for table in tables)
+            plain = not any(table.backend.fused for table in tables)
             dtype = torch.float64 if plain else torch.float32
             self.sketches = torch.zeros(sum(sizes), TILE, dtype=dtype, device=self.device)
         sketches = [None] * len(sizes) if self.sketches is None else self.sketches.split(sizes)
@@ -34,7 +32,7 @@ class _Slots:
     def measure_start(self) -> None:
         """‖p‖² of each table, into its first slot."""
         for table, partials, _ in self.parts:
-            squares = [sum_of_squares(row.param) for row in table.rows]
+            squares = [table.backend.sum_of_squares(row.param) for row in table.rows]
             partials[0, SUMS.index("start_sq")] = torch.stack(squares).sum()
 
     def fold(self) -> Tensor:
@@ -84,7 +82,7 @@ class Measurement:
         """Measures this step's gradients, a launch a table."""
         parts = [part for slots in self._slots for part in slots.parts]
         for table, partials, sketches in parts[:-1] if all_but_last else parts:
-            ops.module(table.backend).measure(table, self._what, partials, sketches, self._nonzero)
+            table.backend.measure(table, self._what, partials, sketches, self._nonzero)
 
     def whole(self, device: torch.device) -> tuple[Tensor, Tensor | None] | None:
         """All slots as they are, if they are on `device` and no other process has more."""

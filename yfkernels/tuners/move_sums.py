@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from yfkernels.ops.constants import MOVE_SUMS
 from yfkernels.ops.table import TensorTable
-from yfkernels.ops.tuner import MOVE_SUMS
 from yfkernels.sharding.shards import ShardGroup, Sharding
 
 

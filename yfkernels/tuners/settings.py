@@ -7,7 +7,7 @@ import struct
 import torch
 from torch import Tensor
 
-from yfkernels import ops
+from yfkernels.ops.backend import Backend, backend_of
 
 
 def scalar_on(device: torch.device, value: Tensor | None) -> Tensor | None:
@@ -29,9 +29,9 @@ class Settings:
     def __init__(self, fields: int, lr: int = 0) -> None:
         self._fields = fields
         self._lr = lr
-        self.prepare(0, torch.device("cpu"), "torch")
+        self.prepare(0, torch.device("cpu"), backend_of("torch", "cpu"))
 
-    def prepare(self, num_groups: int, device: torch.device, backend: str) -> None:
+    def prepare(self, num_groups: int, device: torch.device, backend: Backend) -> None:
         """Makes room on a device."""
         self._backend = backend
         self._written: list[list[float]] = []
@@ -53,6 +53,6 @@ class Settings:
             self._written = values
             flat = [value for row in values for value in row]
             words = struct.unpack(f"{len(flat)}q", struct.pack(f"{len(flat)}d", *flat))
-            ops.module(self._backend).write_words(self.rows.view(-1), list(words))
+            self._backend.write_words(self.rows.view(-1), list(words))
         for group, lr in device_lrs.items():
             self.rows[group, self._lr].copy_(lr.reshape(()))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from yfkernels.ops import native
-from yfkernels.ops.torch import single_step as in_torch
+from yfkernels.ops.backend import preferred
 
 
 def single_step(
@@ -40,10 +37,4 @@ def single_step(
     for name, value in arguments.items():
         if not (math.isfinite(value) and value >= 0.0):
             raise ValueError(f"Invalid {name} value: {value}; it must be finite and >= 0")
-    if native.unusable("cpu") is None:
-        lr, momentum = native.single_step(distance, variance, h_min, h_max)
-        return lr, momentum
-    given = torch.tensor([distance, variance, h_min, h_max], dtype=torch.float64, device="cpu")
-    d, c, low, high = given.unbind()
-    lr_tensor, momentum_tensor = in_torch.single_step(d, c, low, high)
-    return float(lr_tensor), float(momentum_tensor)
+    return preferred("cpu").single_step(distance, variance, h_min, h_max)

@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels import ops
-from yfkernels.ops.rules import YELLOWFIN, Measure
-from yfkernels.ops.table import TensorTable
-from yfkernels.ops.tuner import (
+from yfkernels.ops.backend import Backend, backend_of
+from yfkernels.ops.constants import (
     GROUP_FIELDS,
     MOVE_SUMS,
     OPTIONS_IN_STATE,
     STATE_FIELDS,
     STATE_FORMAT,
     TILE,
-    TunerOptions,
-    upgraded,
 )
+from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.rules import YELLOWFIN, Measure
+from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
 from yfkernels.tuners.exchange import Exchange, is_remote
 from yfkernels.tuners.measurement import Measurement
 from yfkernels.tuners.move_sums import MoveSums
+from yfkernels.tuners.saved_formats import upgraded
 from yfkernels.tuners.settings import Settings, scalar_on
 
 _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0]) + len(MOVE_SUMS))
@@ -45,7 +45,7 @@ class YellowFinTuner:
             tensor while neither that nor the number of groups changes.
     """
 
-    def __init__(self, options: TunerOptions) -> None:
+    def __init__(self, options: YellowFinOptions) -> None:
         self.options = options
         self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
         self.coefficients = _coefficients(0, torch.device("cpu"))
@@ -53,7 +53,7 @@ class YellowFinTuner:
         self._measurement: Measurement | None = None  # while there are tables
         self._move_sums: MoveSums | None = None  # while there are tables, and the rule has any
         self._exchange: Exchange | None = None  # where the host tunes for tables on devices
-        self._backend = "torch"
+        self._backend = backend_of("torch", "cpu")
         self._settings = Settings(len(GROUP_FIELDS))
 
     def prepare(
@@ -62,7 +62,7 @@ class YellowFinTuner:
         sharding: Sharding,
         num_groups: int,
         device: torch.device,
-        backend: str,
+        backend: Backend,
     ) -> None:
         """Makes room for a set of tables and moves the state to where it belongs.
 
@@ -74,7 +74,7 @@ class YellowFinTuner:
             backend: which backend runs it there.
         """
         self._backend = backend
-        move_sums = self.options.move_sums > 0
+        move_sums = self.options.rule.move_sums > 0
         remote: list[torch.device] = []
         if device.type == "cpu":
             remote = [each for each in dict.fromkeys(t.device for t in tables) if is_remote(each)]
@@ -132,9 +132,9 @@ class YellowFinTuner:
             parts = self._exchange.fetch(partials, sketches, scale, verdict, travelling)
             partials, sketches, scale, verdict, travelling = parts
             state = state if travelling is None else travelling
-        if sketches is not None and self._backend != "torch":
+        if sketches is not None and self._backend.fused:
             sketches = sketches.float()
-        ops.module(self._backend).yellowfin_tune(
+        self._backend.tune_yellowfin(
             self.options,
             partials,
             sketches,
@@ -210,7 +210,7 @@ def _coefficients(num_groups: int, device: torch.device) -> Tensor:
     return torch.zeros(num_groups, len(YELLOWFIN.fields), dtype=torch.float64, device=device)
 
 
-def _restore(options: TunerOptions, state: Tensor) -> YellowFinTuner:
+def _restore(options: YellowFinOptions, state: Tensor) -> YellowFinTuner:
     tuner = YellowFinTuner(options)
     tuner.state = upgraded(state, None, options)
     return tuner

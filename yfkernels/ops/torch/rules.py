@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops import rules
-from yfkernels.ops.rules import METRIC_FLOOR, BiasCorrection, Rule
+from yfkernels.ops.constants import METRIC_FLOOR
+from yfkernels.ops.rules import BiasCorrection, Rule
 
 Scalars = dict[str, Tensor]
 """A group's coefficients by name: float64, no dimension."""

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from yfkernels.ops.constants import GROUP_FIELDS, STATE_FIELDS
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.torch.single_step import EPSILON, TINY, clip_factor
-from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, TunerOptions
 
 FIRST_RADIUS = 1e-3
 _ENVELOPE_GUARD = 10.0
@@ -53,7 +54,7 @@ class TuningStep:
 
     def __init__(
         self,
-        options: TunerOptions,
+        options: YellowFinOptions,
         grad_sq: Tensor,
         grad_scale: Tensor | None,
         found_inf: Tensor | None,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yfkernels.ops.constants import SUMS, TILE
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.torch.preconditioned import tune_preconditioned
 from yfkernels.ops.torch.single_step import EPSILON, single_step
 from yfkernels.ops.torch.statistics import FIRST_RADIUS, TuningStep, in_range
-from yfkernels.ops.tuner import SUMS, TILE, TunerOptions
 
 _LARGEST_MOVE = 100.0
 
 
-def yellowfin_tune(
-    options: TunerOptions,
+def tune_yellowfin(
+    options: YellowFinOptions,
     partials: Tensor,
     sketches: Tensor | None,
     grad_scale: Tensor | None,
@@ -26,7 +27,6 @@ def yellowfin_tune(
     state: Tensor,
     groups: Tensor,
     coefficients: Tensor,
-    scratch: Tensor,
 ) -> None:
     """Adds up the slots and runs the tuner where `state` lives."""
     sums = dict(zip(SUMS, partials.sum(0).unbind()))

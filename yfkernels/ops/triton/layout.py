@@ -9,27 +9,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from yfkernels.ops.rules import GATE_STATE, METRIC_FLOOR, QHM, RULES, YELLOWFIN, BiasCorrection
-from yfkernels.ops.table import COLUMNS, ROW_WORDS, Column
-from yfkernels.ops.tuner import GROUP_FIELDS, STATE_FIELDS, SUMS
+from yfkernels.ops import constants
+from yfkernels.ops.rules import RULES, BiasCorrection
 
-_columns = [column.name.lower() for column in sorted(Column)]
-_spare = [""] * (COLUMNS - len(_columns))
 _RECORDS = tl.constexpr(
     {
-        "row": ("numel", "group", "origin", *_columns, *_spare),
-        "slot": SUMS,
-        "state": STATE_FIELDS,
-        "group": GROUP_FIELDS,
-        "gate_state": GATE_STATE,
+        "row": constants.ROW,
+        "slot": constants.SUMS,
+        "state": constants.STATE_FIELDS,
+        "group": constants.GROUP_FIELDS,
+        "gate_state": constants.GATE_STATE,
         # how the coefficients of all rules begin, and of those that the gate decides on
-        "gate": YELLOWFIN.fields[:2],
-        "settings": QHM.fields[: QHM.fields.index("beta")],
+        "gate": constants.GATE,
+        "settings": constants.SETTINGS,
         **{rule.name: rule.fields for rule in RULES},
     }
 )
-assert len(_RECORDS.value["row"]) == ROW_WORDS
-_METRIC_FLOOR = tl.constexpr(METRIC_FLOOR)
+_NUMBERS = tl.constexpr(constants.numbers())
 _CORRECTIONS = tl.constexpr({correction.name: correction.value for correction in BiasCorrection})
 
 
@@ -55,7 +51,7 @@ def bias_correction(name: str) -> int:
 
 
 @triton.constexpr_function
-def metric_floor() -> float:
-    """METRIC_FLOOR of the rules."""
-    floor: float = _METRIC_FLOOR.value
-    return floor
+def number(name: str) -> float:
+    """One of the numbers in ops/constants.py."""
+    value: float = _NUMBERS.value[name]
+    return value

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.constants import TILE
 from yfkernels.ops.rules import Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.triton.gate import decide
@@ -15,7 +16,6 @@ from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import is_last
 from yfkernels.ops.triton.rounding import mixed
 from yfkernels.ops.triton.table import DTYPES, are_aligned, column, piece_at
-from yfkernels.ops.tuner import TILE
 
 _WARPS = 8
 

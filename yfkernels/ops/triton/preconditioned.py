@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import launch as launch_kernel
 from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
@@ -35,7 +36,6 @@ from yfkernels.ops.triton.statistics import (
     store_curvature,
     store_recent,
 )
-from yfkernels.ops.tuner import TunerOptions
 
 _VARY = ["num_slots", "partials", "grad_scale", "found_inf", "state"]
 
@@ -182,7 +182,7 @@ def preconditioned_tune(
 
 
 def launch(
-    options: TunerOptions,
+    options: YellowFinOptions,
     partials: Tensor,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,

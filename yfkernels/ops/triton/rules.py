@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from yfkernels.ops import rules
-from yfkernels.ops.triton.layout import at, bias_correction, metric_floor
+from yfkernels.ops.triton.layout import at, bias_correction, number
 
 
 class Formula(NamedTuple):
@@ -125,7 +125,7 @@ def _preconditioned_numbers(coefficients, step, ratio):
 
 @triton.jit
 def _metric(numbers, square_avg):
-    return tl.sqrt(numbers[6] * square_avg) + metric_floor()
+    return tl.sqrt(numbers[6] * square_avg) + number("METRIC_FLOOR")
 
 
 @triton.jit

@@ -12,18 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import kept
 from yfkernels.ops.triton.layout import at, size
 from yfkernels.ops.triton.reduce import slot_total
 from yfkernels.ops.triton.single_step import clip_factor
-from yfkernels.ops.tuner import TunerOptions
 
 # How a tuner is launched. Products and sums round as they do on the host; and no registers are
 # spared for other blocks, which there are none of: left to itself, the compiler spills.
 ALONE: dict[str, Any] = {"num_warps": 8, "maxnreg": 255, "enable_fp_fusion": False}
 
 
-def numbers_of(options: TunerOptions, device: torch.device) -> Tensor:
+def numbers_of(options: YellowFinOptions, device: torch.device) -> Tensor:
     """The options that are numbers: as kernel arguments they would be rounded to float32."""
     numbers = (options.beta, options.max_norm, options.initial_lr, options.initial_momentum)
     return kept(numbers, torch.float64, device)

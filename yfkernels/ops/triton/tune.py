@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yfkernels.ops.constants import TILE
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import launch as launch_kernel
 from yfkernels.ops.triton.launch import scaler_numbers
 from yfkernels.ops.triton.layout import at, size
@@ -36,7 +38,6 @@ from yfkernels.ops.triton.statistics import (
     store_curvature,
     store_recent,
 )
-from yfkernels.ops.tuner import TILE, TunerOptions
 
 _SHARE = 256  # buckets of the sketch that one program folds
 
@@ -235,7 +236,7 @@ def yellowfin_tune(
 
 
 def launch(
-    options: TunerOptions,
+    options: YellowFinOptions,
     partials: Tensor,
     sketches: Tensor | None,
     grad_scale: Tensor | None,

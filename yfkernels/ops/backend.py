@@ -1,0 +1,286 @@
+"""What a backend offers, and which of them serves a device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.rules import Measure, Rule
+from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.watch import Entry, PythonWatch, Watch
+
+BACKENDS = ("native", "triton", "torch")
+"""Names of the backends in the order `backend="auto"` tries them."""
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Parameter dtypes the fused backends take; everything else runs on the torch backend."""
+
+
+class Backend(Protocol):
+    """The operations of a step over a table, on one kind of device.
+
+    Everything is enqueued where the tensors are: no method waits for a device.
+
+    Attributes:
+        name: one of BACKENDS.
+        fused: whether its kernels take addresses, a launch a table; else it takes tensors.
+    """
+
+    name: str
+    fused: bool
+
+    def unusable(self, device_type: str) -> str | None:
+        """Why it cannot serve a kind of device, or None."""
+        ...
+
+    def write_words(self, target: Tensor, words: list[int]) -> None:
+        """Writes int64 words (or the bits of doubles) to a strided one-dimensional tensor.
+
+        Asynchronous, and legal while a graph is captured.
+        """
+        ...
+
+    def upload(self, table: TensorTable, column: Column, pointers: list[int]) -> None:
+        """Refreshes the addresses in a column of the table."""
+        self.write_words(table.column(column), pointers)
+
+    # ---- measure
+
+    def measure(
+        self,
+        table: TensorTable,
+        what: Measure,
+        partials: Tensor,
+        sketches: Tensor | None = None,
+        nonzero: bool = False,
+    ) -> None:
+        """One pass over the gradients (and their averages): sums into the table's slots.
+
+        Args:
+            table: the tensors.
+            what: what to sum besides squares.
+            partials: float64 [slots, len(SUMS)].
+            sketches: [slots, TILE]; None unless `what` is SKETCH.
+            nonzero: whether the number of non-zero entries will be used.
+        """
+        ...
+
+    # ---- tune
+
+    def decide(
+        self,
+        partials: Tensor | None,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        state: Tensor,
+        coefficients: Tensor,
+    ) -> None:
+        """The gate: adds up the slots and decides on the step, where `state` lives.
+
+        Args:
+            partials: slots of all tables; None if nothing was measured.
+            grad_scale: GradScaler's loss scale, if the gradients still carry it.
+            found_inf: GradScaler's verdict, non-zero to skip the step.
+            state: float64, GATE_STATE.
+            coefficients: float64 [groups, fields of the rule], whose head is filled in.
+        """
+        ...
+
+    def measure_then_decide(
+        self,
+        table: TensorTable,
+        own: Tensor,
+        partials: Tensor,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        state: Tensor,
+        coefficients: Tensor,
+    ) -> None:
+        """Measures the norm of the last table into `own` of the slots; then as `decide`."""
+        self.measure(table, Measure.NORM, own)
+        self.decide(partials, grad_scale, found_inf, state, coefficients)
+
+    def tune_yellowfin(
+        self,
+        options: YellowFinOptions,
+        partials: Tensor,
+        sketches: Tensor | None,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        state: Tensor,
+        groups: Tensor,
+        coefficients: Tensor,
+        scratch: Tensor,
+    ) -> None:
+        """Adds up the slots and runs the tuner, where `state` lives.
+
+        Args:
+            options: the tuner's.
+            partials, sketches: slots of all tables.
+            grad_scale, found_inf: as for `decide`.
+            state: float64, `options.state_words` of them.
+            groups: float64 [groups, GROUP_FIELDS].
+            coefficients: float64 [groups, YellowFin's fields], written.
+            scratch: float64 [TILE + 1], zeros before the first call.
+        """
+        ...
+
+    # ---- apply
+
+    def update(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        """All at once: state and parameters, and `table.move_sums` if the rule has any."""
+        ...
+
+    def update_state(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        """The first of two passes: the state, and ‖p‖² and ‖u‖² into `table.norms`."""
+        ...
+
+    def apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        """The second of two passes: parameters move by a length that depends on `table.norms`."""
+        ...
+
+    def update_state_then_apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        """Both passes, where no other process has parts of the tensors."""
+        self.update_state(rule, table, coefficients)
+        self.apply(rule, table, coefficients)
+
+    # ---- outside the step
+
+    def trust_ratio(self, rule: Rule, coefficients: Tensor, norms: Tensor) -> Tensor:
+        """The ratios that `apply` works out from the norms of tensors.
+
+        Args:
+            rule: one of two passes.
+            coefficients: [tensors, fields]: of each tensor's group.
+            norms: [tensors, 2]: ‖p‖² and ‖u‖² of each.
+        """
+        from yfkernels.ops.torch.rules import formula_of
+
+        scalars = dict(zip(rule.fields, coefficients.unbind(1)))
+        return formula_of(rule).trust_ratio(scalars, *norms.unbind(1))
+
+    def sum_of_squares(self, tensor: Tensor) -> Tensor:
+        """Σx² in float64, of a tensor of any dtype and layout."""
+        from yfkernels.ops.torch.sums import sum_of_squares
+
+        return sum_of_squares(tensor)
+
+    def single_step(
+        self, distance: float, variance: float, h_min: float, h_max: float
+    ) -> tuple[float, float]:
+        """SingleStep on the host: (lr, momentum)."""
+        from yfkernels.ops.torch.single_step import single_step as in_torch
+
+        given = (distance, variance, h_min, h_max)
+        d, c, low, high = (torch.tensor(x, dtype=torch.float64, device="cpu") for x in given)
+        lr, momentum = in_torch(d, c, low, high)
+        return float(lr), float(momentum)
+
+
+@cache
+def backend_of(name: str, device_type: str) -> Backend:
+    """The backend of a name for a kind of device, whether it is usable there or not."""
+    if name == "native":
+        from yfkernels.ops.native.cpu import NativeCpu
+        from yfkernels.ops.native.cuda import NativeCuda
+
+        return NativeCpu() if device_type == "cpu" else NativeCuda()
+    if name == "triton":
+        from yfkernels.ops.triton.backend import TritonBackend
+
+        return TritonBackend()
+    from yfkernels.ops.torch.backend import TorchBackend
+
+    return TorchBackend()
+
+
+def backend_status(device_type: str) -> dict[str, str | None]:
+    """For each backend None if it can serve devices of this type, else the reason why not."""
+    return {name: backend_of(name, device_type).unusable(device_type) for name in BACKENDS}
+
+
+def choose(requested: str, device: torch.device, dtype: torch.dtype, fusible: bool) -> Backend:
+    """The backend that serves a tensor.
+
+    Args:
+        requested: "auto" or the name of a backend.
+        device: where the tensor is.
+        dtype: its dtype.
+        fusible: whether its elements fill one stretch of memory and its gradient has its dtype.
+
+    Returns:
+        A backend. Tensors that no fused kernel takes (float64, strided with holes) get that of
+        plain torch, whatever was requested, with the same result.
+
+    Raises:
+        RuntimeError: the backend requested by name cannot serve this device.
+    """
+    if requested != "auto":
+        _require_usable(requested, device)
+    if dtype not in FUSED_DTYPES or not fusible:
+        return backend_of("torch", device.type)
+    if requested != "auto":
+        return backend_of(requested, device.type)
+    chosen = preferred(device.type)
+    native = backend_of("native", device.type)
+    if chosen is not native:
+        _warn_of_fallback(device.type, native.unusable(device.type) or "", chosen.name)
+    return chosen
+
+
+def preferred(device_type: str) -> Backend:
+    """The backend `backend="auto"` takes for a kind of device; asks no more than it must."""
+    # Triton on a CPU is its interpreter: for tests, never chosen on its own
+    names = [name for name in BACKENDS if name != "triton" or device_type == "cuda"]
+    candidates = (backend_of(name, device_type) for name in names)
+    return next(backend for backend in candidates if backend.unusable(device_type) is None)
+
+
+def build_info() -> dict[str, str] | None:
+    """How the compiled module was built; None without it."""
+    from yfkernels.ops.native import loading
+
+    return loading.build_info()
+
+
+def watch_over(
+    tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
+) -> Watch:
+    """A watch over an optimizer: compiled, or in Python where that cannot be had.
+
+    Args:
+        tables: its tables.
+        sizes: parameters of each group.
+        entries: the parameters, in the order of the groups, with the addresses that the tables
+            have been made with.
+    """
+    from yfkernels.ops.native.cpu import compiled_watch
+
+    compiled = compiled_watch(tables, sizes, entries)
+    return PythonWatch(tables, sizes, entries) if compiled is None else compiled
+
+
+def _require_usable(name: str, device: torch.device) -> None:
+    status = backend_status(device.type)
+    if status[name] is not None:
+        usable = [other for other, reason in status.items() if reason is None]
+        raise RuntimeError(
+            f"backend={name!r} cannot serve parameters on {device}: {status[name]}. "
+            f"Usable here: {', '.join(['auto', *usable])}"
+        )
+
+
+@cache
+def _warn_of_fallback(device_type: str, reason: str, chosen: str) -> None:
+    warnings.warn(
+        f"yfkernels runs on the {chosen} backend for {device_type} tensors: {reason}. "
+        "yfkernels.show_config() tells more",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,1 @@
+"""The compiled module yfkernels._C: CPU with SIMD and threads, CUDA with persistent grids."""

@@ -1,0 +1,226 @@
+"""Plain torch: the same operations tensor by tensor, for anything the fused backends do not take.
+
+It is also the readable statement of what the kernels do. Works in the dtype of the state, so
+float64 parameters are measured and moved in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.constants import MEASURED
+from yfkernels.ops.memory import flatten, memory_order, unflatten
+from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.rules import Measure, Rule
+from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.torch import random
+from yfkernels.ops.torch.rules import Formula, Scalars, formula_of
+from yfkernels.ops.torch.sums import sketch as sketch_of
+from yfkernels.ops.torch.sums import total
+from yfkernels.ops.torch.tuner import tune_yellowfin
+
+
+class TorchBackend(Backend):
+    """Takes the tensors as they are; serves every device."""
+
+    name = "torch"
+    fused = False
+
+    def unusable(self, device_type: str) -> None:
+        return None
+
+    def write_words(self, target: Tensor, words: list[int]) -> None:
+        target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
+
+    def upload(self, table: TensorTable, column: Column, pointers: list[int]) -> None:
+        """Nothing to do."""
+
+    def measure(
+        self,
+        table: TensorTable,
+        what: Measure,
+        partials: Tensor,
+        sketches: Tensor | None = None,
+        nonzero: bool = False,
+    ) -> None:
+        # added up in new tensors: a wrapper subclass may carry out what is in place more than once
+        totals = torch.zeros_like(partials[0, : len(MEASURED)])
+        sketch = None if sketches is None else torch.zeros_like(sketches[0])
+        for _, row, grad in _pairs(table):
+            g = grad.to(row.columns[Column.STATE].dtype)
+            dot = avg_sq = g.new_zeros((), dtype=torch.float64)
+            if what == Measure.AVERAGE:
+                average = row.columns[Column.GRAD_AVG]
+                dot, avg_sq = total(average * g), total(average * average)
+            count = torch.full_like(dot, g.numel())
+            sums = torch.stack([total(g * g), dot, avg_sq, g.count_nonzero().double(), count])
+            totals = totals + sums
+            if sketch is not None:
+                sketch = sketch + sketch_of(row, grad).to(sketch.dtype)
+        partials[0, : len(MEASURED)].copy_(totals)
+        if sketches is not None and sketch is not None:
+            sketches[0].copy_(sketch)
+
+    def decide(
+        self,
+        partials: Tensor | None,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        state: Tensor,
+        coefficients: Tensor,
+    ) -> None:
+        old_norm, skipped = state.unbind()
+        inv_scale = torch.ones_like(skipped) if grad_scale is None else 1.0 / grad_scale.double()
+        norm = torch.full_like(skipped, torch.nan)
+        active = torch.ones_like(skipped, dtype=torch.bool)
+        if partials is not None:
+            norm_sq = partials[:, 0].sum() * inv_scale * inv_scale
+            norm, active = norm_sq.sqrt(), norm_sq.isfinite()
+        if found_inf is not None:
+            active = active & (found_inf == 0)
+        sign, max_norm = coefficients[:, 2], coefficients[:, 3]
+        clip = torch.where(norm > max_norm, max_norm / norm, 1.0)
+        coefficients[:, 0] = active.double()
+        coefficients[:, 1] = sign * inv_scale * clip
+        norm = torch.where(active, norm, old_norm)
+        state.copy_(torch.stack([norm, skipped + (~active).double()]))
+
+    def update(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        active = coefficients[0, 0] != 0.0
+        move_sums = torch.zeros_like(table.move_sums[: rule.move_sums])
+        for _, row, grad in _pairs(table):
+            formula, param, u, advanced = _directed(rule, row, grad, coefficients)
+            moved = formula.moved(param, u)
+            if rule.move_sums:
+                shares = formula.move_sums(grad.to(param.dtype), param, moved, advanced)
+                move_sums = move_sums + torch.stack([total(share) for share in shares])
+            _write_param(row, moved, _steps(row) + 1.0, active)
+            _write_states(rule, row, advanced, active)
+            _count(row, active)
+        if rule.move_sums:
+            _write(table.move_sums[: rule.move_sums], move_sums, active)
+
+    def update_state(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        active = coefficients[0, 0] != 0.0
+        for norms, row, grad in _pairs(table):
+            _, param, u, advanced = _directed(rule, row, grad, coefficients)
+            _write(norms, torch.stack([total(param * param), total(u * u)]), active)
+            _write_states(rule, row, advanced, active)
+            _count(row, active)
+
+    def apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
+        active = coefficients[0, 0] != 0.0
+        for norms, row, _ in _pairs(table):
+            scalars, param, step = (
+                _scalars(rule, row, coefficients),
+                _current_param(row),
+                _steps(row),
+            )
+            ratio = formula_of(rule).trust_ratio(scalars, *norms.unbind())
+            formula = formula_of(rule)(scalars, step, ratio)
+            u = formula.recalled(param, _states(rule, row))
+            _write_param(row, formula.moved(param, u), step, active)
+
+    def tune_yellowfin(
+        self,
+        options: YellowFinOptions,
+        partials: Tensor,
+        sketches: Tensor | None,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        state: Tensor,
+        groups: Tensor,
+        coefficients: Tensor,
+        scratch: Tensor,
+    ) -> None:
+        scaler, memory = (grad_scale, found_inf), (state, groups, coefficients)
+        tune_yellowfin(options, partials, sketches, *scaler, *memory)
+
+
+def _pairs(table: TensorTable) -> Iterator[tuple[Tensor, Row, Tensor]]:
+    """(its norms, row, gradient) of every tensor that has a gradient in this step.
+
+    One without dimension is seen as a list of one element: torch would work out the product of two
+    numbers without dimension, itself and a coefficient, in the coefficient's float64.
+    """
+    for norms, row, grad in zip(table.norms, table.rows, table.grads):
+        if grad is not None:
+            yield norms, row if grad.dim() else _as_list(row), torch.atleast_1d(grad)
+
+
+def _as_list(row: Row) -> Row:
+    columns = {c: t if c == Column.STEP else t.view(1) for c, t in row.columns.items()}
+    return replace(row, columns=columns)
+
+
+def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
+    return dict(zip(rule.fields, coefficients[row.group].unbind()))
+
+
+def _states(rule: Rule, row: Row) -> list[Tensor]:
+    states = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    if rule.coded:
+        states[-1] = random.decoded(states[-1]).to(states[0].dtype)
+    return states
+
+
+def _write_states(rule: Rule, row: Row, states: list[Tensor], active: Tensor) -> None:
+    """Writes the advanced states, in this step of the tensor; before it is counted."""
+    columns = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    if rule.coded:
+        order = memory_order(row.param)
+        codes = random.coded(flatten(states[-1].float(), order), row.origin, _steps(row) + 1.0)
+        states = [*states[:-1], unflatten(codes, row.param, order)]
+    for old, new in zip(columns, states):
+        _write(old, new, active)
+
+
+def _steps(row: Row) -> Tensor:
+    """Steps the tensor has taken; 0 if nobody counts them."""
+    step = row.columns.get(Column.STEP)
+    return row.param.new_zeros((), dtype=torch.float64) if step is None else step.double()
+
+
+def _write(old: Tensor, new: Tensor, active: Tensor) -> None:
+    # a skipped step keeps every bit; chosen on the device, so that nothing waits
+    old.copy_(torch.where(active, new.to(old.dtype), old))
+
+
+def _write_param(row: Row, param: Tensor, step: Tensor, active: Tensor) -> None:
+    master = row.columns.get(Column.MASTER)
+    if master is not None:
+        _write(master, param, active)
+    elif row.param.dtype.itemsize < 4:
+        order = memory_order(row.param)
+        flat = random.rounded(flatten(param.float(), order), row.param.dtype, row.origin, step)
+        param = unflatten(flat, row.param, order)
+    _write(row.param, param, active)
+
+
+def _count(row: Row, active: Tensor) -> None:
+    if Column.STEP in row.columns:
+        row.columns[Column.STEP] += active.float()
+
+
+def _directed(
+    rule: Rule, row: Row, grad: Tensor, coefficients: Tensor
+) -> tuple[Formula, Tensor, Tensor, list[Tensor]]:
+    """(formula, parameter, u, advanced state) of a tensor in this step; nothing is written."""
+    param, step = _current_param(row), _steps(row) + 1.0
+    formula = formula_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
+    states = _states(rule, row)
+    u, *advanced = formula.direction(grad.to(states[0].dtype), param, states)
+    return formula, param, u, advanced
+
+
+def _current_param(row: Row) -> Tensor:
+    """The parameter in the state's precision: its master, unless the user has written to it."""
+    param, master = row.param, row.columns.get(Column.MASTER)
+    if master is None:
+        return param.to(row.columns[Column.STATE].dtype)
+    return torch.where(master.to(param.dtype) == param, master, param.to(master.dtype))

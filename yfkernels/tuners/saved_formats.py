@@ -1,0 +1,50 @@
+"""States of YellowFin's tuner that earlier versions have saved."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.constants import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.options import YellowFinOptions
+
+_FORMAT_4 = (
+    *("format", "step", "skipped", "beta_power", "grad_sq_avg", "h_min_avg", "h_max_avg"),
+    *("grad_norm_avg", "distance_avg", "sparsity_avg", "unread_growth", "growth", "radius"),
+    *("grad_sq_sum", "recent_sq_avg", "recent_power", "unread_metric_sq", "envelope_avg"),
+    *("envelope", "mean_sq_avg", "scale", "h_min", "h_max", "variance", "distance", "lr"),
+    *("momentum", "grad_norm", "clip_coefficient"),
+)
+
+
+def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinOptions) -> Tensor:
+    """A saved state in the present format, whichever it has.
+
+    Args:
+        state: as it was saved. Format 4, of yfkernels 0.1.0, is brought up to date; of any other
+            format it is returned as it is.
+        options_in_state: what format 4 kept apart: [log_smooth, polyak]. None for those of
+            `options`.
+        options: those of the tuner that is to read it. They stand for what a state before the first
+            step does not tell.
+    """
+    if state.dim() != 1 or len(state) < len(_FORMAT_4) or float(state[0]) != 4.0:
+        return state
+    state = state.detach().to(torch.float64)
+    head = dict(zip(_FORMAT_4, state.tolist()))
+    log_smooth, polyak = (
+        (options.log_smooth, options.polyak)
+        if options_in_state is None
+        else options_in_state.tolist()
+    )
+    fresh = head["step"] == 0.0
+    head |= {
+        "format": STATE_FORMAT,
+        "robust": options.robust if fresh else head["radius"] > 0.0,
+        "preconditioned": options.preconditioned if fresh else head["scale"] > 0.0,
+        "polyak": polyak,
+        "log_smooth": log_smooth,
+    }
+    begin = [float(head[name]) for name in STATE_FIELDS]
+    first = torch.tensor(begin, dtype=torch.float64, device=state.device)
+    return torch.cat([first, state[len(_FORMAT_4) :]])
