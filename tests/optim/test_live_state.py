@@ -273,13 +273,15 @@ def test_reset_of_the_statistics_alone(
 def test_reset_is_not_undone_by_the_groups(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
-    """A wrapper has put copies there, of statistics that are to be forgotten."""
+    """A wrapper has put copies there, of statistics and readouts that are to be forgotten."""
     pair = Pair(kind, target, rng)
     pair.train(4)
     group = pair.optimizer.param_groups[0]
-    group[kind.saves] = group[kind.saves].clone()
+    for name in {kind.saves, "tuned_lr"} & group.keys():
+        group[name] = group[name].clone()
     for optimizer in (pair.optimizer, pair.expected):
         optimizer.reset(state=False)
+        assert float(optimizer.param_groups[0].get("tuned_lr", 0.0)) == 0.0
     pair.assert_equal()
     pair.train(3)
     pair.assert_equal()

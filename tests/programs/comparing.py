@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from programs.side import Mismatch, Side, claim, same_bits
+from programs.side import Mismatch, Side, claim, same_bits, working
 from torch import Tensor
 
 from yfkernels.ops.constants import STATE_FIELDS
@@ -55,7 +55,7 @@ def assert_same(subject: Side, plain: Side) -> None:
                         continue
                     whose = "the plain run" if name in b else "the subject"
                     raise Mismatch(f"only {whose} has {name!r} in its {what}", f"{what} {i}")
-                dtype = _working(plain.params[i]) if what == "state" else None
+                dtype = working(plain.params[i]) if what == "state" else None
                 if not equal(a[name], b[name], dtype):
                     kind = f"{what}'s {name!r} differs from the plain run's"
                     raise Mismatch(kind, f"{what} {i}: {_gap(a[name], b[name])}")
@@ -79,11 +79,6 @@ def _states(saved: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _sizes(side: Side) -> list[int]:
     return [len(group["params"]) for group in side.optimizer.param_groups]
-
-
-def _working(p: Tensor) -> torch.dtype:
-    """What the state of a parameter will be in, from the next step on."""
-    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def equal(a: Any, b: Any, dtype: torch.dtype | None = None) -> bool:

@@ -75,11 +75,21 @@ class Side:
         """Whether loading what was just saved changes nothing and is not refused.
 
         Not if a parameter was in half precision before: loading gives it its master's bits. Nor if
-        a part of a state is missing: it might be another optimizer's.
+        it was in double precision: loading rounds the state to what the next step needs. Nor if a
+        part of a state is missing: it might be another optimizer's.
         """
-        return not any(
+        return not self._rounds and not any(
             "master" in left or missing & set(self.optimizer._layout().names)
             for left, missing in self._misfits()
+        )
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether a state has more bits than the next step needs."""
+        return any(
+            isinstance(value, Tensor) and value.dtype == torch.float64 != working(p)
+            for p in self.params
+            for value in self.optimizer.state.get(p, {}).values()
         )
 
     @property
@@ -165,6 +175,11 @@ class Side:
         del self.canaries[:-60]
         for tensor in self.canaries:
             claim(bool((tensor == CANARY).all()), "somebody else's memory was written")
+
+
+def working(p: Tensor) -> torch.dtype:
+    """What the state of a parameter will be in, from the next step on."""
+    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

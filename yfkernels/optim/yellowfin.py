@@ -274,6 +274,11 @@ class YellowFin(RuleOptimizer):
     def _group_added(self) -> None:
         self._tuner.keep_groups(len(self.param_groups) - 1)
 
+    def _begin_statistics(self) -> None:
+        super()._begin_statistics()
+        for group in self.param_groups:
+            group.pop("tuned_lr", None)  # a copy there would be taken back
+
     def _publish_readouts(self) -> None:
         self._readouts = self._tuner.readouts(len(self.param_groups))
         for group, (lr, momentum) in zip(self.param_groups, self._readouts):
