@@ -1,6 +1,6 @@
 """A pytest plugin: tests of the Triton kernels take this machine for one with a CUDA device.
 
-    TRITON_INTERPRET=1 python -m pytest -p support.pretend_cuda -m cuda tests/ops/test_triton_tune.py
+    TRITON_INTERPRET=1 pytest -p support.pretend_cuda -m cuda tests/ops/test_triton_tune.py
 
 Kernels are interpreted, and tensors on "cuda" lie in the memory of the host; but what torch refuses
 of a tensor on a device is refused here too: NumPy, and operations with tensors of the host. So the
