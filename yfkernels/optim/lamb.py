@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +18,10 @@ from yfkernels._checks import (
 from yfkernels._warn import warn
 from yfkernels.ops import rules
 from yfkernels.ops.rules import BiasCorrection
-from yfkernels.optim._gated import GatedOptimizer
-from yfkernels.optim._plan import Plan
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
+from yfkernels.tuners.gate import Gate
 
 _CORRECTIONS = {
     True: BiasCorrection.MOMENTS,
@@ -28,7 +30,7 @@ _CORRECTIONS = {
 }
 
 
-class LAMB(GatedOptimizer):
+class LAMB(FusedOptimizer):
     r"""Layer-wise adaptive moments, for training with large batches.
 
         m <- b1 m + (1-b1) g,   v <- b2 v + (1-b2) g²,   u = m^ / (sqrt(v^) + eps) + wd p
@@ -95,11 +97,6 @@ class LAMB(GatedOptimizer):
         ['bias', 'weight']
     """
 
-    _pickled = (*GatedOptimizer._pickled, "_preset", "_warned")
-    _warned = False
-    _state_names = ("exp_avg", "exp_avg_sq")
-    _defining_options = frozenset(("grad_averaging", "trust_norm_bounds"))
-
     def __init__(
         self,
         params: Any,
@@ -138,16 +135,16 @@ class LAMB(GatedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         defaults = {"lr": lr, "betas": betas, **resolve(preset, options), "maximize": maximize}
-        self._preset = preset
         super().__init__(
             params,
-            rules.LAMB,
             defaults,
-            adapts=True,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.LAMB,
+            Gate(rules.LAMB, skip_nonfinite=bool(skip_nonfinite), always_sums=True),
+            GroupOptions(partial(_check, preset), _values, _DEFINING, _notice_plain_adam),
+            by_norms=True,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
@@ -162,57 +159,65 @@ class LAMB(GatedOptimizer):
         """
         return self._trust_ratios()
 
-    def _prepare(self, plan: Plan) -> None:
-        super()._prepare(plan)
-        self._warn_of_plain_adam()
 
-    def _warn_of_plain_adam(self) -> None:
-        """Says so, once, if no group's ratio is ever other than 1."""
-        plain = all(not g["always_adapt"] and g["weight_decay"] == 0.0 for g in self.param_groups)
-        if plain and not self._warned:
-            self._warned = True
-            warn(
-                "LAMB adapts no tensor, so its steps are Adam's: every parameter group has "
-                "weight_decay=0 and always_adapt=False. Pass always_adapt=True, or the weight "
-                "decay to the framework that makes the groups (Trainer's weight_decay)"
-            )
+_DEFINING = frozenset(("grad_averaging", "trust_norm_bounds"))
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        beta1, beta2 = group["betas"]
-        norm_min, norm_max = group["trust_norm_bounds"] or (0.0, math.inf)
-        ratio_min, ratio_max = _ratio_bounds(group["trust_clip"])
-        return {
-            "max_norm": float(group["max_grad_norm"] or math.inf),
-            "beta1": float(beta1),
-            "beta2": float(beta2),
-            "beta3": 1.0 - beta1 if group["grad_averaging"] else 1.0,
-            "eps": float(group["eps"]),
-            "correction": float(_CORRECTIONS[group["bias_correction"]]),
-            "adapts": 1.0 if group["always_adapt"] or group["weight_decay"] != 0.0 else 0.0,
-            "norm_min": float(norm_min),
-            "norm_max": float(norm_max),
-            "ratio_min": float(ratio_min),
-            "ratio_max": float(ratio_max),
-        }
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        own = group.get("preset", self._preset)
-        require(own == self._preset, "preset", own, "given to the constructor")
-        require_agreement(self._preset, group)
-        check_betas(group["betas"])
-        check_positive("eps", group["eps"])
-        check_bound("max_grad_norm", group["max_grad_norm"])
-        correction = group["bias_correction"]
-        ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
-        require(ok, "bias_correction", correction, "True, False or 'lr'")
-        if group["trust_norm_bounds"] is not None:
-            _check_bounds("trust_norm_bounds", group["trust_norm_bounds"])
-        clip = group["trust_clip"]
-        if isinstance(clip, tuple | list):
-            _check_bounds("trust_clip", clip)
-        elif clip is not None and clip is not False:
-            check_positive("trust_clip", clip)
+def _adapts(group: Group) -> bool:
+    return bool(group["always_adapt"] or group["weight_decay"] != 0.0)
+
+
+def _notice_plain_adam(groups: list[Group]) -> bool:
+    """Says so if no group's ratio is ever other than 1."""
+    if any(map(_adapts, groups)):
+        return False
+    warn(
+        "LAMB adapts no tensor, so its steps are Adam's: every parameter group has "
+        "weight_decay=0 and always_adapt=False. Pass always_adapt=True, or the weight "
+        "decay to the framework that makes the groups (Trainer's weight_decay)"
+    )
+    return True
+
+
+def _values(group: Group, lr: float) -> list[float]:
+    beta1, beta2 = group["betas"]
+    norm_min, norm_max = group["trust_norm_bounds"] or (0.0, math.inf)
+    ratio_min, ratio_max = _ratio_bounds(group["trust_clip"])
+    return settings(
+        rules.LAMB,
+        group,
+        lr,
+        max_norm=float(group["max_grad_norm"] or math.inf),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        beta3=1.0 - beta1 if group["grad_averaging"] else 1.0,
+        eps=float(group["eps"]),
+        correction=float(_CORRECTIONS[group["bias_correction"]]),
+        adapts=1.0 if _adapts(group) else 0.0,
+        norm_min=float(norm_min),
+        norm_max=float(norm_max),
+        ratio_min=float(ratio_min),
+        ratio_max=float(ratio_max),
+    )
+
+
+def _check(preset: str | None, group: Group) -> None:
+    own = group.get("preset", preset)
+    require(own == preset, "preset", own, "given to the constructor")
+    require_agreement(preset, group)
+    check_betas(group["betas"])
+    check_positive("eps", group["eps"])
+    check_bound("max_grad_norm", group["max_grad_norm"])
+    correction = group["bias_correction"]
+    ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
+    require(ok, "bias_correction", correction, "True, False or 'lr'")
+    if group["trust_norm_bounds"] is not None:
+        _check_bounds("trust_norm_bounds", group["trust_norm_bounds"])
+    clip = group["trust_clip"]
+    if isinstance(clip, tuple | list):
+        _check_bounds("trust_clip", clip)
+    elif clip is not None and clip is not False:
+        check_positive("trust_clip", clip)
 
 
 def _ratio_bounds(clip: float | tuple[float, float] | None) -> tuple[float, float]:

@@ -16,10 +16,12 @@ from yfkernels._checks import (
     require,
 )
 from yfkernels.ops import rules
-from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
+from yfkernels.tuners.gate import Gate
 
 
-class QHAdam(GatedOptimizer):
+class QHAdam(FusedOptimizer):
     r"""Adam whose two averages are mixed with the gradient of the step.
 
         p <- p - lr [(1 - nu1) g + nu1 m^] / (sqrt((1 - nu2) g² + nu2 v^) + eps)
@@ -67,9 +69,6 @@ class QHAdam(GatedOptimizer):
         >>> opt.step()
     """
 
-    _state_names = ("exp_avg", "exp_avg_sq")
-    _defining_options = frozenset(("nus",))
-
     def __init__(
         self,
         params: Any,
@@ -103,35 +102,43 @@ class QHAdam(GatedOptimizer):
         }
         super().__init__(
             params,
-            rules.QHADAM,
             defaults,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.QHADAM,
+            Gate(rules.QHADAM, skip_nonfinite=bool(skip_nonfinite)),
+            _OPTIONS,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
             differentiable=differentiable,
         )
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        (beta1, beta2), (nu1, nu2) = group["betas"], group["nus"]
-        return {
-            "max_norm": float(group["max_norm"] or math.inf),
-            "beta1": float(beta1),
-            "beta2": float(beta2),
-            "nu1": float(nu1),
-            "nu2": float(nu2),
-            "eps": float(group["eps"]),
-        }
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        check_bound("max_norm", group["max_norm"])
-        check_betas(group["betas"])
-        check_positive("eps", group["eps"])
-        check_pair("nus", group["nus"])
-        nu1, nu2 = group["nus"]
-        require(finite(nu1), "nus[0]", nu1, "finite; in [0, 1] for a weighted mean")
-        require(0.0 <= nu2 <= 1.0, "nus[1]", nu2, "in [0, 1]: it is under a square root")
+def _check(group: Group) -> None:
+    check_bound("max_norm", group["max_norm"])
+    check_betas(group["betas"])
+    check_positive("eps", group["eps"])
+    check_pair("nus", group["nus"])
+    nu1, nu2 = group["nus"]
+    require(finite(nu1), "nus[0]", nu1, "finite; in [0, 1] for a weighted mean")
+    require(0.0 <= nu2 <= 1.0, "nus[1]", nu2, "in [0, 1]: it is under a square root")
+
+
+def _values(group: Group, lr: float) -> list[float]:
+    (beta1, beta2), (nu1, nu2) = group["betas"], group["nus"]
+    return settings(
+        rules.QHADAM,
+        group,
+        lr,
+        max_norm=float(group["max_norm"] or math.inf),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        nu1=float(nu1),
+        nu2=float(nu2),
+        eps=float(group["eps"]),
+    )
+
+
+_OPTIONS = GroupOptions(_check, _values, frozenset(("nus",)))

@@ -12,14 +12,16 @@ from torch.nn import Module
 from yfkernels._checks import check_bound, check_fraction, finite, require, require_number
 from yfkernels.ops import rules
 from yfkernels.optim import momentum_methods
-from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
 from yfkernels.optim.momentum_methods import QHMSettings
+from yfkernels.tuners.gate import Gate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class QHM(GatedOptimizer):
+class QHM(FusedOptimizer):
     r"""Quasi-hyperbolic momentum: a weighted mean of plain SGD and momentum SGD.
 
         d <- beta d + (1 - beta) g,    p <- p - lr [(1 - nu) g + nu d]
@@ -67,9 +69,6 @@ class QHM(GatedOptimizer):
         >>> opt.step()
     """
 
-    _state_names = ("momentum_buffer",)
-    _defining_options = frozenset(("nu", "beta"))  # SGD's buffer is another
-
     def __init__(
         self,
         params: Any,
@@ -101,12 +100,13 @@ class QHM(GatedOptimizer):
         }
         super().__init__(
             params,
-            rules.QHM,
             defaults,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.QHM,
+            Gate(rules.QHM, skip_nonfinite=bool(skip_nonfinite)),
+            _OPTIONS,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
@@ -206,22 +206,27 @@ class QHM(GatedOptimizer):
             groups = [_group_in_terms_of_qhm(group, settings_of, given) for group in groups]
         return cls(groups, **settings, **options)
 
-    # ---- for the base
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        return {
-            "max_norm": float(group["max_norm"] or math.inf),
-            "beta": float(group["beta"]),
-            "nu": float(group["nu"]),
-        }
+def _check(group: Group) -> None:
+    check_bound("max_norm", group["max_norm"])
+    check_fraction("beta", group["beta"])
+    require_number("nu", group["nu"])
+    # the conversions go beyond [0, 1]: a PID controller, synthesized Nesterov
+    require(finite(group["nu"]), "nu", group["nu"], "finite; in [0, 1] for a weighted mean")
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        check_bound("max_norm", group["max_norm"])
-        check_fraction("beta", group["beta"])
-        require_number("nu", group["nu"])
-        # the conversions go beyond [0, 1]: a PID controller, synthesized Nesterov
-        require(finite(group["nu"]), "nu", group["nu"], "finite; in [0, 1] for a weighted mean")
+
+def _values(group: Group, lr: float) -> list[float]:
+    return settings(
+        rules.QHM,
+        group,
+        lr,
+        max_norm=float(group["max_norm"] or math.inf),
+        beta=float(group["beta"]),
+        nu=float(group["nu"]),
+    )
+
+
+_OPTIONS = GroupOptions(_check, _values, frozenset(("nu", "beta")))  # SGD's buffer is another
 
 
 def _group_in_terms_of_qhm(

@@ -7,15 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import require
-from yfkernels.ops.constants import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.constants import GROUP_FIELDS
 from yfkernels.ops.options import YellowFinOptions
-from yfkernels.optim._lr_watch import LearningRateWatch
-from yfkernels.optim._rule import RuleOptimizer
-from yfkernels.tuners.saved_formats import upgraded
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
-class YellowFin(RuleOptimizer):
+class YellowFin(FusedOptimizer):
     r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
 
     Each step reads the gradients once for their norm, tunes, and applies the update in one more
@@ -104,11 +103,6 @@ class YellowFin(RuleOptimizer):
         1.0
     """
 
-    _pickled = (*RuleOptimizer._pickled, "_lr_watch")
-    _statistics_name = "tuner"
-    _statistics_needed = True
-    _defining_options = frozenset(("decoupled_weight_decay",))
-    _tunes_on_host = True
     _tuner: YellowFinTuner
 
     def __init__(
@@ -155,10 +149,6 @@ class YellowFin(RuleOptimizer):
             robust=robust,
             preconditioner=preconditioner,
         )
-        self._tuner = YellowFinTuner(options)
-        self._lr_watch = LearningRateWatch() if options.robust else None
-        self._rule = options.rule
-        self._adapts = options.trust_ratio
         if decoupled_weight_decay is None:
             decoupled_weight_decay = options.preconditioned
         defaults = {
@@ -170,6 +160,10 @@ class YellowFin(RuleOptimizer):
         super().__init__(
             params,
             defaults,
+            options.rule,
+            YellowFinTuner(options),
+            _CODED if options.rule.coded else _PLAIN,
+            by_norms=options.trust_ratio,
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
@@ -179,19 +173,9 @@ class YellowFin(RuleOptimizer):
             differentiable=differentiable,
         )
 
-    @property
-    def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        if self._rule.coded:
-            return "momentum_buffer", "exp_avg_sq_codes"
-        second = "exp_avg_sq" if self._tuner.options.preconditioned else "grad_avg"
-        return "momentum_buffer", second
-
     def __repr__(self) -> str:
-        chosen = self._tuner.options.in_words() | {
-            "stochastic_rounding": self._stochastic_rounding,
-            "capturable": self._capturable,
-            "backend": self._backend,
-        }
+        chosen = self._global_values()
+        del chosen["differentiable"]
         lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
         return super().__repr__().replace("(\n", f"(\n{lines}", 1)
 
@@ -210,20 +194,7 @@ class YellowFin(RuleOptimizer):
             clip_coefficient: the factor all clips together put on the gradient.
             step: steps taken. skipped_steps: steps refused for a non-finite gradient.
         """
-        values = self._tuner.values()
-        names = (
-            "lr",
-            "momentum",
-            "h_min",
-            "h_max",
-            "variance",
-            "distance",
-            "radius",
-            "grad_norm",
-            "clip_coefficient",
-            "step",
-        )
-        return {name: values[name] for name in names} | {"skipped_steps": values["skipped"]}
+        return super().diagnostics()
 
     def tuned_lrs(self) -> list[float]:
         """The step size the last step used in each group; empty until this object takes one."""
@@ -237,98 +208,35 @@ class YellowFin(RuleOptimizer):
         Raises:
             RuntimeError: the optimizer was constructed without trust_ratio=True.
         """
-        if not self._adapts:
+        if not self._by_norms:
             raise RuntimeError("YellowFin has trust ratios only with trust_ratio=True")
         return self._trust_ratios()
 
-    # ---- one step
 
-    def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
-        return [
-            lr,
-            float(group["weight_decay"]),
-            1.0 if group["decoupled_weight_decay"] else 0.0,
-            -1.0 if group["maximize"] else 1.0,
-        ]
+def _check(group: Group) -> None:
+    """lr and weight_decay are all there is."""
 
-    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
-        settings = super()._group_settings()
-        if self._lr_watch is not None and self._lr_watch.sees([row[0] for row in settings[0]]):
-            self._lr_watch = None
-        if self._readouts_lost():
-            self._publish_readouts()
-        return settings
 
-    # ---- checks and saved state
+def _check_coded(group: Group) -> None:
+    # beside a small gradient the decay alone would leave the range of the codes
+    need = (
+        "0 with preconditioner='compact', the default, or go with "
+        "decoupled_weight_decay=True; 'diagonal' and None take an L2 penalty"
+    )
+    decay = group["weight_decay"]
+    require(not decay or group["decoupled_weight_decay"], "weight_decay", decay, need)
 
-    def _global_values(self) -> dict[str, Any]:
-        return super()._global_values() | self._tuner.options.in_words()
 
-    def _readouts_lost(self) -> bool:
-        """Whether a program has put something else in the place of what is to be read."""
-        return any(
-            group.get("momentum") is not momentum or group.get("tuned_lr") is not lr
-            for group, (lr, momentum) in zip(self.param_groups, self._readouts)
-        )
+def _values(group: Group, lr: float) -> list[float]:
+    values = {
+        "lr": lr,
+        "weight_decay": float(group["weight_decay"]),
+        "decoupled": 1.0 if group["decoupled_weight_decay"] else 0.0,
+        "sign": -1.0 if group["maximize"] else 1.0,
+    }
+    return [values[name] for name in GROUP_FIELDS]
 
-    def _group_added(self) -> None:
-        self._tuner.keep_groups(len(self.param_groups) - 1)
 
-    def _begin_statistics(self) -> None:
-        super()._begin_statistics()
-        for group in self.param_groups:
-            group.pop("tuned_lr", None)  # a copy there would be taken back
-
-    def _publish_readouts(self) -> None:
-        self._readouts = self._tuner.readouts(len(self.param_groups))
-        for group, (lr, momentum) in zip(self.param_groups, self._readouts):
-            loaded = group.get("tuned_lr")
-            if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
-                lr.copy_(loaded.reshape(()))
-            group["tuned_lr"], group["momentum"] = lr, momentum
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        if self._rule.coded and group["weight_decay"]:
-            # beside a small gradient the decay alone would leave the range of the codes
-            need = (
-                "0 with preconditioner='compact', the default, or go with "
-                "decoupled_weight_decay=True; 'diagonal' and None take an L2 penalty"
-            )
-            require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
-
-    def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
-        options, chosen = self._tuner.options, self._tuner.options.in_words()
-        state = upgraded(saved, group.pop("tuner_options", None), options)
-        head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
-        if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:
-            raise RuntimeError(
-                f"the state_dict's tuner has shape {tuple(state.shape)} and format "
-                f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
-            )
-        modes = {"robust": ("robust", "robust=False")}
-        modes["preconditioned"] = ("a preconditioner", "preconditioner=None")
-        for name, (mode, without) in modes.items():
-            before, now = bool(head[name]), bool(getattr(options, name))
-            if before != now:
-                raise RuntimeError(
-                    f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
-                    f"optimizer has robust={chosen['robust']} and preconditioner="
-                    f"{chosen['preconditioner']!r}: construct it as it was"
-                    f"{'' if before else f', with {without}'}"
-                )
-        for name, argument in (("log_smooth", "log_smooth"), ("polyak", "momentum_form")):
-            if bool(head[name]) != bool(getattr(options, name)):
-                raise RuntimeError(
-                    f"the state_dict was saved with another {argument}, this optimizer has "
-                    f"{argument}={chosen[argument]!r}: construct it as it was"
-                )
-        if state.shape != (options.state_words,):
-            names = ("window", "preconditioner" if options.robust else "variance")
-            needed = " and ".join(f"{name}={chosen[name]!r}" for name in names)
-            raise RuntimeError(
-                f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
-                f"({options.state_words},): construct the optimizer with the options it was "
-                "saved with"
-            )
-        return state
+_DEFINING = frozenset(("decoupled_weight_decay",))
+_PLAIN = GroupOptions(_check, _values, _DEFINING)
+_CODED = GroupOptions(_check_coded, _values, _DEFINING)
