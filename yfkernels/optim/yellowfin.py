@@ -275,8 +275,9 @@ class YellowFin(RuleOptimizer):
 
     def _begin_statistics(self) -> None:
         super()._begin_statistics()
-        for group in self.param_groups:
-            group.pop("tuned_lr", None)  # a copy there would be taken back
+        for group, (lr, momentum) in zip(self.param_groups, self._readouts):
+            if "tuned_lr" in group:  # a copy there would be taken back
+                group["tuned_lr"], group["momentum"] = lr, momentum
 
     def _publish_readouts(self) -> None:
         self._readouts = self._tuner.readouts(len(self.param_groups))
