@@ -1,4 +1,4 @@
-"""LAMB: Adam whose move of each tensor is as long as the tensor's norm says."""
+"""LAMB: Adam whose step, for each tensor, is scaled to the norm of that tensor."""
 
 from __future__ import annotations
 
@@ -36,54 +36,58 @@ class LAMB(FusedOptimizer):
         m <- b1 m + (1-b1) g,   v <- b2 v + (1-b2) g²,   u = m^ / (sqrt(v^) + eps) + wd p
         p <- p - lr ‖p‖/‖u‖ u   for each tensor
 
-    Several different optimizers go by this name; `preset` gives the one a recipe was made for, see
-    docs/lamb.md. Two launches, three with the clip of the gradient norm, 40 and 44 bytes a float32
-    parameter; gradients stay as they are.
+    Several different optimizers go by this name; `preset` selects the one that a recipe was written
+    for (docs/lamb.md). A step is two launches and 40 bytes per float32 parameter, or three and 44
+    with the clip of the gradient norm. Gradients are not modified.
 
     Args:
         params: parameters, parameter groups or named parameters.
-        lr: learning rate, a float or a one-element tensor; about the relative change of a tensor
-            in one step. Per group, as are all options up to `decoupled_weight_decay`, and
+        lr: learning rate, a float or a one-element tensor; roughly the relative change of a
+            tensor in one step. Per group, as are all options up to `decoupled_weight_decay`, and
             `maximize`.
         betas: smoothing of the averages of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, > 0.
         weight_decay: decay inside the direction u.
         max_grad_norm: bound on the norm of the whole gradient; None or 0 for no clip. The norm is
-            taken over all groups, the bound is the group's own.
+            taken over all groups; each group has its own bound.
         bias_correction: True debiases both averages; False does not; "lr" corrects the learning
             rate instead, outside the ratio (DeepSpeed).
-        grad_averaging: weight 1 - b1 on the gradient; False for weight 1.
-        always_adapt: whether tensors without weight decay adapt too. If not they take a plain Adam
-            step, as in apex and timm: biases and norms belong in such a group, see `param_groups`.
-        trust_clip: bound of the ratio: None, a number (1.0 is timm's trust_clip), or a pair
+        grad_averaging: the gradient enters its average with weight 1 - b1; False for weight 1.
+        always_adapt: whether tensors without weight decay get a trust ratio too. If False, they
+            take a plain Adam step, as in apex and timm. Biases and normalization layers belong in
+            such a group; see `param_groups`.
+        trust_clip: bound on the ratio: None, a number (1.0 is timm's trust_clip), or a pair
             (lowest, highest).
         trust_norm_bounds: pair to which ‖p‖ is clamped before the division; None for no clamp.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
         preset: "paper", "apex", "timm", "nvlamb", "deepspeed", "v3" or None. Fixes every option
-            from `eps` to `decoupled_weight_decay` but `weight_decay`, whose default is 0 with the
-            last two.
-        skip_nonfinite: measure the gradient even without a clip (4 bytes more a parameter). A step
-            whose gradient was measured and is not finite changes nothing but `skipped_steps`.
-            Otherwise only GradScaler's verdict is heeded.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
-            float32 master copy.
+            from `eps` to `decoupled_weight_decay` except `weight_decay`, whose default is 0 with
+            the last two.
+        skip_nonfinite: measure the gradient norm even without a clip (reads 4 more bytes per
+            parameter). If the norm was measured and is not finite, the step changes nothing but
+            `skipped_steps`. If it was not measured, only GradScaler can make a step be skipped.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
+            keeping a float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range, or one that contradicts the preset; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
-    A parameter whose gradient is None takes no part in a step; each counts its own steps. Sharded
-    parameters (FSDP2) take one all-reduce a step for their norms, and one more for the clip.
+    A parameter whose gradient is None is left out of the step; each parameter counts its own steps.
+    Sharded parameters (FSDP2) need one all-reduce per step for their norms, and one more for the
+    clip.
 
     Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
     arXiv 1904.00962 v5, algorithm 2.
@@ -152,9 +156,9 @@ class LAMB(FusedOptimizer):
         )
 
     def trust_ratios(self) -> dict[str, float]:
-        """The ratio ‖p‖/‖u‖ each tensor took in its last step, by parameter name.
+        """The ratio ‖p‖/‖u‖ that each tensor's last step was scaled by, by parameter name.
 
-        Parameters without names go by their position. Empty until this object takes a step; on CUDA
+        Unnamed parameters are listed by position. Empty until this object takes a step. On CUDA
         this waits for the device.
         """
         return self._trust_ratios()

@@ -22,12 +22,13 @@ from yfkernels.tuners.gate import Gate
 
 
 class QHAdam(FusedOptimizer):
-    r"""Adam whose two averages are mixed with the gradient of the step.
+    r"""Adam whose two averages are mixed with the current gradient.
 
         p <- p - lr [(1 - nu1) g + nu1 m^] / (sqrt((1 - nu2) g² + nu2 v^) + eps)
 
-    with m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t) and t the steps the parameter itself has
-    taken. One launch, 28 bytes a float32 parameter, as torch's fused Adam.
+    with m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t) and t the number of steps that the parameter
+    itself has taken. A step is one launch and moves 28 bytes per float32 parameter, as torch's
+    fused Adam does.
 
     Args:
         params: parameters, parameter groups or named parameters.
@@ -38,27 +39,29 @@ class QHAdam(FusedOptimizer):
         eps: added to the denominator, > 0.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead (AdamW).
-        max_norm: bound on the norm of the whole gradient, as clip_grad_norm_ has it; None for no
-            clip. The norm, 4 bytes more a parameter, is taken over all groups, the bound is the
-            group's own.
-        skip_nonfinite: measure the gradient even without a clip and skip a step in which it is
-            not finite. Without either, only GradScaler's verdict is heeded.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
-            float32 master copy.
+        max_norm: bound on the norm of the whole gradient, as in clip_grad_norm_; None for no clip.
+            The norm is taken over all groups and reads 4 more bytes per parameter; each group has
+            its own bound.
+        skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose
+            gradient is not finite. With neither, only GradScaler can make a step be skipped.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
+            keeping a float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
     Source: Ma & Yarats, "Quasi-hyperbolic momentum and Adam for deep learning", ICLR 2019.
 

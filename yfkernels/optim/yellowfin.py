@@ -18,78 +18,81 @@ class YellowFin(FusedOptimizer):
     r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
 
     Each step reads the gradients once for their norm, tunes, and applies the update in one more
-    pass. By default momentum is SingleStep's (the paper's rule), the step size follows from how far
-    the parameters have come (as DoG's does), and each parameter's step is scaled as Adam scales it.
-    `robust=False` is the published algorithm, which takes both from SingleStep. Formulas:
+    pass. By default, momentum follows SingleStep (the paper's rule), the step size follows from the
+    distance that the parameters have traveled (as in DoG), and each parameter's step is scaled as
+    in Adam. `robust=False` is the published algorithm, where both follow SingleStep. Formulas:
     docs/yellowfin.md.
 
     Args:
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
-            schedulers may drive it. If it is never above 0.1 and does not rise, as learning rates
-            meant for other optimizers are not and do not, a UserWarning says so after three steps,
-            but for `robust=False`. Per group.
-        beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
-            `robust`.
-        window: steps over which the curvature range is taken.
-        weight_decay: how strongly parameters are drawn to zero, in one of two ways (the next
-            argument). It is not part of the statistics. Per group.
-        decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
-            gradient. None for what suits the mode: True with a preconditioner, False without. Per
+            schedulers may change it. If it stays at 0.1 or below and does not rise, it looks like a
+            learning rate meant for another optimizer: after three steps a UserWarning says so,
+            except with `robust=False`. Per group.
+        beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 with
+            `robust=False`.
+        window: number of steps over which the curvature range is taken.
+        weight_decay: strength of weight decay, of the kind that the next argument selects. It is
+            not part of the statistics. Per group.
+        decoupled_weight_decay: True decays the parameters directly (AdamW), False through the
+            gradient (L2 penalty). None for True with a preconditioner and False without one. Per
             group.
         clip: "adaptive" guards the statistics and the update against exploding gradients; None
             does not.
         max_norm: clips the global gradient norm to this value first; None for no such clip.
-        variance: without `robust`, which needs none: "exact" (None) keeps an average of the
-            gradient, 8 bytes of state a parameter; "sketch" estimates its norm from 4096 signed
-            sums, 4 bytes.
+        variance: for `robust=False` only. "exact" (or None) keeps an average of the gradient, with
+            8 bytes of state per parameter; "sketch" estimates its norm from 4096 signed sums, with
+            4 bytes.
         momentum_form: "buffer" is torch.optim.SGD's momentum, as in the authors' code; "polyak"
             keeps the step size inside the velocity, as in the paper. None for "polyak", or "buffer"
-            without `robust`; the robust mode needs "polyak".
-        log_smooth: smooth the logarithm of the curvature range rather than the range.
+            with `robust=False`; the robust mode requires "polyak".
+        log_smooth: smooth the logarithm of the curvature range instead of the range itself.
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
-            Needs preconditioner=None, as a preconditioner does that itself.
-        initial_lr: step size of the first step, before anything is measured; without `robust`.
-        initial_momentum: momentum of the first step, in [0, 1). With a preconditioner of the first
-            two, and no less than 0.5.
-        trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
-            its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
-            robust=False.
-        robust: bound the curvature range and take the step size from how far the parameters have
-            come (docs/yellowfin.md). False for the published algorithm, which is as fast at first
-            and unreliable later.
-        preconditioner: "compact" measures and steps in the shape of Adam's metric, a step size for
-            each parameter, and keeps the average of squares in one byte: 5 bytes of state a
-            parameter; weight decay must be decoupled. "diagonal" keeps it in four: 8 bytes, as
-            Adam. With either, lr is the step along g / sqrt(average of g²), and lr / (1 - momentum)
-            compares with AdamW's, also in the decay. None for one step size for all: 4 bytes.
-            "auto" for "compact", or None without `robust`.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
-            master copy.
+            Requires preconditioner=None, because a preconditioner does that itself.
+        initial_lr: step size of the first step, before anything is measured; for `robust=False`
+            only.
+        initial_momentum: momentum of the first step, in [0, 1). With a preconditioner, of the first
+            two steps, and at least 0.5.
+        trust_ratio: scale each tensor's step as LAMB does, by ‖p‖ / ‖u‖, where u is its velocity; 1
+            if either norm is 0. Takes a third pass, of 12 more bytes per float32 parameter.
+            Requires robust=False.
+        robust: bound the curvature range and take the step size from the distance that the
+            parameters have traveled (docs/yellowfin.md). False for the published algorithm, which
+            is as fast at first and unreliable later.
+        preconditioner: "compact" measures and steps in Adam's metric, with a step size for each
+            parameter, and stores the average of squares in one byte: 5 bytes of state per
+            parameter. Weight decay must be decoupled. "diagonal" stores it in four bytes: 8 bytes
+            of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
+            lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
+            size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of keeping
+            a float32 master copy.
         maximize: ascend instead of descend. Per group.
-        capturable: tune on the device: no host synchronisation, safe in torch.cuda.graph. Without
-            effect on CPU parameters.
+        capturable: tune on the device: no host synchronization, safe in torch.cuda.graph. No effect
+            on CPU parameters.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
     The step size and momentum of the last step can be read in the parameter groups, as `tuned_lr`
-    and `momentum`: tensors of no dimension that change with every step. They are there for loggers
-    and schedulers that look for such a key; what is assigned to them has no effect. The tuner's
-    state is in the first group, as `tuner`.
+    and `momentum`: zero-dimensional tensors that change with every step. They are there for loggers
+    and for schedulers that look for such a key; assigning to them has no effect. The tuner's state
+    is in the first group, as `tuner`.
 
-    A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16
-    or float16 keep float32 state and a float32 master copy. Parameters whose gradient is None take
-    no part in a step.
+    A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16 or
+    float16 keep float32 state and a float32 master copy. Parameters whose gradient is None are left
+    out of a step.
 
     Sources: Zhang, Mitliagkas, Ré, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471;
     the step size with `robust`: Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend", arXiv 2302.12022.
@@ -182,28 +185,30 @@ class YellowFin(FusedOptimizer):
     # ---- what the tuner chose
 
     def diagnostics(self) -> dict[str, float]:
-        """What the last step that was taken measured and used, as floats; on CUDA this waits.
+        """What the last step measured and used, as floats. On CUDA this waits for the device.
 
-        A skipped step leaves everything as it was but `skipped_steps`.
+        A skipped step changes nothing here but `skipped_steps`.
 
         Returns:
             lr: the step size of the first group, multiplier and cap included.
-            momentum, h_min, h_max, variance, distance: SingleStep's result and inputs.
-            radius: how far the parameters have come, estimated from below; 0 without `robust`.
+            momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
+            radius: a lower estimate of the distance that the parameters have traveled; 0 with
+                `robust=False`.
             grad_norm: norm of the whole gradient, unscaled, before any clip.
-            clip_coefficient: the factor all clips together put on the gradient.
-            step: steps taken. skipped_steps: steps refused for a non-finite gradient.
+            clip_coefficient: the product of all clip factors on the gradient.
+            step: number of steps taken.
+            skipped_steps: number of steps skipped because of a non-finite gradient.
         """
         return super().diagnostics()
 
     def tuned_lrs(self) -> list[float]:
-        """The step size the last step used in each group; empty until this object takes one."""
+        """The step size of the last step in each group; empty until this object takes a step."""
         return self._tuner.lrs()
 
     def trust_ratios(self) -> dict[str, float]:
-        """The factor trust_ratio=True put on the last move of each tensor, by parameter name.
+        """The trust ratio that each tensor's last step was scaled by, by parameter name.
 
-        Parameters without names go by their position. Empty until this object takes a step.
+        Unnamed parameters are listed by position. Empty until this object takes a step.
 
         Raises:
             RuntimeError: the optimizer was constructed without trust_ratio=True.

@@ -1,4 +1,4 @@
-"""Norms of whole tensors whose parts are on several processes."""
+"""Norms of tensors that are split over several processes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from yfkernels.sharding.shards import ShardGroup
 def reduce_norms(
     tables: Sequence[TensorTable], shards: Sequence[ShardGroup], num_params: int
 ) -> None:
-    """Adds up `table.norms` over the processes that share the tables' tensors, in place.
+    """Sums `table.norms` over the processes that share the tables' tensors, in place.
 
     Args:
-        tables: the tables of this process; those of whole tensors stay as they are.
+        tables: the tables of this process; those of tensors that are not split are left unchanged.
         shards: every shard group of the optimizer, in the same order on all processes.
-        num_params: parameters of the optimizer. A process that has no part of a tensor counts it
-            too, so that all processes add up the same places.
+        num_params: number of parameters of the optimizer, including those of which this process
+            has no part, so that all processes sum the same entries.
     """
     for shard in shards:
         mine = [table for table in tables if table.shard == shard]
