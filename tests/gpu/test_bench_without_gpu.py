@@ -78,12 +78,12 @@ def fabricated(size_name: str, dtype: torch.dtype, names: tuple[str, ...]) -> Re
                 result.entries[entry.key] = entry
                 seconds = result.bytes_per_step(entry.key) / (0.92 * COPY_GB_PER_S * 1e9)
                 result.samples[entry.key] = [Sample(1e-4, seconds)] * 4
-                # measure, tune and advance, as long as 8 and 28 bytes take at the copy's speed
+                # measure, tune and update, as long as 8 and 28 bytes take at the copy's speed
                 second = result.size.numel / COPY_GB_PER_S / 1e9
                 launched = {
                     "f_measure_kernel": 8 * second,
                     "tune": 1e-6,
-                    "advance<float>": 28 * second,
+                    "update_kernel<float>": 28 * second,
                 }
                 if name == "lamb-unclipped":
                     del launched["tune"]
