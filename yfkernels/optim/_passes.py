@@ -9,8 +9,8 @@ from torch import Tensor
 
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import TensorTable
+from yfkernels.optim._norms import reduce_norms
 from yfkernels.optim._plan import Plan
-from yfkernels.sharding.norms import reduce_norms
 from yfkernels.tuners.tuner import Tuner
 
 
