@@ -109,7 +109,7 @@ def test_a_step_that_is_none_leaves_it(
     optimizer = YellowFin(params, preconditioner=preconditioner, backend=backend)
     for seed in (0, 1):
         step(optimizer, params, seed)
-    if loaded:  # the tables are new, and have gauged nothing yet
+    if loaded:  # the tables are new, and have summed nothing yet
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     before = optimizer._tuner.state.clone()
     assert before[FIRST] != 0.0

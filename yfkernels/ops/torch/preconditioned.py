@@ -62,7 +62,7 @@ def tune_preconditioned(
     start = _FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
     lr = scale * step.distance_over_gradients(momentum)
     lr = torch.where(k == 0, (1.0 - momentum) * start, lr)
-    # but for sqrt(h), which the update has yet to gauge
+    # but for sqrt(h), which the update has yet to sum
     new["radius"] = torch.where(k == 0, start / scale, new["radius"])
 
     group, rest = step.group, 1.0 - momentum

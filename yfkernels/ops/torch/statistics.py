@@ -21,7 +21,7 @@ _CALM_STEPS = 10
 
 
 class Clipped(NamedTuple):
-    """A step's gradient behind the clips; `norm` is the one before them."""
+    """A step's gradient after the clips; `norm` is the one before them."""
 
     norm: Tensor
     clip: Tensor
@@ -40,7 +40,7 @@ class Curvature(NamedTuple):
 
 
 class TuningStep:
-    """One step of a tuner: what it is given, and what it has worked out so far.
+    """One step of a tuner: what it is given, and what it has computed so far.
 
     Attributes:
         inv_scale: one over the loss scale.

@@ -144,7 +144,7 @@ def preconditioned_tune(
     start = tl.full([], 1e-2, tl.float64) * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
     lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
     lr = tl.where(k == 0, rest * start, lr)
-    # but for sqrt(h), which the update has yet to gauge
+    # but for sqrt(h), which the update has yet to sum
     radius = tl.where(k == 0, start / scale, radius)
 
     tl.store(state + at("state.step"), step + 1.0)

@@ -98,7 +98,7 @@ def skip(finite, skipped, state, num_groups, coefficients):
 
 @triton.jit
 def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
-    """1-3. (norm before the clips, clip, ‖g‖² behind them): the manual clip, then the guard that
+    """1-3. (norm before the clips, clip, ‖g‖² after them): the manual clip, then the guard that
     caps how fast the statistics can grow.
 
     envelope_sq: the upper end of the window of ‖g‖² in the step before.

@@ -188,7 +188,7 @@ def update_state(
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
 ):
-    """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
+    """The state, and the norms. Chunks stay whole: sums must not depend on the device."""
     COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
     END_TILE: tl.constexpr = THREADS * 4
     threads = tl.arange(0, THREADS)[:, None]
