@@ -143,7 +143,7 @@ def test_free_run_in_double_precision(
 # ---- what an update move_sums is read in the step after it
 
 
-def test_gauges_are_read_one_step_late(target: Target, rng: np.random.Generator) -> None:
+def test_move_sums_are_read_one_step_late(target: Target, rng: np.random.Generator) -> None:
     """A gradient shows in the curvature, variance and radius of the next step, not of its own."""
     runs = []
     for seed in (1, 2):
@@ -180,7 +180,7 @@ def pickled(value: Any) -> Any:
 @each_storage
 @pytest.mark.parametrize("cut", [1, 2, 9])
 @pytest.mark.parametrize("options", [{}, ROUNDS], ids=["masters", "rounded"])
-def test_gauges_survive_every_way_of_saving(
+def test_move_sums_survive_every_way_of_saving(
     options: dict[str, Any], cut: int, kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:
     """What was summed and not read goes along: bit for bit as without the cut."""
@@ -208,7 +208,7 @@ def test_gauges_survive_every_way_of_saving(
 
 
 @pytest.mark.kernel_free
-def test_gauges_survive_a_new_plan(target: Target, rng: np.random.Generator) -> None:
+def test_move_sums_survive_a_new_plan(target: Target, rng: np.random.Generator) -> None:
     """A parameter group that is added, settings that change: read with what was summed before."""
     twin = KIND.beside(target, SMALL, rng, weight_decay=0.1)
     gradients = Gradients(3)

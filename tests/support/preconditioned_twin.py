@@ -5,7 +5,7 @@ back through the coupled decay as a whole move, and lr depends on all of them. T
 goes on from the optimizer's own parameters and state, which it has just compared.
 
 Tolerances. As in twin.py a sum of squares is good to 2e-6 relative (1e-13 in double precision): so
-are ‖g‖² and ‖x_0‖², and clips and t, which depend on roots and quotients of them. A term of d rounds
+are ‖g‖² and ‖x_0‖², and clips and t, which depend on their roots and quotients. A term of d rounds
 relative to itself, so d may be off by more than that where its terms cancel. s, q and u follow by
 intervals, as if d and q were independent; but q² >= d² (1 - b2) / (1 - b2^m) bounds |u| whatever
 the rounding. An error of t comes on top and is the same for all elements: it makes d and q smaller

@@ -51,7 +51,7 @@ def in_full(optimizer: Any, params: list[nn.Parameter]) -> list[Tensor]:
 
 @each_backend
 @each_dtypes
-def test_what_an_update_gauges_is_in_the_state_at_once(
+def test_what_an_update_sums_is_in_the_state_at_once(
     dtypes: Sequence[torch.dtype], backend: str
 ) -> None:
     params = parameters(dtypes)
