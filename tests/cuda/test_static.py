@@ -13,7 +13,8 @@ from yfkernels.ops.table import GRANULARITY
 HALVES = ("bfloat16", "float16")
 
 # By dtype measure for three sums, update for seven rules, update_state for three and apply for
-# two; then tune by variance (Triton: and by log_smooth), gate and write_words for few words and for many.
+# two; then tune by variance (Triton: and by log_smooth), gate, and write_words for few words and
+# for many.
 CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2
 # Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one.
