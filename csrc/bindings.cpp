@@ -361,10 +361,13 @@ PYBIND11_MODULE(_C, m) {
                    {device, at<void>(stream)});
       },
       no_gil);
-  m.def("cuda_write_words", [](Address destination, int64_t stride,
-                               const std::vector<int64_t>& words, int device, Address stream) {
-    cuda::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()),
-                      {device, at<void>(stream)});
-  });
+  m.def(
+      "cuda_write_words",
+      [](Address destination, int64_t stride, const std::vector<int64_t>& words, int device,
+         Address stream) {
+        cuda::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()),
+                          {device, at<void>(stream)});
+      },
+      no_gil);
 #endif
 }
