@@ -287,6 +287,22 @@ def test_reset_is_not_undone_by_the_groups(
     pair.assert_equal()
 
 
+def test_reset_with_more_groups_than_were_shown_last(
+    kind: Kind, target: Target, rng: np.random.Generator
+) -> None:
+    """A program puts other groups there for a while, and takes them back."""
+    params = [torch.nn.Parameter(normal(rng, torch.empty(5)).float()) for _ in range(2)]
+    optimizer = kind.build([{"params": [p]} for p in params], backend=target.backend)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    whole, optimizer.param_groups = optimizer.param_groups, optimizer.param_groups[:1]
+    optimizer.step()
+    optimizer.param_groups = whole
+    optimizer.reset(state=False)
+    assert [float(group.get("tuned_lr", 0.0)) for group in whole] == [0.0, 0.0]
+
+
 def test_statistics_in_the_groups_are_used(
     kind: Kind, target: Target, rng: np.random.Generator
 ) -> None:

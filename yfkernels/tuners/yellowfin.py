@@ -190,14 +190,17 @@ class YellowFinTuner(Tuner):
 
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Step size and momentum of the last step: tensors that live."""
-        self._make_room(len(groups), self.coefficients.device)
-        momentum = self.state[STATE_FIELDS.index("momentum")]
-        self._readouts = [(row[_LR], momentum) for row in self.coefficients]
+        self._make_readouts(len(groups))
         for group, (lr, momentum) in zip(groups, self._readouts):
             loaded = group.get("tuned_lr")
             if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
                 lr.copy_(loaded.reshape(()))
             group["tuned_lr"], group["momentum"] = lr, momentum
+
+    def _make_readouts(self, num_groups: int) -> None:
+        self._make_room(num_groups, self.coefficients.device)
+        momentum = self.state[STATE_FIELDS.index("momentum")]
+        self._readouts = [(row[_LR], momentum) for row in self.coefficients]
 
     def is_published(self, groups: list[dict[str, Any]]) -> bool:
         return all(
@@ -206,6 +209,7 @@ class YellowFinTuner(Tuner):
         )
 
     def withdraw(self, groups: list[dict[str, Any]]) -> None:
+        self._make_readouts(len(groups))
         for group, (lr, momentum) in zip(groups, self._readouts):
             if "tuned_lr" in group:
                 group["tuned_lr"], group["momentum"] = lr, momentum
