@@ -1,6 +1,6 @@
 """`make gpu`: GPU tests, benchmarks, compute-sanitizer and a page about them, in six minutes.
 
-    python -m bench.gpu [tests|bench|sanitize|bench-all ...] [--out FOLDER] [--dry-run]
+    python -m bench.gpu [tests|bench|sanitize|bench-all ...] [--limit PART=SECONDS] [--out FOLDER]
 
 Each part has a time limit, writes its log into the folder of this commit line by line, and can be
 run alone; the page is renewed after each from what the folder holds. bench-all, every contestant at
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="PART=SECONDS",
+        help="another time limit for a part: --limit tests=300",
+    )
     parser.add_argument("--out", type=Path, help="default: bench/results/cuda-<commit>")
     parser.add_argument(
         "--dry-run",
@@ -49,6 +57,11 @@ def main(argv: Sequence[str]) -> int:
     if unknown:
         parser.error(f"no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     parts = options.parts or [name for name, part in PARTS.items() if part.default]
+    for text in options.limit:
+        name, _, seconds = text.partition("=")
+        if name not in PARTS or not seconds.replace(".", "", 1).isdigit():
+            parser.error(f"--limit {text}: give a part and its seconds, as tests=300")
+        PARTS[name] = replace(PARTS[name], limit=float(seconds))
 
     show_what_is_here()
     if options.dry_run:

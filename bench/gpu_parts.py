@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.limited import Ended, run_limited
+from bench.limited import GRACE, Ended, run_limited
 
 AWKWARD_STEPS = Path("tests/gpu/awkward_steps.py")
 SANITIZER = "compute-sanitizer"
@@ -30,6 +31,7 @@ SANITIZED: dict[str, tuple[str, tuple[str, ...]]] = {
 FEW = ("--contestants", "yellowfin-compact,lamb,qhm,adamw-fused,adamw-fused+clip,sgd-fused")
 FEW_SIZES = "1x1G,gpt2,400x64"
 _BENCH_RESERVE = 20.0  # of its limit: starting up, drawing, and the race in hand
+_TESTS_GRACE = 25.0  # pytest ends its workers, each with a CUDA context, before it sums up
 _FOUND_ERRORS = 9
 _REPORTED = re.compile(r"========= (Invalid|Error: Race|Uninitialized|Barrier error)")
 _UNSUPPORTED = re.compile(
@@ -50,7 +52,8 @@ class Part:
     """One part.
 
     Attributes:
-        limit: seconds until it is stopped, whatever the others take.
+        limit: seconds until it is interrupted, whatever the others take.
+        grace: seconds from then until it is killed.
         run: runs it, with its log, its limit and whether this is a dry run: then on this machine's
             CPU, whatever of it can be.
         default: whether `make gpu` without PART runs it.
@@ -59,6 +62,7 @@ class Part:
     limit: float
     run: Callable[[Path, float, bool], Outcome]
     default: bool = True
+    grace: float = GRACE
 
 
 def workers(cores: int) -> int:
@@ -69,10 +73,11 @@ def workers(cores: int) -> int:
 def command_of_tests(dry: bool, cores: int | None = None) -> list[str]:
     """Every test that needs a device; those that say most come first, see tests/sharing.py."""
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider"]
+    command += ["--ignore=tests/frameworks"]  # they need no device, and seconds to be imported
     if dry:  # a plugin has the device's tests collected
-        return [*command, "-q", "-p", "pretend_cuda", "--collect-only"]
+        return [*command, "-q", "-p", "support.pretend_cuda", "--collect-only"]
     # a line a test, so that the log of one that is stopped tells; and where a stuck one stands
-    command += ["-v", "-o", "faulthandler_timeout=45"]
+    command += ["-v", "-o", "faulthandler_timeout=45", "-p", "support.on_a_device"]
     if find_spec("xdist"):
         command += ["-n", str(workers(cores or os.cpu_count() or 1))]
     return command
@@ -83,7 +88,8 @@ def run_tests(log: Path, limit: float, dry: bool) -> Outcome:
     # one seed for all workers, so that the log's first line repeats the run
     seed = {"YFK_TEST_SEED": os.environ.get("YFK_TEST_SEED", str(secrets.randbits(32)))}
     pretended = {"TRITON_INTERPRET": "1"} if dry else {}
-    ended = run_limited(command_of_tests(dry), log, limit, environment(**seed, **pretended))
+    env = environment(**seed, **pretended)
+    ended = run_limited(command_of_tests(dry), log, limit, env, _TESTS_GRACE)
     return verdict_on_tests(ended)
 
 
@@ -108,22 +114,19 @@ def run_sanitizers(log: Path, limit: float, dry: bool) -> Outcome:
         return Outcome(ended.status != 0, f"without a sanitizer: {last_words(ended)}")
     if shutil.which(SANITIZER) is None:
         return Outcome(False, f"skipped: {SANITIZER} is not on PATH")
-    own_logs = log.parent / f"{log.stem}-by-tool"
-    own_logs.mkdir(exist_ok=True)
     # each tensor an allocation of its own, so that a step over its end is seen
     env = environment(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
-    def verdict(name: str) -> tuple[bool, str]:
-        own = own_logs / f"{name.replace(' ', '-')}.txt"
-        own.write_text("", encoding="utf-8")
-        return sanitizer_verdict(run_limited(sanitizer_command(name), own, limit, env))
+    with tempfile.TemporaryDirectory() as own_logs, ThreadPoolExecutor(len(SANITIZED)) as pool:
 
-    with ThreadPoolExecutor(len(SANITIZED)) as pool:
-        verdicts = dict(zip(SANITIZED, pool.map(verdict, SANITIZED)))
-    for name in SANITIZED:
-        with log.open("a", encoding="utf-8") as file:
-            own = own_logs / f"{name.replace(' ', '-')}.txt"
-            file.write(f"{name}\n{own.read_text(encoding='utf-8')}\n")
+        def run(name: str) -> Ended:
+            return run_limited(sanitizer_command(name), Path(own_logs, name), limit, env)
+
+        ends = dict(zip(SANITIZED, pool.map(run, SANITIZED)))
+    with log.open("a", encoding="utf-8") as file:
+        for name, ended in ends.items():
+            file.write(f"{name}\n{ended.output}\n")
+    verdicts = {name: sanitizer_verdict(ended) for name, ended in ends.items()}
     return Outcome(
         any(failed for failed, _ in verdicts.values()),
         "; ".join(f"{name} {words}" for name, (_, words) in verdicts.items()),
@@ -134,6 +137,8 @@ def sanitizer_command(name: str) -> list[str]:
     """A tool over the steps."""
     tool, arguments = SANITIZED[name]
     command = [SANITIZER, "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS)]
+    if tool == "memcheck":  # calls by which torch asks the driver what it has may fail
+        command += ["--report-api-errors", "no"]
     return [*command, sys.executable, str(AWKWARD_STEPS), *arguments]
 
 
@@ -202,8 +207,8 @@ def _bench(out: Path, log: Path, limit: float, dry: bool, arguments: Sequence[st
 
 # in the order in which they run: what says most comes first
 PARTS = {
-    "tests": Part(120.0, run_tests),
-    "bench": Part(120.0, run_bench),
+    "tests": Part(120.0, run_tests, grace=_TESTS_GRACE),
+    "bench": Part(110.0, run_bench),
     "sanitize": Part(60.0, run_sanitizers),
     "bench-all": Part(600.0, run_bench_all, default=False),
 }

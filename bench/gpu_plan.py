@@ -17,7 +17,6 @@ from bench.gpu_parts import (
     sanitizer_command,
     workers,
 )
-from bench.limited import GRACE
 from bench.race import CUDA_ROUNDS, Plan
 from bench.result import Entry
 from bench.runner import MODES
@@ -44,7 +43,7 @@ def plan(parts: Sequence[str]) -> str:
     for name in parts:
         seconds, words = _GUESSES[name]()
         limit = PARTS[name].limit
-        total += limit + GRACE
+        total += limit + PARTS[name].grace
         lines.append(f"- {name}: limit {limit:.0f} s, about {min(seconds, limit):.0f} s. {words}")
         lines += [f"    {shlex.join(command)}" for command in _commands(name)]
     lines.append(f"All of it ends within {total:.0f} s, the build aside.")

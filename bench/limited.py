@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 
-GRACE = 10.0  # seconds between asking and killing: pytest uses them for its summary
+GRACE = 10.0  # seconds between asking and killing
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ from support.sharing import scope_of, urgency
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+if torch.cuda.is_available():
+    # Models are trained side by side and compared to the bit.
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
 
 if why_unusable(Target("triton", "cpu")) is None:
     remember_builtins()

@@ -1,4 +1,4 @@
-"""Checks of arguments: errors that name the argument, its value and the mend."""
+"""Checks of arguments: errors that name the argument, its value and the fix."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 
-def require(ok: bool, name: str, value: object, mend: str) -> None:
-    """Raises ValueError unless `ok`; `mend` completes "it must be ..."."""
+def require(ok: bool, name: str, value: object, fix: str) -> None:
+    """Raises ValueError unless `ok`; `fix` completes "it must be ..."."""
     if not ok:
-        raise ValueError(f"Invalid {name} value: {value!r}; it must be {mend}")
+        raise ValueError(f"Invalid {name} value: {value!r}; it must be {fix}")
 
 
 def require_number(name: str, value: Any) -> None:
-    """Raises TypeError for what is neither a real number nor a tensor."""
+    """Raises TypeError unless `value` is a real number or a tensor."""
     if not isinstance(value, Real | Tensor):
         raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give a number")
 
@@ -54,7 +54,7 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_bound(name: str, value: Any) -> None:
-    """Raises unless `value` bounds a norm: a number >= 0, where 0 and None are for no bound."""
+    """Raises unless `value` can bound a norm: a number >= 0 or None; 0 and None mean no clip."""
     if value is None:
         return
     require_number(name, value)
@@ -62,11 +62,12 @@ def check_bound(name: str, value: Any) -> None:
 
 
 def require_equal_global(chosen: dict[str, Any], group: dict[str, Any], owner: str) -> None:
-    """Raises ValueError if a parameter group brings another value of an option of all groups.
+    """Raises ValueError if a parameter group overrides an option that is global.
 
     Args:
         chosen: the options that only the constructor takes, with their values.
-        group: the parameter group; wrappers repeat such options in it, or None for them.
+        group: the parameter group. It may repeat such an option with the same value or None, as
+            some wrappers do.
         owner: the optimizer's name.
     """
     for name in sorted(chosen.keys() & group.keys()):

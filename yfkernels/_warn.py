@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep they arise."""
+"""Warnings that point at the user's line of code, however deep in the library they are raised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INSIDE = tuple(
 
 
 def warn(message: str) -> None:
-    """Issues a UserWarning at the innermost frame that is neither torch's nor this package's."""
+    """Issues a UserWarning at the innermost frame outside torch and this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1

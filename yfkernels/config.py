@@ -1,4 +1,4 @@
-"""What was built, what this machine has, and which backend serves which device."""
+"""What was built, which devices this machine has, and which backend runs on each of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Build(TypedDict):
 
     Attributes:
         code: "cuda" (CPU and CUDA code), "cpu", or "none" (pure Python).
-        reason: why there is not more; empty if there is all.
-        compiler: name and version of the C++ compiler; empty in pure Python, as the next five.
+        reason: why something was left out; empty if everything was built.
+        compiler: name and version of the C++ compiler. Empty in pure Python, like the five fields
+            below.
         cuda_version: version of nvcc.
         cuda_archs: GPU architectures, such as "sm_80 sm_90 compute_90".
-        cuda_archs_from: what decided them: a variable, the GPUs that were visible, or none was.
-        instruction_set: what the CPU kernels use on this processor.
-        threads: whose threads they run on: PyTorch's OpenMP team, by the name of its library, or
-            "own threads".
+        cuda_archs_from: what decided them: an environment variable, the visible GPUs, or that there
+            was none.
+        instruction_set: the instruction set that the CPU kernels use on this processor.
+        threads: the threads they run on: the name of PyTorch's OpenMP library, or "own threads".
     """
 
     code: str
@@ -39,11 +40,11 @@ class Build(TypedDict):
 
 
 class Service(TypedDict):
-    """Which backend `backend="auto"` takes on one kind of device.
+    """The backend that `backend="auto"` picks on one kind of device.
 
     Attributes:
-        backend: its name, or None where no such device is visible.
-        unusable: the backends that cannot be used there, and why.
+        backend: its name, or None if no such device is visible.
+        unusable: the backends that cannot be used there, with the reason for each.
     """
 
     backend: str | None
@@ -54,10 +55,10 @@ class Config(TypedDict):
     """What `config` returns.
 
     Attributes:
-        version: of yfkernels.
-        torch: version of torch.
+        version: the version of yfkernels.
+        torch: the version of torch.
         build: how the compiled module was built.
-        devices: names of the visible devices by torch's name for them ("cpu", "cuda:0").
+        devices: a description of each visible device, by torch's name for it ("cpu", "cuda:0").
         services: the backend for each kind of device.
     """
 
@@ -72,8 +73,8 @@ def config() -> Config:
     """Returns what `show_config` prints.
 
     Example:
-        >>> yfkernels.config.config()["services"]["cpu"]["backend"] in ("native", "torch")
-        True
+        >>> sorted(yfkernels.config.config()["services"])
+        ['cpu', 'cuda']
     """
     devices = _devices()
     return Config(
@@ -86,7 +87,14 @@ def config() -> Config:
 
 
 def show_config() -> None:
-    """Prints version, build, devices, and for each kind of device its backend and why no other."""
+    """Prints version, build and devices, and the backend of each kind of device.
+
+    Where a backend cannot be used, the reason follows. `yfkernels config` prints the same.
+
+    Example:
+        >>> yfkernels.show_config()  # doctest: +ELLIPSIS
+        yfkernels  ...
+    """
     found = config()
     build = found["build"]
     print(f"yfkernels  {found['version']}")

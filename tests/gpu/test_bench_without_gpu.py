@@ -78,12 +78,12 @@ def fabricated(size_name: str, dtype: torch.dtype, names: tuple[str, ...]) -> Re
                 result.entries[entry.key] = entry
                 seconds = result.bytes_per_step(entry.key) / (0.92 * COPY_GB_PER_S * 1e9)
                 result.samples[entry.key] = [Sample(1e-4, seconds)] * 4
-                # measure, tune and advance, as long as 8 and 28 bytes take at the copy's speed
+                # measure, tune and update, as long as 8 and 28 bytes take at the copy's speed
                 second = result.size.numel / COPY_GB_PER_S / 1e9
                 launched = {
                     "f_measure_kernel": 8 * second,
                     "tune": 1e-6,
-                    "advance<float>": 28 * second,
+                    "update_kernel<float>": 28 * second,
                 }
                 if name == "lamb-unclipped":
                     del launched["tune"]
@@ -105,7 +105,7 @@ def test_report_of_a_gpu_run(tmp_path: Path) -> None:
     measured = {(v.target.size, v.target.claim): v.measured for v in verdicts}
     assert measured["1x1G", "exact, fraction of copy bandwidth"] == pytest.approx(0.92)
     assert measured["1x1G", "sketch / fused AdamW + clip_grad_norm_, time"] == pytest.approx(0.6)
-    assert measured["1x1G", "exact, advance pass, fraction of copy bandwidth"] == pytest.approx(1.0)
+    assert measured["1x1G", "exact, update pass, fraction of copy bandwidth"] == pytest.approx(1.0)
     assert measured["1x1G", "sketch, measure pass, fraction of copy bandwidth"] == pytest.approx(
         0.5
     )
@@ -136,12 +136,12 @@ def test_report_of_a_gpu_run(tmp_path: Path) -> None:
         "|  | 1x1G | resnet50 | 400x64 | bert-large |",
         "| YellowFin exact | 9.78 ms (92%) | 250 µs (92%) | 250 ns (92%) | 3.29 ms (92%) |",
         "### Host time, fp32",
-        "| YellowFin exact | advance<float> | 7 ms |",
-        "| LAMB | advance<float> | 7 ms |",
+        "| YellowFin exact | update_kernel<float> | 7 ms |",
+        "| LAMB | update_kernel<float> | 7 ms |",
         "| SGD-m fused | 100 µs | 100 µs | 100 µs | 100 µs |",
     ):
         assert line in text, text
-    assert "| apex FusedLAMB | advance<float> |" not in text
+    assert "| apex FusedLAMB | update_kernel<float> |" not in text
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert summary["sizes"]["resnet50 bf16"]["copy_gb_per_s"] == pytest.approx(COPY_GB_PER_S)
 

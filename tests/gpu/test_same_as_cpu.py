@@ -15,6 +15,10 @@ SHAPES = ((300, 70), (65_537,), (3,), (64, 3, 3, 3), (), (4097,))
 MODEL = ((1000, 512), (256, 256, 3, 3), (64, 3, 7, 7), (1000,), *((64,),) * 150)
 # Both sides are good to 2e-6 in each statistic, and lr multiplies such errors by six: see twin.py.
 CLOSE = 1e-4
+# Squares in codes are rounded by random bits to one of two neighbors a fifth apart. Sums that
+# differ in their last bits tip one code in 2^21; what has tipped goes a way of its own. Of 90,000
+# elements in 13 steps none or a few do.
+MOST_TIPPED = 20
 
 
 def masters(optimizer: YellowFin, params: list[torch.nn.Parameter]) -> list[torch.Tensor]:
@@ -47,6 +51,7 @@ def test_takes_the_steps_of_the_cpu(
     host = YellowFin(here, backend="native", **options)
     other = YellowFin(there, backend=backend, capturable=capturable, **options)
     paths = [torch.zeros(p.shape) for p in here]
+    tipped = [torch.zeros(p.shape, dtype=torch.bool) for p in here]
     before: list[torch.Tensor] = []
     for gradients in Gradients(15, factor={6: 1e3, 11: 0.0}, poison={8: np.inf}).draw(rng, here):
         for p, q, g in zip(here, there, gradients, strict=True):
@@ -60,10 +65,15 @@ def test_takes_the_steps_of_the_cpu(
             for path, a, b in zip(paths, now, before, strict=True):
                 path.add_((a - b).abs())
         before = now
+        if mode == "compact":
+            for p, q, own in zip(here, there, tipped, strict=True):
+                codes = (o.state[x]["exp_avg_sq_codes"].cpu() for o, x in ((host, p), (other, q)))
+                own.logical_or_(torch.ne(*codes))
     assert other.diagnostics() == pytest.approx(host.diagnostics(), rel=CLOSE)
     assert other.diagnostics()["skipped_steps"] == 1
-    for a, b, path in zip(masters(other, there), before, paths, strict=True):
-        assert ((a - b).abs() <= CLOSE * (b.abs() + path)).all()
+    assert sum(int(own.sum()) for own in tipped) <= MOST_TIPPED
+    for a, b, path, own in zip(masters(other, there), before, paths, tipped, strict=True):
+        assert (own | ((a - b).abs() <= CLOSE * (b.abs() + path))).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 backend = backend_of("triton", DEVICE)
 # `-m cuda` selects what runs there, and nothing of what is interpreted for want of a device
 ON_DEVICE = [pytest.mark.cuda] if DEVICE == "cuda" else []
+on_device: Any = pytest.mark.cuda if DEVICE == "cuda" else lambda test: test
 
 
 @dataclass(frozen=True)

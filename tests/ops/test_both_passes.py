@@ -1,6 +1,6 @@
 """update_state_then_apply: the CPU moves a tensor as soon as one thread is done with it.
 
-Which tensors those are hangs on the threads and on where the runs of chunks end; the result must
+Which tensors those are depends on the threads and on where the runs of chunks end; the result must
 not. The sizes put tensors inside runs, across their borders and over several of them.
 """
 
@@ -15,7 +15,7 @@ from support.cases import Target, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, YellowFin
 from yfkernels.ops.backend import backend_of
-from yfkernels.optim._rule import RuleOptimizer
+from yfkernels.optim._fused import FusedOptimizer
 
 UNUSABLE = why_unusable(Target("native", "cpu"))
 pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
@@ -28,7 +28,7 @@ MODELS = {
 }
 
 
-def both_ways(model: str, optimizer: str, rng: np.random.Generator) -> list[RuleOptimizer]:
+def both_ways(model: str, optimizer: str, rng: np.random.Generator) -> list[FusedOptimizer]:
     values = [normal(rng, torch.empty(n)).float() for n in MODELS[model]]
     grads = [normal(rng, torch.empty(n)).float() for n in MODELS[model]]
     made = []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support.cases import assert_same_bits
-from tables import DEVICE, Case, backend, draw_table
+from tables import DEVICE, Case, backend, draw_table, on_device
 from torch import Tensor
 
 from yfkernels.ops.constants import GATE_STATE, SUMS
@@ -70,6 +70,7 @@ class Step:
 
 
 @needs_triton
+@on_device
 def test_a_captured_step_may_differ_in_memory_and_in_scalers(
     capture: Capture, rng: np.random.Generator
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_captured_step_may_differ_in_memory_and_in_scalers(
 
 
 @needs_triton
+@on_device
 def test_what_is_new_in_a_capture_is_named(capture: Capture, rng: np.random.Generator) -> None:
     Step(torch.float32, rng).take(None, None, measures=False)
     capture.on = True
@@ -104,6 +106,7 @@ def test_what_is_new_in_a_capture_is_named(capture: Capture, rng: np.random.Gene
 
 
 @needs_triton
+@on_device
 def test_numbers_that_a_capture_may_not_upload(capture: Capture) -> None:
     from yfkernels.ops.triton.launch import kept
 
@@ -115,6 +118,7 @@ def test_numbers_that_a_capture_may_not_upload(capture: Capture) -> None:
 
 
 @needs_triton
+@on_device
 @pytest.mark.parametrize("count", [1, 240, 241, 3000])
 def test_words_in_arguments(
     count: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +146,7 @@ def test_words_in_arguments(
 
 
 @needs_triton
+@on_device
 @pytest.mark.parametrize("rule", [LAMB, YELLOWFIN_ROBUST, YELLOWFIN_DIAGONAL], ids=lambda r: r.name)
 def test_sums_do_not_depend_on_where_tensors_begin(rule: Rule) -> None:
     """Or replicas, whose gradients lie elsewhere, would drift apart."""

@@ -1,4 +1,4 @@
-"""Bad input to any optimizer: the error names argument, value and mend; nothing has changed."""
+"""Bad input to any optimizer: the error names argument, value and fix; nothing has changed."""
 
 from __future__ import annotations
 

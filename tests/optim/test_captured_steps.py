@@ -164,7 +164,7 @@ def test_a_capture_that_fails(run: Run, graph: Make, monkeypatch: pytest.MonkeyP
     for group in run.optimizer.param_groups:
         group["lr"] = 0.5 * group["lr"]
     with captured.capture(), monkeypatch.context() as patched:
-        patched.setattr(run.optimizer, "_update", _settings_and_then_nothing(run.optimizer))
+        patched.setattr(run.optimizer._tuner, "decide", _launch_nothing)
         with pytest.raises(LookupError):
             run.optimizer.step()
     for group in run.expected.param_groups:
@@ -173,12 +173,29 @@ def test_a_capture_that_fails(run: Run, graph: Make, monkeypatch: pytest.MonkeyP
     run.assert_equal()
 
 
-def _settings_and_then_nothing(optimizer: Any) -> Callable[[Any], None]:
-    def update(plan: Any) -> None:
-        optimizer._tuner.set_groups(*optimizer._group_settings())
-        raise LookupError("a kernel that was not launched before")
+def _launch_nothing(*scaler: Any) -> None:
+    raise LookupError("a kernel that was not launched before")
 
-    return update
+
+def test_a_capture_without_gradients(run: Run, graph: Make) -> None:
+    """Of an idle optimizer; its replays write that there are none where the next step has some."""
+    captured, its = graph(), run.new_gradients()
+    run.fill(its)
+    run.optimizer.step()
+    run.expected.step()
+    for p in run.params:
+        p.grad = None
+    with captured.capture():
+        run.optimizer.step()
+    for _ in range(2):
+        for p, grad in zip(run.params, its):
+            p.grad = grad
+        run.fill(its)
+        run.optimizer.step()
+        run.expected.step()
+        run.assert_equal()
+        captured.replay()
+        run.assert_equal()
 
 
 def test_two_graphs(run: Run, graph: Make) -> None:
@@ -251,7 +268,7 @@ def test_a_load_goes_into_what_was_captured(run: Run, graph: Make) -> None:
 
 def addresses(run: Run) -> set[int]:
     """Of what an optimizer's tables consist of."""
-    tables = run.optimizer._tables
+    tables = run.optimizer._planner.tables
     return {t.data_ptr() for table in tables for t in (table.words, table.chunks, table.tickets)}
 
 
@@ -277,8 +294,8 @@ def test_what_a_graph_uses_stays(run: Run, graph: Make) -> None:
 def test_a_copy_has_no_part_in_the_graph(run: Run, graph: Make) -> None:
     with graph().capture():
         run.optimizer.step()
-    assert run.optimizer._captured
-    assert not copy.deepcopy(run.optimizer)._captured
+    assert run.optimizer._planner.captured
+    assert not copy.deepcopy(run.optimizer)._planner.captured
 
 
 class _Buffer:

@@ -295,7 +295,7 @@ def test_statistics_in_the_groups_are_used(
     pair.train(3)
     early = pair.optimizer.param_groups[0][kind.saves].clone()
     pair.train(3)
-    assert pair.optimizer.param_groups[0][kind.saves] is pair.optimizer._statistics
+    assert pair.optimizer.param_groups[0][kind.saves] is pair.optimizer._tuner.state
     for optimizer in (pair.optimizer, pair.expected):
         optimizer.param_groups[0][kind.saves] = early.clone()
     pair.optimizer.param_groups = copy.copy(pair.optimizer.param_groups)
@@ -351,7 +351,7 @@ def test_a_missing_second_state_begins_the_parameter_anew(
     """Its momentum and count of steps too: one of many steps over one of none is a huge move."""
     pair = Pair(kind, target, rng)
     pair.train(5)
-    layout = pair.optimizer._layout()
+    layout = pair.optimizer._layout
     further = list(layout.names)[1:]
     if not further:
         pytest.skip("it has no second state")

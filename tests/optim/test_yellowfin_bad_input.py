@@ -1,4 +1,4 @@
-"""Bad input: the error names the argument, the value and the mend, and nothing has changed."""
+"""Bad input: the error names the argument, the value and the fix, and nothing has changed."""
 
 from __future__ import annotations
 

@@ -281,7 +281,8 @@ def test_runs_on_the_current_stream(backend: str, rng: np.random.Generator) -> N
 
 @pytest.mark.parametrize("capturable", [False, True])
 def test_grad_scaler(capturable: bool, backend: str, rng: np.random.Generator) -> None:
-    params, optimizer, gradients = make(rng, backend, capturable=capturable)
+    # fused: else GradScaler itself skips the step, and the optimizer hears nothing of it
+    params, optimizer, gradients = make(rng, backend, capturable=capturable, fused=True)
     reference, other = duplicate(params, backend, capturable=capturable)
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0**12)
     scaler.scale(torch.ones((), device="cuda"))

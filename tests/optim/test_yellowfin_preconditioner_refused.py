@@ -36,7 +36,7 @@ def test_unknown_preconditioner(value: Any) -> None:
 
 @each_one
 @pytest.mark.parametrize(
-    ("options", "mend"),
+    ("options", "fix"),
     [
         ({"sparsity_debias": True}, "False"),
         ({"trust_ratio": True}, "False"),
@@ -47,10 +47,10 @@ def test_unknown_preconditioner(value: Any) -> None:
     ids=str,
 )
 def test_options_at_odds_with_the_preconditioner(
-    options: dict[str, Any], mend: str, chosen: str
+    options: dict[str, Any], fix: str, chosen: str
 ) -> None:
     [(name, value)] = options.items()
-    with pytest.raises(ValueError, match=f"Invalid {name} value: {value!r}; it must be {mend}"):
+    with pytest.raises(ValueError, match=f"Invalid {name} value: {value!r}; it must be {fix}"):
         YellowFin([nn.Parameter(torch.ones(3))], preconditioner=chosen, **options)
 
 

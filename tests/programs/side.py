@@ -79,7 +79,7 @@ class Side:
         part of a state is missing: it might be another optimizer's.
         """
         return not self._rounds and not any(
-            "master" in left or missing & set(self.optimizer._layout().names)
+            "master" in left or missing & set(self.optimizer._layout.names)
             for left, missing in self._misfits()
         )
 
@@ -111,7 +111,7 @@ class Side:
         """What a parameter's state has and does not need, and what it lacks."""
         if not self.ours:
             return
-        layout = self.optimizer._layout()
+        layout = self.optimizer._layout
         every = {*layout.names, "master", "step"}
         for p in self.params:
             has = every & self.optimizer.state.get(p, {}).keys()
@@ -127,7 +127,7 @@ class Side:
 
     def begun(self, p: Parameter) -> bool:
         """Whether the optimizer, one of ours, has a state for a parameter."""
-        return bool(self.optimizer._layout().begun(self.optimizer.state.get(p)))
+        return bool(self.optimizer._layout.begun(self.optimizer.state.get(p)))
 
     def fresh(self, *, new_parameters: bool = False) -> Any:
         """An optimizer as the program's start makes it, for a checkpoint to be loaded into."""

@@ -152,13 +152,13 @@ def memory_order(tensor: torch.Tensor, like: torch.Tensor) -> NDArray[np.float64
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equality that tells NaNs and signed zeros apart."""
+    """Equality, wherever they are, that tells NaNs and signed zeros apart."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.numel():
         return True
     x, y = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (a, b))
-    return torch.equal(x, y)
+    return torch.equal(x, y.to(x.device))
 
 
 def assert_same_bits(a: Any, b: Any, where: str = "") -> None:

@@ -51,7 +51,7 @@ def in_full(optimizer: Any, params: list[nn.Parameter]) -> list[Tensor]:
 
 @each_backend
 @each_dtypes
-def test_what_an_update_gauges_is_in_the_state_at_once(
+def test_what_an_update_sums_is_in_the_state_at_once(
     dtypes: Sequence[torch.dtype], backend: str
 ) -> None:
     params = parameters(dtypes)
@@ -63,7 +63,7 @@ def test_what_an_update_gauges_is_in_the_state_at_once(
         step(optimizer, params, seed)
         expected = growth(before, in_full(optimizer, params))
         assert float(state[FIRST]) == pytest.approx(expected, rel=1e-4)
-        tables = optimizer._tables
+        tables = optimizer._planner.tables
         if dtypes is ONE_TABLE:  # written there by the update itself
             assert tables[0].move_sums.data_ptr() == state[UNREAD].data_ptr()
         else:
@@ -90,7 +90,7 @@ def test_on_a_gpu_it_lies_beside_the_parameters(
     assert optimizer._tuner.state is state
     assert state.is_cuda
     if dtypes is ONE_TABLE:
-        assert optimizer._tables[0].move_sums.data_ptr() == state[UNREAD].data_ptr()
+        assert optimizer._planner.tables[0].move_sums.data_ptr() == state[UNREAD].data_ptr()
 
 
 @each_backend
@@ -109,7 +109,7 @@ def test_a_step_that_is_none_leaves_it(
     optimizer = YellowFin(params, preconditioner=preconditioner, backend=backend)
     for seed in (0, 1):
         step(optimizer, params, seed)
-    if loaded:  # the tables are new, and have gauged nothing yet
+    if loaded:  # the tables are new, and have summed nothing yet
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     before = optimizer._tuner.state.clone()
     assert before[FIRST] != 0.0
@@ -130,7 +130,7 @@ def test_a_new_plan_goes_on_from_it(
         optimizer = YellowFin(params, preconditioner=preconditioner)
         for seed in range(4):
             if anew:
-                optimizer._plan = None
+                optimizer._planner.drop()
             step(optimizer, params, seed)
         results.append([*(p.detach() for p in params), optimizer._tuner.state])
     assert all(map(torch.equal, *results))
@@ -197,7 +197,7 @@ def test_lr_of_each_group_is_a_coefficient(arguments: dict[str, Any], backend: s
     for seed in range(1, 4):
         step(optimizer, params, seed)
         if seed == 2:
-            optimizer._plan = None
+            optimizer._planner.drop()
         lrs = [float(view) for view in views]
         assert lrs == optimizer.tuned_lrs()
         assert lrs[0] == optimizer.diagnostics()["lr"] > 0.0

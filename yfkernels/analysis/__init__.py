@@ -1,4 +1,4 @@
-"""Theory as a tool: what a choice of hyperparameters should lead to."""
+"""What theory predicts for a choice of hyperparameters: stationary loss and risk bounds."""
 
 from yfkernels.analysis.generalization import pac_bayes_bound, stationary_excess_loss
 

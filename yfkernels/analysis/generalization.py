@@ -1,4 +1,4 @@
-"""What the noise of SGD with momentum leaves behind: stationary loss and a PAC-Bayes bound."""
+"""What theory says about the noise of SGD with momentum: stationary loss, a PAC-Bayes bound."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 
 from yfkernels._checks import finite, require, require_number
 
-_SMALL_STEP = 0.25  # largest lr a / (1 - beta); the expansion is then good to 1/64
+_SMALL_STEP = 0.25  # largest lr a / (1 - beta); the error of the expansion is then at most 1/64
 
 
-def _require_found(ok: bool, name: str, found: str, mend: str) -> None:
-    """As require(), with what was found of an array in place of the whole of it."""
+def _require_found(ok: bool, name: str, found: str, fix: str) -> None:
+    """As require(), with a description of an array in place of its value."""
     if not ok:
-        raise ValueError(f"Invalid {name} value: {found}; it must be {mend}")
+        raise ValueError(f"Invalid {name} value: {found}; it must be {fix}")
 
 
 def _float64(name: str, value: Any) -> Tensor:
     try:
         return torch.as_tensor(value).detach().double()
-    except (TypeError, ValueError, RuntimeError) as error:  # as torch has it, of what it was given
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, depending on the type
         raise TypeError(f"Invalid {name} type: {type(value).__name__}; give a tensor") from error
 
 
 def _symmetric(name: str, value: Any) -> Tensor:
-    """A float64 matrix, or a vector that is the diagonal of one, as checked."""
+    """Checks and returns a symmetric float64 matrix, or a vector that is its diagonal."""
     matrix = _float64(name, value)
     square = matrix.ndim == 1 or (matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1])
     if not square or matrix.numel() == 0:
@@ -36,7 +36,7 @@ def _symmetric(name: str, value: Any) -> Tensor:
     scale = float(matrix.abs().max())
     require(math.isfinite(scale), name, scale, "finite in every entry")
     skew = float((matrix - matrix.mT).abs().max()) if matrix.ndim == 2 else 0.0
-    if skew > 1e-6 * scale:  # what float32 leaves of symmetry is allowed for
+    if skew > 1e-6 * scale:  # allows for float32 rounding
         raise ValueError(f"Invalid {name} value: it differs from its transpose by {skew}")
     return 0.5 * (matrix + matrix.mT) if matrix.ndim == 2 else matrix
 
@@ -58,30 +58,30 @@ def _trace_of_product(a: Tensor, b: Tensor) -> float:
 def stationary_excess_loss(
     curvature: Tensor, noise: Tensor, lr: float, beta: float = 0.0, nu: float = 1.0
 ) -> float:
-    r"""Mean excess of the loss ½ xᵀ A x where QHM comes to rest on it: ½ tr(A Sigma).
+    r"""Mean excess loss of QHM in its stationary state on the loss ½ xᵀ A x: ½ tr(A Sigma).
 
     Sigma is the stationary covariance of x when every gradient is A x plus independent noise of
     covariance S. To second order in lr, with b for beta,
 
         ½ tr(A Sigma) = lr/4 tr S + lr²/8 (1 + 2 nu b/(1-b) (2 nu b/(1+b) - 1)) tr(A S) + O(lr³).
 
-    The source gives tr(A Sigma), twice as much. Momentum does not matter at first order and lowers
-    the loss at second: the bracket is 1 for SGD and less for any other nu and beta.
+    The source gives tr(A Sigma), twice as much. Momentum has no effect at first order and lowers
+    the loss at second order: the bracket is 1 for SGD and smaller for any other nu and beta.
 
     Args:
-        curvature: A, symmetric positive definite, (d, d), or (d,) if diagonal.
-        noise: S, symmetric positive semidefinite, likewise: the covariance of a batch's gradient,
-            that is of one sample's divided by the batch size.
-        lr: as QHM counts it, > 0; at most (1 - beta) / (4 a) with a the largest curvature.
-        beta: in [0, 1); 0 is SGD.
-        nu: in [0, 1]; 0 is SGD, 1 momentum.
+        curvature: A, symmetric positive definite, of shape (d, d), or (d,) if diagonal.
+        noise: S, symmetric positive semidefinite, of shape (d, d) or (d,): the covariance of a
+            batch's gradient, which is that of one sample's gradient divided by the batch size.
+        lr: learning rate of QHM, > 0, and at most (1 - beta) / (4 a) with a the largest curvature.
+        beta: momentum of QHM, in [0, 1); 0 is SGD.
+        nu: weight of the average in QHM, in [0, 1]; 0 is SGD, 1 is momentum SGD.
 
     Returns:
-        The mean excess loss, to 1/64 of its value within the range of lr.
+        The mean excess loss, with a relative error of at most 1/64 for any lr in this range.
 
     Raises:
-        ValueError: an argument out of its range, or lr outside that of the expansion.
-        TypeError: no tensor, or no number.
+        ValueError: an argument out of its range.
+        TypeError: an argument that is not a tensor or a number.
 
     Source: Gitman, Lang, Zhang, Xiao, "Understanding the Role of Momentum in Stochastic Gradient
     Methods" (NeurIPS 2019), and Sun et al., doi 10.1145/3544782.
@@ -93,8 +93,8 @@ def stationary_excess_loss(
     """
     a, s = _symmetric("curvature", curvature), _symmetric("noise", noise)
     sizes = (len(a), len(s))
-    mend = f"of curvature's size {sizes[0]}"
-    _require_found(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", mend)
+    fix = f"of curvature's size {sizes[0]}"
+    _require_found(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", fix)
     for name, value in (("lr", lr), ("beta", beta), ("nu", nu)):
         require_number(name, value)
     require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
@@ -117,9 +117,9 @@ def stationary_excess_loss(
 
 
 def _gaussian_kl(covariance: Tensor, offset: Tensor, prior_variance: float) -> float:
-    """The KL of `pac_bayes_bound`, of a Sigma not yet known to be positive definite."""
+    """The KL divergence of `pac_bayes_bound`; checks that Sigma is positive definite."""
     if covariance.ndim == 2:
-        # cholesky_ex gives info > 0, not an error, where the matrix is not positive definite
+        # For a matrix that is not positive definite, cholesky_ex returns info > 0, no error.
         factor, info = torch.linalg.cholesky_ex(covariance)
         ok = not int(info)
         log_det = 2.0 * float(factor.diagonal().log().sum()) if ok else math.nan
@@ -141,21 +141,21 @@ def pac_bayes_bound(
     n: int,
     delta: float = 0.05,
 ) -> float:
-    """Bounds the risk of a Gaussian posterior over weights, whatever the data's distribution.
+    """Bounds the risk of a Gaussian posterior over weights, for any distribution of the data.
 
     With probability 1 - delta over the n training samples,
 
         R <= R_emp + sqrt((KL + ln(1/delta) + ln n + 2) / (2 n - 1)),
 
-    with R and R_emp the means, over weights from N(w, Sigma), of a loss within [0, 1], and
-    KL = ½ (d ln l0 - ln det Sigma - d + ‖w - w0‖²/l0 + tr(Sigma)/l0) the distance of N(w, Sigma)
+    with R and R_emp the means, over weights drawn from N(w, Sigma), of a loss in [0, 1], and
+    KL = ½ (d ln l0 - ln det Sigma - d + ‖w - w0‖²/l0 + tr(Sigma)/l0) the divergence of N(w, Sigma)
     from the prior N(w0, l0 I). The prior must not depend on the n samples: w0 is the
-    initialization, not what training made of it. A value of 1 or more says nothing.
+    initialization, not a result of training. A value of 1 or more says nothing.
 
     Args:
         empirical_risk: R_emp, in [0, 1].
-        covariance: Sigma, symmetric positive definite, (d, d), or (d,) if diagonal.
-        w: mean of the posterior, d elements of any shape.
+        covariance: Sigma, symmetric positive definite, of shape (d, d), or (d,) if diagonal.
+        w: mean of the posterior, d elements in any shape.
         w0: mean of the prior, d elements.
         prior_variance: l0, > 0.
         n: number of training samples, >= 1.
@@ -166,7 +166,7 @@ def pac_bayes_bound(
 
     Raises:
         ValueError: an argument out of its range; sizes that differ.
-        TypeError: no tensor, or no number.
+        TypeError: an argument that is not a tensor or a number.
 
     Source: McAllester, "PAC-Bayesian Stochastic Model Selection" (Machine Learning 51, 2003), as
     used by Sun et al., doi 10.1145/3544782.
@@ -180,8 +180,8 @@ def pac_bayes_bound(
     mean, center = _float64("w", w).flatten(), _float64("w0", w0).flatten()
     for name, vector in (("w", mean), ("w0", center)):
         sizes = (vector.numel(), len(sigma))
-        mend = f"of covariance's size {sizes[1]}"
-        _require_found(sizes[0] == sizes[1], name, f"of size {sizes[0]}", mend)
+        fix = f"of covariance's size {sizes[1]}"
+        _require_found(sizes[0] == sizes[1], name, f"of size {sizes[0]}", fix)
         _require_found(bool(vector.isfinite().all()), name, "with infinities or NaN", "finite")
     numbers = {"empirical_risk": empirical_risk, "prior_variance": prior_variance, "delta": delta}
     for name, value in numbers.items():

@@ -15,7 +15,7 @@ class Rule:
     Attributes:
         id: number of the rule in csrc/rules.h.
         name: as in "yellowfin".
-        states: state columns it keeps, from Column.STATE on.
+        state_names: what it keeps of each tensor, in columns from Column.STATE on.
         fields: its coefficients for each parameter group.
         counts: whether it needs to know how many steps a tensor has taken.
         move_sums: sums over all elements that its update leaves for the tuner.
@@ -24,11 +24,16 @@ class Rule:
 
     id: int
     name: str
-    states: int
+    state_names: tuple[str, ...]
     fields: tuple[str, ...]
     counts: bool = False
     move_sums: int = 0
     coded: bool = False
+
+    @property
+    def states(self) -> int:
+        """State columns it keeps."""
+        return len(self.state_names)
 
 
 _YELLOWFIN_FIELDS = (
@@ -44,20 +49,20 @@ _YELLOWFIN_FIELDS = (
     "update_clip",
     "lr",
 )
-YELLOWFIN = Rule(0, "yellowfin", states=2, fields=_YELLOWFIN_FIELDS)
-YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", states=1, fields=_YELLOWFIN_FIELDS)
-QHM = Rule(2, "qhm", states=1, fields=(*SETTINGS, "beta", "nu"))
+YELLOWFIN = Rule(0, "yellowfin", ("momentum_buffer", "grad_avg"), fields=_YELLOWFIN_FIELDS)
+YELLOWFIN_SKETCH = Rule(1, "yellowfin_sketch", ("momentum_buffer",), fields=_YELLOWFIN_FIELDS)
+QHM = Rule(2, "qhm", ("momentum_buffer",), fields=(*SETTINGS, "beta", "nu"))
 QHADAM = Rule(
     3,
     "qhadam",
-    states=2,
+    ("exp_avg", "exp_avg_sq"),
     fields=(*SETTINGS, "beta1", "beta2", "nu1", "nu2", "eps"),
     counts=True,
 )
 LAMB = Rule(
     4,
     "lamb",
-    states=2,
+    ("exp_avg", "exp_avg_sq"),
     fields=(
         *SETTINGS,
         "beta1",
@@ -73,14 +78,21 @@ LAMB = Rule(
     ),
     counts=True,
 )
-YELLOWFIN_ROBUST = Rule(5, "yellowfin_robust", states=1, fields=_YELLOWFIN_FIELDS, move_sums=1)
+YELLOWFIN_ROBUST = Rule(
+    5, "yellowfin_robust", ("momentum_buffer",), fields=_YELLOWFIN_FIELDS, move_sums=1
+)
 YELLOWFIN_DIAGONAL = Rule(
-    6, "yellowfin_diagonal", states=2, fields=_YELLOWFIN_FIELDS, counts=True, move_sums=2
+    6,
+    "yellowfin_diagonal",
+    ("momentum_buffer", "exp_avg_sq"),
+    fields=_YELLOWFIN_FIELDS,
+    counts=True,
+    move_sums=2,
 )
 YELLOWFIN_COMPACT = Rule(
     7,
     "yellowfin_compact",
-    states=2,
+    ("momentum_buffer", "exp_avg_sq_codes"),
     fields=_YELLOWFIN_FIELDS,
     counts=True,
     move_sums=2,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from yfkernels.optim._planner import params_of
+
 if TYPE_CHECKING:
-    from yfkernels.optim._base import FusedOptimizer
+    from yfkernels.optim._fused import FusedOptimizer
 
 
 class SavedState:
@@ -42,9 +44,9 @@ class SavedState:
             return state_dict  # torch says this best, and says it before anything changes
         groups = [self._completed_group(group) for group in groups]
         for index, group in enumerate(groups):
-            optimizer._check_numbered_group(index, group)
+            optimizer._group_options.check_numbered(index, group)
         self._state_dict = {**state_dict, "param_groups": groups}
-        layout = optimizer._layout()
+        layout = optimizer._layout
         saved = list(self._each())
         if groups:
             self._complete_statistics(groups[0], any(layout.begun(state) for *_, state in saved))
@@ -55,7 +57,7 @@ class SavedState:
 
     def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
         optimizer = self._optimizer
-        lacks = sorted(optimizer._defining_options - group.keys())
+        lacks = sorted(optimizer._group_options.defining - group.keys())
         if lacks:
             raise RuntimeError(
                 f"the state_dict was not saved by yfkernels.{type(optimizer).__name__}: its "
@@ -64,11 +66,12 @@ class SavedState:
         return {**{name: optimizer.defaults[name] for name in optimizer._option_names}, **group}
 
     def _complete_statistics(self, group: dict[str, Any], begun: bool) -> None:
-        optimizer, name = self._optimizer, self._optimizer._statistics_name
+        optimizer, tuner = self._optimizer, self._optimizer._tuner
+        name = tuner.key
         found = group.get(name)
         if found is not None:
-            group[name] = optimizer._accepted_statistics(found, group)
-        elif begun and optimizer._statistics_needed:
+            group[name] = tuner.accepted(found, group)
+        elif begun and tuner.needed:
             raise RuntimeError(
                 f"the state_dict has state of parameters but no {name!r} in its first parameter "
                 f"group: it was not saved by yfkernels.{type(optimizer).__name__}, or what saved "
@@ -79,7 +82,9 @@ class SavedState:
     def _each(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         """(index, parameter, saved state) for every parameter that has saved state."""
         ids = [i for group in self._state_dict["param_groups"] for i in group["params"]]
-        for index, (saved_id, (_, param)) in enumerate(zip(ids, self._optimizer._all_params())):
+        for index, (saved_id, param) in enumerate(
+            zip(ids, params_of(self._optimizer.param_groups))
+        ):
             state = self._state_dict["state"].get(saved_id)
             if state:
                 yield index, param, state
@@ -88,7 +93,7 @@ class SavedState:
         """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
         for _, param, state in self._each():
             live = self._live.get(param, {})
-            self._optimizer._layout().restore(param, state, self._optimizer.state[param], live)
+            self._optimizer._layout.restore(param, state, self._optimizer.state[param], live)
         for group, lr in zip(self._optimizer.param_groups, self._live_lrs):
             if isinstance(lr, Tensor):
                 with torch.no_grad():

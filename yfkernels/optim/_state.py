@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from yfkernels.ops.memory import new_state, same_layout
+from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column
 from yfkernels.ops.watch import addressable
 from yfkernels.sharding import shards
@@ -44,6 +45,14 @@ class StateLayout:
     counts_steps: bool
     stochastic_rounding: bool
     coded: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, rule: Rule, stochastic_rounding: bool) -> StateLayout:
+        """What a rule keeps."""
+        names = rule.state_names
+        columns = {name: Column(Column.STATE + k) for k, name in enumerate(names)}
+        coded = frozenset(names[-1:] if rule.coded else ())
+        return cls(columns, rule.counts, stochastic_rounding, coded)
 
     def columns(self, view: Tensor) -> dict[str, Column]:
         """The parameter's state by name, with its column in the table."""

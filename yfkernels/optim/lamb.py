@@ -1,8 +1,9 @@
-"""LAMB: Adam whose move of each tensor is as long as the tensor's norm says."""
+"""LAMB: Adam whose step, for each tensor, is scaled to the norm of that tensor."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +18,10 @@ from yfkernels._checks import (
 from yfkernels._warn import warn
 from yfkernels.ops import rules
 from yfkernels.ops.rules import BiasCorrection
-from yfkernels.optim._gated import GatedOptimizer
-from yfkernels.optim._plan import Plan
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
+from yfkernels.tuners.gate import Gate
 
 _CORRECTIONS = {
     True: BiasCorrection.MOMENTS,
@@ -28,60 +30,64 @@ _CORRECTIONS = {
 }
 
 
-class LAMB(GatedOptimizer):
+class LAMB(FusedOptimizer):
     r"""Layer-wise adaptive moments, for training with large batches.
 
         m <- b1 m + (1-b1) g,   v <- b2 v + (1-b2) g²,   u = m^ / (sqrt(v^) + eps) + wd p
         p <- p - lr ‖p‖/‖u‖ u   for each tensor
 
-    Several different optimizers go by this name; `preset` gives the one a recipe was made for, see
-    docs/lamb.md. Two launches, three with the clip of the gradient norm, 40 and 44 bytes a float32
-    parameter; gradients stay as they are.
+    Several different optimizers go by this name; `preset` selects the one that a recipe was written
+    for (docs/lamb.md). A step is two launches and 40 bytes per float32 parameter, or three and 44
+    with the clip of the gradient norm. Gradients are not modified.
 
     Args:
         params: parameters, parameter groups or named parameters.
-        lr: learning rate, a float or a one-element tensor; about the relative change of a tensor
-            in one step. Per group, as are all options up to `decoupled_weight_decay`, and
+        lr: learning rate, a float or a one-element tensor; roughly the relative change of a
+            tensor in one step. Per group, as are all options up to `decoupled_weight_decay`, and
             `maximize`.
         betas: smoothing of the averages of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, > 0.
         weight_decay: decay inside the direction u.
         max_grad_norm: bound on the norm of the whole gradient; None or 0 for no clip. The norm is
-            taken over all groups, the bound is the group's own.
+            taken over all groups; each group has its own bound.
         bias_correction: True debiases both averages; False does not; "lr" corrects the learning
             rate instead, outside the ratio (DeepSpeed).
-        grad_averaging: weight 1 - b1 on the gradient; False for weight 1.
-        always_adapt: whether tensors without weight decay adapt too. If not they take a plain Adam
-            step, as in apex and timm: biases and norms belong in such a group, see `param_groups`.
-        trust_clip: bound of the ratio: None, a number (1.0 is timm's trust_clip), or a pair
+        grad_averaging: the gradient enters its average with weight 1 - b1; False for weight 1.
+        always_adapt: whether tensors without weight decay get a trust ratio too. If False, they
+            take a plain Adam step, as in apex and timm. Biases and normalization layers belong in
+            such a group; see `param_groups`.
+        trust_clip: bound on the ratio: None, a number (1.0 is timm's trust_clip), or a pair
             (lowest, highest).
         trust_norm_bounds: pair to which ‖p‖ is clamped before the division; None for no clamp.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
         preset: "paper", "apex", "timm", "nvlamb", "deepspeed", "v3" or None. Fixes every option
-            from `eps` to `decoupled_weight_decay` but `weight_decay`, whose default is 0 with the
-            last two.
-        skip_nonfinite: measure the gradient even without a clip (4 bytes more a parameter). A step
-            whose gradient was measured and is not finite changes nothing but `skipped_steps`.
-            Otherwise only GradScaler's verdict is heeded.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
-            float32 master copy.
+            from `eps` to `decoupled_weight_decay` except `weight_decay`, whose default is 0 with
+            the last two.
+        skip_nonfinite: measure the gradient norm even without a clip (reads 4 more bytes per
+            parameter). If the norm was measured and is not finite, the step changes nothing but
+            `skipped_steps`. If it was not measured, only GradScaler can make a step be skipped.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
+            keeping a float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range, or one that contradicts the preset; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
-    A parameter whose gradient is None takes no part in a step; each counts its own steps. Sharded
-    parameters (FSDP2) take one all-reduce a step for their norms, and one more for the clip.
+    A parameter whose gradient is None is left out of the step; each parameter counts its own steps.
+    Sharded parameters (FSDP2) need one all-reduce per step for their norms, and one more for the
+    clip.
 
     Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
     arXiv 1904.00962 v5, algorithm 2.
@@ -94,11 +100,6 @@ class LAMB(GatedOptimizer):
         >>> sorted(opt.trust_ratios())
         ['bias', 'weight']
     """
-
-    _pickled = (*GatedOptimizer._pickled, "_preset", "_warned")
-    _warned = False
-    _state_names = ("exp_avg", "exp_avg_sq")
-    _defining_options = frozenset(("grad_averaging", "trust_norm_bounds"))
 
     def __init__(
         self,
@@ -138,16 +139,16 @@ class LAMB(GatedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         defaults = {"lr": lr, "betas": betas, **resolve(preset, options), "maximize": maximize}
-        self._preset = preset
         super().__init__(
             params,
-            rules.LAMB,
             defaults,
-            adapts=True,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.LAMB,
+            Gate(rules.LAMB, skip_nonfinite=bool(skip_nonfinite), always_sums=True),
+            GroupOptions(partial(_check, preset), _values, _DEFINING, _notice_plain_adam),
+            by_norms=True,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
@@ -155,64 +156,72 @@ class LAMB(GatedOptimizer):
         )
 
     def trust_ratios(self) -> dict[str, float]:
-        """The ratio ‖p‖/‖u‖ each tensor took in its last step, by parameter name.
+        """The ratio ‖p‖/‖u‖ that each tensor's last step was scaled by, by parameter name.
 
-        Parameters without names go by their position. Empty until this object takes a step; on CUDA
+        Unnamed parameters are listed by position. Empty until this object takes a step. On CUDA
         this waits for the device.
         """
         return self._trust_ratios()
 
-    def _prepare(self, plan: Plan) -> None:
-        super()._prepare(plan)
-        self._warn_of_plain_adam()
 
-    def _warn_of_plain_adam(self) -> None:
-        """Says so, once, if no group's ratio is ever other than 1."""
-        plain = all(not g["always_adapt"] and g["weight_decay"] == 0.0 for g in self.param_groups)
-        if plain and not self._warned:
-            self._warned = True
-            warn(
-                "LAMB adapts no tensor, so its steps are Adam's: every parameter group has "
-                "weight_decay=0 and always_adapt=False. Pass always_adapt=True, or the weight "
-                "decay to the framework that makes the groups (Trainer's weight_decay)"
-            )
+_DEFINING = frozenset(("grad_averaging", "trust_norm_bounds"))
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        beta1, beta2 = group["betas"]
-        norm_min, norm_max = group["trust_norm_bounds"] or (0.0, math.inf)
-        ratio_min, ratio_max = _ratio_bounds(group["trust_clip"])
-        return {
-            "max_norm": float(group["max_grad_norm"] or math.inf),
-            "beta1": float(beta1),
-            "beta2": float(beta2),
-            "beta3": 1.0 - beta1 if group["grad_averaging"] else 1.0,
-            "eps": float(group["eps"]),
-            "correction": float(_CORRECTIONS[group["bias_correction"]]),
-            "adapts": 1.0 if group["always_adapt"] or group["weight_decay"] != 0.0 else 0.0,
-            "norm_min": float(norm_min),
-            "norm_max": float(norm_max),
-            "ratio_min": float(ratio_min),
-            "ratio_max": float(ratio_max),
-        }
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        own = group.get("preset", self._preset)
-        require(own == self._preset, "preset", own, "given to the constructor")
-        require_agreement(self._preset, group)
-        check_betas(group["betas"])
-        check_positive("eps", group["eps"])
-        check_bound("max_grad_norm", group["max_grad_norm"])
-        correction = group["bias_correction"]
-        ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
-        require(ok, "bias_correction", correction, "True, False or 'lr'")
-        if group["trust_norm_bounds"] is not None:
-            _check_bounds("trust_norm_bounds", group["trust_norm_bounds"])
-        clip = group["trust_clip"]
-        if isinstance(clip, tuple | list):
-            _check_bounds("trust_clip", clip)
-        elif clip is not None and clip is not False:
-            check_positive("trust_clip", clip)
+def _adapts(group: Group) -> bool:
+    return bool(group["always_adapt"] or group["weight_decay"] != 0.0)
+
+
+def _notice_plain_adam(groups: list[Group]) -> bool:
+    """Says so if no group's ratio is ever other than 1."""
+    if any(map(_adapts, groups)):
+        return False
+    warn(
+        "LAMB adapts no tensor, so its steps are Adam's: every parameter group has "
+        "weight_decay=0 and always_adapt=False. Pass always_adapt=True, or the weight "
+        "decay to the framework that makes the groups (Trainer's weight_decay)"
+    )
+    return True
+
+
+def _values(group: Group, lr: float) -> list[float]:
+    beta1, beta2 = group["betas"]
+    norm_min, norm_max = group["trust_norm_bounds"] or (0.0, math.inf)
+    ratio_min, ratio_max = _ratio_bounds(group["trust_clip"])
+    return settings(
+        rules.LAMB,
+        group,
+        lr,
+        max_norm=float(group["max_grad_norm"] or math.inf),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        beta3=1.0 - beta1 if group["grad_averaging"] else 1.0,
+        eps=float(group["eps"]),
+        correction=float(_CORRECTIONS[group["bias_correction"]]),
+        adapts=1.0 if _adapts(group) else 0.0,
+        norm_min=float(norm_min),
+        norm_max=float(norm_max),
+        ratio_min=float(ratio_min),
+        ratio_max=float(ratio_max),
+    )
+
+
+def _check(preset: str | None, group: Group) -> None:
+    own = group.get("preset", preset)
+    require(own == preset, "preset", own, "given to the constructor")
+    require_agreement(preset, group)
+    check_betas(group["betas"])
+    check_positive("eps", group["eps"])
+    check_bound("max_grad_norm", group["max_grad_norm"])
+    correction = group["bias_correction"]
+    ok = isinstance(correction, bool | str) and correction in _CORRECTIONS
+    require(ok, "bias_correction", correction, "True, False or 'lr'")
+    if group["trust_norm_bounds"] is not None:
+        _check_bounds("trust_norm_bounds", group["trust_norm_bounds"])
+    clip = group["trust_clip"]
+    if isinstance(clip, tuple | list):
+        _check_bounds("trust_clip", clip)
+    elif clip is not None and clip is not False:
+        check_positive("trust_clip", clip)
 
 
 def _ratio_bounds(clip: float | tuple[float, float] | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The optimizers that go by the name of LAMB, as options of `yfkernels.LAMB`."""
+"""The optimizers that are called LAMB in other libraries, as options of `yfkernels.LAMB`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """What each preset fixes."""
 
-_WEIGHT_DECAY = {"deepspeed": 0.0, "v3": 0.0}  # a default that may be overridden; else 0.01
+_WEIGHT_DECAY = {"deepspeed": 0.0, "v3": 0.0}  # defaults that may be overridden; otherwise 0.01
 
 
 class _Default:
-    """The default of an option that a preset may fix, shown as what it is without a preset."""
+    """The default of an option that a preset may fix; its repr is the default without a preset."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -64,7 +64,7 @@ class _Default:
 
 
 def default(value: _T) -> _T:
-    """A default that can be told from the same value given by the user."""
+    """A default that can be distinguished from the same value given by the user."""
     return cast(_T, _Default(value))
 
 
@@ -72,7 +72,7 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of LAMB, from a preset and the constructor's arguments.
 
     Raises:
-        ValueError: no such preset, or an argument that contradicts it.
+        ValueError: an unknown preset, or an argument that contradicts it.
     """
     if preset is None:
         return {k: v.value if isinstance(v, _Default) else v for k, v in given.items()}
@@ -90,7 +90,7 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value as the presets write it: a pair is a tuple, no bound is None."""
+    """A value in the form that the presets use: tuples for pairs, None for no bound."""
     if isinstance(value, list):
         return tuple(value)
     no_bound = name in ("max_grad_norm", "trust_clip") and not value

@@ -9,9 +9,9 @@ from yfkernels._checks import check_fraction, check_positive, finite, require, r
 
 
 class QHMSettings(NamedTuple):
-    """What a method is in QHM's terms."""
+    """The arguments of QHM that reproduce a method."""
 
-    lr: Any  # a number, or a tensor if one was given
+    lr: Any  # a number, or a tensor if the user gave one
     nu: float
     beta: float
 
@@ -45,7 +45,8 @@ def pid(kp: float, ki: float, kd: float) -> QHMSettings:
         require(finite(gain), name, gain, "finite")
     require(ki != 0.0, "ki", ki, "other than 0")
     require(kd != 0.0, "kd", kd, "other than 0")
-    require(kp * kd < 0.0, "(kp, kd)", (kp, kd), "of opposite signs, or no QHM is this controller")
+    fix = "of opposite signs; otherwise no QHM is equivalent to the controller"
+    require(kp * kd < 0.0, "(kp, kd)", (kp, kd), fix)
     return QHMSettings(ki, nu=kp * kp / (ki * kd), beta=kd / (kd - kp))
 
 

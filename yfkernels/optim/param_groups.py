@@ -1,4 +1,4 @@
-"""Parameter groups that keep weight decay off biases and normalisation layers."""
+"""Parameter groups that exempt biases and normalization layers from weight decay."""
 
 from __future__ import annotations
 
@@ -24,30 +24,28 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Splits a model's parameters into one group with weight decay and one without.
 
-    Without decay go tensors of fewer than two dimensions, whatever is called ``bias``, and the
-    parameters of torch's normalisation layers whatever their shape (``LayerNorm((8, 8))`` has
-    weights of two dimensions). LAMB by default leaves tensors of the second group unscaled.
+    The group without decay gets tensors of fewer than two dimensions, parameters called ``bias``,
+    and all parameters of torch's normalization layers, whatever their shape (``LayerNorm((8, 8))``
+    has two-dimensional weights). By default LAMB uses no trust ratio for this group.
 
-    The groups serve any torch optimizer, and carry the names of their parameters as
+    The groups work with any torch optimizer. They hold the names of their parameters in
     ``param_names``, the key under which torch keeps the names of named parameters.
 
     Args:
-        model: its trainable parameters are split; a frozen one (``requires_grad=False``) is left
-            out. Call before a wrapper that flattens parameters (FSDP 1, ZeRO 3): shapes are
-            looked at.
-        weight_decay: of the first group; that of the second is 0.
-        no_decay: what else goes without decay: a pattern or several, compared with whole names as
-            in ``model.named_parameters()``, with ``*`` for any characters ("*.embed.weight").
-            A tied parameter goes without decay if any of its names does. Or a function of name
-            and parameter, which then decides alone, in place of every rule above; of a tied
-            parameter it sees the first name.
+        model: the module whose trainable parameters are split; frozen ones
+            (``requires_grad=False``) are left out. Call this before a wrapper that flattens
+            parameters (FSDP 1, ZeRO 3), because the rules look at shapes.
+        weight_decay: weight decay of the first group, >= 0; that of the second is 0.
+        no_decay: further parameters without decay, as one or several patterns for full names as in
+            ``model.named_parameters()``, with ``*`` for any characters ("*.embed.weight"). A tied
+            parameter has no decay if any of its names matches. Or a function of name and
+            parameter, which replaces all rules above; it sees the first name of a tied parameter.
 
     Returns:
-        Up to two groups, each in the order of ``model.parameters()``; one that would be empty is
-        left out.
+        One or two groups, each in the order of ``model.parameters()``; an empty group is left out.
 
     Raises:
-        TypeError: an argument is of a type not named above.
+        TypeError: an argument has a type that is not listed above.
         ValueError: ``weight_decay`` is negative or not finite; a pattern matches no parameter; no
             parameter is trainable, or one has no shape yet.
 
@@ -94,7 +92,7 @@ def param_groups(
 
 
 def _names(model: nn.Module) -> tuple[dict[nn.Parameter, list[str]], set[nn.Parameter]]:
-    """All names of each parameter, and the parameters of normalisation layers."""
+    """All names of each parameter, and the parameters of normalization layers."""
     names: dict[nn.Parameter, list[str]] = {}
     of_norm_layers = set()
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -126,9 +124,9 @@ def _matching(names: dict[nn.Parameter, list[str]], patterns: list[str]) -> set[
             for parameter, aliases in names.items()
             if any(fnmatchcase(alias, pattern) for alias in aliases)
         }
-        # A misspelt pattern would otherwise decay what it was meant to spare.
-        mend = "that of some parameter's whole name, such as '*.weight'; this matches none"
-        require(bool(matches), "no_decay", pattern, mend)
+        # Otherwise a misspelled pattern would decay the parameters it was meant to exempt.
+        fix = "a pattern for a parameter's full name, such as '*.weight'; this matches none"
+        require(bool(matches), "no_decay", pattern, fix)
         matching |= matches
     return matching
 

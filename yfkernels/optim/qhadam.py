@@ -16,16 +16,19 @@ from yfkernels._checks import (
     require,
 )
 from yfkernels.ops import rules
-from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
+from yfkernels.tuners.gate import Gate
 
 
-class QHAdam(GatedOptimizer):
-    r"""Adam whose two averages are mixed with the gradient of the step.
+class QHAdam(FusedOptimizer):
+    r"""Adam whose two averages are mixed with the current gradient.
 
         p <- p - lr [(1 - nu1) g + nu1 m^] / (sqrt((1 - nu2) g² + nu2 v^) + eps)
 
-    with m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t) and t the steps the parameter itself has
-    taken. One launch, 28 bytes a float32 parameter, as torch's fused Adam.
+    with m^ = m / (1 - beta1^t), v^ = v / (1 - beta2^t) and t the number of steps that the parameter
+    itself has taken. A step is one launch and moves 28 bytes per float32 parameter, as torch's
+    fused Adam does.
 
     Args:
         params: parameters, parameter groups or named parameters.
@@ -36,27 +39,29 @@ class QHAdam(GatedOptimizer):
         eps: added to the denominator, > 0.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead (AdamW).
-        max_norm: bound on the norm of the whole gradient, as clip_grad_norm_ has it; None for no
-            clip. The norm, 4 bytes more a parameter, is taken over all groups, the bound is the
-            group's own.
-        skip_nonfinite: measure the gradient even without a clip and skip a step in which it is
-            not finite. Without either, only GradScaler's verdict is heeded.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
-            float32 master copy.
+        max_norm: bound on the norm of the whole gradient, as in clip_grad_norm_; None for no clip.
+            The norm is taken over all groups and reads 4 more bytes per parameter; each group has
+            its own bound.
+        skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose
+            gradient is not finite. With neither, only GradScaler can make a step be skipped.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
+            keeping a float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
     Source: Ma & Yarats, "Quasi-hyperbolic momentum and Adam for deep learning", ICLR 2019.
 
@@ -66,9 +71,6 @@ class QHAdam(GatedOptimizer):
         >>> model(torch.ones(1, 4)).sum().backward()
         >>> opt.step()
     """
-
-    _state_names = ("exp_avg", "exp_avg_sq")
-    _defining_options = frozenset(("nus",))
 
     def __init__(
         self,
@@ -103,35 +105,43 @@ class QHAdam(GatedOptimizer):
         }
         super().__init__(
             params,
-            rules.QHADAM,
             defaults,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.QHADAM,
+            Gate(rules.QHADAM, skip_nonfinite=bool(skip_nonfinite)),
+            _OPTIONS,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
             differentiable=differentiable,
         )
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        (beta1, beta2), (nu1, nu2) = group["betas"], group["nus"]
-        return {
-            "max_norm": float(group["max_norm"] or math.inf),
-            "beta1": float(beta1),
-            "beta2": float(beta2),
-            "nu1": float(nu1),
-            "nu2": float(nu2),
-            "eps": float(group["eps"]),
-        }
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        check_bound("max_norm", group["max_norm"])
-        check_betas(group["betas"])
-        check_positive("eps", group["eps"])
-        check_pair("nus", group["nus"])
-        nu1, nu2 = group["nus"]
-        require(finite(nu1), "nus[0]", nu1, "finite; in [0, 1] for a weighted mean")
-        require(0.0 <= nu2 <= 1.0, "nus[1]", nu2, "in [0, 1]: it is under a square root")
+def _check(group: Group) -> None:
+    check_bound("max_norm", group["max_norm"])
+    check_betas(group["betas"])
+    check_positive("eps", group["eps"])
+    check_pair("nus", group["nus"])
+    nu1, nu2 = group["nus"]
+    require(finite(nu1), "nus[0]", nu1, "finite; in [0, 1] for a weighted mean")
+    require(0.0 <= nu2 <= 1.0, "nus[1]", nu2, "in [0, 1]: it is under a square root")
+
+
+def _values(group: Group, lr: float) -> list[float]:
+    (beta1, beta2), (nu1, nu2) = group["betas"], group["nus"]
+    return settings(
+        rules.QHADAM,
+        group,
+        lr,
+        max_norm=float(group["max_norm"] or math.inf),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        nu1=float(nu1),
+        nu2=float(nu2),
+        eps=float(group["eps"]),
+    )
+
+
+_OPTIONS = GroupOptions(_check, _values, frozenset(("nus",)))

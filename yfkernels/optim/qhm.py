@@ -1,4 +1,4 @@
-"""QHM: quasi-hyperbolic momentum, which most momentum methods are a case of."""
+"""QHM: quasi-hyperbolic momentum, of which most momentum methods are special cases."""
 
 from __future__ import annotations
 
@@ -12,51 +12,55 @@ from torch.nn import Module
 from yfkernels._checks import check_bound, check_fraction, finite, require, require_number
 from yfkernels.ops import rules
 from yfkernels.optim import momentum_methods
-from yfkernels.optim._gated import GatedOptimizer
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions, settings
 from yfkernels.optim.momentum_methods import QHMSettings
+from yfkernels.tuners.gate import Gate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class QHM(GatedOptimizer):
+class QHM(FusedOptimizer):
     r"""Quasi-hyperbolic momentum: a weighted mean of plain SGD and momentum SGD.
 
         d <- beta d + (1 - beta) g,    p <- p - lr [(1 - nu) g + nu d]
 
-    One launch, 20 bytes a float32 parameter, as torch's fused SGD with momentum. The class methods
-    give the settings at which it is exactly another method.
+    A step is one launch and moves 20 bytes per float32 parameter, as torch's fused SGD with
+    momentum does. The class methods give the settings at which QHM is exactly another method.
 
     Args:
         params: parameters, parameter groups or named parameters.
-        lr: learning rate, a float or a one-element tensor. The average d is damped by 1 - beta:
-            `torch.optim.SGD(lr, momentum)` takes lr / (1 - momentum) here, see `from_momentum`.
-            Per group, as are all options up to `max_norm`, and `maximize`.
-        nu: weight of the average in the move; 0 is plain SGD, 1 momentum SGD.
-        beta: smoothing of the average, in [0, 1). 0.999 with nu 0.7 is the authors' advice.
+        lr: learning rate, a float or a one-element tensor. The average d is damped by 1 - beta, so
+            the equivalent of `torch.optim.SGD(lr, momentum)` is lr / (1 - momentum); see
+            `from_momentum`. Per group, as are all options up to `max_norm`, and `maximize`.
+        nu: weight of the average in the update; 0 is plain SGD, 1 is momentum SGD.
+        beta: smoothing of the average, in [0, 1). The authors recommend 0.999 with nu 0.7.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
-        max_norm: bound on the norm of the whole gradient, as clip_grad_norm_ has it; None for no
-            clip. The norm, 4 bytes more a parameter, is taken over all groups, the bound is the
-            group's own.
-        skip_nonfinite: measure the gradient even without a clip and skip a step in which it is
-            not finite. Without either, only GradScaler's verdict is heeded.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a
-            float32 master copy.
+        max_norm: bound on the norm of the whole gradient, as in clip_grad_norm_; None for no clip.
+            The norm is taken over all groups and reads 4 more bytes per parameter; each group has
+            its own bound.
+        skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose
+            gradient is not finite. With neither, only GradScaler can make a step be skipped.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
+            keeping a float32 master copy.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
     Source: Ma & Yarats, "Quasi-hyperbolic momentum and Adam for deep learning", ICLR 2019.
 
@@ -66,9 +70,6 @@ class QHM(GatedOptimizer):
         >>> model(torch.ones(1, 4)).sum().backward()
         >>> opt.step()
     """
-
-    _state_names = ("momentum_buffer",)
-    _defining_options = frozenset(("nu", "beta"))  # SGD's buffer is another
 
     def __init__(
         self,
@@ -101,20 +102,21 @@ class QHM(GatedOptimizer):
         }
         super().__init__(
             params,
-            rules.QHM,
             defaults,
-            skip_nonfinite=skip_nonfinite,
-            stochastic_rounding=stochastic_rounding,
-            capturable=capturable,
+            rules.QHM,
+            Gate(rules.QHM, skip_nonfinite=bool(skip_nonfinite)),
+            _OPTIONS,
             backend=backend,
+            capturable=capturable,
+            stochastic_rounding=stochastic_rounding,
             process_group=process_group,
             foreach=foreach,
             fused=fused,
             differentiable=differentiable,
         )
 
-    # ---- the methods it covers: docs/qhm.md. Further options are those of the constructor. The
-    # arguments may be overridden in parameter groups, under the same names.
+    # ---- the methods it covers (docs/qhm.md). Other options are passed to the constructor. Groups
+    # may override the arguments, under the same names.
 
     @classmethod
     def from_sgd(cls, params: Any, *, lr: float, **options: Any) -> Self:
@@ -131,11 +133,11 @@ class QHM(GatedOptimizer):
         """torch.optim.SGD(params, lr, momentum, nesterov=True).
 
         Args:
-            params: parameters or parameter groups. A group may bring an lr or momentum of its own,
-                in SGD's terms; after construction `lr` in the groups is QHM's, lr / (1 - momentum).
+            params: parameters or parameter groups. A group may have its own lr or momentum, in
+                SGD's terms; after construction `lr` in the groups is QHM's, lr / (1 - momentum).
             lr: SGD's learning rate.
-            momentum: SGD's, in [0, 1).
-            options: those of the constructor but nu and beta.
+            momentum: SGD's momentum, in [0, 1).
+            options: options of the constructor, except nu and beta.
         """
         return cls._from("nesterov", params, options, lr=lr, momentum=momentum)
 
@@ -163,7 +165,7 @@ class QHM(GatedOptimizer):
             L: largest curvature.
             kappa: condition number, above 1.
             rho: rate of convergence, in [1 - 1/sqrt(kappa), 1 - 1/kappa].
-            options: those of the constructor but lr, nu and beta.
+            options: options of the constructor, except lr, nu and beta.
         """
         return cls._from("robust_momentum", params, options, L=L, kappa=kappa, rho=rho)
 
@@ -191,7 +193,7 @@ class QHM(GatedOptimizer):
             kappa: long step, at least eps² xi.
             xi: statistical advantage.
             eps: the authors' constant.
-            options: those of the constructor but lr, nu and beta.
+            options: options of the constructor, except lr, nu and beta.
         """
         return cls._from("accsgd", params, options, delta=delta, kappa=kappa, xi=xi, eps=eps)
 
@@ -199,29 +201,34 @@ class QHM(GatedOptimizer):
     def _from(cls, method: str, params: Any, options: dict[str, Any], **given: Any) -> Self:
         settings_of = getattr(momentum_methods, method)
         for name in sorted(options.keys() & set(QHMSettings._fields)):
-            raise TypeError(f"Invalid option {name!r}: QHM.from_{method} sets it, leave it out")
+            raise TypeError(f"Invalid option {name!r}: QHM.from_{method} sets it; leave it out")
         settings = settings_of(**given)._asdict()
         groups = params if isinstance(params, Tensor | Module) else list(params)
         if isinstance(groups, list) and groups and isinstance(groups[0], dict):
             groups = [_group_in_terms_of_qhm(group, settings_of, given) for group in groups]
         return cls(groups, **settings, **options)
 
-    # ---- for the base
 
-    def _coefficients(self, group: dict[str, Any]) -> dict[str, float]:
-        return {
-            "max_norm": float(group["max_norm"] or math.inf),
-            "beta": float(group["beta"]),
-            "nu": float(group["nu"]),
-        }
+def _check(group: Group) -> None:
+    check_bound("max_norm", group["max_norm"])
+    check_fraction("beta", group["beta"])
+    require_number("nu", group["nu"])
+    # the conversions go beyond [0, 1]: a PID controller, synthesized Nesterov
+    require(finite(group["nu"]), "nu", group["nu"], "finite; in [0, 1] for a weighted mean")
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        check_bound("max_norm", group["max_norm"])
-        check_fraction("beta", group["beta"])
-        require_number("nu", group["nu"])
-        # the conversions go beyond [0, 1]: a PID controller, synthesized Nesterov
-        require(finite(group["nu"]), "nu", group["nu"], "finite; in [0, 1] for a weighted mean")
+
+def _values(group: Group, lr: float) -> list[float]:
+    return settings(
+        rules.QHM,
+        group,
+        lr,
+        max_norm=float(group["max_norm"] or math.inf),
+        beta=float(group["beta"]),
+        nu=float(group["nu"]),
+    )
+
+
+_OPTIONS = GroupOptions(_check, _values, frozenset(("nu", "beta")))  # SGD's buffer is another
 
 
 def _group_in_terms_of_qhm(

@@ -7,90 +7,92 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import require
-from yfkernels.ops.constants import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.constants import GROUP_FIELDS
 from yfkernels.ops.options import YellowFinOptions
-from yfkernels.optim._lr_watch import LearningRateWatch
-from yfkernels.optim._rule import RuleOptimizer
-from yfkernels.tuners.saved_formats import upgraded
+from yfkernels.optim._fused import FusedOptimizer
+from yfkernels.optim._group_options import Group, GroupOptions
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
-class YellowFin(RuleOptimizer):
+class YellowFin(FusedOptimizer):
     r"""Measures its step size and momentum from the gradients: there is no learning rate to tune.
 
     Each step reads the gradients once for their norm, tunes, and applies the update in one more
-    pass. By default momentum is SingleStep's (the paper's rule), the step size follows from how far
-    the parameters have come (as DoG's does), and each parameter's step is scaled as Adam scales it.
-    `robust=False` is the published algorithm, which takes both from SingleStep. Formulas:
+    pass. By default, momentum follows SingleStep (the paper's rule), the step size follows from the
+    distance that the parameters have traveled (as in DoG), and each parameter's step is scaled as
+    in Adam. `robust=False` is the published algorithm, where both follow SingleStep. Formulas:
     docs/yellowfin.md.
 
     Args:
         params: parameters, parameter groups or named parameters.
         lr: multiplier on the tuned step size, a float or a one-element tensor. Leave it at 1.0;
-            schedulers may drive it. If it is never above 0.1 and does not rise, as learning rates
-            meant for other optimizers are not and do not, a UserWarning says so after three steps,
-            but for `robust=False`. Per group.
-        beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 without
-            `robust`.
-        window: steps over which the curvature range is taken.
-        weight_decay: how strongly parameters are drawn to zero, in one of two ways (the next
-            argument). It is not part of the statistics. Per group.
-        decoupled_weight_decay: decay the parameters directly (AdamW) instead of through the
-            gradient. None for what suits the mode: True with a preconditioner, False without. Per
+            schedulers may change it. If it stays at 0.1 or below and does not rise, it looks like a
+            learning rate meant for another optimizer: after three steps a UserWarning says so,
+            except with `robust=False`. Per group.
+        beta: smoothing of every running average, in [0, 1). None for 0.99, or 0.999 with
+            `robust=False`.
+        window: number of steps over which the curvature range is taken.
+        weight_decay: strength of weight decay, of the kind that the next argument selects. It is
+            not part of the statistics. Per group.
+        decoupled_weight_decay: True decays the parameters directly (AdamW), False through the
+            gradient (L2 penalty). None for True with a preconditioner and False without one. Per
             group.
         clip: "adaptive" guards the statistics and the update against exploding gradients; None
             does not.
         max_norm: clips the global gradient norm to this value first; None for no such clip.
-        variance: without `robust`, which needs none: "exact" (None) keeps an average of the
-            gradient, 8 bytes of state a parameter; "sketch" estimates its norm from 4096 signed
-            sums, 4 bytes.
+        variance: for `robust=False` only. "exact" (or None) keeps an average of the gradient, with
+            8 bytes of state per parameter; "sketch" estimates its norm from 4096 signed sums, with
+            4 bytes.
         momentum_form: "buffer" is torch.optim.SGD's momentum, as in the authors' code; "polyak"
             keeps the step size inside the velocity, as in the paper. None for "polyak", or "buffer"
-            without `robust`; the robust mode needs "polyak".
-        log_smooth: smooth the logarithm of the curvature range rather than the range.
+            with `robust=False`; the robust mode requires "polyak".
+        log_smooth: smooth the logarithm of the curvature range instead of the range itself.
         sparsity_debias: correct the statistics for gradients that are mostly zeros (embeddings).
-            Needs preconditioner=None, as a preconditioner does that itself.
-        initial_lr: step size of the first step, before anything is measured; without `robust`.
-        initial_momentum: momentum of the first step, in [0, 1). With a preconditioner of the first
-            two, and no less than 0.5.
-        trust_ratio: scale each tensor's step to the tensor, as LAMB does: by ‖p‖ / ‖u‖, where u is
-            its velocity; 1 if either is 0. A third pass: 12 bytes more a float32 parameter. Needs
-            robust=False.
-        robust: bound the curvature range and take the step size from how far the parameters have
-            come (docs/yellowfin.md). False for the published algorithm, which is as fast at first
-            and unreliable later.
-        preconditioner: "compact" measures and steps in the shape of Adam's metric, a step size for
-            each parameter, and keeps the average of squares in one byte: 5 bytes of state a
-            parameter; weight decay must be decoupled. "diagonal" keeps it in four: 8 bytes, as
-            Adam. With either, lr is the step along g / sqrt(average of g²), and lr / (1 - momentum)
-            compares with AdamW's, also in the decay. None for one step size for all: 4 bytes.
-            "auto" for "compact", or None without `robust`.
-        stochastic_rounding: round bfloat16 and float16 parameters stochastically, without a float32
-            master copy.
+            Requires preconditioner=None, because a preconditioner does that itself.
+        initial_lr: step size of the first step, before anything is measured; for `robust=False`
+            only.
+        initial_momentum: momentum of the first step, in [0, 1). With a preconditioner, of the first
+            two steps, and at least 0.5.
+        trust_ratio: scale each tensor's step as LAMB does, by ‖p‖ / ‖u‖, where u is its velocity; 1
+            if either norm is 0. Takes a third pass, of 12 more bytes per float32 parameter.
+            Requires robust=False.
+        robust: bound the curvature range and take the step size from the distance that the
+            parameters have traveled (docs/yellowfin.md). False for the published algorithm, which
+            is as fast at first and unreliable later.
+        preconditioner: "compact" measures and steps in Adam's metric, with a step size for each
+            parameter, and stores the average of squares in one byte: 5 bytes of state per
+            parameter. Weight decay must be decoupled. "diagonal" stores it in four bytes: 8 bytes
+            of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
+            lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
+            size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
+        stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of keeping
+            a float32 master copy.
         maximize: ascend instead of descend. Per group.
-        capturable: tune on the device: no host synchronisation, safe in torch.cuda.graph. Without
-            effect on CPU parameters.
+        capturable: tune on the device: no host synchronization, safe in torch.cuda.graph. No effect
+            on CPU parameters.
         backend: "auto", "native", "triton" or "torch".
-        process_group: the processes that have other parts of the model, where parameters do not
-            show it as DTensors (FSDP2) do: FullyShardedDataParallel's `process_group`, the stages
-            of a pipeline. ZeroRedundancyOptimizer's is found by itself.
-        foreach, differentiable: accepted as torch's optimizers have them; without effect, and
-            False.
-        fused: unscale gradients and skip steps in step() under GradScaler, as torch's fused
-            optimizers do; else GradScaler does, with a pass more over the gradients.
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do: FullyShardedDataParallel's
+            `process_group`, or the stages of a pipeline. ZeroRedundancyOptimizer's group is found
+            automatically.
+        foreach, differentiable: accepted because torch's optimizers have them. `foreach` has no
+            effect; `differentiable` must be False.
+        fused: True unscales gradients and skips steps inside step() under GradScaler, as torch's
+            fused optimizers do. Otherwise GradScaler does both, at the cost of one more pass over
+            the gradients.
 
     Raises:
         ValueError: an option out of its range; no parameters.
-        RuntimeError: the backend asked for by name cannot serve the parameters' device.
+        RuntimeError: the requested backend cannot run on the parameters' device.
 
     The step size and momentum of the last step can be read in the parameter groups, as `tuned_lr`
-    and `momentum`: tensors of no dimension that change with every step. They are there for loggers
-    and schedulers that look for such a key; what is assigned to them has no effect. The tuner's
-    state is in the first group, as `tuner`.
+    and `momentum`: zero-dimensional tensors that change with every step. They are there for loggers
+    and for schedulers that look for such a key; assigning to them has no effect. The tuner's state
+    is in the first group, as `tuner`.
 
-    A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16
-    or float16 keep float32 state and a float32 master copy. Parameters whose gradient is None take
-    no part in a step.
+    A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16 or
+    float16 keep float32 state and a float32 master copy. Parameters whose gradient is None are left
+    out of a step.
 
     Sources: Zhang, Mitliagkas, Ré, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471;
     the step size with `robust`: Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend", arXiv 2302.12022.
@@ -104,11 +106,6 @@ class YellowFin(RuleOptimizer):
         1.0
     """
 
-    _pickled = (*RuleOptimizer._pickled, "_lr_watch")
-    _statistics_name = "tuner"
-    _statistics_needed = True
-    _defining_options = frozenset(("decoupled_weight_decay",))
-    _tunes_on_host = True
     _tuner: YellowFinTuner
 
     def __init__(
@@ -155,10 +152,6 @@ class YellowFin(RuleOptimizer):
             robust=robust,
             preconditioner=preconditioner,
         )
-        self._tuner = YellowFinTuner(options)
-        self._lr_watch = LearningRateWatch() if options.robust else None
-        self._rule = options.rule
-        self._adapts = options.trust_ratio
         if decoupled_weight_decay is None:
             decoupled_weight_decay = options.preconditioned
         defaults = {
@@ -170,6 +163,10 @@ class YellowFin(RuleOptimizer):
         super().__init__(
             params,
             defaults,
+            options.rule,
+            YellowFinTuner(options),
+            _CODED if options.rule.coded else _PLAIN,
+            by_norms=options.trust_ratio,
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
@@ -179,156 +176,72 @@ class YellowFin(RuleOptimizer):
             differentiable=differentiable,
         )
 
-    @property
-    def _state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        if self._rule.coded:
-            return "momentum_buffer", "exp_avg_sq_codes"
-        second = "exp_avg_sq" if self._tuner.options.preconditioned else "grad_avg"
-        return "momentum_buffer", second
-
     def __repr__(self) -> str:
-        chosen = self._tuner.options.in_words() | {
-            "stochastic_rounding": self._stochastic_rounding,
-            "capturable": self._capturable,
-            "backend": self._backend,
-        }
+        chosen = self._global_values()
+        del chosen["differentiable"]
         lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
         return super().__repr__().replace("(\n", f"(\n{lines}", 1)
 
     # ---- what the tuner chose
 
     def diagnostics(self) -> dict[str, float]:
-        """What the last step that was taken measured and used, as floats; on CUDA this waits.
+        """What the last step measured and used, as floats. On CUDA this waits for the device.
 
-        A skipped step leaves everything as it was but `skipped_steps`.
+        A skipped step changes nothing here but `skipped_steps`.
 
         Returns:
             lr: the step size of the first group, multiplier and cap included.
-            momentum, h_min, h_max, variance, distance: SingleStep's result and inputs.
-            radius: how far the parameters have come, estimated from below; 0 without `robust`.
+            momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
+            radius: a lower estimate of the distance that the parameters have traveled; 0 with
+                `robust=False`.
             grad_norm: norm of the whole gradient, unscaled, before any clip.
-            clip_coefficient: the factor all clips together put on the gradient.
-            step: steps taken. skipped_steps: steps refused for a non-finite gradient.
+            clip_coefficient: the product of all clip factors on the gradient.
+            step: number of steps taken.
+            skipped_steps: number of steps skipped because of a non-finite gradient.
         """
-        values = self._tuner.values()
-        names = (
-            "lr",
-            "momentum",
-            "h_min",
-            "h_max",
-            "variance",
-            "distance",
-            "radius",
-            "grad_norm",
-            "clip_coefficient",
-            "step",
-        )
-        return {name: values[name] for name in names} | {"skipped_steps": values["skipped"]}
+        return super().diagnostics()
 
     def tuned_lrs(self) -> list[float]:
-        """The step size the last step used in each group; empty until this object takes one."""
+        """The step size of the last step in each group; empty until this object takes a step."""
         return self._tuner.lrs()
 
     def trust_ratios(self) -> dict[str, float]:
-        """The factor trust_ratio=True put on the last move of each tensor, by parameter name.
+        """The trust ratio that each tensor's last step was scaled by, by parameter name.
 
-        Parameters without names go by their position. Empty until this object takes a step.
+        Unnamed parameters are listed by position. Empty until this object takes a step.
 
         Raises:
             RuntimeError: the optimizer was constructed without trust_ratio=True.
         """
-        if not self._adapts:
+        if not self._by_norms:
             raise RuntimeError("YellowFin has trust ratios only with trust_ratio=True")
         return self._trust_ratios()
 
-    # ---- one step
 
-    def _group_values(self, group: dict[str, Any], lr: float) -> list[float]:
-        return [
-            lr,
-            float(group["weight_decay"]),
-            1.0 if group["decoupled_weight_decay"] else 0.0,
-            -1.0 if group["maximize"] else 1.0,
-        ]
+def _check(group: Group) -> None:
+    """lr and weight_decay are all there is."""
 
-    def _group_settings(self) -> tuple[list[list[float]], dict[int, Tensor]]:
-        settings = super()._group_settings()
-        if self._lr_watch is not None and self._lr_watch.sees([row[0] for row in settings[0]]):
-            self._lr_watch = None
-        if self._readouts_lost():
-            self._publish_readouts()
-        return settings
 
-    # ---- checks and saved state
+def _check_coded(group: Group) -> None:
+    # beside a small gradient the decay alone would leave the range of the codes
+    need = (
+        "0 with preconditioner='compact', the default, or go with "
+        "decoupled_weight_decay=True; 'diagonal' and None take an L2 penalty"
+    )
+    decay = group["weight_decay"]
+    require(not decay or group["decoupled_weight_decay"], "weight_decay", decay, need)
 
-    def _global_values(self) -> dict[str, Any]:
-        return super()._global_values() | self._tuner.options.in_words()
 
-    def _readouts_lost(self) -> bool:
-        """Whether a program has put something else in the place of what is to be read."""
-        return any(
-            group.get("momentum") is not momentum or group.get("tuned_lr") is not lr
-            for group, (lr, momentum) in zip(self.param_groups, self._readouts)
-        )
+def _values(group: Group, lr: float) -> list[float]:
+    values = {
+        "lr": lr,
+        "weight_decay": float(group["weight_decay"]),
+        "decoupled": 1.0 if group["decoupled_weight_decay"] else 0.0,
+        "sign": -1.0 if group["maximize"] else 1.0,
+    }
+    return [values[name] for name in GROUP_FIELDS]
 
-    def _group_added(self) -> None:
-        self._tuner.keep_groups(len(self.param_groups) - 1)
 
-    def _begin_statistics(self) -> None:
-        super()._begin_statistics()
-        for group in self.param_groups:
-            group.pop("tuned_lr", None)  # a copy there would be taken back
-
-    def _publish_readouts(self) -> None:
-        self._readouts = self._tuner.readouts(len(self.param_groups))
-        for group, (lr, momentum) in zip(self.param_groups, self._readouts):
-            loaded = group.get("tuned_lr")
-            if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
-                lr.copy_(loaded.reshape(()))
-            group["tuned_lr"], group["momentum"] = lr, momentum
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
-        if self._rule.coded and group["weight_decay"]:
-            # beside a small gradient the decay alone would leave the range of the codes
-            need = (
-                "0 with preconditioner='compact', the default, or go with "
-                "decoupled_weight_decay=True; 'diagonal' and None take an L2 penalty"
-            )
-            require(group["decoupled_weight_decay"], "weight_decay", group["weight_decay"], need)
-
-    def _accepted_statistics(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
-        options, chosen = self._tuner.options, self._tuner.options.in_words()
-        state = upgraded(saved, group.pop("tuner_options", None), options)
-        head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
-        if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:
-            raise RuntimeError(
-                f"the state_dict's tuner has shape {tuple(state.shape)} and format "
-                f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
-            )
-        modes = {"robust": ("robust", "robust=False")}
-        modes["preconditioned"] = ("a preconditioner", "preconditioner=None")
-        for name, (mode, without) in modes.items():
-            before, now = bool(head[name]), bool(getattr(options, name))
-            if before != now:
-                raise RuntimeError(
-                    f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
-                    f"optimizer has robust={chosen['robust']} and preconditioner="
-                    f"{chosen['preconditioner']!r}: construct it as it was"
-                    f"{'' if before else f', with {without}'}"
-                )
-        for name, argument in (("log_smooth", "log_smooth"), ("polyak", "momentum_form")):
-            if bool(head[name]) != bool(getattr(options, name)):
-                raise RuntimeError(
-                    f"the state_dict was saved with another {argument}, this optimizer has "
-                    f"{argument}={chosen[argument]!r}: construct it as it was"
-                )
-        if state.shape != (options.state_words,):
-            names = ("window", "preconditioner" if options.robust else "variance")
-            needed = " and ".join(f"{name}={chosen[name]!r}" for name in names)
-            raise RuntimeError(
-                f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
-                f"({options.state_words},): construct the optimizer with the options it was "
-                "saved with"
-            )
-        return state
+_DEFINING = frozenset(("decoupled_weight_decay",))
+_PLAIN = GroupOptions(_check, _values, _DEFINING)
+_CODED = GroupOptions(_check_coded, _values, _DEFINING)

@@ -22,24 +22,24 @@ def is_count(value: object) -> bool:
 class BatchSizeSampler(Sampler[list[int]]):
     """Batches of indices whose size may change at any time; a DataLoader's `batch_sampler`.
 
-    Set `batch_size`, or let a `MultistageSchedule` do it, and the next batch that is drawn has that
-    size, in the middle of an epoch too. A DataLoader with workers draws
+    Set `batch_size`, or let a `MultistageSchedule` set it, and the next batch that is drawn has
+    that size, even in the middle of an epoch. A DataLoader with workers draws
     `num_workers * prefetch_factor` batches ahead.
 
-    Each pass is an epoch: every pass takes the next one, `set_epoch` names another. The order
-    depends on seed and epoch alone.
+    Each pass over the sampler is one epoch. Epochs are counted automatically; `set_epoch` selects
+    one. The order depends only on the seed and the epoch.
 
     Args:
         data_source: the dataset; only its length is used.
-        batch_size: samples in a batch, of one replica, >= 1.
-        shuffle: a new order in every epoch.
-        drop_last: drop what does not fill a last batch, and what does not divide among the
-            replicas. False: a smaller last batch, and the replicas' shares are made equal by
-            repeating the first samples of the epoch.
-        seed: decides the orders; the same on all replicas.
-        generator: draws the seed in place of `seed`.
-        num_replicas: processes that share the data.
-        rank: of this process.
+        batch_size: samples in a batch of one replica, >= 1.
+        shuffle: whether to draw a new order in every epoch.
+        drop_last: drop the samples that do not fill a last batch or do not divide evenly among the
+            replicas. False: the last batch may be smaller, and the replicas' shares are made equal
+            by repeating the first samples of the epoch.
+        seed: determines the orders; the same on all replicas.
+        generator: draws a seed that replaces `seed`.
+        num_replicas: number of processes that share the data.
+        rank: rank of this process among them.
 
     Raises:
         ValueError: an argument out of its range; no data.
@@ -73,7 +73,7 @@ class BatchSizeSampler(Sampler[list[int]]):
             kind = type(data_source).__name__
             raise TypeError(f"Invalid data_source type: {kind}; data_source must have a length")
         self._samples = len(data_source)
-        require(self._samples >= 1, "data_source", data_source, "of one sample at least")
+        require(self._samples >= 1, "data_source", data_source, "of at least one sample")
         require(is_count(num_replicas), "num_replicas", num_replicas, "an integer >= 1")
         in_range = isinstance(rank, int) and 0 <= rank < num_replicas
         require(in_range, "rank", rank, f"an integer in [0, {num_replicas})")
@@ -89,8 +89,8 @@ class BatchSizeSampler(Sampler[list[int]]):
 
     def _begin(self, epoch: int, position: int) -> None:
         self._epoch = epoch
-        self._position = position  # of this replica's share, where the pass begins
-        self._ends: list[int] | None = None  # of the batches drawn; None before the pass
+        self._position = position  # where the pass begins in this replica's share
+        self._ends: list[int] | None = None  # ends of the batches drawn; None before the pass
         self._exhausted = False
 
     @property
@@ -109,13 +109,13 @@ class BatchSizeSampler(Sampler[list[int]]):
         return whole if self.drop_last else -(-self._samples // self._num_replicas)
 
     def __len__(self) -> int:
-        """Batches of the next pass at the present batch size."""
+        """Number of batches in the next pass at the current batch size."""
         rest = self._share - (self._position if self._ends is None else 0)
         return rest // self.batch_size if self.drop_last else -(-rest // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, so that the pass begins with its first batch: a DataLoader with workers asks
-        # for an iterator twice and draws from one.
+        # for two iterators and draws from only one of them.
         if self._ends is not None:
             self._begin(self._epoch + 1, position=0)
         ends: list[int] = []
@@ -141,17 +141,17 @@ class BatchSizeSampler(Sampler[list[int]]):
         return order[share % self._samples]
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that of `epoch`: what is left of it after load_state_dict()."""
+        """Selects the epoch of the next pass; after load_state_dict(), the rest of that epoch."""
         if epoch != self._epoch or self._ends is not None:
             self._begin(epoch, position=0)
 
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
-        """Where the training stands: the next pass after load_state_dict() continues there.
+        """The position in the data: the next pass after load_state_dict() continues there.
 
         Args:
-            batches: batches of the present pass that training is done with. Needed in the middle of
-                an epoch if the DataLoader has workers, which draw ahead; without them, None counts
-                the batches drawn.
+            batches: number of batches of the current pass that have been trained on. Needed in the
+                middle of an epoch if the DataLoader has workers, because they draw ahead. None for
+                the number of batches drawn.
 
         Raises:
             ValueError: more batches than were drawn.
@@ -180,7 +180,7 @@ class BatchSizeSampler(Sampler[list[int]]):
         """Continues where state_dict() was taken; no sample is lost or repeated.
 
         Raises:
-            ValueError: the data or the number of replicas is another, or something is missing.
+            ValueError: the data or the number of replicas differs, or an entry is missing.
         """
         if missing := [name for name in _SAVED if name not in state_dict]:
             lacking = ", ".join(missing)

@@ -1,4 +1,4 @@
-"""The multistage schedule: learning rate, momentum and batch size, stage by stage."""
+"""A schedule that changes learning rate, momentum and batch size together, stage by stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yfkernels.schedules.batch_size_sampler import BatchSizeSampler, is_count
 
 _PARTS = ("lr", "beta", "batch_size")
 # Each value of an invariant may be off by this much, because stages are written with rounded
-# numbers: .9, .947, .973, .986 as published are 1.2% away from a constant lr beta / (1 - beta).
+# numbers: .9, .947, .973, .986 as published deviate by 1.2% from a constant lr beta / (1 - beta).
 _ROUNDING = 0.015
 
 
@@ -27,10 +27,10 @@ class Stage:
     """One stage of a `MultistageSchedule`.
 
     Args:
-        length: scheduler steps, >= 1.
-        lr_factor: what the stage multiplies every group's initial lr with, > 0.
-        beta: momentum of every group in [0, 1); None leaves it alone.
-        batch_size: samples in a batch, >= 1; None leaves it alone.
+        length: number of scheduler steps, >= 1.
+        lr_factor: factor on every group's initial lr, > 0.
+        beta: momentum of every group, in [0, 1); None leaves it unchanged.
+        batch_size: samples in a batch, >= 1; None leaves it unchanged.
 
     Raises:
         ValueError: an argument out of its range.
@@ -46,7 +46,7 @@ class Stage:
         require_number("lr_factor", self.lr_factor)
         ok = finite(self.lr_factor) and self.lr_factor > 0.0
         require(ok, "lr_factor", self.lr_factor, "finite and > 0")
-        # plain floats, so that a saved schedule loads with weights_only=True
+        # A plain float, so that a saved schedule loads with weights_only=True.
         object.__setattr__(self, "lr_factor", float(self.lr_factor))
         if self.beta is not None:
             require_number("beta", self.beta)
@@ -77,7 +77,7 @@ def _lr_batch(stage: Stage) -> tuple[float, float]:
     return low / (stage.batch_size + 0.5), high / (stage.batch_size - 0.5)
 
 
-# What should stay constant over the stages: name, its range in a stage, the parts it is made of.
+# What should stay constant over the stages: its name, its range in a stage, the field it involves.
 _INVARIANTS: list[tuple[str, Callable[[Stage], tuple[float, float]], str]] = [
     ("lr_factor * length", _lr_length, "length"),
     ("lr_factor * beta / (1 - beta)", _lr_beta, "beta"),
@@ -98,7 +98,7 @@ def _check_invariants(stages: Sequence[Stage]) -> None:
                     f"Invalid stages: {name} must stay constant, but stage {index} has "
                     f"lr_factor {stage.lr_factor!r} with {part} {getattr(stage, part)!r} after "
                     f"{stages[0].lr_factor!r} with {getattr(stages[0], part)!r} in stage 0; change "
-                    "the stage, or pass check_invariants=False to schedule it all the same"
+                    "the stage, or pass check_invariants=False to use it anyway"
                 )
 
 
@@ -127,7 +127,7 @@ def _check_stages(stages: Any) -> None:
 
 def _momentum_key(group: dict[str, Any]) -> str:
     for key in ("beta", "betas", "momentum"):
-        if key in group and "tuned_lr" not in group:  # YellowFin's momentum is there to be read
+        if key in group and "tuned_lr" not in group:  # YellowFin's momentum is read-only
             return key
     raise ValueError(
         "Invalid stages: beta is to vary, but the optimizer's groups have no 'beta', 'betas' or "
@@ -144,7 +144,7 @@ def _set_beta(group: dict[str, Any], beta: float) -> None:
     key = _momentum_key(group)
     value = group[key]
     old = value[0] if isinstance(value, Sequence) else value
-    if isinstance(old, Tensor):  # the optimizer's kernels may hold its address
+    if isinstance(old, Tensor):  # in place: the optimizer's kernels may hold its address
         old.fill_(beta)
     else:
         group[key] = (beta, *value[1:]) if isinstance(value, Sequence) else beta
@@ -153,31 +153,33 @@ def _set_beta(group: dict[str, Any], beta: float) -> None:
 class MultistageSchedule(LRScheduler):
     """Learning rate, momentum and batch size that change together, stage by stage.
 
-    Works on any torch optimizer. Momentum is the groups' "beta", the first of "betas", or
-    "momentum". Lengths count calls of `step()`, be they epochs or iterations; after the last stage
-    its values stay. Like torch's own step schedules it multiplies the present lr when a stage
-    changes, so it can be chained with others.
+    Works with any torch optimizer. Momentum is the groups' "beta", the first of "betas", or
+    "momentum". Lengths count calls of `step()`, whether epochs or iterations; after the last stage
+    its values stay in effect. Like torch's step schedules, it multiplies the current lr when a
+    stage changes, so it can be chained with other schedules.
 
     The theory (Liu, Gao, Yin, NeurIPS 2020; Sun et al., doi 10.1145/3544782) keeps `lr * length`,
     `lr * beta / (1 - beta)` and `lr / batch_size` constant over the stages. Its lr is that of QHM;
     torch's SGD with dampening 0 steps `1 / (1 - momentum)` times as far.
 
     Args:
-        optimizer: whose groups are scheduled.
-        stages: at least one; all of them or none have a beta, and likewise a batch size.
-        batch_sampler: takes the stages' batch sizes: a `BatchSizeSampler`, or any object with an
-            attribute `batch_size`. Needed if the stages have batch sizes.
-        beta_ramp: steps in which beta goes from one stage's value to the next, linearly, from the
-            first step of the new stage on. 0 changes it at once.
-        total_steps: length of the run, which the stages must cover; None: any.
-        check_invariants: refuse stages over which a constant of the theory changes by more than
+        optimizer: the optimizer whose groups are scheduled.
+        stages: at least one stage. Either all of them or none have a beta; the same holds for the
+            batch size.
+        batch_sampler: receives the stages' batch sizes: a `BatchSizeSampler`, or any object with an
+            attribute `batch_size`. Required if the stages have batch sizes.
+        beta_ramp: number of steps over which beta moves linearly from one stage's value to the
+            next, starting with the first step of the new stage. 0 changes it at once.
+        total_steps: length of the run, which the stages must cover; None for no check.
+        check_invariants: reject stages over which a constant of the theory changes by more than
             rounding: half a step, half a sample, and 1.5% of every other number.
-        last_epoch: index of the last step when resuming without load_state_dict(); -1 begins.
+        last_epoch: index of the last step when resuming without load_state_dict(); -1 to start
+            from the beginning.
 
     Raises:
         ValueError: an argument out of its range; stages that are too short for the run or break an
             invariant; the optimizer has no momentum to vary, or the sampler is missing.
-        TypeError: an argument of another type.
+        TypeError: an argument of the wrong type.
 
     Example:
         >>> opt = torch.optim.SGD(torch.nn.Linear(4, 1).parameters(), lr=1.0, momentum=0.9)
@@ -229,26 +231,28 @@ class MultistageSchedule(LRScheduler):
         beta_ramp: int = 0,
         total_steps: int | None = None,
     ) -> MultistageSchedule:
-        """The stages that follow from the first by the theory's rule.
+        """A schedule whose later stages follow from the first by the rule of the theory.
 
-        Stage i lasts `length * ratio**i` steps with `lr * ratio**-i`; `beta / (1 - beta)` grows by
-        `ratio` a stage and the batch size shrinks by it. The first stage is what the optimizer and
-        the sampler are set to.
+        Stage i lasts `length * ratio**i` steps with `lr * ratio**-i`. From each stage to the next,
+        `beta / (1 - beta)` grows by the factor `ratio` and the batch size shrinks by it. The first
+        stage uses the current values of the optimizer and the sampler.
 
         Args:
-            optimizer: whose groups are scheduled; to vary beta, all have the same.
-            length: steps of the first stage.
+            optimizer: the optimizer whose groups are scheduled; to vary beta, all groups must have
+                the same.
+            length: number of steps of the first stage.
             count: number of stages.
-            ratio: between one stage and the next, > 0.
-            vary: what follows the rule, one or several of "lr", "beta" and "batch_size"; the rest
-                stays.
-            lr_ratio: another ratio for lr alone: more than `ratio` over-shrinks it.
+            ratio: ratio between one stage and the next, > 0.
+            vary: what follows the rule: one or several of "lr", "beta" and "batch_size". The rest
+                stays unchanged.
+            lr_ratio: a different ratio for lr only; more than `ratio` shrinks lr faster.
             batch_sampler: as for the class.
             beta_ramp: as for the class.
             total_steps: as for the class.
 
         Raises:
-            ValueError: as for the class; an unknown part; a batch size that would fall below 1.
+            ValueError: as for the class; an unknown name in `vary`; a batch size that would fall
+                below 1.
             TypeError: as for the class.
 
         Example:
@@ -304,7 +308,7 @@ class MultistageSchedule(LRScheduler):
             batch_sampler=batch_sampler,
             beta_ramp=beta_ramp,
             total_steps=total_steps,
-            check_invariants=False,  # they hold where `vary` and `lr_ratio` want them to
+            check_invariants=False,  # they hold as far as `vary` and `lr_ratio` allow
         )
 
     def _check(self, optimizer: Optimizer, stages: Sequence[Stage], beta_ramp: int) -> None:
@@ -324,8 +328,8 @@ class MultistageSchedule(LRScheduler):
         ok = beta_ramp == 0 or (has_beta and is_count(beta_ramp))
         require(ok, "beta_ramp", beta_ramp, "a number of steps >= 0, and 0 if no stage has a beta")
         for index, stage in enumerate(stages[1:], start=1):
-            mend = f"at most the length of stage {index}, {stage.length}"
-            require(beta_ramp <= stage.length, "beta_ramp", beta_ramp, mend)
+            fix = f"at most the length of stage {index}, {stage.length}"
+            require(beta_ramp <= stage.length, "beta_ramp", beta_ramp, fix)
 
     def _set_stages(self, stages: Sequence[Stage], beta_ramp: int) -> None:
         self._stages = tuple(stages)
@@ -339,7 +343,7 @@ class MultistageSchedule(LRScheduler):
 
     @property
     def stage(self) -> int:
-        """Index of the present stage."""
+        """Index of the current stage."""
         return self._stage_at(self.last_epoch)
 
     def _stage_at(self, step: int) -> int:
@@ -356,7 +360,7 @@ class MultistageSchedule(LRScheduler):
         return before + (beta - before) * steps / self._beta_ramp
 
     def _apply(self) -> None:
-        """Sets what is no lr; as in torch's cyclic schedules, whenever the lr is asked for."""
+        """Sets momentum and batch size whenever lr is computed, as torch's cyclic schedules do."""
         beta = self._beta()
         if beta is not None:
             for group in self.optimizer.param_groups:
@@ -369,7 +373,7 @@ class MultistageSchedule(LRScheduler):
         return 1.0 if step < 0 else self._stages[self._stage_at(step)].lr_factor
 
     def get_lr(self) -> list[float | Tensor]:
-        """The lr of each group at this step, from the one before; for step() to call."""
+        """The lr of each group at this step, from that of the last step; called by step()."""
         self._apply()
         change = self._lr_factor(self.last_epoch) / self._lr_factor(self.last_epoch - 1)
         return [group["lr"] * change for group in self.optimizer.param_groups]
@@ -379,7 +383,7 @@ class MultistageSchedule(LRScheduler):
         return [base * self._lr_factor(self.last_epoch) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """The schedule's state in plain types, stages included; the sampler has its own."""
+        """The schedule's state in plain types, stages included; save the sampler's separately."""
         left_out = ("_batch_sampler", "_starts")
         state = {k: value for k, value in super().state_dict().items() if k not in left_out}
         return state | {"_stages": [list(astuple(stage)) for stage in self._stages]}
@@ -387,10 +391,10 @@ class MultistageSchedule(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where state_dict() was taken, with the stages saved there.
 
-        Momentum and batch size are set at once; lr is part of the optimizer's own state.
+        Momentum and batch size are set immediately; lr is part of the optimizer's own state.
 
         Raises:
-            ValueError: the saved stages vary what this optimizer or sampler does not have.
+            ValueError: the saved stages vary something that this optimizer or sampler lacks.
         """
         stages = [Stage(*values) for values in state_dict["_stages"]]
         self._check(self.optimizer, stages, state_dict["_beta_ramp"])

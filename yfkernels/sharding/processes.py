@@ -1,8 +1,8 @@
-"""Processes that share a model's parameters out among them in ways the parameters do not show.
+"""Models that are split over processes in ways that the parameters themselves do not show.
 
-DTensors say themselves where their parts are (sharding.py). FSDP 1's flat parameters, the local
-optimizers of ZeroRedundancyOptimizer and the stages of a pipeline hold plain tensors: without the
-group every process would tune by its own gradients alone.
+DTensors know where their parts are (shards.py). FSDP 1's flat parameters, the local optimizers of
+ZeroRedundancyOptimizer and the stages of a pipeline hold plain tensors: without the group, every
+process would tune from its own gradients alone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_flat(param: Tensor) -> bool:
 def zero_redundancy_group() -> Any:
     """The group of the ZeroRedundancyOptimizer that is constructing its local optimizer, if any.
 
-    It hands over a part of the parameters and nothing else, and takes the name `process_group`
-    for itself: the call stack is the only place that knows.
+    It passes its local optimizer a part of the parameters and nothing else, and has an argument
+    `process_group` of its own, so the group can only be found on the call stack.
     """
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     frame = None if module is None else sys._getframe(1)
@@ -45,14 +45,14 @@ def zero_redundancy_group() -> Any:
 _WHICH_GROUP = (
     "the parameters are those of FullyShardedDataParallel, of which each process has a part, and "
     "this step needs sums over all parts: construct the optimizer with "
-    "process_group=model.process_group, or process_group=torch.distributed.group.WORLD where a "
+    "process_group=model.process_group, or with process_group=torch.distributed.group.WORLD if a "
     "framework wraps the model later"
 )
 
 
 @dataclass(frozen=True)
 class _UnknownGroup(ShardGroup):
-    """Parts that can be updated as long as no sum over them is asked for."""
+    """Parts that can be updated as long as no sum over them is needed."""
 
     def all_reduce(self, sums: Tensor) -> None:
         raise RuntimeError(_WHICH_GROUP)
@@ -60,13 +60,13 @@ class _UnknownGroup(ShardGroup):
 
 @dataclass(frozen=True)
 class Division:
-    """How a model is divided, beyond what its parameters show.
+    """How a model is split over processes, beyond what its parameters show.
 
     Attributes:
         group: a ProcessGroup; None for one process, or replicas of the whole model.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: the group is something else.
     """
 
     group: Any = None
@@ -82,16 +82,16 @@ class Division:
 
     @property
     def everywhere(self) -> bool:
-        """Whether every step is one of all processes, also where one has no gradient."""
+        """Whether all processes take part in every step, even those without a gradient."""
         return self.group is not None
 
     @property
     def origin(self) -> int:
-        """Where in the whole model this process's first element is counted."""
+        """The index, in the whole model, that this process counts its elements from."""
         return 0 if self.group is None else torch.distributed.get_rank(self.group) * _STRIDE
 
     def shard_group(self, param: Tensor) -> ShardGroup | None:
-        """Over which processes a parameter is split."""
+        """The processes over which a parameter is split."""
         if is_dtensor(param):
             return mesh_shard_group(param)
         if self.group is not None and is_flat(param):
@@ -99,7 +99,7 @@ class Division:
         return _UnknownGroup((), _device(param.device)) if self._unknown(param) else None
 
     def require_group(self, params: Iterable[Tensor]) -> None:
-        """Raises RuntimeError if parameters are split and nobody has said over which processes."""
+        """Raises RuntimeError if parameters are split over processes that nothing names."""
         if any(map(self._unknown, params)):
             raise RuntimeError(_WHICH_GROUP)
 
@@ -109,7 +109,7 @@ class Division:
         return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
     def between(self, params: Iterable[Tensor], device: torch.device) -> ShardGroup | None:
-        """The processes that have other parameters, each of them whole."""
+        """The processes that hold other parameters, none of which is split."""
         if self.group is None or any(map(is_flat, params)):
             return None
         return ShardGroup((self.group,), _device(device))
@@ -120,12 +120,12 @@ class Division:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.group is not None:
             raise TypeError(
-                "an optimizer with a process_group cannot be pickled, as the group cannot; save "
-                "its state_dict()"
+                "an optimizer with a process_group cannot be pickled, because the group cannot; "
+                "save its state_dict()"
             )
         return Division, ()
 
 
 def _device(device: torch.device) -> torch.device:
-    """Where sums over a group of such parameters are added up."""
+    """Where sums over a group of such parameters are taken."""
     return torch.device(device.type)

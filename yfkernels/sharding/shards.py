@@ -1,8 +1,8 @@
 """Sharded parameters (DTensor, FSDP2): the local part of a tensor, and sums over the shards.
 
-Only sums of squares and products cross the network, so one small all-reduce a step is all it takes.
-Recognised by their attributes: importing torch.distributed.tensor costs every user a good part of
-a second, and builds of torch without it exist.
+Only sums of squares and products cross the network, so one small all-reduce per step is enough.
+DTensors are recognized by their attributes: importing torch.distributed.tensor would cost every
+user a good part of a second, and there are builds of torch without it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def is_dtensor(tensor: Any) -> bool:
 def local(tensor: Any) -> Tensor:
     """This process's part of a tensor: itself, unless it is a DTensor."""
     part: Any = tensor.to_local() if is_dtensor(tensor) else tensor
-    here: Tensor = part.wait() if hasattr(part, "trigger_wait") else part  # still on its way
+    here: Tensor = part.wait() if hasattr(part, "trigger_wait") else part  # may still be in transit
     return here
 
 
 def grad_part(grad: Any, param: Any) -> Tensor:
-    """This process's part of a gradient, split as its parameter is; partial sums are added up."""
+    """This process's part of a gradient, split as its parameter is; partial sums are reduced."""
     if is_dtensor(grad) and grad.placements != param.placements:
         grad = grad.redistribute(param.device_mesh, param.placements)
     return local(grad)
@@ -42,25 +42,32 @@ class ShardGroup:
     Attributes:
         groups: the process groups to sum over, one for each dimension of a mesh along which the
             parameters are split; along the others they are replicated, and nothing is summed.
-        device: where this process's end of the network takes tensors.
+        device: the device on which collectives of these groups take tensors.
     """
 
     groups: tuple[Any, ...]
     device: torch.device
 
     def all_reduce(self, sums: Tensor) -> None:
-        """Adds up `sums` over the shards, in place."""
+        """All-reduces `sums` over the shards, in place."""
         for group in self.groups:
             torch.distributed.all_reduce(sums, group=group)
+
+    def place_for(self, device: torch.device) -> torch.device:
+        """Where sums that are made on `device` are reduced: there, if the network takes them.
+
+        "cuda" alone would be the current device, which may be another process's.
+        """
+        return device if device.type == self.device.type else self.device
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """All groups of processes over which an optimizer's sums go; the same on all of them.
+    """All groups of processes that an optimizer's sums are taken over; the same on every process.
 
     Attributes:
-        shards: over which tensors are split.
-        between: the processes that have other tensors, each of them whole.
+        shards: the groups over which tensors are split.
+        between: the processes that hold other tensors, none of which is split.
     """
 
     shards: tuple[ShardGroup, ...] = ()
@@ -72,30 +79,30 @@ class Sharding:
     def total(
         self, part: Callable[[ShardGroup | None, torch.device], Tensor], device: torch.device
     ) -> Tensor:
-        """A sum over all processes, on `device`; every process has to ask for it.
+        """A sum over all processes, on `device`; every process must call this.
 
         Args:
-            part: this process's sum over the tensors that are split over a shard group, or over
-                those that are not split for None; a new tensor on the device asked for.
-            device: where the sum is wanted.
+            part: returns this process's sum over the tensors that are split over a shard group, or,
+                for None, over those that are not split; as a new tensor on the given device.
+            device: the device of the result.
         """
         total = part(None, device)
         for shard in self.shards:
-            sums = part(shard, shard.device)
+            sums = part(shard, shard.place_for(device))
             shard.all_reduce(sums)
             total += sums.to(device)
         if self.between is not None:
-            sums = total.to(self.between.device)
+            sums = total.to(self.between.place_for(device))
             self.between.all_reduce(sums)
             total = sums.to(device)
         return total
 
 
 def mesh_shard_group(tensor: Any) -> ShardGroup | None:
-    """Where the parts of a DTensor are; None for one that every process has whole.
+    """The processes that hold the parts of a DTensor; None if every process has all of it.
 
     Raises:
-        RuntimeError: it holds partial sums.
+        RuntimeError: the tensor holds partial sums.
     """
     placements = tensor.placements
     if any(placement.is_partial() for placement in placements):
@@ -111,10 +118,10 @@ def mesh_shard_group(tensor: Any) -> ShardGroup | None:
 
 
 def shard_offset(tensor: Any) -> int:
-    """Index, in the whole tensor, of the first element this process has.
+    """The index, in the whole tensor, of this process's first element.
 
-    Exact for a split along the first dimension, where the elements of a shard are consecutive;
-    for other splits any place that no other shard starts from will do.
+    Exact for a split along the first dimension, where the elements of a shard are consecutive. For
+    other splits, any index that no other shard starts from is good enough.
     """
     if not is_dtensor(tensor):
         return 0
@@ -128,7 +135,7 @@ def shard_offset(tensor: Any) -> int:
 
 
 def like(param: Any, part: Tensor) -> Tensor:
-    """`part`, a state tensor of this process's part of `param`, in the parameter's own form."""
+    """`part`, a state tensor for this process's part of `param`, as a DTensor if `param` is one."""
     if not is_dtensor(param):
         return part
     from torch.distributed.tensor import DTensor

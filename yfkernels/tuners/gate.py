@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,12 @@ from yfkernels.ops.constants import GATE_STATE
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
+from yfkernels.tuners.group_rows import GroupRows, scalar_on
 from yfkernels.tuners.measurement import Measurement
-from yfkernels.tuners.settings import Settings, scalar_on
+from yfkernels.tuners.tuner import Tuner
 
 
-class Gate:
+class Gate(Tuner):
     """Coefficients for rules whose coefficients are the user's settings.
 
     A step is refused if GradScaler says so or, where the gradient's norm is measured, if it is not
@@ -25,20 +27,30 @@ class Gate:
 
     Args:
         rule: the rule.
+        skip_nonfinite: whether the norm is measured even if no group is clipped by it.
+        always_sums: whether the rule needs sums over all parameters without it.
 
     Attributes:
-        state: float64 vector, GATE_STATE. Always the same tensor, but when `prepare` has to move it
-            to another device.
-        measures: whether the norm is to be measured in this step.
+        state: float64 vector, GATE_STATE.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    key = "gate"
+    needed = False
+    runs_on_host = False
+
+    def __init__(self, rule: Rule, *, skip_nonfinite: bool, always_sums: bool = False) -> None:
         self.rule = rule
+        self.skip_nonfinite = skip_nonfinite
+        self.always_sums = always_sums
         self.state = torch.empty(len(GATE_STATE), dtype=torch.float64, device="cpu")
         self.clear()
-        self.measures = False
-        self._settings = Settings(len(rule.fields), rule.fields.index("lr"))
+        self._measures = False  # whether the norm is to be measured in this step
+        self._bound = rule.fields.index("max_norm")
+        self._rows = GroupRows(len(rule.fields), rule.fields.index("lr"))
         self._unscaled = True  # the coefficients are the settings: no GradScaler has been met
+
+    def global_options(self) -> dict[str, Any]:
+        return {"skip_nonfinite": self.skip_nonfinite}
 
     def prepare(
         self,
@@ -48,36 +60,28 @@ class Gate:
         device: torch.device,
         backend: Backend,
     ) -> None:
-        """Makes room for a set of tables; arguments as in `YellowFinTuner.prepare`."""
         self._backend = backend
         self.state = self.state.to(device)
-        self._settings.prepare(num_groups, device, backend)
+        self._rows.prepare(num_groups, device, backend)
         self._measurement = Measurement(tables, sharding, Measure.NORM)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
-        """Takes the user's settings, a row of the rule's fields a group; see `Settings.set`."""
-        self._settings.set(values, device_lrs)
+        clips = any(row[self._bound] < math.inf for row in values)
+        self._measures = clips or self.skip_nonfinite
+        self._rows.set(values, device_lrs)
 
     def write_again(self) -> None:
-        """Has the next step write the settings, and decide, whatever the device has of them."""
-        self._settings.write_again()
+        self._rows.write_again()
         self._unscaled = True  # rows that are written anew are the settings
 
     def buffers(self) -> list[Tensor]:
-        """What was made here and kernels read or write."""
-        return [self.state, self._settings.rows, *self._measurement.buffers()]
+        return [self.state, self._rows.rows, *self._measurement.buffers()]
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Decides on this step.
-
-        Args:
-            grad_scale: GradScaler's loss scale if the gradients still carry it.
-            found_inf: GradScaler's verdict, non-zero to skip the step.
-        """
         backend, device = self._backend, self.state.device
         scale, verdict = scalar_on(device, grad_scale), scalar_on(device, found_inf)
-        decision = (scale, verdict, self.state, self._settings.rows)
-        if not self.measures:
+        decision = (scale, verdict, self.state, self._rows.rows)
+        if not self._measures:
             unscaled = scale is None and verdict is None
             if not (unscaled and self._unscaled):
                 backend.decide(None, *decision)
@@ -98,28 +102,42 @@ class Gate:
         """Nothing: no rule with a gate has sums of the move."""
 
     def coefficients_on(self, device: torch.device) -> Tensor:
-        """The coefficients of this step on a device."""
-        return self._settings.rows.to(device)
+        return self._rows.rows.to(device)
 
     def clear(self) -> None:
-        """Puts the state back to how it begins, in place."""
         begin = torch.tensor([torch.nan, 0.0], dtype=torch.float64, device="cpu")
         self.state.copy_(begin)
 
-    def load(self, state: Tensor) -> None:
-        """Takes a state saved before, in place; its shape must have been checked."""
-        self.state.copy_(state)
+    def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        if saved.shape != (len(GATE_STATE),):
+            raise RuntimeError(
+                f"the state_dict's gate has shape {tuple(saved.shape)}, this version of "
+                f"yfkernels reads ({len(GATE_STATE)},)"
+            )
+        return saved
 
-    def values(self) -> dict[str, float]:
-        """GATE_STATE by name; on CUDA this waits for the device."""
-        return dict(zip(GATE_STATE, self.state.tolist()))
+    def diagnostics(self) -> dict[str, float]:
+        grad_norm, skipped = self.state.tolist()
+        return {"grad_norm": grad_norm, "skipped_steps": skipped}
+
+    def publish(self, groups: list[dict[str, Any]]) -> None:
+        """Nothing but the state is there to be read."""
+
+    def is_published(self, groups: list[dict[str, Any]]) -> bool:
+        return True
+
+    def withdraw(self, groups: list[dict[str, Any]]) -> None:
+        """Nothing."""
+
+    def keep_groups(self, num_groups: int) -> None:
+        """Nothing."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what is counted; the tables' buffers are made again
-        return _restore, (self.rule, self.state)
+        return _restore, (self.rule, self.skip_nonfinite, self.always_sums, self.state)
 
 
-def _restore(rule: Rule, state: Tensor) -> Gate:
-    gate = Gate(rule)
+def _restore(rule: Rule, skip_nonfinite: bool, always_sums: bool, state: Tensor) -> Gate:
+    gate = Gate(rule, skip_nonfinite=skip_nonfinite, always_sums=always_sums)
     gate.state = state
     return gate

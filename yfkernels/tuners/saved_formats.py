@@ -48,3 +48,45 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
     begin = [float(head[name]) for name in STATE_FIELDS]
     first = torch.tensor(begin, dtype=torch.float64, device=state.device)
     return torch.cat([first, state[len(_FORMAT_4) :]])
+
+
+def accepted(saved: Tensor, options_in_state: Tensor | None, options: YellowFinOptions) -> Tensor:
+    """A saved state in the present format; arguments as for `upgraded`.
+
+    Raises:
+        RuntimeError: it is of a format that is not known, or of a tuner with other options.
+    """
+    chosen = options.in_words()
+    state = upgraded(saved, options_in_state, options)
+    head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
+    if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:
+        raise RuntimeError(
+            f"the state_dict's tuner has shape {tuple(state.shape)} and format "
+            f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
+        )
+    modes = {"robust": ("robust", "robust=False")}
+    modes["preconditioned"] = ("a preconditioner", "preconditioner=None")
+    for name, (mode, without) in modes.items():
+        before, now = bool(head[name]), bool(getattr(options, name))
+        if before != now:
+            raise RuntimeError(
+                f"the state_dict was saved {'with' if before else 'without'} {mode}, this "
+                f"optimizer has robust={chosen['robust']} and preconditioner="
+                f"{chosen['preconditioner']!r}: construct it as it was"
+                f"{'' if before else f', with {without}'}"
+            )
+    for name, argument in (("log_smooth", "log_smooth"), ("polyak", "momentum_form")):
+        if bool(head[name]) != bool(getattr(options, name)):
+            raise RuntimeError(
+                f"the state_dict was saved with another {argument}, this optimizer has "
+                f"{argument}={chosen[argument]!r}: construct it as it was"
+            )
+    if state.shape != (options.state_words,):
+        names = ("window", "preconditioner" if options.robust else "variance")
+        needed = " and ".join(f"{name}={chosen[name]!r}" for name in names)
+        raise RuntimeError(
+            f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
+            f"({options.state_words},): construct the optimizer with the options it was "
+            "saved with"
+        )
+    return state

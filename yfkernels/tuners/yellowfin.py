@@ -22,16 +22,22 @@ from yfkernels.ops.rules import YELLOWFIN, Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
 from yfkernels.tuners.exchange import Exchange, is_remote
+from yfkernels.tuners.group_rows import GroupRows, scalar_on
+from yfkernels.tuners.lr_watch import LearningRateWatch
 from yfkernels.tuners.measurement import Measurement
 from yfkernels.tuners.move_sums import MoveSums
-from yfkernels.tuners.saved_formats import upgraded
-from yfkernels.tuners.settings import Settings, scalar_on
+from yfkernels.tuners.saved_formats import accepted, upgraded
+from yfkernels.tuners.tuner import Tuner
 
 _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0]) + len(MOVE_SUMS))
 _LR = YELLOWFIN.fields.index("lr")
+_SHOWN = (
+    *("lr", "momentum", "h_min", "h_max", "variance", "distance", "radius", "grad_norm"),
+    *("clip_coefficient", "step"),
+)
 
 
-class YellowFinTuner:
+class YellowFinTuner(Tuner):
     """Keeps the tuner's state and turns measurements into coefficients for the apply pass.
 
     Args:
@@ -39,11 +45,15 @@ class YellowFinTuner:
 
     Attributes:
         state: float64 vector: STATE_FIELDS, the window and, with the sketch, its average. All that
-            there is to save, after every step. Always the same tensor, but when `prepare` has to
-            move it to another device.
+            there is to save, after every step.
         coefficients: float64 [groups, len(YELLOWFIN.fields)], where SingleStep runs; the same
             tensor while neither that nor the number of groups changes.
     """
+
+    key = "tuner"
+    needed = True
+    runs_on_host = True
+    always_sums = True
 
     def __init__(self, options: YellowFinOptions) -> None:
         self.options = options
@@ -54,7 +64,12 @@ class YellowFinTuner:
         self._move_sums: MoveSums | None = None  # while there are tables, and the rule has any
         self._exchange: Exchange | None = None  # where the host tunes for tables on devices
         self._backend = backend_of("torch", "cpu")
-        self._settings = Settings(len(GROUP_FIELDS))
+        self._lr_watch = LearningRateWatch() if options.robust else None  # until all is said
+        self._readouts: list[tuple[Tensor, Tensor]] = []  # of each group, as published
+        self._rows = GroupRows(len(GROUP_FIELDS))
+
+    def global_options(self) -> dict[str, Any]:
+        return self.options.in_words()
 
     def prepare(
         self,
@@ -64,15 +79,6 @@ class YellowFinTuner:
         device: torch.device,
         backend: Backend,
     ) -> None:
-        """Makes room for a set of tables and moves the state to where it belongs.
-
-        Args:
-            tables: every table of the optimizer on this process.
-            sharding: the processes that share the parameters.
-            num_groups: parameter groups.
-            device: where SingleStep is to run.
-            backend: which backend runs it there.
-        """
         self._backend = backend
         move_sums = self.options.rule.move_sums > 0
         remote: list[torch.device] = []
@@ -81,7 +87,7 @@ class YellowFinTuner:
         home = remote[0] if remote else device
         # the updates write there: a state on the host would wait for them in every step
         self.state = self.state.to(home if move_sums else device)
-        self._settings.prepare(num_groups, device, backend)
+        self._rows.prepare(num_groups, device, backend)
         self._make_room(num_groups, device)
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
         self._scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
@@ -98,27 +104,20 @@ class YellowFinTuner:
             self._move_sums = MoveSums(tables, sharding, self.state[_UNREAD], active)
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
-        """Takes the user's settings; see `Settings.set`."""
-        self._settings.set(values, device_lrs)
+        if self._lr_watch is not None and self._lr_watch.sees([row[0] for row in values]):
+            self._lr_watch = None
+        self._rows.set(values, device_lrs)
 
     def write_again(self) -> None:
-        """Has the next step write the settings, whatever the device has of them."""
-        self._settings.write_again()
+        self._rows.write_again()
 
     def buffers(self) -> list[Tensor]:
-        """What was made here and kernels read or write."""
         assert self._measurement is not None, "prepare() comes first"
-        made = [self.state, self.coefficients, self._settings.rows, self._scratch]
+        made = [self.state, self.coefficients, self._rows.rows, self._scratch]
         made += self._measurement.buffers()
         return made if self._exchange is None else made + self._exchange.buffers()
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Measures this step's gradients and turns what was measured into coefficients.
-
-        Args:
-            grad_scale: GradScaler's loss scale if the gradients still carry it.
-            found_inf: GradScaler's verdict, non-zero to skip the step.
-        """
         assert self._measurement is not None, "prepare() comes first"
         self._measurement.run()
         device = self.coefficients.device if self._exchange is None else self._exchange.device
@@ -141,7 +140,7 @@ class YellowFinTuner:
             scale,
             verdict,
             state,
-            self._settings.rows,
+            self._rows.rows,
             self.coefficients,
             self._scratch,
         )
@@ -149,12 +148,10 @@ class YellowFinTuner:
             self._exchange.send(self.coefficients, state)
 
     def collect(self) -> None:
-        """Takes what the update has gauged into the state; all processes that share parameters."""
         if self._move_sums is not None:
             self._move_sums.collect()
 
     def coefficients_on(self, device: torch.device) -> Tensor:
-        """The coefficients of this step on a device."""
         if self._exchange is not None and is_remote(device):
             return self._exchange.coefficients_on(device)
         return self.coefficients.to(device)
@@ -171,46 +168,65 @@ class YellowFinTuner:
         self.state[: len(head)].copy_(begin)
         self.coefficients.zero_()
 
-    def load(self, state: Tensor) -> None:
-        """Takes a state saved before, in place; its layout must have been checked."""
-        self.state.copy_(state)
-
     def _make_room(self, num_groups: int, device: torch.device) -> None:
         if len(self.coefficients) != num_groups or self.coefficients.device != device:
             known = self.coefficients[:num_groups]  # of the last step, which lrs() tells
             self.coefficients = _coefficients(num_groups, device)
             self.coefficients[: len(known)] = known
 
-    def keep_groups(self, num_groups: int) -> None:
-        """Leaves the readouts of further groups to those that were taken out; `prepare` follows."""
-        if len(self.coefficients) > num_groups:
-            self.coefficients = self.coefficients[:num_groups].clone()
+    # ---- what is saved and shown
 
-    def readouts(self, num_groups: int) -> list[tuple[Tensor, Tensor]]:
-        """(step size, momentum) of the last step in each group: views that live."""
-        self._make_room(num_groups, self.coefficients.device)
-        momentum = self.state[STATE_FIELDS.index("momentum")]
-        return [(row[_LR], momentum) for row in self.coefficients]
+    def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        return accepted(saved, group.pop("tuner_options", None), self.options)
+
+    def diagnostics(self) -> dict[str, float]:
+        values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
+        return {name: values[name] for name in _SHOWN} | {"skipped_steps": values["skipped"]}
 
     def lrs(self) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
         lrs: list[float] = self.coefficients[:, _LR].tolist()
         return lrs
 
+    def publish(self, groups: list[dict[str, Any]]) -> None:
+        """Step size and momentum of the last step: tensors that live."""
+        self._make_room(len(groups), self.coefficients.device)
+        momentum = self.state[STATE_FIELDS.index("momentum")]
+        self._readouts = [(row[_LR], momentum) for row in self.coefficients]
+        for group, (lr, momentum) in zip(groups, self._readouts):
+            loaded = group.get("tuned_lr")
+            if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
+                lr.copy_(loaded.reshape(()))
+            group["tuned_lr"], group["momentum"] = lr, momentum
+
+    def is_published(self, groups: list[dict[str, Any]]) -> bool:
+        return all(
+            group.get("momentum") is momentum and group.get("tuned_lr") is lr
+            for group, (lr, momentum) in zip(groups, self._readouts)
+        )
+
+    def withdraw(self, groups: list[dict[str, Any]]) -> None:
+        for group, (lr, momentum) in zip(groups, self._readouts):
+            if "tuned_lr" in group:
+                group["tuned_lr"], group["momentum"] = lr, momentum
+
+    def keep_groups(self, num_groups: int) -> None:
+        if len(self.coefficients) > num_groups:
+            self.coefficients = self.coefficients[:num_groups].clone()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what was learnt; the tables' buffers are made again
-        return _restore, (self.options, self.state)
-
-    def values(self) -> dict[str, float]:
-        """STATE_FIELDS by name; on CUDA this waits for the device."""
-        return dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
+        return _restore, (self.options, self.state, self._lr_watch)
 
 
 def _coefficients(num_groups: int, device: torch.device) -> Tensor:
     return torch.zeros(num_groups, len(YELLOWFIN.fields), dtype=torch.float64, device=device)
 
 
-def _restore(options: YellowFinOptions, state: Tensor) -> YellowFinTuner:
+def _restore(
+    options: YellowFinOptions, state: Tensor, lr_watch: LearningRateWatch | None
+) -> YellowFinTuner:
     tuner = YellowFinTuner(options)
     tuner.state = upgraded(state, None, options)
+    tuner._lr_watch = lr_watch
     return tuner

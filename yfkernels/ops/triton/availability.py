@@ -46,8 +46,8 @@ def _refusal(interpreter: bool) -> str | None:
 
     compiled = [isinstance(function, triton.JITFunction) for function in (tl.zeros, gate)]
     if any(compiled) if interpreter else not all(compiled):
-        mend = "set" if interpreter else "unset"
-        return f"{mend} TRITON_INTERPRET before Triton is imported"
+        change = "set" if interpreter else "unset"
+        return f"{change} TRITON_INTERPRET before Triton is imported"
     return None
 
 

@@ -15,7 +15,7 @@ def scalar_on(device: torch.device, value: Tensor | None) -> Tensor | None:
     return None if value is None else value.to(device, torch.float32).reshape(())
 
 
-class Settings:
+class GroupRows:
     """One row of numbers a parameter group, written only when they change.
 
     Args:

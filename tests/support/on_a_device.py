@@ -1,0 +1,44 @@
+"""A pytest plugin for runs on a device: a fault costs its own test, and is told at once.
+
+    pytest -p support.on_a_device -m cuda -n 12
+
+After an illegal access every later call of CUDA in that process fails. So a worker of pytest-xdist
+whose device no longer answers ends after it has reported, and another takes its place; the test it
+would have run next is reported as crashed. Failures are printed as they come: a run that is
+stopped by a time limit has no summary.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+
+_failed = False
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    global _failed  # noqa: PLW0603  a worker runs one test at a time
+    if not report.failed:
+        return
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _failed = True
+    else:
+        print(f"\n--- {report.nodeid} ({report.when})\n{report.longreprtext}", flush=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    if _failed and not _answers():
+        time.sleep(1.0)  # the report is on its way
+        os._exit(1)
+
+
+def _answers() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True

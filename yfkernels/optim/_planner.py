@@ -1,0 +1,181 @@
+"""The plan of an optimizer's tables: found true in every step, or made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.backend import backend_of, preferred
+from yfkernels.ops.table import TensorTable
+from yfkernels.ops.watch import Seen
+from yfkernels.optim import _statistics as statistics
+from yfkernels.optim._graphs import Captured, Streams, capturing
+from yfkernels.optim._plan import Groups, Plan, State
+from yfkernels.optim._state import StateLayout
+from yfkernels.sharding.processes import Division
+from yfkernels.tuners.tuner import Tuner
+
+
+class Planner:
+    """Gives every step a plan whose tables say where everything is.
+
+    Args:
+        owner: the optimizer's class, for messages.
+        layout: the state that a parameter has.
+        backend: as the optimizer was asked for.
+        division: how processes share the parameters.
+        tuner: it is told of new tables.
+        capturable: whether scalars stay on the device, and steps may be captured.
+        by_norms: whether each tensor's move depends on its norms.
+        fused: whether the optimizer speaks as torch's fused ones.
+
+    Attributes:
+        tables: of the last step.
+        captured: what captured steps have used.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        layout: StateLayout,
+        backend: str,
+        division: Division,
+        tuner: Tuner,
+        *,
+        capturable: bool,
+        by_norms: bool,
+        fused: bool,
+    ) -> None:
+        self._owner = owner
+        self._layout = layout
+        self._backend = backend
+        self._division = division
+        self._tuner = tuner
+        self._capturable = capturable
+        self._by_norms = by_norms
+        self._fused = fused
+        self._plan: Plan | None = None  # None as long as it is not known to be true
+        self._streams = Streams(())
+        self.tables: Sequence[TensorTable] = ()
+        self.captured = Captured()
+
+    @property
+    def tunes_on_host(self) -> bool:
+        """Whether the host works out the scalars, and reads the groups' learning rates."""
+        return self._tuner.runs_on_host and not self._capturable
+
+    def drop(self) -> None:
+        """Has the next step make a new plan."""
+        self._plan = None
+
+    def captures(self) -> bool:
+        """Whether this step is being captured in a CUDA graph.
+
+        Raises:
+            RuntimeError: it is, and could not be replayed.
+        """
+        capture = capturing()
+        if capture and not self._capturable:
+            raise RuntimeError(
+                f"{self._owner}(capturable=False) cannot be captured in a CUDA graph, "
+                "which would keep what the host decides in this step for ever; construct it with "
+                "capturable=True"
+            )
+        return capture
+
+    def bound(self, groups: Groups, state: State, *, capture: bool) -> Plan | None:
+        """The plan with this step's tensors in place; None if there are no gradients.
+
+        Raises:
+            RuntimeError: tensors are such that they cannot be updated, or the plan must be made
+                anew while a CUDA graph is being captured.
+        """
+        # until all of it has been found true, whatever is raised on the way
+        plan, self._plan = self._plan, None
+        if plan is not None:
+            self._streams.enter()
+            if capture and not self.captured.has(plan):
+                # even if the capture is refused, or there is no gradient: addresses are written
+                self.captured.hold(plan, self._tuner.buffers())
+            if self.captured.has(plan):
+                plan.write_everything()
+                self._tuner.write_again()
+        seen = Seen.PLAN if plan is None else plan.bind(groups, state)
+        if plan is None or seen == Seen.PLAN:
+            if not self._takes_part(groups):
+                return None
+            plan = self._new_plan(groups, state)
+            seen = plan.bind(groups, state)
+            if seen == Seen.PLAN:
+                raise RuntimeError(
+                    f"{self._owner}.step(): parameters or state have changed while the "
+                    "step was being set up, or lie in memory that cannot be told apart"
+                )
+        self._plan = plan
+        self._streams.enter()
+        return plan if seen == Seen.SAME or self._division.everywhere else None
+
+    def _takes_part(self, groups: Groups) -> bool:
+        """Whether there is a gradient, or other processes wait for this one's sums."""
+        return self._division.everywhere or any(p.grad is not None for p in params_of(groups))
+
+    def _new_plan(self, groups: Groups, state: State) -> Plan:
+        if capturing():
+            raise RuntimeError(
+                f"{self._owner}.step() has to set up its tables, which a CUDA graph cannot "
+                "capture: take at least one step with the same parameters before the capture"
+            )
+        self._refuse_meta(groups)
+        if self._tuner.always_sums:
+            self._division.require_group(params_of(groups))
+        begun = any(self._layout.begun(state.get(param)) for param in params_of(groups))
+        if not begun and not self._division.everywhere:
+            # new, or cleared by a program: torch's optimizers are then as new. Not where each
+            # process has other parameters: one without any could not tell
+            statistics.begin(self._tuner, groups)
+        if self._by_norms:
+            self._refuse_flat(groups)
+        plan = Plan(groups, state, self._layout, self._backend, self._division, self.tables)
+        self.tables = plan.tables
+        self._prepare_tuner(plan, len(groups))
+        statistics.publish(self._tuner, groups)
+        plan.settle()
+        self._streams = Streams([*plan.buffers(), *self._tuner.buffers()])
+        return plan
+
+    def _prepare_tuner(self, plan: Plan, num_groups: int) -> None:
+        device = plan.tables[0].device if plan.tables else torch.device("cpu")
+        if self.tunes_on_host:
+            device = torch.device("cpu")
+        fused = [table.backend.name for table in plan.tables if table.backend.fused]
+        backend = backend_of(fused[0] if fused else "torch", device.type)
+        if backend.unusable(device.type) is not None:
+            backend = preferred(device.type)
+        self._tuner.prepare(plan.tables, plan.sharding, num_groups, device, backend)
+
+    def _refuse_flat(self, groups: Groups) -> None:
+        for index, param in enumerate(params_of(groups)):
+            if getattr(param, "_is_flat_param", False):
+                raise RuntimeError(
+                    f"{self._owner} scales each tensor's move by its norm, and parameter "
+                    f"{index} is a flat one of FullyShardedDataParallel, many tensors in one: wrap "
+                    "the model with use_orig_params=True"
+                )
+
+    def _refuse_meta(self, groups: Groups) -> None:
+        for index, param in enumerate(params_of(groups)):
+            if param.is_meta and param.grad is not None:
+                as_torch = "`fused=True` requires all the params to be floating point Tensors; "
+                raise RuntimeError(
+                    f"{as_torch if self._fused else ''}parameter {index} of shape "
+                    f"{tuple(param.shape)} is on meta, where there is nothing to update: "
+                    "module.to_empty(device=...) gives it memory"
+                )
+
+
+def params_of(groups: Groups) -> Iterator[Tensor]:
+    """Every parameter, group by group."""
+    for group in groups:
+        yield from group["params"]

@@ -1,0 +1,114 @@
+"""What an optimizer asks of the part that decides its scalars in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.table import TensorTable
+from yfkernels.sharding.shards import Sharding
+
+
+class Tuner(Protocol):
+    """Decides on a step: whether it is taken, and with which coefficients.
+
+    Attributes:
+        key: under which the first parameter group has `state`.
+        needed: whether the state of parameters says nothing without it.
+        runs_on_host: whether it does, as long as the optimizer is not capturable.
+        always_sums: whether every step takes sums over all parameters, whatever the groups say.
+        state: float64: what is to be saved. Always the same tensor, but when `prepare` has to move
+            it to another device.
+    """
+
+    key: str
+    needed: bool
+    runs_on_host: bool
+    always_sums: bool
+    state: Tensor
+
+    def global_options(self) -> dict[str, Any]:
+        """The options that only the constructor takes, by their names there."""
+
+    # ---- a set of tables
+
+    def prepare(
+        self,
+        tables: Sequence[TensorTable],
+        sharding: Sharding,
+        num_groups: int,
+        device: torch.device,
+        backend: Backend,
+    ) -> None:
+        """Makes room for a set of tables and moves the state to where it belongs.
+
+        Args:
+            tables: every table of the optimizer on this process.
+            sharding: the processes that share the parameters.
+            num_groups: parameter groups.
+            device: where scalars are to be computed.
+            backend: which backend does it there.
+        """
+
+    def buffers(self) -> list[Tensor]:
+        """What was made here and kernels read or write."""
+
+    def write_again(self) -> None:
+        """Has the next step write everything, whatever the device has of it."""
+
+    # ---- every step
+
+    def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
+        """Takes the user's settings; see `GroupRows.set`."""
+
+    def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Measures this step's gradients and works out the coefficients.
+
+        Args:
+            grad_scale: GradScaler's loss scale if the gradients still carry it.
+            found_inf: GradScaler's verdict, non-zero to skip the step.
+        """
+
+    def coefficients_on(self, device: torch.device) -> Tensor:
+        """The coefficients of this step on a device: [groups, fields of the rule]."""
+
+    def collect(self) -> None:
+        """After the update: takes its sums of the move into the state.
+
+        All processes that share parameters take part.
+        """
+
+    # ---- what is saved and shown
+
+    def clear(self) -> None:
+        """Puts the state back to how it begins, in place."""
+
+    def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        """A saved state, of any version, as this version keeps it; nothing has changed yet.
+
+        Args:
+            saved: the state.
+            group: the parameter group it was in.
+
+        Raises:
+            RuntimeError: it does not fit.
+        """
+
+    def diagnostics(self) -> dict[str, float]:
+        """What the last step that was taken measured and used; on CUDA this waits."""
+
+    def publish(self, groups: list[dict[str, Any]]) -> None:
+        """Puts into the groups what is there to be read, not set."""
+
+    def is_published(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether it still is there, and nothing else in its place."""
+
+    def withdraw(self, groups: list[dict[str, Any]]) -> None:
+        """Takes out of the groups what `publish` would otherwise take for a loaded number."""
+
+    def keep_groups(self, num_groups: int) -> None:
+        """Forgets what further groups have shown; `prepare` or `publish` follows."""
