@@ -11,14 +11,17 @@ PYTHON = .venv/bin/python
 requirements = .venv/.installed
 endif
 
-# Without a GPU to ask, one architecture is enough to prove that the CUDA code compiles.
-ifeq ($(YFK_CUDA_ARCHS)$(TORCH_CUDA_ARCH_LIST)$(shell nvidia-smi >/dev/null 2>&1 && echo gpu),)
+# Without a GPU to ask, one architecture is enough to prove that the CUDA code compiles, but for
+# what goes to others.
+ifeq ($(filter dist,$(MAKECMDGOALS))$(YFK_CUDA_ARCHS)$(TORCH_CUDA_ARCH_LIST)$(shell nvidia-smi \
+  >/dev/null 2>&1 && echo gpu),)
 export YFK_CUDA_ARCHS = 90
 endif
 
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
-.PHONY: help demo test test-frameworks test-oldest-torch bench convergence lint gpu build clean
+.PHONY: help demo test test-fast test-frameworks test-oldest-torch bench convergence lint gpu build \
+  dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -31,6 +34,9 @@ sharing = $(if $(shell $(PYTHON) -c 'import xdist' 2>&1),,-n auto --maxprocesses
 
 test: build ## run all tests
 	$(PYTHON) -m pytest $(sharing)
+
+test-fast: build ## a minute of them: no Triton interpreter, no compilers, no other processes
+	$(PYTHON) -m pytest $(sharing) --fast
 
 test-frameworks: .venv-frameworks/.installed ## tests with the real frameworks, in an environment of their own
 	.venv-frameworks/bin/python setup.py --quiet build_ext --inplace
@@ -58,6 +64,12 @@ gpu: build ## on a CUDA machine, 6 minutes: GPU tests, benchmarks, sanitizers, r
 # Ninja knows what changed and is quick when nothing did, so this runs every time.
 build: $(requirements) ## compile the extension in place
 	$(PYTHON) setup.py --quiet build_ext --inplace
+
+dist: $(requirements) ## the source distribution in dist/, and a wheel built from it as users build it
+	rm -rf dist
+	$(PYTHON) -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")'
+	$(PYTHON) -m pip wheel --verbose --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist \
+	  dist/yfkernels-*.tar.gz
 
 .venv/.installed: requirements.txt pyproject.toml setup.py | .venv/bin/python
 	.venv/bin/python -m pip install --requirement requirements.txt

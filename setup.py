@@ -5,9 +5,14 @@ Environment variables:
         installs pure Python. ``cuda`` and ``cpu`` build exactly that or fail; ``none`` compiles
         nothing.
     YFK_CUDA_ARCHS: GPU architectures, ``90`` or ``8.0;9.0+PTX``. Else ``TORCH_CUDA_ARCH_LIST``,
-        else the GPUs that nvidia-smi sees, else every common one plus PTX for those to come.
+        else the GPUs that nvidia-smi sees, else code that runs on every GPU (PORTABLE).
     YFK_SANITIZE: for tests, sanitizers of the CPU code, ``address``. Such a module is loaded only
         with the sanitizer's library before it: build it elsewhere, with ``build_ext --build-lib``.
+    CMAKE_BUILD_PARALLEL_LEVEL: compilers at a time; default: as many as there are processors.
+
+A build in place (``build_ext --inplace``, ``make``) keeps line numbers of GPU code for profilers.
+
+pip shows the progress of a build only with ``-v``; `yfkernels.show_config()` says what was built.
 
 torch is not imported: the module includes none of its headers, so any torch release can load it.
 """
@@ -23,6 +28,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -35,7 +41,36 @@ MODULE = "yfkernels._C"
 
 # What each value of YFK_BUILD tries, in order.
 ATTEMPTS = {"auto": ("cuda", "cpu"), "cuda": ("cuda",), "cpu": ("cpu",), "none": ()}
-DEFAULT_ARCHS = (75, 80, 86, 89, 90, 100, 120)
+
+
+class Target(NamedTuple):
+    """What nvcc compiles: PTX once for each `ptx`, then from it machine code or PTX to keep.
+
+    Attributes:
+        ptx: ``80`` for compute_80.
+        code: ``sm_90`` for machine code, ``compute_80`` for the PTX itself.
+    """
+
+    ptx: str
+    code: str
+
+    def flag(self) -> str:
+        return f"--generate-code=arch=compute_{self.ptx},code={self.code}"
+
+
+# Without a GPU to ask: machine code for each generation from Turing on, where the later models of a
+# generation (sm_86, sm_89, sm_103, sm_121) run that of the first, and PTX for the rest and for GPUs
+# to come. Writing PTX is four fifths of nvcc's time, so Ampere's serves its successors too: no
+# kernel uses what only they have. Turing has no bfloat16 instructions and needs its own.
+PORTABLE = (
+    Target("75", "sm_75"),
+    *(Target("80", f"sm_{arch}") for arch in (80, 90, 100, 120)),
+    Target("80", "compute_80"),
+)
+
+
+# Of one nvcc, which compiles for several architectures; Ninja runs as many nvcc as there are cores.
+NVCC_THREADS = 4
 
 
 class BuildError(Exception):
@@ -50,9 +85,9 @@ def requested_build() -> str:
     return value
 
 
-def parse_archs(text: str, variable: str) -> list[str]:
-    """Turns ``8.0;9.0+PTX`` (or ``80 90+PTX``) into CMake's ``80-real 90-real 90-virtual``."""
-    archs: list[str] = []
+def parse_archs(text: str, variable: str) -> list[Target]:
+    """Reads a list of architectures such as ``8.0;9.0+PTX`` or ``80 90+PTX``."""
+    targets: list[Target] = []
     for item in re.split(r"[;,\s]+", text.strip()):
         match = re.fullmatch(r"(\d{1,2})\.?(\d[af]?)(\+PTX)?", item, re.IGNORECASE)
         if match is None:
@@ -60,38 +95,40 @@ def parse_archs(text: str, variable: str) -> list[str]:
                 f"{variable}={text!r}: {item!r} is no GPU architecture; write it like 90 or 9.0+PTX"
             )
         number = match[1] + match[2].lower()
-        archs.append(f"{number}-real")
+        targets.append(Target(number, f"sm_{number}"))
         if match[3]:
-            archs.append(f"{number}-virtual")
-    return archs
+            targets.append(Target(number, f"compute_{number}"))
+    return targets
 
 
-def archs_for(visible: Sequence[int], known: Sequence[int]) -> list[str]:
-    """Returns what an nvcc that knows ``known`` should compile for the ``visible`` GPUs."""
+def targets_for(visible: Sequence[int], known: Sequence[int]) -> list[Target]:
+    """Returns what an nvcc that knows the architectures `known` should compile for these GPUs."""
     if not visible:
-        common = [arch for arch in DEFAULT_ARCHS if arch in known]
-        return [f"{arch}-real" for arch in common] + [f"{common[-1]}-virtual"]
-    archs: list[str] = []
+        return [target for target in PORTABLE if int(target.code.partition("_")[2]) in known]
+    targets: list[Target] = []
     for arch in sorted(set(visible)):
         older = [k for k in known if k <= arch]
         if not older:
             raise BuildError(f"nvcc no longer compiles for the visible GPU (sm_{arch})")
         # A GPU newer than nvcc runs the newest PTX that nvcc can write.
-        archs.append(f"{arch}-real" if arch in known else f"{max(older)}-virtual")
-    return archs
+        newest = max(older)
+        code = f"sm_{arch}" if arch == newest else f"compute_{newest}"
+        targets.append(Target(str(newest), code))
+    return targets
 
 
-def cuda_archs(nvcc: str) -> list[str]:
-    """Returns the architectures to compile for, from the first source that names any."""
+def cuda_targets(nvcc: str) -> tuple[list[Target], str]:
+    """Returns what to compile, from the first source that says, and which source that is."""
     for variable in ("YFK_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"):
         if text := os.environ.get(variable, "").strip():
-            return parse_archs(text, variable)
+            return parse_archs(text, variable), f"named by {variable}"
     known = [int(number) for number in re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch"))]
     if not known:
         raise BuildError(f"{nvcc} --list-gpu-arch names no architecture")
     capabilities = _ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
     visible = [int(a + b) for a, b in re.findall(r"^(\d+)\.(\d)\s*$", capabilities, re.MULTILINE)]
-    return archs_for(visible, known)
+    source = "the visible GPUs" if visible else "no GPU was visible, so for all of them"
+    return targets_for(visible, known), source
 
 
 def _ask(*command: str) -> str:
@@ -120,8 +157,10 @@ def find_nvcc() -> str | None:
 
 def first_error(log: str) -> str:
     """Returns the part of a build's output that says best why it failed, in one line."""
+    if "No CMAKE_CXX_COMPILER could be found" in log:
+        return "no C++ compiler was found; install g++ or clang++, or set CXX"
     if message := re.search(r"^CMake Error.*:\n((?:  .*\n|\n)+)", log, re.MULTILINE):
-        return " ".join(message[1].split())
+        return " ".join(message[1].split()).removesuffix(".")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)]
     return [*errors, *lines[-1:], "the build failed and printed nothing"][0]
@@ -141,14 +180,19 @@ def run(command: Sequence[str]) -> None:
         raise BuildError(first_error("".join(log)))
 
 
-def compile_module(kind: str) -> Path:
+class Compiled(NamedTuple):
+    """The module inside the build folder, and what decided the GPU architectures in it."""
+
+    path: Path
+    archs_from: str
+
+
+def compile_module(kind: str, developer: bool) -> Compiled:
     """Configures and compiles the module.
 
     Args:
         kind: ``cuda`` for CPU and CUDA code, ``cpu`` for CPU code.
-
-    Returns:
-        The path of the compiled module inside the build folder.
+        developer: whether to keep what profilers want: line numbers of GPU code, symbols.
 
     Raises:
         BuildError: a tool is missing, or the compiler refused.
@@ -164,23 +208,32 @@ def compile_module(kind: str) -> Path:
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
         "YFK_CUDA": "OFF",
+        "YFK_DEVELOPER": "ON" if developer else "OFF",
     }
+    jobs = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count() or 1)
+    archs_from = ""
+    contents = "CPU code"
     nvcc = find_nvcc()
     if kind == "cuda":
         if nvcc is None:
             raise BuildError("nvcc was not found; put it on PATH or set CUDA_HOME")
         options["YFK_CUDA"] = "ON"
         options["CMAKE_CUDA_COMPILER"] = nvcc
-        options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(cuda_archs(nvcc))
+        targets, archs_from = cuda_targets(nvcc)
+        options["YFK_CUDA_TARGETS"] = ";".join(target.flag() for target in targets)
+        options["YFK_NVCC_THREADS"] = str(min(jobs, NVCC_THREADS))
+        archs = " ".join(target.code for target in targets)
+        contents += f" and CUDA code for {archs} ({archs_from})"
     folder = BUILD_DIR
     if sanitizers := os.environ.get("YFK_SANITIZE"):
         options["YFK_SANITIZE"] = sanitizers
         folder = BUILD_DIR.with_name(f"{BUILD_DIR.name}-{sanitizers.replace(',', '-')}")
     _prepare_build_dir(folder, nvcc)
     definitions = [f"-D{name}={value}" for name, value in options.items()]
+    print(f"yfkernels: compiling {contents}, {jobs} at a time", flush=True)
     run([cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *definitions])
     run([cmake, "--build", str(folder)])
-    return folder / "_C.so"
+    return Compiled(folder / "_C.so", archs_from)
 
 
 def _prepare_build_dir(folder: Path, nvcc: str | None) -> None:
@@ -205,23 +258,24 @@ class BuildModule(build_ext):
         request = requested_build()
         module = Path(self.get_ext_fullpath(MODULE)).resolve()
         module.parent.mkdir(parents=True, exist_ok=True)
-        built = "none"
+        built, archs_from = "none", ""
         reasons = [f"YFK_BUILD={request}"] if request in ("cpu", "none") else []
         for kind in ATTEMPTS[request]:
             try:
-                compiled = compile_module(kind)
+                compiled = compile_module(kind, developer=bool(self.inplace))
             except BuildError as error:
                 if request != "auto":
                     raise CompileError(f"YFK_BUILD={request}: {error}") from None
                 self.warn(f"yfkernels builds without its {kind} code: {error}")
                 reasons.append(str(error))
             else:
-                built = kind
-                _replace(module, compiled.read_bytes())
+                built, archs_from = kind, compiled.archs_from
+                _replace(module, compiled.path.read_bytes())
                 break
         if built == "none":
             module.unlink(missing_ok=True)  # an earlier build's
-        record = {"code": built, "reason": "; ".join(dict.fromkeys(reasons))}
+        reason = "; ".join(dict.fromkeys(reasons))
+        record = {"code": built, "reason": reason, "archs_from": archs_from}
         _replace(module.parent / "_build.json", json.dumps(record, indent=2).encode() + b"\n")
 
 

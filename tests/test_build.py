@@ -13,6 +13,7 @@ import sysconfig
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -65,19 +66,24 @@ def python(
     return result
 
 
+def codes(targets: list[Any]) -> list[str]:
+    """What each target leaves in the module; PTX of its own behind it unless it says another's."""
+    return [code if code.endswith(f"_{ptx}") else f"{code} of {ptx}" for ptx, code in targets]
+
+
 @pytest.mark.parametrize(
     ("text", "archs"),
     [
-        ("90", ["90-real"]),
-        ("9.0", ["90-real"]),
-        ("8.0;9.0+PTX", ["80-real", "90-real", "90-virtual"]),
-        ("80 90+ptx", ["80-real", "90-real", "90-virtual"]),
-        (" 9.0a, 10.0 ", ["90a-real", "100-real"]),
-        ("120+PTX", ["120-real", "120-virtual"]),
+        ("90", ["sm_90"]),
+        ("9.0", ["sm_90"]),
+        ("8.0;9.0+PTX", ["sm_80", "sm_90", "compute_90"]),
+        ("80 90+ptx", ["sm_80", "sm_90", "compute_90"]),
+        (" 9.0a, 10.0 ", ["sm_90a", "sm_100"]),
+        ("120+PTX", ["sm_120", "compute_120"]),
     ],
 )
 def test_arch_lists_are_read(setup: ModuleType, text: str, archs: list[str]) -> None:
-    assert setup.parse_archs(text, "YFK_CUDA_ARCHS") == archs
+    assert codes(setup.parse_archs(text, "YFK_CUDA_ARCHS")) == archs
 
 
 @pytest.mark.parametrize("text", ["Hopper", "9", "sm_90", "9.0+", "8.0;;90x"])
@@ -86,34 +92,38 @@ def test_a_wrong_arch_list_is_named(setup: ModuleType, text: str) -> None:
         setup.parse_archs(text, "TORCH_CUDA_ARCH_LIST")
 
 
-def test_without_a_gpu_every_common_arch_is_built(setup: ModuleType) -> None:
-    assert setup.archs_for([], NVCC_13) == [
-        *("75-real", "80-real", "86-real", "89-real", "90-real", "100-real", "120-real"),
-        "120-virtual",
-    ]
-    assert setup.archs_for([], (50, 75, 80, 90))[-2:] == ["90-real", "90-virtual"]
+def test_without_a_gpu_every_generation_is_built_from_two_ptx(setup: ModuleType) -> None:
+    ampere_on = ["sm_90 of 80", "sm_100 of 80", "sm_120 of 80", "compute_80"]
+    assert codes(setup.targets_for([], NVCC_13)) == ["sm_75", "sm_80", *ampere_on]
+    older = codes(setup.targets_for([], (50, 75, 80, 86, 90)))
+    assert older == ["sm_75", "sm_80", "sm_90 of 80", "compute_80"]
 
 
 def test_visible_gpus_decide(setup: ModuleType) -> None:
-    assert setup.archs_for([90, 80, 90], NVCC_13) == ["80-real", "90-real"]
-    assert setup.archs_for([130], NVCC_13) == ["121-virtual"]
+    assert codes(setup.targets_for([90, 80, 90], NVCC_13)) == ["sm_80", "sm_90"]
+    assert codes(setup.targets_for([130], NVCC_13)) == ["compute_121"]
     with pytest.raises(setup.BuildError, match="sm_60"):
-        setup.archs_for([60], NVCC_13)
+        setup.targets_for([60], NVCC_13)
 
 
 def test_variables_come_before_gpus(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
     monkeypatch.setenv("YFK_CUDA_ARCHS", "90")
-    assert setup.cuda_archs("nvcc") == ["90-real"]
+    assert setup.cuda_targets("nvcc") == ([("90", "sm_90")], "named by YFK_CUDA_ARCHS")
     monkeypatch.setenv("YFK_CUDA_ARCHS", "")
-    assert setup.cuda_archs("nvcc") == ["80-real"]
+    assert setup.cuda_targets("nvcc") == ([("80", "sm_80")], "named by TORCH_CUDA_ARCH_LIST")
 
 
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
         ("[1/2] c++ x.o\nx.cpp:3:1: error: no\nninja: stopped", "x.cpp:3:1: error: no"),
-        ("CMake Error at x.cmake:3 (project):\n  No\n\n  compiler.\n\nCall Stack:", "No compiler."),
+        ("CMake Error at x.cmake:3 (project):\n  No\n\n  compiler.\n\nCall Stack:", "No compiler"),
+        (
+            "CMake Error at CMakeLists.txt:3 (project):\n"
+            "  No CMAKE_CXX_COMPILER could be found.\n\n  Tell CMake where to find it.\n",
+            "no C++ compiler was found; install g++ or clang++, or set CXX",
+        ),
         ("nvcc fatal   : Unsupported gpu", "nvcc fatal   : Unsupported gpu"),
         ("Killed\n", "Killed"),
     ],
@@ -140,24 +150,34 @@ def test_pure_python_install_says_so(tree: Path, tmp_path: Path) -> None:
     assert not list(site.glob("yfkernels/_C*"))
     assert (site / "yfkernels" / "py.typed").exists()
     assert "Tag: py3-none-any" in next(site.glob("yfkernels-*.dist-info/WHEEL")).read_text()
-    # -S: an editable install of this repository would put its own _C in.
-    show = "import yfkernels; yfkernels.show_config()"
-    path = os.pathsep.join([str(site), *sys.path])
-    shown = python("-S", "-c", show, cwd=site, PYTHONPATH=path).stdout
+    shown = python_with(site, "import yfkernels; yfkernels.show_config()")
     assert "pure Python" in shown
     assert "YFK_BUILD=none" in shown
     assert "not native" in shown
+
+
+def python_with(site: Path, code: str) -> str:
+    """What code prints with the package of `site`."""
+    # -S: an editable install of this repository would put its own _C in.
+    path = os.pathsep.join([str(site), *sys.path])
+    return python("-S", "-c", code, cwd=site, PYTHONPATH=path).stdout
 
 
 def test_without_a_compiler_auto_falls_back_and_says_why(tree: Path) -> None:
     stale = tree / "yfkernels" / MODULE
     stale.write_bytes(b"an earlier build")
     result = python("setup.py", "build_ext", "--inplace", cwd=tree, CXX="no-such-compiler")
+    assert "yfkernels: compiling CPU code" in result.stdout
     assert "yfkernels builds without its cpu code" in result.stdout
     assert not stale.exists()
     record = json.loads((tree / "yfkernels" / "_build.json").read_text())
     assert record["code"] == "none"
     assert "no-such-compiler" in record["reason"]
+    used = "import torch, yfkernels; yfkernels.QHM([torch.ones(2, requires_grad=True)], lr=0.1)"
+    warning = python_with(tree, used)
+    assert "RuntimeWarning: yfkernels runs on the torch backend for cpu tensors" in warning
+    assert "no-such-compiler" in warning
+    assert "install yfkernels again" in warning
 
 
 def test_without_a_compiler_cpu_fails_and_says_why(tree: Path) -> None:
@@ -173,12 +193,40 @@ def test_without_a_compiler_cpu_fails_and_says_why(tree: Path) -> None:
     assert not (tree / "yfkernels" / "_build.json").exists()
 
 
-def test_source_distribution_holds_what_the_build_needs(tree: Path) -> None:
-    python("setup.py", "--quiet", "sdist", cwd=tree)
-    with tarfile.open(next(tree.glob("dist/*.tar.gz"))) as archive:
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from a copy of what git tracks."""
+    root = tmp_path_factory.mktemp("sdist") / "tree"
+    for name in tracked_files():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    python("setup.py", "--quiet", "sdist", cwd=root)
+    return next(root.glob("dist/*.tar.gz"))
+
+
+def tracked_files() -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout")
+    return [name for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_source_distribution_holds_everything(source_distribution: Path) -> None:
+    """What git tracks, but for the settings of tools, whose names begin with a dot."""
+    with tarfile.open(source_distribution) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    needed = [p.relative_to(tree) for f in ("cmake", "csrc") for p in (tree / f).rglob("*.*")]
-    assert packed >= {"CMakeLists.txt", "LICENSE", "setup.py", *map(str, needed)}
+    assert not {name for name in tracked_files() if not name.startswith(".")} - packed
+
+
+def test_source_distribution_installs(source_distribution: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--target", str(site))
+    archive = str(source_distribution)
+    python("-m", "pip", "install", *options, archive, cwd=tmp_path, YFK_BUILD="none")
+    record = json.loads((site / "yfkernels" / "_build.json").read_text())
+    assert record == {"code": "none", "reason": "YFK_BUILD=none", "archs_from": ""}
 
 
 @pytest.fixture
@@ -206,21 +254,16 @@ def test_module_links_no_cuda_library(module: Path) -> None:
     assert not [line for line in needed if "cuda" in line or "torch" in line]
 
 
-def test_instruction_sets_share_no_code() -> None:
+@pytest.mark.parametrize("source", ["measure", "update"])
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_instruction_sets_share_no_code(level: str, source: str) -> None:
     """A weak symbol in one level's object could be the copy the linker keeps for all of them."""
-    objects = {
-        level: BUILD_DIR / f"CMakeFiles/kernels_{level}.dir/csrc/cpu/kernels.cpp.o"
-        for level in ("avx2", "avx512")
-    }
-    if not all(path.exists() for path in objects.values()):
+    path = BUILD_DIR / f"CMakeFiles/kernels_{level}.dir/csrc/cpu/{source}.cpp.o"
+    if not path.parent.exists():
         pytest.skip("this build has one instruction-set level")
-    for level, path in objects.items():
-        symbols = re.findall(
-            r"^[0-9a-f]+ (\w) (.+)$", _binutil("nm", "-C", str(path)), re.MULTILINE
-        )
-        shared = [name for kind, name in symbols if kind in "WVu" and f"{level}::" not in name]
-        assert symbols
-        assert not shared, f"{level}: {shared}"
+    symbols = re.findall(r"^[0-9a-f]+ (\w) (.+)$", _binutil("nm", "-C", str(path)), re.MULTILINE)
+    assert symbols
+    assert not [name for kind, name in symbols if kind in "WVu" and f"{level}::" not in name]
 
 
 def _binutil(name: str, *arguments: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -120,15 +119,8 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstring(name: str) -> None:
-    """Every public name is explained, and its examples do what they say."""
-    found = PUBLIC[name]
-    assert inspect.getdoc(found)
-    module = importlib.import_module(found.__module__)
-    known = vars(module) | {"torch": torch, "yfkernels": yfkernels}
-    runner = doctest.DocTestRunner()
-    for example in doctest.DocTestFinder().find(found, name, module, globs=known):
-        runner.run(example)
-    assert runner.summarize(verbose=False).failed == 0
+    """Every public name is explained; test_docstrings.py runs the examples."""
+    assert inspect.getdoc(PUBLIC[name])
 
 
 # ---- links, paths, commands

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TypedDict
 
 import torch
 
 from yfkernels._version import __version__
-from yfkernels.ops.backend import backend_status, build_info, preferred
+from yfkernels.ops.backend import backend_status, build_info, build_record, preferred
 
 DEVICE_TYPES = ("cpu", "cuda")
-_BUILD_RECORD = Path(__file__).with_name("_build.json")
+_NOT_BUILT = "not built: run `python setup.py build_ext --inplace`"
 
 
 class Build(TypedDict):
@@ -21,10 +19,12 @@ class Build(TypedDict):
     Attributes:
         code: "cuda" (CPU and CUDA code), "cpu", or "none" (pure Python).
         reason: why something was left out; empty if everything was built.
-        compiler: name and version of the C++ compiler. Empty in pure Python, like the four fields
+        compiler: name and version of the C++ compiler. Empty in pure Python, like the five fields
             below.
         cuda_version: version of nvcc.
         cuda_archs: GPU architectures, such as "sm_80 sm_90 compute_90".
+        cuda_archs_from: what decided them: an environment variable, the visible GPUs, or that there
+            was none.
         instruction_set: the instruction set that the CPU kernels use on this processor.
         threads: the threads they run on: the name of PyTorch's OpenMP library, or "own threads".
     """
@@ -34,6 +34,7 @@ class Build(TypedDict):
     compiler: str
     cuda_version: str
     cuda_archs: str
+    cuda_archs_from: str
     instruction_set: str
     threads: str
 
@@ -113,20 +114,14 @@ def _build() -> Build:
     cuda_version = info.get("cuda_version", "")
     return Build(
         code="cuda" if cuda_version else "cpu" if info else "none",
-        reason=_reason(built=bool(info)),
+        reason=build_record().get("reason", "" if info else _NOT_BUILT),
         compiler=info.get("compiler", ""),
         cuda_version=cuda_version,
         cuda_archs=info.get("cuda_archs", ""),
+        cuda_archs_from=build_record().get("archs_from", "") if info else "",
         instruction_set=info.get("instruction_set", ""),
         threads=info.get("threads", ""),
     )
-
-
-def _reason(built: bool) -> str:
-    """What setup.py recorded about the code that it did not build."""
-    if _BUILD_RECORD.exists():
-        return str(json.loads(_BUILD_RECORD.read_text())["reason"])
-    return "" if built else "not built: run `python setup.py build_ext --inplace`"
 
 
 def _devices() -> dict[str, str]:
@@ -151,4 +146,5 @@ def _describe(build: Build) -> str:
     text = f"{build['compiler']}, {build['instruction_set']}, {build['threads']}"
     if build["code"] == "cuda":
         text += f"; CUDA {build['cuda_version']} for {build['cuda_archs']}"
+        text += f" ({build['cuda_archs_from']})" if build["cuda_archs_from"] else ""
     return text

@@ -50,10 +50,10 @@ class Recorder:
 
     Example:
         >>> recorder = Recorder()
-        >>> for step, batch in enumerate(batches, start=1):
-        ...     loss = train_step(batch)
-        ...     recorder.record(step, {"loss": loss, **optimizer.diagnostics()})
-        >>> recorder["lr"].values.max()
+        >>> for step, loss in enumerate([2.0, 1.0, 0.5], start=1):
+        ...     recorder.record(step, {"loss": loss})  # and **optimizer.diagnostics()
+        >>> recorder["loss"].first_step_at_most(1.0)
+        2
     """
 
     def __init__(self) -> None:

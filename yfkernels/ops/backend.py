@@ -249,6 +249,13 @@ def build_info() -> dict[str, str] | None:
     return loading.build_info()
 
 
+def build_record() -> dict[str, str]:
+    """What setup.py wrote about the build: code, reason, archs_from; empty if it has not run."""
+    from yfkernels.ops.native import loading
+
+    return loading.build_record()
+
+
 def watch_over(
     tables: Sequence[TensorTable], sizes: Sequence[int], entries: Sequence[Entry]
 ) -> Watch:

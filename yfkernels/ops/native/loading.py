@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from yfkernels.ops import constants
 from yfkernels.ops.options import TUNER_OPTIONS
 from yfkernels.ops.rules import RULES, BiasCorrection, Measure, Rule
 from yfkernels.ops.watch import Place, Seen
+
+_RECORD = Path(__file__).parents[2] / "_build.json"
+
+
+def build_record() -> dict[str, str]:
+    """What setup.py wrote about the build: code, reason, archs_from; empty if it has not run."""
+    record: dict[str, str] = json.loads(_RECORD.read_text()) if _RECORD.exists() else {}
+    return record
+
+
+def without(what: str) -> str:
+    """Why something is missing that setup.py left out, and how to get it."""
+    reason = build_record().get("reason")
+    if reason is None:
+        return f"{what}: run `make build` or `python setup.py build_ext --inplace` in the checkout"
+    if reason.startswith("YFK_BUILD="):
+        return f"{what}: {reason} was set when it was installed"
+    return f"{what}: {reason}. Then install yfkernels again, with `pip install -v` to see the build"
 
 
 def layout() -> dict[str, Any]:
@@ -52,7 +72,7 @@ def _load() -> tuple[Any, str | None]:
     try:
         module: Any = import_module("yfkernels._C")
     except ModuleNotFoundError:
-        return None, "the extension yfkernels._C was not built"
+        return None, without("the extension yfkernels._C was not built")
     except ImportError as error:
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
     wrong = differences(module.layout()) if hasattr(module, "layout") else ["layout"]
