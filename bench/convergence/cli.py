@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.common.environment import commit
+from bench.common.results import RESULTS
 from bench.convergence import runner
 from bench.convergence.cell import TUNING_SEEDS
 from bench.convergence.contestants import CONTESTANTS
@@ -18,9 +20,8 @@ from bench.convergence.plan import Plan
 from bench.convergence.runner import Outside
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS, data_of
-from bench.environment import commit
 
-RESULTS = Path(__file__).parents[1] / "results" / "convergence"
+STORED = RESULTS / "convergence"
 
 app = typer.Typer(
     help="How fast and how far optimizers train real tasks, beside their rivals.",
@@ -52,7 +53,7 @@ def run(
     ] = math.inf,
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Train what is not stored yet. May be stopped at any time, and goes on where it was."""
     console = Console()
@@ -89,7 +90,7 @@ def report(
     seeds: Seeds = SEEDS,
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Write tables and pictures of what is stored."""
     from bench.convergence.report import write  # here: what it loads takes seconds
@@ -114,7 +115,7 @@ def forget(
     tasks: Tasks = "*",
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Drop the trainings of contestants, tuning included, after their code has changed."""
     console = Console()

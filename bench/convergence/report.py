@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+from bench.common.results import write_csv
+from bench.common.tables import Table
 from bench.convergence import pictures, targets
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.store import Store
 from bench.convergence.summary import Spread, Summary, summarise
 from bench.convergence.targets import Verdict
 from bench.convergence.tasks import TASKS, data_of
-from bench.tables import Table
 
 MEASURES = {
     "final_loss": "running train loss at the end",
@@ -84,8 +84,8 @@ def write(
     ]
     written = [folder / "tables.md", folder / "measures.csv", folder / "targets.csv"]
     written[0].write_text(_page(summaries, verdicts, seeds), encoding="utf-8")
-    _write_csv(written[1], ("task", "contestant", "setting", *_SPREAD), _measure_rows(summaries))
-    _write_csv(written[2], _FINDING, _finding_rows(verdicts))
+    write_csv(written[1], ("task", "contestant", "setting", *_SPREAD), _measure_rows(summaries))
+    write_csv(written[2], _FINDING, _finding_rows(verdicts))
     for summary in summaries:
         task = TASKS[summary.task].build()
         data = task.conditions if data_of(TASKS[summary.task]) == summary.data else summary.data
@@ -242,10 +242,3 @@ def _finding_rows(verdicts: Sequence[Verdict]) -> Iterator[Sequence[object]]:
             holds = "yes" if one.holds else "no"
             row = (verdict.contestant, verdict.target, verdict.outcome, one.task)
             yield (*row, *numbers, holds)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
