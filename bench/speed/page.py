@@ -106,17 +106,17 @@ def _glance(
     suffix = "" if mode == "eager" else f"@{mode}"
 
     def cell(size: Mapping[str, Any], name: str) -> str:
-        entry = size["contestants"].get(name + suffix)
-        if entry is None:
+        entrant = size["contestants"].get(name + suffix)
+        if entrant is None:
             return "-"
         if host:
-            return duration(entry["host_seconds"])
-        return f"{duration(entry['seconds'])} ({entry['fraction_of_copy']:.0%})"
+            return duration(entrant["host_seconds"])
+        return f"{duration(entrant['seconds'])} ({entrant['fraction_of_copy']:.0%})"
 
     names = {
-        key.removesuffix(suffix): entry["label"].removesuffix(f" [{mode}]")
+        key.removesuffix(suffix): entrant["label"].removesuffix(f" [{mode}]")
         for _, size in sizes
-        for key, entry in size["contestants"].items()
+        for key, entrant in size["contestants"].items()
         if key.partition("@")[1:] == (suffix[:1], suffix[1:])
     }
     if names:
@@ -130,10 +130,10 @@ def _kernels(sizes: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[str]:
     """The kernels of our own steps at the largest size, each from one step."""
     name, size = max(sizes, key=lambda item: item[1]["parameters"])
     rows = tuple(
-        (entry["label"], kernel, duration(seconds))
-        for key, entry in size["contestants"].items()
-        if key.startswith(_OURS) and len(entry["kernel_seconds"]) <= _FEW
-        for kernel, seconds in entry["kernel_seconds"].items()
+        (entrant["label"], kernel, duration(seconds))
+        for key, entrant in size["contestants"].items()
+        if key.startswith(_OURS) and len(entrant["kernel_seconds"]) <= _FEW
+        for kernel, seconds in entrant["kernel_seconds"].items()
     )
     if rows:
         yield Table(f"Kernels of a step, {name}", ("", "kernel", "device time"), rows).markdown()

@@ -10,7 +10,7 @@ import torch
 
 from bench.common.results import write_csv
 from bench.speed import tables
-from bench.speed.result import COPY, Result
+from bench.speed.result import COPY, RaceResult
 from bench.speed.targets import Verdict
 
 SAMPLE_COLUMNS = (
@@ -28,7 +28,7 @@ def write(
     folder: Path,
     device: torch.device,
     environment: Mapping[str, object],
-    results: Sequence[Result],
+    results: Sequence[RaceResult],
     verdicts: Sequence[Verdict],
 ) -> list[Path]:
     """Write the numbers of a run into a folder, which is made if need be.
@@ -55,7 +55,7 @@ def draw(
     folder: Path,
     device: torch.device,
     environment: Mapping[str, object],
-    results: Sequence[Result],
+    results: Sequence[RaceResult],
 ) -> list[Path]:
     """Draw roofline.png, and one more for every other dtype; nothing without matplotlib."""
     try:
@@ -71,7 +71,7 @@ def draw(
     return pictures
 
 
-def _sample_rows(results: Sequence[Result]) -> Iterator[Sequence[object]]:
+def _sample_rows(results: Sequence[RaceResult]) -> Iterator[Sequence[object]]:
     # device_seconds is empty where the host does the work
     for result in results:
         for key, samples in result.samples.items():
@@ -84,7 +84,7 @@ def _sample_rows(results: Sequence[Result]) -> Iterator[Sequence[object]]:
 def _write_summary(
     path: Path,
     environment: Mapping[str, object],
-    results: Sequence[Result],
+    results: Sequence[RaceResult],
     verdicts: Sequence[Verdict],
 ) -> None:
     document = {
@@ -105,7 +105,7 @@ def _write_summary(
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _summary(result: Result) -> dict[str, object]:
+def _summary(result: RaceResult) -> dict[str, object]:
     return {
         "tensors": result.size.tensors,
         "parameters": result.size.numel,
@@ -114,16 +114,16 @@ def _summary(result: Result) -> dict[str, object]:
         "left_out": result.left_out,
         "failed": result.failed,
         "copy_gb_per_s": result.gigabytes_per_second(COPY),
-        "contestants": {key: _contestant_summary(result, key) for key in result.entries},
+        "contestants": {key: _contestant_summary(result, key) for key in result.entrants},
     }
 
 
-def _contestant_summary(result: Result, key: str) -> dict[str, object]:
+def _contestant_summary(result: RaceResult, key: str) -> dict[str, object]:
     footprint = result.footprints[key]
     reference = result.reference_for(key)
     return {
         "bytes_per_param": result.bytes_per_param(key),
-        "label": result.entries[key].label,
+        "label": result.entrants[key].label,
         "seconds": result.seconds(key),
         "spread": result.spread(key),
         "host_seconds": result.host_seconds(key),

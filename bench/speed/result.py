@@ -17,7 +17,7 @@ REFERENCE = "adamw-fused"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entrant:
     """A contestant in one mode.
 
     `eager` is the plain one; `moved` is eager with all gradients at other addresses in each step,
@@ -54,14 +54,14 @@ class Entry:
 
 
 @dataclass
-class Result:
+class RaceResult:
     """Everything measured at one size with parameters of one dtype.
 
     Attributes:
         samples: one a round, from the first round on; of slow contestants fewer than of others.
         left_out: contestants that did not take part, and why.
         failed: those that raised an exception, and its words.
-        beside: samples of the copy, taken in turns with an entry's own, where contestants were
+        beside: samples of the copy, taken in turns with an entrant's own, where contestants were
             measured one after the other; empty where all shared their rounds.
         planned_rounds: rounds there should have been; time may have run out before.
     """
@@ -69,7 +69,7 @@ class Result:
     size: Size
     copy_bytes: int
     dtype: torch.dtype = torch.float32
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entrants: dict[str, Entrant] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     footprints: dict[str, Footprint] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Result:
     def ratio(self, key: str, reference: str) -> float:
         """Median of time(key) / time(reference) in the same round, over those both were in.
 
-        Of entries that were not measured together each is held against the copy beside it.
+        Of entrants that were not measured together each is held against the copy beside it.
         """
         if self.beside:
             return self._over_copy(key) / self._over_copy(reference)
@@ -131,8 +131,8 @@ class Result:
         return self.bytes_per_param(key) * self.size.numel
 
     def bytes_per_param(self, key: str) -> int:
-        """Counted traffic of an entry."""
-        return self.entries[key].contestant.bytes_per_param(self.dtype)
+        """Counted traffic of an entrant."""
+        return self.entrants[key].contestant.bytes_per_param(self.dtype)
 
     def gigabytes_per_second(self, key: str) -> float:
         """Counted traffic over the median time."""
@@ -143,13 +143,13 @@ class Result:
         return self.bytes_per_step(key) / self.copy_bytes / self.ratio(key, COPY)
 
     def speed_ratio(self, key: str, reference: str) -> float:
-        """GB/s relative to the GB/s of another entry in the same round."""
+        """GB/s relative to the GB/s of another entrant in the same round."""
         traffic = self.bytes_per_step(key) / self.bytes_per_step(reference)
         return traffic / self.ratio(key, reference)
 
     def reference_for(self, key: str) -> str | None:
         """Fused AdamW in the same mode, or else its plain form, if it took part."""
-        same_mode = Entry(CONTESTANTS[REFERENCE], self.entries[key].mode).key
+        same_mode = Entrant(CONTESTANTS[REFERENCE], self.entrants[key].mode).key
         return next((name for name in (same_mode, REFERENCE) if name in self.samples), None)
 
 

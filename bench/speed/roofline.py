@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bench.common.tables import duration, rate
-from bench.speed.result import COPY, Result
+from bench.speed.result import COPY, RaceResult
 
 _INK, _GREY, _COPY = "#23262b", "#6b7280", "#1f7a6d"
 _STYLE: dict[Any, Any] = {
@@ -73,7 +73,7 @@ def draw(
     path: Path,
     device: torch.device,
     environment: Mapping[str, object],
-    results: Sequence[Result],
+    results: Sequence[RaceResult],
 ) -> None:
     """Draw both panels into a PNG.
 
@@ -104,9 +104,9 @@ def draw(
         figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.25)
 
 
-def _draw_time(axes: Axes, result: Result) -> None:
+def _draw_time(axes: Axes, result: RaceResult) -> None:
     """Time of a step against bytes per parameter, and the line of a copy of as many bytes."""
-    keys = _plain_entries(result)
+    keys = _plain_entrants(result)
     bytes_per_param = {key: result.bytes_per_param(key) for key in keys}
     times = {key: result.seconds(key) * 1e3 for key in keys}
     ceiling = _OFF_SCALE * median(times.values())
@@ -120,7 +120,7 @@ def _draw_time(axes: Axes, result: Result) -> None:
         axes.vlines(bytes_per_param[key], low * 1e3, high * 1e3, color=_colour(key), linewidth=1.2)
         _mark(axes, key, bytes_per_param[key], times[key])
     beyond = [
-        f"{result.entries[key].label}: {bytes_per_param[key]} bytes, {duration(times[key] / 1e3)}"
+        f"{result.entrants[key].label}: {bytes_per_param[key]} bytes, {duration(times[key] / 1e3)}"
         for key in sorted(set(keys) - set(shown), key=times.__getitem__)
     ]
     if beyond:
@@ -147,7 +147,7 @@ def _draw_time(axes: Axes, result: Result) -> None:
     axes.set_title(f"Time against traffic: {result.size.description}")
 
 
-def _draw_bandwidth(axes: Axes, results: Sequence[Result]) -> None:
+def _draw_bandwidth(axes: Axes, results: Sequence[RaceResult]) -> None:
     """One row a size, one dot a contestant."""
     copy_speed = median(result.gigabytes_per_second(COPY) for result in results)
     axes.axvline(copy_speed, color=_COPY, linewidth=1.5, zorder=1)
@@ -161,13 +161,15 @@ def _draw_bandwidth(axes: Axes, results: Sequence[Result]) -> None:
         color=_COPY,
     )
     for row, result in enumerate(results):
-        keys = _plain_entries(result)
+        keys = _plain_entrants(result)
         speeds = {key: result.gigabytes_per_second(key) for key in keys}
         axes.hlines(
             row, min(speeds.values()), max(speeds.values()), color="#d5d8dd", linewidth=5, zorder=0
         )
         for key in keys:
-            _mark(axes, key, speeds[key], row, label=result.entries[key].label if not row else None)
+            _mark(
+                axes, key, speeds[key], row, label=result.entrants[key].label if not row else None
+            )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yticks(range(len(results)), [result.size.description for result in results])
@@ -180,8 +182,8 @@ def _draw_bandwidth(axes: Axes, results: Sequence[Result]) -> None:
     axes.set_title("Bandwidth achieved")
 
 
-def _plain_entries(result: Result) -> list[str]:
-    return [key for key, entry in result.entries.items() if entry.mode == "eager"]
+def _plain_entrants(result: RaceResult) -> list[str]:
+    return [key for key, entrant in result.entrants.items() if entrant.mode == "eager"]
 
 
 def _colour(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from bench.common.tables import Table, duration, rate, three_digits
-from bench.speed.result import COPY, Result
+from bench.speed.result import COPY, RaceResult
 from bench.speed.targets import Verdict
 
 BUSY_SPREAD = 0.2
@@ -20,7 +20,7 @@ LEGEND = (
 )
 
 
-def race_table(result: Result, device: torch.device) -> Table:
+def race_table(result: RaceResult, device: torch.device) -> Table:
     """Every contestant at one size."""
     on_cuda = device.type == "cuda"
     header = [
@@ -45,17 +45,19 @@ def race_table(result: Result, device: torch.device) -> Table:
     return Table(title, tuple(header), tuple(rows), tuple(_race_notes(result)))
 
 
-def _race_notes(result: Result) -> Iterable[str]:
+def _race_notes(result: RaceResult) -> Iterable[str]:
     yield LEGEND
     busy = [
-        entry.label for key, entry in result.entries.items() if result.spread(key) > BUSY_SPREAD
+        entrant.label
+        for key, entrant in result.entrants.items()
+        if result.spread(key) > BUSY_SPREAD
     ]
     if busy:
-        rows = "all rows" if len(busy) == len(result.entries) else ", ".join(busy)
+        rows = "all rows" if len(busy) == len(result.entrants) else ", ".join(busy)
         yield f"Spread above {BUSY_SPREAD:.0%}: {rows}. The machine was busy: repeat the run."
     slow = [
-        f"{entry.label} {len(result.samples[key])}"
-        for key, entry in result.entries.items()
+        f"{entrant.label} {len(result.samples[key])}"
+        for key, entrant in result.entrants.items()
         if len(result.samples[key]) < result.rounds
     ]
     if slow:
@@ -91,10 +93,10 @@ def environment_table(facts: Mapping[str, object]) -> Table:
     return Table("Environment", ("", "value"), rows)
 
 
-def _race_row(result: Result, key: str, *, on_cuda: bool) -> Iterable[str]:
-    entry, footprint = result.entries[key], result.footprints[key]
+def _race_row(result: RaceResult, key: str, *, on_cuda: bool) -> Iterable[str]:
+    entrant, footprint = result.entrants[key], result.footprints[key]
     reference = result.reference_for(key)
-    yield entry.label
+    yield entrant.label
     yield str(result.bytes_per_param(key))
     yield duration(result.seconds(key))
     yield f"{result.spread(key):.0%}"

@@ -6,14 +6,16 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from bench.speed.contestants import CONTESTANTS, DTYPES
 from bench.speed.gpu.parts import PARTS
 from bench.speed.gpu.races import FEW, FEW_ARGUMENTS, FEW_SIZES, bench_command
 from bench.speed.gpu.sanitizers import SANITIZED, sanitizer_command
 from bench.speed.gpu.tests import command_of_tests, workers
-from bench.speed.race import CUDA_ROUNDS, Plan
-from bench.speed.result import Entry
+from bench.speed.result import Entrant
 from bench.speed.runner import MODES
+from bench.speed.settings import CUDA_ROUNDS, RaceSettings
 from bench.speed.sizes import DEFAULT_SIZES, Size, parse_size
 
 # Guesses, on the slow side, for one H100 of 80 GB.
@@ -47,8 +49,8 @@ def text(parts: Sequence[str]) -> str:
 def race_seconds(size: Size, dtype: str, names: Sequence[str]) -> float:
     """A guess of what a race takes without a time limit."""
     seconds = 0.0
-    for entry in _entries(size, names):
-        traffic = entry.contestant.bytes_per_param(DTYPES[dtype]) * size.numel
+    for entrant in _entrants(size, names):
+        traffic = entrant.contestant.bytes_per_param(DTYPES[dtype]) * size.numel
         steps = 2 * CUDA_ROUNDS + _STEPS_BESIDE
         seconds += _ENTRY_SECONDS + CUDA_ROUNDS * _SAMPLE_SECONDS
         seconds += steps * traffic / _BYTES_A_SECOND
@@ -59,23 +61,21 @@ def race_memory(size: Size, dtype: str, names: Sequence[str]) -> float:
     """A guess of the bytes at once: parameters and gradients, a copy, what optimizers keep."""
     item = DTYPES[dtype].itemsize
     built: dict[str, set[tuple[bool, bool]]] = {name: set() for name in names}  # as race.py does
-    for entry in _entries(size, names):
-        built[entry.contestant.name].add((entry.capturable, entry.mode == "moved"))
+    for entrant in _entrants(size, names):
+        built[entrant.contestant.name].add((entrant.capturable, entrant.mode == "moved"))
     kept = [len(kinds) * _STATE_BYTES * size.numel for kinds in built.values()]
-    states = max(kept) if _plan(names).one_by_one(size) else sum(kept)
+    states = max(kept) if _settings(names).one_by_one(size) else sum(kept)
     return 5 * item * size.numel + 2 * 2**30 + states
 
 
-def _plan(names: Sequence[str]) -> Plan:
-    import torch
-
-    return Plan(torch.device("cuda"), "auto", tuple(names), MODES["cuda"])
+def _settings(names: Sequence[str]) -> RaceSettings:
+    return RaceSettings(torch.device("cuda"), "auto", tuple(names), MODES["cuda"])
 
 
-def _entries(size: Size, names: Sequence[str]) -> list[Entry]:
-    modes = _plan(names).modes_for(size)
-    entries = [Entry(CONTESTANTS[name], mode) for name in names for mode in modes]
-    return [entry for entry in entries if entry.possible]
+def _entrants(size: Size, names: Sequence[str]) -> list[Entrant]:
+    modes = _settings(names).modes_for(size)
+    entrants = [Entrant(CONTESTANTS[name], mode) for name in names for mode in modes]
+    return [entrant for entrant in entrants if entrant.possible]
 
 
 def _tests() -> tuple[float, str]:

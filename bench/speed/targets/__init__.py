@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from bench.speed.contestants import CONTESTANTS
-from bench.speed.result import Result
+from bench.speed.result import RaceResult
 from bench.speed.targets import lamb, qhm, yellowfin
 from bench.speed.targets.target import Target, Verdict
 
@@ -15,7 +15,7 @@ TARGETS = (*yellowfin.TARGETS, *lamb.TARGETS, *qhm.TARGETS)
 
 
 def check(
-    results: Mapping[str, Result], device: str, contestants: Container[str] = CONTESTANTS
+    results: Mapping[str, RaceResult], device: str, contestants: Container[str] = CONTESTANTS
 ) -> list[Verdict]:
     """Compare targets with what was measured.
 
@@ -31,7 +31,7 @@ def check(
     ]
 
 
-def _measured(target: Target, results: Mapping[str, Result]) -> float | None:
+def _measured(target: Target, results: Mapping[str, RaceResult]) -> float | None:
     try:
         return target.measured(results[target.size])
     except KeyError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bench.speed.result import COPY, Result
+from bench.speed.result import COPY, RaceResult
 
-Measure = Callable[[Result], float]
+Measure = Callable[[RaceResult], float]
 
 _SPARE_STATE_BYTES = 1e6  # tables, scratch and sketches, whatever the model
 
@@ -56,7 +56,7 @@ def allocations(key: str) -> Measure:
 def launches(key: str) -> Measure:
     """Kernels launched in a step."""
 
-    def measured(result: Result) -> float:
+    def measured(result: RaceResult) -> float:
         count = result.footprints[key].launches
         if count is None:
             raise KeyError(key)
@@ -78,7 +78,7 @@ def host_us(key: str) -> Measure:
 def overhead_us(key: str) -> Measure:
     """Microseconds on the device beyond what a copy of as many bytes takes."""
 
-    def measured(result: Result) -> float:
+    def measured(result: RaceResult) -> float:
         copy_seconds = result.bytes_per_step(key) / result.gigabytes_per_second(COPY) / 1e9
         return (result.seconds(key) - copy_seconds) * 1e6
 
@@ -88,7 +88,7 @@ def overhead_us(key: str) -> Measure:
 def pass_fraction(key: str, name: str, bytes_per_param: int) -> Measure:
     """Speed of one pass on its bytes, from the profiler, over the copy's."""
 
-    def measured(result: Result) -> float:
+    def measured(result: RaceResult) -> float:
         kernels = result.footprints[key].kernels
         seconds = sum(time for kernel, time in kernels.items() if name in kernel)
         if seconds == 0.0:
@@ -99,7 +99,7 @@ def pass_fraction(key: str, name: str, bytes_per_param: int) -> Measure:
     return measured
 
 
-def _present(rivals: Iterable[str], result: Result) -> list[str]:
+def _present(rivals: Iterable[str], result: RaceResult) -> list[str]:
     present = [rival for rival in rivals if rival in result.samples]
     if not present:
         raise KeyError(", ".join(rivals))

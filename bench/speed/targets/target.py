@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.speed.result import Result
+from bench.speed.result import RaceResult
 
 LARGE, LAYERS, MANY, HUGE = "1x50M", "50x1M", "400x64", "1x1G"
 MODEL, BERT = "resnet50", "bert-large"
@@ -32,7 +32,7 @@ class Target:
     claim: str
     relation: str
     bound: float
-    measured: Callable[[Result], float]
+    measured: Callable[[RaceResult], float]
 
 
 @dataclass(frozen=True)

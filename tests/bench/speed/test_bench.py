@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench.speed import race as race_module
-from bench.speed import runner
+from bench.speed import runner, track
 from bench.speed.clocks import Sample, Step
 from bench.speed.contestants import CONTESTANTS, DTYPES, Contestant, default_contestants
 from bench.speed.footprint import Footprint
-from bench.speed.race import Plan, race
-from bench.speed.result import COPY, Entry, Result
+from bench.speed.race import race
+from bench.speed.result import COPY, Entrant, RaceResult
 from bench.speed.rivals import PerTensorYellowFin
+from bench.speed.settings import RaceSettings
 from bench.speed.sizes import parse_size
 from bench.speed.tables import BUSY_SPREAD, LEGEND, race_table
 from bench.speed.targets import check
@@ -116,12 +116,12 @@ def test_per_tensor_rival_takes_the_same_steps() -> None:
 def test_ratios_are_paired_within_rounds() -> None:
     """A machine that slows down threefold half-way changes no ratio."""
     names = ("yellowfin-exact", "yellowfin-sketch", "adamw-fused")
-    result = Result(parse_size("1x50M"), copy_bytes=2**29)
+    result = RaceResult(parse_size("1x50M"), copy_bytes=2**29)
     drift = (1.0, 1.0, 3.0, 3.0)
     for name, seconds in zip((COPY, *names), (0.02, 0.065, 0.04, 0.05), strict=True):
         result.samples[name] = [Sample(seconds * slowdown) for slowdown in drift]
     for name in names:
-        result.entries[name] = Entry(CONTESTANTS[name], "eager")
+        result.entrants[name] = Entrant(CONTESTANTS[name], "eager")
         result.footprints[name] = Footprint(state_bytes=8 * result.size.numel, allocations=0)
 
     assert math.isclose(result.ratio("yellowfin-exact", "adamw-fused"), 1.3)
@@ -154,7 +154,7 @@ class FakeClock:
         return self.elapsed
 
     def repeats_for(self, step: Step) -> int:
-        # the copy is asked about first, then the entries in their order
+        # the copy is asked about first, then the entrants in their order
         self.steps[id(step)] = list(self.costs)[len(self.steps)]
         return 1
 
@@ -169,13 +169,15 @@ COSTS = {COPY: 0.1, "yellowfin-exact": 0.2, "adamw-fused": 0.1, "sgd-loop": 0.3,
 
 def fake_race(
     monkeypatch: pytest.MonkeyPatch, seconds: float, costs: dict[str, float] = COSTS
-) -> Result:
-    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**10)
+) -> RaceResult:
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
     clock = FakeClock(costs)
-    monkeypatch.setattr(Plan, "clock", lambda plan: clock)
+    monkeypatch.setattr(RaceSettings, "clock", lambda settings: clock)
     names = tuple(name for name in costs if name != COPY)
-    plan = Plan(torch.device("cpu"), "torch", names, ("eager",), rounds=10, now=clock.now)
-    return race(parse_size("3x8"), plan, seconds=seconds)
+    settings = RaceSettings(
+        torch.device("cpu"), "torch", names, ("eager",), rounds=10, now=clock.now
+    )
+    return race(parse_size("3x8"), settings, seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +221,10 @@ def test_slow_contestants_take_part_in_the_first_rounds(monkeypatch: pytest.Monk
 
 def test_modes_that_there_is_room_for() -> None:
     for device, small, large in (("cuda", "bert-large", "1x1G"), ("cpu", "1x50M", "gpt2")):
-        plan = Plan(torch.device(device), "auto", None, runner.MODES[device])
-        assert plan.modes_for(parse_size(small)) == runner.MODES[device]
-        assert plan.modes_for(parse_size(large)) == ("eager",)
-    assert Plan(torch.device("cuda"), "auto", None, ()).rounds_for(parse_size("1x1G")) >= 50
+        settings = RaceSettings(torch.device(device), "auto", None, runner.MODES[device])
+        assert settings.modes_for(parse_size(small)) == runner.MODES[device]
+        assert settings.modes_for(parse_size(large)) == ("eager",)
+    assert RaceSettings(torch.device("cuda"), "auto", None, ()).rounds_for(parse_size("1x1G")) >= 50
 
 
 def test_other_packages() -> None:
@@ -245,7 +247,7 @@ def test_other_packages() -> None:
 def run_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, *more: str
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    monkeypatch.setitem(race_module._COPY_BYTES, device, 2**16)
+    monkeypatch.setitem(track.COPY_BYTES, device, 2**16)
     arguments = ["--device", device, "--sizes", "3x64,2x1K", "--rounds", "2", "--check"]
     arguments += ["--dtype", "fp32,bf16", *more]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
@@ -259,13 +261,13 @@ def test_report_of_a_tiny_run(
 ) -> None:
     summary, samples = run_tiny(tmp_path, monkeypatch, "cpu")
 
-    entries = [*ON_CPU, *OURS_MOVED]
-    assert len(samples) == 2 * 2 * 2 * (len(entries) + 1)  # sizes, dtypes, rounds, entries, copy
+    entrants = [*ON_CPU, *OURS_MOVED]
+    assert len(samples) == 2 * 2 * 2 * (len(entrants) + 1)  # sizes, dtypes, rounds, entrants, copy
     assert {sample["dtype"] for sample in samples} == {"fp32", "bf16"}
     assert all(float(sample["host_seconds"]) > 0.0 for sample in samples)
     assert summary["environment"]["threads"] == torch.get_num_threads()
     contestants = summary["sizes"]["2x1K"]["contestants"]
-    assert set(contestants) == set(entries)
+    assert set(contestants) == set(entrants)
     assert contestants["adamw-fused"]["state_bytes"] == 2 * (2 * 4 * 1000 + 4)
     assert contestants["yellowfin-exact"]["allocations_per_step"] == 0
     in_bf16 = summary["sizes"]["2x1K bf16"]["contestants"]
@@ -291,8 +293,8 @@ def test_sizes_without_time_are_named(
 ) -> None:
     """The first size takes all the time there is: the others are left out, and the run is kept."""
     times = itertools.count(0.0, 30.0)
-    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**10)
-    monkeypatch.setattr(runner, "Plan", partial(Plan, now=lambda: next(times)))
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setattr(runner, "RaceSettings", partial(RaceSettings, now=lambda: next(times)))
     arguments = ["--sizes", "3x64,2x1K", "--dtype", "fp32,bf16", "--contestants", "adamw-fused"]
     assert runner.main([*arguments, "--budget", "100", "--out", str(tmp_path)]) == 0
     assert "The time is up (100 s). Left out: 2x1K fp32, 3x64 bf16" in capsys.readouterr().out
@@ -305,7 +307,7 @@ def test_one_family_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Named by patterns, each once; a rival that is not installed is left out with the reason."""
-    monkeypatch.setitem(race_module._COPY_BYTES, "cpu", 2**16)
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**16)
     absent = Contestant(
         "absent-lamb", "absent LAMB", 4, lambda *_: NotImplemented, package="absent"
     )
@@ -313,10 +315,10 @@ def test_one_family_alone(
     arguments = ["--contestants", "adamw-fused,*lamb*,lamb", "--sizes", "3x64", "--rounds", "2"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    entries = list(summary["sizes"]["3x64"]["contestants"])
-    assert entries[:3] == ["adamw-fused", "lamb", "lamb@moved"]
-    assert all("lamb" in name for name in entries[1:])
-    assert "absent-lamb" not in entries
+    entrants = list(summary["sizes"]["3x64"]["contestants"])
+    assert entrants[:3] == ["adamw-fused", "lamb", "lamb@moved"]
+    assert all("lamb" in name for name in entrants[1:])
+    assert "absent-lamb" not in entrants
     assert "absent-lamb" not in summary["sizes"]["3x64"]["left_out"]  # once is enough
     assert "absent-lamb: absent is not installed" in summary["environment"]["left out"]
     assert {target["claim"].partition(" ")[0] for target in summary["targets"]} == {

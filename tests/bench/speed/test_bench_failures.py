@@ -13,12 +13,12 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bench.speed import footprint, race, runner
+from bench.speed import clocks, footprint, race, runner, settings, track
 from bench.speed.clocks import Sample, Step
 from bench.speed.contestants import CONTESTANTS, Contestant
 from bench.speed.footprint import Footprint, measure_footprint
-from bench.speed.race import Plan
-from bench.speed.result import COPY, Entry, Result
+from bench.speed.result import COPY, Entrant, RaceResult
+from bench.speed.settings import RaceSettings
 from bench.speed.sizes import parse_size
 from bench.speed.tables import race_table
 
@@ -62,12 +62,12 @@ def take_part(
     monkeypatch.setitem(CONTESTANTS, name, Contestant(name, name, 4, make, keeps_addresses=ours))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *names: str, crowded: bool = False) -> Result:
-    monkeypatch.setitem(race._COPY_BYTES, "cpu", 2**10)
-    monkeypatch.setattr(race.CpuClock, "_FLUSHED_BYTES", 2**10)
-    monkeypatch.setitem(race._CROWDED, "cpu", 0 if crowded else math.inf)
-    plan = Plan(CPU, "torch", names, ("eager",), rounds=5)
-    return race.race(parse_size("3x8"), plan)
+def run(monkeypatch: pytest.MonkeyPatch, *names: str, crowded: bool = False) -> RaceResult:
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setattr(clocks.CpuClock, "_FLUSHED_BYTES", 2**10)
+    monkeypatch.setitem(settings.CROWDED, "cpu", 0 if crowded else math.inf)
+    chosen = RaceSettings(CPU, "torch", names, ("eager",), rounds=5)
+    return race.race(parse_size("3x8"), chosen)
 
 
 @pytest.mark.parametrize("crowded", [False, True])
@@ -100,7 +100,7 @@ def test_nobody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_failure_of_ours_fails_the_run(
     ours: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(race._COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
     take_part(monkeypatch, "broken", raising(OSError("no file"), 1), ours=ours)
     arguments = ["--contestants", "broken,sgd-fused", "--sizes", "3x8", "--rounds", "2"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == status
@@ -123,7 +123,7 @@ def test_one_is_freed_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch) 
 
         take_part(monkeypatch, name, on_step)
     result = run(monkeypatch, *names, crowded=True)
-    assert set(result.entries) == {"one", "two", "three"}
+    assert set(result.entrants) == {"one", "two", "three"}
     assert max(most) == 1
     most.clear()
     run(monkeypatch, *names)
@@ -131,26 +131,28 @@ def test_one_is_freed_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_large_sizes_of_a_gpu_are_crowded() -> None:
-    plan = Plan(torch.device("cuda"), "auto", None, runner.MODES["cuda"])
-    crowded = [n for n in ("1x1G", "gpt2", "bert-large") if plan.one_by_one(parse_size(n))]
+    chosen = RaceSettings(torch.device("cuda"), "auto", None, runner.MODES["cuda"])
+    crowded = [n for n in ("1x1G", "gpt2", "bert-large") if chosen.one_by_one(parse_size(n))]
     assert crowded == ["1x1G", "bert-large"]
 
 
 def test_what_there_is_is_told_after_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(race._COPY_BYTES, "cpu", 2**10)
-    monkeypatch.setitem(race._CROWDED, "cpu", 0)
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setitem(settings.CROWDED, "cpu", 0)
     for name in ("one", "two"):
         take_part(monkeypatch, name)
     seen: list[list[str]] = []
-    plan = Plan(CPU, "torch", ("one", "two"), ("eager",), rounds=2)
-    race.race(parse_size("3x8"), plan, on_contestant=lambda result: seen.append([*result.entries]))
+    chosen = RaceSettings(CPU, "torch", ("one", "two"), ("eager",), rounds=2)
+    race.race(
+        parse_size("3x8"), chosen, on_contestant=lambda result: seen.append([*result.entrants])
+    )
     assert seen == [["one"], ["one", "two"]]
 
 
 def test_gradients_move_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """And are back at home for the next."""
-    monkeypatch.setitem(race._COPY_BYTES, "cpu", 2**10)
-    monkeypatch.setitem(race._CROWDED, "cpu", 0)
+    monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**10)
+    monkeypatch.setitem(settings.CROWDED, "cpu", 0)
     places: dict[str, list[int]] = {"one": [], "two": []}
 
     def make(name: str) -> Callable[[list[torch.Tensor], object], Stepping]:
@@ -166,9 +168,9 @@ def test_gradients_move_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in places:
         contestant = Contestant(name, name, 4, make(name), keeps_addresses=True)
         monkeypatch.setitem(CONTESTANTS, name, contestant)
-    monkeypatch.setattr(race.CpuClock, "_WINDOW", 1e-9)
-    plan = Plan(CPU, "torch", ("one", "two"), ("eager", "moved"), rounds=4)
-    result = race.race(parse_size("3x8"), plan)
+    monkeypatch.setattr(clocks.CpuClock, "_WINDOW", 1e-9)
+    chosen = RaceSettings(CPU, "torch", ("one", "two"), ("eager", "moved"), rounds=4)
+    result = race.race(parse_size("3x8"), chosen)
     assert set(result.samples) == {COPY, "one", "one@moved", "two", "two@moved"}
     assert len(set(places["one"])) == 2
     assert places["two"][0] == places["one"][0]
@@ -176,9 +178,9 @@ def test_gradients_move_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ratios_of_those_who_did_not_meet() -> None:
     """The machine is twice as slow when the second is measured: the copy beside it tells."""
-    result = Result(parse_size("1x1G"), copy_bytes=2**30)
+    result = RaceResult(parse_size("1x1G"), copy_bytes=2**30)
     for name, slow in (("adamw-fused", 1.0), ("qhm", 2.0)):
-        result.entries[name] = Entry(CONTESTANTS[name], "eager")
+        result.entrants[name] = Entrant(CONTESTANTS[name], "eager")
         result.samples[name] = [Sample(0.03 * slow)] * 4
         result.beside[name] = [Sample(0.001 * slow)] * 4
     result.samples[COPY] = [sample for samples in result.beside.values() for sample in samples]
@@ -201,11 +203,11 @@ def test_a_late_step_is_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "_kernels", kernels)
 
     def warmed_up() -> Step:
-        for _ in range(race.WARMUP_STEPS):
+        for _ in range(track.WARMUP_STEPS):
             optimizer.step()
         return optimizer.step
 
     _, seen = measure_footprint(warmed_up, [], torch.device("cuda"))
     assert isinstance(seen, Footprint)
     assert seen.kernels == {"update": 1e-3}
-    assert profiled == [race.WARMUP_STEPS + 2]
+    assert profiled == [track.WARMUP_STEPS + 2]

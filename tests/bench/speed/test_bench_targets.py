@@ -8,7 +8,7 @@ from bench.speed import runner
 from bench.speed.clocks import Sample
 from bench.speed.contestants import CONTESTANTS, default_contestants
 from bench.speed.footprint import Footprint
-from bench.speed.result import Entry, Result
+from bench.speed.result import Entrant, RaceResult
 from bench.speed.sizes import parse_size
 from bench.speed.targets import TARGETS, check
 
@@ -16,14 +16,14 @@ from bench.speed.targets import TARGETS, check
 def test_rivals_of_other_packages_join_where_they_are_compared() -> None:
     """A default run measures every target on a CPU, and no more of the slow ones than that."""
     for size in {target.size for target in TARGETS if target.device == "cpu"}:
-        result = Result(parse_size(size), copy_bytes=2**29)
+        result = RaceResult(parse_size(size), copy_bytes=2**29)
         for name in default_contestants("cpu", size):
             for mode in runner.MODES["cpu"]:
-                entry = Entry(CONTESTANTS[name], mode)
-                if entry.possible:
-                    result.entries[entry.key] = entry
-                    result.samples[entry.key] = [Sample(0.1)] * 2
-                    result.footprints[entry.key] = Footprint(state_bytes=8, allocations=0)
+                entrant = Entrant(CONTESTANTS[name], mode)
+                if entrant.possible:
+                    result.entrants[entrant.key] = entrant
+                    result.samples[entrant.key] = [Sample(0.1)] * 2
+                    result.footprints[entrant.key] = Footprint(state_bytes=8, allocations=0)
         verdicts = [v for v in check({size: result}, "cpu") if v.target.size == size]
         assert all(verdict.measured is not None for verdict in verdicts)
         compared = any("plain PyTorch" in verdict.target.claim for verdict in verdicts)
@@ -34,7 +34,7 @@ def test_rivals_of_other_packages_join_where_they_are_compared() -> None:
 
 def test_lamb_is_held_against_the_fastest_of_its_rivals() -> None:
     """Those that are missing do not matter, but one must be there."""
-    results = {size: Result(parse_size(size), copy_bytes=2**29) for size in ("1x50M", "400x64")}
+    results = {size: RaceResult(parse_size(size), copy_bytes=2**29) for size in ("1x50M", "400x64")}
 
     def measured() -> list[float | None]:
         verdicts = check(results, "cpu", ("lamb",))

@@ -12,7 +12,7 @@ from bench.speed import page, report
 from bench.speed.clocks import CudaClock, Sample
 from bench.speed.contestants import CONTESTANTS
 from bench.speed.footprint import Footprint
-from bench.speed.result import COPY, Entry, Result
+from bench.speed.result import COPY, Entrant, RaceResult
 from bench.speed.sizes import parse_size
 from bench.speed.tables import race_table
 from bench.speed.targets import check
@@ -67,17 +67,17 @@ def test_a_sample_is_enqueued_behind_a_spin(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0.0 < sample.host < 0.1
 
 
-def fabricated(size_name: str, dtype: torch.dtype, names: tuple[str, ...]) -> Result:
+def fabricated(size_name: str, dtype: torch.dtype, names: tuple[str, ...]) -> RaceResult:
     """A run in which every step moves its bytes at 0.92 of the copy's speed; 0.1 ms on the host."""
-    result = Result(parse_size(size_name), 2**31, dtype, planned_rounds=4)
+    result = RaceResult(parse_size(size_name), 2**31, dtype, planned_rounds=4)
     result.samples[COPY] = [Sample(1e-5, 2**31 / COPY_GB_PER_S / 1e9)] * 4
     for name in names:
         for mode in ("eager", "capturable", "graph"):
-            entry = Entry(CONTESTANTS[name], mode)
-            if entry.possible:
-                result.entries[entry.key] = entry
-                seconds = result.bytes_per_step(entry.key) / (0.92 * COPY_GB_PER_S * 1e9)
-                result.samples[entry.key] = [Sample(1e-4, seconds)] * 4
+            entrant = Entrant(CONTESTANTS[name], mode)
+            if entrant.possible:
+                result.entrants[entrant.key] = entrant
+                seconds = result.bytes_per_step(entrant.key) / (0.92 * COPY_GB_PER_S * 1e9)
+                result.samples[entrant.key] = [Sample(1e-4, seconds)] * 4
                 # measure, tune and update, as long as 8 and 28 bytes take at the copy's speed
                 second = result.size.numel / COPY_GB_PER_S / 1e9
                 launched = {
@@ -87,7 +87,7 @@ def fabricated(size_name: str, dtype: torch.dtype, names: tuple[str, ...]) -> Re
                 }
                 if name == "lamb-unclipped":
                     del launched["tune"]
-                result.footprints[entry.key] = Footprint(10, 0, len(launched), launched)
+                result.footprints[entrant.key] = Footprint(10, 0, len(launched), launched)
     return result
 
 

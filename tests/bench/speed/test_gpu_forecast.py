@@ -36,7 +36,7 @@ def test_all_contestants_at_once_would_not_fit(monkeypatch: pytest.MonkeyPatch) 
     names = [name for name, row in CONTESTANTS.items() if row.package is None]
     size = parse_size("1x1G")
     assert forecast.race_memory(size, "fp32", names) < 60e9
-    monkeypatch.setattr(forecast.Plan, "one_by_one", lambda plan, size: False)
+    monkeypatch.setattr(forecast.RaceSettings, "one_by_one", lambda settings, size: False)
     assert forecast.race_memory(size, "fp32", names) > 80e9
 
 
