@@ -14,9 +14,9 @@ from rich.console import Console
 from bench.common.environment import commit
 from bench.common.results import RESULTS
 from bench.convergence import runner
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS
 from bench.convergence.contestants import CONTESTANTS
-from bench.convergence.plan import Plan
 from bench.convergence.runner import Outside
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS, data_of
@@ -58,7 +58,7 @@ def run(
     """Train what is not stored yet. May be stopped at any time, and goes on where it was."""
     console = Console()
     outside = _load(module, data, console)
-    plan = Plan(
+    campaign = Campaign(
         {name: data_of(TASKS[name]) for name in _names(tasks, TASKS, "--tasks")},
         _available(_names(contestants, CONTESTANTS, "--contestants"), console),
         _numbers(seeds),
@@ -66,7 +66,7 @@ def run(
     store = _store(out)
     before = len(store)
     failed = runner.run(
-        plan,
+        campaign,
         store,
         jobs=jobs,
         seconds=60.0 * minutes,
@@ -74,7 +74,7 @@ def run(
         commit=_commit(),
         console=console,
     )
-    left = sum(1 for cell in plan.missing(store) if cell.key not in failed)
+    left = sum(1 for cell in campaign.missing(store) if cell.key not in failed)
     more = f"at least {left} are left" if left else "nothing is left"
     console.print(f"{len(store) - before} trainings added, {more}.")
     for key, reason in failed.items():

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.measures import sampled_steps
-from bench.convergence.plan import Plan
-from bench.convergence.result import Key, Result
+from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
 
 
-def result(key: Key, final_loss: float = 0.1, **others: Any) -> Result:
+def result(key: Key, final_loss: float = 0.1, **others: Any) -> TrainingResult:
     """A training whose running loss falls in a straight line from 1 to the final one."""
     steps = sampled_steps(key.steps)
     trace = tuple(1.0 + (final_loss - 1.0) * step / key.steps for step in steps)
@@ -30,13 +30,13 @@ def result(key: Key, final_loss: float = 0.1, **others: Any) -> Result:
         "versions": "none",
         "trace": () if key.seed in TUNING_SEEDS else trace,
     }
-    return Result(key, final_loss, **{**values, **others})
+    return TrainingResult(key, final_loss, **{**values, **others})
 
 
-def fill(store: Store, plan: Plan, make: Callable[[Cell], Result]) -> list[Cell]:
-    """Stores results until a plan lacks nothing; returns what was asked for, in its order."""
+def fill(store: Store, campaign: Campaign, make: Callable[[Cell], TrainingResult]) -> list[Cell]:
+    """Stores results until a campaign lacks nothing; returns what was asked for, in its order."""
     asked: list[Cell] = []
-    while cells := list(plan.missing(store)):
+    while cells := list(campaign.missing(store)):
         for cell in cells:
             store.add(make(cell))
         asked += cells

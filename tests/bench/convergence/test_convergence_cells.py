@@ -11,23 +11,23 @@ from tiny_tasks import STEPS
 from torch import nn
 
 from bench.convergence import cell as training
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.contestants import CONTESTANTS, Recipe, cosine
 from bench.convergence.measures import sampled_steps
-from bench.convergence.plan import Plan
-from bench.convergence.result import Result
+from bench.convergence.result import TrainingResult
 
 pytestmark = pytest.mark.usefixtures("tiny")
 TIMES = {"optimizer_us": 0.0, "seconds": 0.0}
 
 
 def cell(contestant: str, seed: int = 0, **options: float) -> Cell:
-    """As a plan would have it."""
-    plan = Plan({"tiny": ""}, [contestant], [seed])
-    return plan.cell("tiny", contestant, options, seed)
+    """As a campaign would have it."""
+    campaign = Campaign({"tiny": ""}, [contestant], [seed])
+    return campaign.cell("tiny", contestant, options, seed)
 
 
-def run(contestant: str, seed: int = 0, **options: float) -> Result:
+def run(contestant: str, seed: int = 0, **options: float) -> TrainingResult:
     return training.run(cell(contestant, seed, **options))
 
 

@@ -11,14 +11,14 @@ import pytest
 from made_up import fill, result
 
 from bench.convergence import report, targets
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.contestants import CONTESTANTS, DEFAULT_RIVALS
 from bench.convergence.measures import sampled_steps
-from bench.convergence.plan import Plan
-from bench.convergence.result import Result
+from bench.convergence.result import TrainingResult
 from bench.convergence.store import Store
 from bench.convergence.summary import Summary, summarise
-from bench.convergence.targets import Finding, Verdict
+from bench.convergence.targets import Assessment, Finding
 
 pytestmark = pytest.mark.usefixtures("tiny")
 SEEDS = (0, 1, 2, 3, 4)
@@ -36,14 +36,14 @@ def stored(
 ) -> Store:
     """Results with these final losses (else .1) and 1% between the seeds; others are OURS'."""
 
-    def make(cell: Cell) -> Result:
+    def make(cell: Cell) -> TrainingResult:
         loss = losses.get(cell.contestant, 0.1) * (1 + 0.01 * cell.key.seed)
         if cell.key.seed in TUNING_SEEDS:
             loss = abs(math.log(cell.options["lr"] / 1e-2))
         return result(cell.key, loss, **(others if cell.contestant == OURS else {}))
 
     store = Store(folder)
-    fill(store, Plan({"tiny": data}, names, seeds), make)
+    fill(store, Campaign({"tiny": data}, names, seeds), make)
     return store
 
 
@@ -52,19 +52,19 @@ def summary_of(store: Store, seeds: Sequence[int] = SEEDS) -> Summary:
     return summary
 
 
-def verdicts(store: Store, seeds: Sequence[int] = SEEDS) -> dict[str, Verdict]:
+def verdicts(store: Store, seeds: Sequence[int] = SEEDS) -> dict[str, Assessment]:
     summaries = summarise(store, ["tiny"], list(CONTESTANTS), seeds)
     return {verdict.target: verdict for verdict in targets.check(summaries, OURS)}
 
 
-def verdict_on(store: Store, words: str, seeds: Sequence[int] = SEEDS) -> Verdict:
+def verdict_on(store: Store, words: str, seeds: Sequence[int] = SEEDS) -> Assessment:
     (found,) = (one for target, one in verdicts(store, seeds).items() if words in target)
     return found
 
 
 def test_only_the_complete_appear(tmp_path: Path) -> None:
     store = stored(tmp_path, {}, names=["adamw", "sgd"], seeds=[0, 1])
-    fill(store, Plan({"tiny": ""}, ["sgd"], [0, 1, 2]), lambda cell: result(cell.key))
+    fill(store, Campaign({"tiny": ""}, ["sgd"], [0, 1, 2]), lambda cell: result(cell.key))
     assert set(summary_of(store, [0, 1]).results) == {"adamw", "sgd"}
     assert set(summary_of(store, [0, 1, 2]).results) == {"sgd"}
     assert summarise(store, ["tiny"], list(CONTESTANTS), SEEDS) == []
@@ -72,7 +72,7 @@ def test_only_the_complete_appear(tmp_path: Path) -> None:
 
 def test_results_on_other_data_are_not_mixed_in(tmp_path: Path) -> None:
     store = stored(tmp_path, {}, names=["adamw"], data="text 1")
-    fill(store, Plan({"tiny": "text 2"}, NAMES, SEEDS), lambda cell: result(cell.key))
+    fill(store, Campaign({"tiny": "text 2"}, NAMES, SEEDS), lambda cell: result(cell.key))
     assert summary_of(store).data == "text 2"
     rows = summary_of(store).results.values()
     assert {one.key.data for row in rows for one in row} == {"text 2"}
@@ -144,7 +144,7 @@ def test_one_bad_seed_of_the_best_is_no_excuse(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("holding", "outcome"), [(2, "held"), (1, "missed")])
 def test_two_thirds_of_the_tasks_are_enough(holding: int, outcome: str) -> None:
     findings = [Finding("", 1.0, 1.0, "", math.nan, number < holding) for number in range(3)]
-    assert Verdict("", OURS, findings, needed=2).outcome == outcome
+    assert Assessment("", OURS, findings, needed=2).outcome == outcome
 
 
 def test_three_seeds_cannot_tell(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import tiny_tasks
 from made_up import fill, result
 from typer.testing import CliRunner
 
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.cli import app
 from bench.convergence.contestants import CONTESTANTS, register
-from bench.convergence.plan import Plan
-from bench.convergence.result import Result
+from bench.convergence.result import TrainingResult
 from bench.convergence.store import Store
 
 ROOT = Path(__file__).parents[3]
@@ -26,10 +26,10 @@ MODULE = str(tiny_tasks.__file__)
 SEEDS = (0, 1, 2, 3, 4)
 
 
-def with_best(**best: float) -> Result:
+def with_best(**best: float) -> TrainingResult:
     """Makes results whose loss is low where the options are those."""
 
-    def make(cell: Cell) -> Result:
+    def make(cell: Cell) -> TrainingResult:
         near = sum(cell.options.get(name, best[name]) == best[name] for name in best)
         return result(cell.key, 0.5**near)
 
@@ -39,36 +39,38 @@ def with_best(**best: float) -> Result:
 @pytest.mark.usefixtures("tiny")
 class TestPlan:
     def test_default_settings_are_measured_at_once(self, tmp_path: Path) -> None:
-        asked = fill(Store(tmp_path), Plan({"tiny": ""}, ["adamw"], SEEDS), with_best(lr=1.0))
+        asked = fill(Store(tmp_path), Campaign({"tiny": ""}, ["adamw"], SEEDS), with_best(lr=1.0))
         assert [cell.key.seed for cell in asked] == list(SEEDS)
 
     def test_the_grid_comes_first_on_seeds_of_its_own(self, tmp_path: Path) -> None:
-        plan, store = Plan({"tiny": ""}, ["adamw-tuned"], SEEDS), Store(tmp_path)
-        asked = fill(store, plan, with_best(lr=3e-3))
+        campaign, store = Campaign({"tiny": ""}, ["adamw-tuned"], SEEDS), Store(tmp_path)
+        asked = fill(store, campaign, with_best(lr=3e-3))
         assert {cell.key.seed for cell in asked[:14]} == set(TUNING_SEEDS)
         assert [cell.options["lr"] for cell in asked[14:]] == [3e-3] * len(SEEDS)
-        assert not plan.stage("tiny", "adamw-tuned", store).is_at_edge
+        assert not campaign.phase("tiny", "adamw-tuned", store).is_at_edge
 
     def test_an_option_is_tuned_at_the_best_of_the_one_before(self, tmp_path: Path) -> None:
-        plan, store = Plan({"tiny": ""}, ["adamw-beta1"], SEEDS), Store(tmp_path)
-        asked = fill(store, plan, with_best(lr=1e-2, beta1=0.5))
-        assert plan.stage("tiny", "adamw-beta1", store).options == {"lr": 1e-2, "beta1": 0.5}
+        campaign, store = Campaign({"tiny": ""}, ["adamw-beta1"], SEEDS), Store(tmp_path)
+        asked = fill(store, campaign, with_best(lr=1e-2, beta1=0.5))
+        assert campaign.phase("tiny", "adamw-beta1", store).options == {"lr": 1e-2, "beta1": 0.5}
         assert len(asked) == 14 + 4 + len(SEEDS)  # beta1 = 0.9 was there from the first grid
 
     def test_the_edge_of_a_grid_is_told(self, tmp_path: Path) -> None:
-        plan, store = Plan({"tiny": ""}, ["sgd-tuned"], SEEDS), Store(tmp_path)
-        fill(store, plan, with_best(lr=1.0))
-        assert plan.stage("tiny", "sgd-tuned", store).is_at_edge
+        campaign, store = Campaign({"tiny": ""}, ["sgd-tuned"], SEEDS), Store(tmp_path)
+        fill(store, campaign, with_best(lr=1.0))
+        assert campaign.phase("tiny", "sgd-tuned", store).is_at_edge
 
     def test_contestants_share_trainings(self, tmp_path: Path) -> None:
-        plan = Plan({"tiny": ""}, ["adamw", "adamw-tuned"], SEEDS)
-        asked = fill(Store(tmp_path), plan, with_best(lr=1e-3))
+        campaign = Campaign({"tiny": ""}, ["adamw", "adamw-tuned"], SEEDS)
+        asked = fill(Store(tmp_path), campaign, with_best(lr=1e-3))
         assert len(asked) == 14 + len(SEEDS)  # tuned is the default here
 
     def test_other_data_is_trained_anew(self, tmp_path: Path) -> None:
         store = Store(tmp_path)
-        fill(store, Plan({"tiny": "text 1"}, ["adamw"], SEEDS), with_best(lr=1.0))
-        assert len(list(Plan({"tiny": "text 2"}, ["adamw"], SEEDS).missing(store))) == len(SEEDS)
+        fill(store, Campaign({"tiny": "text 1"}, ["adamw"], SEEDS), with_best(lr=1.0))
+        assert len(list(Campaign({"tiny": "text 2"}, ["adamw"], SEEDS).missing(store))) == len(
+            SEEDS
+        )
 
 
 class TestRegister:

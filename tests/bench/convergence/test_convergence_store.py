@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_up import result
 
-from bench.convergence.result import Key, Result
+from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
 
 KEY = Key("tiny", 60, "text 1", "adamw", "lr 0.001, beta1 0.9", 0)
@@ -38,7 +38,7 @@ def test_what_is_not_finite_comes_back_infinite() -> None:
     broken = result(KEY, 1.0, train_loss=math.nan, test_loss=math.inf, diverged=True)
     assert "NaN" not in broken.line()
     assert "Infinity" not in broken.line()
-    again = Result.parse(broken.line())
+    again = TrainingResult.parse(broken.line())
     assert math.isinf(again.train_loss)
     assert math.isinf(again.test_loss)
     assert again.diverged is True

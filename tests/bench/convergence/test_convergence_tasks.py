@@ -40,15 +40,15 @@ def test_a_task_trains_and_repeats(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_evaluation_leaves_the_model_as_it_was(name: str) -> None:
-    entry = TASKS[name]
-    task, model = entry.build(), entry.build().model(0)
+    spec = TASKS[name]
+    task, model = spec.build(), spec.build().model(0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     test, training = task.evaluate(model), task.evaluate_training(model)
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert math.isfinite(test.loss)
     assert math.isfinite(training.loss)
-    assert math.isfinite(test.accuracy) or not entry.has_classes
+    assert math.isfinite(test.accuracy) or not spec.has_classes
     assert task.title
     assert task.conditions
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD
 
-from bench.convergence.tasks import Entry
+from bench.convergence.tasks import TaskSpec
 from yfkernels.lab.workloads.examples import ExamplesTask
 
 STEPS = 60
@@ -35,7 +35,7 @@ def tiny() -> ExamplesTask:
     return ExamplesTask("Tiny", model, F.cross_entropy, examples, examples, batch_size=16)
 
 
-TASKS = {"tiny": Entry(tiny, STEPS)}
+TASKS = {"tiny": TaskSpec(tiny, STEPS)}
 CONTESTANTS = {
     "slow": lambda model: Slow(model.parameters(), lr=0.1),
     "reckless": lambda model: SGD(model.parameters(), lr=1e30),

@@ -19,7 +19,7 @@ from bench.convergence.tasks import TASKS
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """How far a contestant is with a task.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Campaign:
     """What to compare.
 
     Attributes:
@@ -53,12 +53,12 @@ class Plan:
         seen: set[Key] = set()
         for task in self.data:
             for contestant in self.contestants:
-                for cell in self.stage(task, contestant, store).cells:
+                for cell in self.phase(task, contestant, store).cells:
                     if cell.key not in store and cell.key not in seen:
                         seen.add(cell.key)
                         yield cell
 
-    def stage(self, task: str, contestant: str, store: Store) -> Stage:
+    def phase(self, task: str, contestant: str, store: Store) -> Phase:
         """What a contestant needs next on a task."""
         chosen: dict[str, float] = {}
         is_at_edge = False
@@ -69,7 +69,7 @@ class Plan:
                 for options in candidates
             ]
             if any(cell.key not in store for cells in grid for cell in cells):
-                return Stage([cell for cells in grid for cell in cells], None)
+                return Phase([cell for cells in grid for cell in cells], None)
             scores = [
                 _geometric_mean([store[cell.key].final_loss for cell in cells]) for cells in grid
             ]
@@ -77,7 +77,7 @@ class Plan:
             is_at_edge |= best in (0, len(candidates) - 1)
             chosen = candidates[best]
         measured = [self.cell(task, contestant, chosen, seed) for seed in self.seeds]
-        return Stage(measured, chosen, is_at_edge)
+        return Phase(measured, chosen, is_at_edge)
 
     def cell(self, task: str, contestant: str, options: Mapping[str, float], seed: int) -> Cell:
         """One training."""
