@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/driver.h"
@@ -40,12 +42,134 @@ Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk
   return {at<const TensorRow>(rows), at<const Chunk>(chunks), num_chunks, chunk_size};
 }
 
-// By RuleId.
-const std::vector<size_t> coefficient_words = {
-    sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
-    sizeof(QHMCoefficients) / sizeof(double), sizeof(QHAdamCoefficients) / sizeof(double),
-    sizeof(LAMBCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double),
-    sizeof(YellowFinCoefficients) / sizeof(double), sizeof(YellowFinCoefficients) / sizeof(double)};
+// ---- what Python has to agree with (yfkernels/ops/native/loading.py)
+
+// The fields of a record, those of what it extends first.
+template <class Record, class = void>
+struct Names {
+  static void add(py::list* names) {
+    for (const char* name : Record::kNames) names->append(name);
+  }
+};
+template <class Record>
+struct Names<Record, std::void_t<typename Record::Base>> {
+  static void add(py::list* names) {
+    Names<typename Record::Base>::add(names);
+    for (const char* name : Record::kNames) names->append(name);
+  }
+};
+
+template <class Record>
+py::list names_of() {
+  py::list names;
+  Names<Record>::add(&names);
+  if (py::len(names) * sizeof(double) != sizeof(Record)) throw std::logic_error("a nameless field");
+  return names;
+}
+
+py::list row() {
+  py::list names;
+#define YFK_NAME_OF_WORD(name) names.append(#name);
+  YFK_ROW(YFK_NAME_OF_WORD)
+#undef YFK_NAME_OF_WORD
+#define YFK_NAME_OF_COLUMN(constant, name) names.append(#name);
+  YFK_COLUMNS(YFK_NAME_OF_COLUMN)
+#undef YFK_NAME_OF_COLUMN
+  while (py::len(names) < sizeof(TensorRow) / sizeof(int64_t)) names.append("");
+  return names;
+}
+
+py::list options() {
+  py::list names;
+#define YFK_NAME_OF_OPTION(Type, name) names.append(#name);
+  YFK_TUNER_OPTIONS(YFK_NAME_OF_OPTION)
+#undef YFK_NAME_OF_OPTION
+  return names;
+}
+
+template <class Rule>
+py::dict rule_of(const char* name) {
+  py::dict rule;
+  rule["name"] = name;
+  rule["fields"] = names_of<typename Rule::Coefficients>();
+  rule["states"] = Rule::kStates;
+  rule["move_sums"] = Rule::kMoveSums;
+  rule["coded"] = Rule::kCoded;
+  return rule;
+}
+
+py::list rules() {
+  py::list all;
+#define YFK_DESCRIBE(constant, name, passes, ...) all.append(rule_of<__VA_ARGS__>(#name));
+  YFK_RULES(YFK_DESCRIBE)
+#undef YFK_DESCRIBE
+  return all;
+}
+
+py::dict numbers() {
+  py::dict all;
+  all["TILE"] = kTile;
+  all["COLUMNS"] = kColumns;
+  all["STATE_FORMAT"] = kStateFormat;
+  all["EPSILON"] = kEpsilon;
+  all["TINY"] = kTiny;
+  all["LARGEST_CUBIC"] = kLargestCubic;
+  all["ENVELOPE_GUARD"] = kEnvelopeGuard;
+  all["WIDEST_RANGE"] = kWidestRange;
+  all["FIRST_RADIUS"] = kFirstRadius;
+  all["RECENT"] = kRecent;
+  all["SPIKE"] = kSpike;
+  all["SPIKE_STEPS"] = kSpikeSteps;
+  all["LARGEST_MOVE"] = kLargestMove;
+  all["SQUARE_DECAY"] = kSquareDecay;
+  all["LEAST_MOMENTUM"] = kLeastMomentum;
+  all["FIRST_TRAVEL"] = kFirstTravel;
+  all["METRIC_FLOOR"] = double(kMetricFloor);
+  all["MIX_1"] = kMix1;
+  all["MIX_2"] = kMix2;
+  all["WEYL"] = kWeyl;
+  all["CODE_SHIFT"] = kCodeShift;
+  all["CODE_BASE"] = kCodeBase;
+  return all;
+}
+
+py::dict layout() {
+  py::dict all;
+  all["row"] = row();
+  all["slot"] = names_of<Slot>();
+  all["state"] = names_of<TunerState>();
+  all["group"] = names_of<GroupHyper>();
+  all["gate_state"] = names_of<GateState>();
+  all["settings"] = names_of<Settings>();
+  all["options"] = options();
+  all["rules"] = rules();
+  all["numbers"] = numbers();
+  all["seen"] = py::dict(py::arg("SAME") = int(kSame), py::arg("MOVED") = int(kMoved),
+                         py::arg("COPY") = int(kCopy), py::arg("PLAN") = int(kPlan),
+                         py::arg("NO_GRADIENT") = int(kNoGradient),
+                         py::arg("UPDATED") = int(kUpdated));
+  all["places"] = py::dict(py::arg("TABLE") = int(Place::kTable),
+                           py::arg("NOWHERE") = int(Place::kNowhere),
+                           py::arg("EMPTY") = int(Place::kEmpty),
+                           py::arg("PLAIN") = int(Place::kPlain));
+  all["measures"] = py::dict(py::arg("NORM") = int(Measure::kNorm),
+                             py::arg("AVERAGE") = int(Measure::kAverage),
+                             py::arg("SKETCH") = int(Measure::kSketch));
+  all["corrections"] = py::dict(py::arg("NONE") = int(BiasCorrection::kNone),
+                                py::arg("MOMENTS") = int(BiasCorrection::kMoments),
+                                py::arg("LR") = int(BiasCorrection::kLr));
+  return all;
+}
+
+TunerOptions options_from(const py::dict& given) {
+  TunerOptions options;
+#define YFK_TAKE(Type, name) options.name = py::cast<Type>(given[#name]);
+  YFK_TUNER_OPTIONS(YFK_TAKE)
+#undef YFK_TAKE
+  return options;
+}
+
+// ----
 
 std::pair<double, double> host_single_step(double distance, double variance, double h_min,
                                            double h_max) {
@@ -59,19 +183,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled core of yfkernels; see yfkernels.ops.native.";
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
 
-  m.attr("TILE") = kTile;
-  m.attr("SUMS") = kSums;
-  m.attr("COLUMNS") = kColumns;
-  m.attr("ROW_WORDS") = sizeof(TensorRow) / sizeof(int64_t);
-  m.attr("STATE_WORDS") = sizeof(TunerState) / sizeof(double);
-  m.attr("STATE_FORMAT") = kStateFormat;
-  m.attr("GROUP_WORDS") = sizeof(GroupHyper) / sizeof(double);
-  m.attr("GATE_WORDS") = sizeof(GateState) / sizeof(double);
-  m.attr("COEFFICIENT_WORDS") = coefficient_words;
-  m.attr("SEEN") = std::vector<int>{kSame, kMoved, kCopy, kPlan, kNoGradient, kUpdated};
-  m.attr("PLACES") = std::vector<int>{int(Place::kTable), int(Place::kNowhere), int(Place::kEmpty),
-                                      int(Place::kPlain)};
-
+  m.def("layout", &layout);
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = YFK_BUILD_COMPILER;
@@ -82,20 +194,9 @@ PYBIND11_MODULE(_C, m) {
     return info;
   });
 
-  py::class_<TunerOptions>(m, "TunerOptions")
-      .def(py::init([](double beta, double max_norm, double initial_lr, double initial_momentum,
-                       int64_t window, bool adaptive_clip, bool polyak, bool log_smooth,
-                       bool sparsity_debias, bool sketch, bool trust_ratio, bool robust,
-                       bool preconditioned) {
-             return TunerOptions{beta,   max_norm,      initial_lr, initial_momentum,
-                                 window, adaptive_clip, polyak,     log_smooth,
-                                 sparsity_debias, sketch, trust_ratio, robust, preconditioned};
-           }),
-           py::kw_only(), py::arg("beta"), py::arg("max_norm"), py::arg("initial_lr"),
-           py::arg("initial_momentum"), py::arg("window"), py::arg("adaptive_clip"),
-           py::arg("polyak"), py::arg("log_smooth"), py::arg("sparsity_debias"),
-           py::arg("sketch"), py::arg("trust_ratio"), py::arg("robust"),
-           py::arg("preconditioned"));
+  py::class_<TunerOptions>(m, "TunerOptions").def(py::init([](const py::kwargs& given) {
+    return options_from(given);
+  }));
 
   m.def("single_step", &host_single_step);
 
@@ -260,10 +361,13 @@ PYBIND11_MODULE(_C, m) {
                    {device, at<void>(stream)});
       },
       no_gil);
-  m.def("cuda_write_words", [](Address destination, int64_t stride,
-                               const std::vector<int64_t>& words, int device, Address stream) {
-    cuda::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()),
-                      {device, at<void>(stream)});
-  });
+  m.def(
+      "cuda_write_words",
+      [](Address destination, int64_t stride, const std::vector<int64_t>& words, int device,
+         Address stream) {
+        cuda::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()),
+                          {device, at<void>(stream)});
+      },
+      no_gil);
 #endif
 }

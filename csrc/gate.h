@@ -9,9 +9,11 @@
 
 namespace yfk {
 
+#define YFK_GATE_STATE(field)                                                                \
+  field(grad_norm) /* of the whole gradient, unscaled, before the clip; NaN if not measured */ \
+  field(skipped)   /* steps refused */
 struct GateState {
-  double grad_norm;  // of the whole gradient, unscaled, before the clip; NaN if not measured
-  double skipped;    // steps refused
+  YFK_RECORD(YFK_GATE_STATE)
 };
 
 // What is decided for all parameter groups.

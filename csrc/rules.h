@@ -24,6 +24,8 @@
 
 #include <cstdint>
 
+#include "record.h"
+
 #if defined(__CUDACC__)
 #define YFK_FN __host__ __device__ __forceinline__
 #else
@@ -32,22 +34,12 @@
 
 namespace yfk {
 
-// Which rule a pass runs.
-enum class RuleId : int {
-  kYellowFin,
-  kYellowFinSketch,
-  kQHM,
-  kQHAdam,
-  kLAMB,
-  kYellowFinRobust,
-  kYellowFinDiagonal,
-  kYellowFinCompact,
-};
-
 // The head of every rule's coefficients.
+#define YFK_GATE(field)                                                        \
+  field(active)     /* 0 when the step is skipped: then nothing may be written */ \
+  field(grad_scale) /* unscaling, clips and the sign of `maximize` in one factor */
 struct Gate {
-  double active;      // 0 when the step is skipped: then nothing may be written
-  double grad_scale;  // unscaling, clips and the sign of `maximize` in one factor
+  YFK_RECORD(YFK_GATE)
 };
 
 // The square root, also beside the CPU's vectors. csrc/cuda is compiled with the GPU's fast division
@@ -79,17 +71,21 @@ struct Move {
 // ---------------------------------------------------------------------------------------------
 // YellowFin (arXiv 1706.03471)
 
-struct YellowFinCoefficients : Gate {  // what the tuner hands to the update
-  double coupled_decay;  // weight decay added to the gradient
-  double momentum;
-  double velocity_gain;  // 1, or -lr in the Polyak form
-  double velocity_keep;  // 0 while the reference has no momentum buffer yet
-  double param_keep;     // 1 - lr * weight_decay when the decay is decoupled
-  double param_gain;     // -lr, or 1 in the Polyak form
-  double average_decay;  // beta; with a preconditioner that of the squares
-  double average_gain;   // (1 - beta) * unscaling * clips of the statistics; 1 - average_decay
-  double update_clip;     // with a preconditioner: the clips that the statistics do not see
-  double lr;             // the step size of this step; for those who ask, no update reads it
+// What the tuner hands to the update.
+#define YFK_YELLOWFIN(field)                                                               \
+  field(coupled_decay) /* weight decay added to the gradient */                            \
+  field(momentum)                                                                          \
+  field(velocity_gain) /* 1, or -lr in the Polyak form */                                  \
+  field(velocity_keep) /* 0 while the reference has no momentum buffer yet */              \
+  field(param_keep)    /* 1 - lr * weight_decay when the decay is decoupled */             \
+  field(param_gain)    /* -lr, or 1 in the Polyak form */                                  \
+  field(average_decay) /* beta; with a preconditioner that of the squares */               \
+  field(average_gain)  /* (1 - beta) * unscaling * clips of the statistics; 1 - average_decay */ \
+  field(update_clip)   /* with a preconditioner: the clips that the statistics do not see */ \
+  field(lr)            /* the step size of this step; for those who ask, no update reads it */
+struct YellowFinCoefficients : Gate {
+  using Base = Gate;
+  YFK_RECORD(YFK_YELLOWFIN)
 };
 
 // Both momentum forms in one expression:
@@ -197,12 +193,15 @@ struct PreconditionedYellowFin : Move {
 // ---------------------------------------------------------------------------------------------
 // Rules whose coefficients are the user's settings
 
+#define YFK_SETTINGS(field)                                            \
+  field(sign)         /* -1 to maximize */                             \
+  field(max_norm)     /* of the whole gradient; infinity for no clip */ \
+  field(lr)                                                            \
+  field(weight_decay)                                                  \
+  field(decoupled)    /* 0 or 1 */
 struct Settings : Gate {
-  double sign;          // -1 to maximize
-  double max_norm;      // of the whole gradient; infinity for no clip
-  double lr;
-  double weight_decay;
-  double decoupled;     // 0 or 1
+  using Base = Gate;
+  YFK_RECORD(YFK_SETTINGS)
 };
 
 // Weight decay either added to the gradient (or the direction) or shrinking the parameter.
@@ -211,8 +210,10 @@ YFK_FN double decay_kept(const Settings& s) {
   return s.decoupled != 0.0 ? 1.0 - s.lr * s.weight_decay : 1.0;
 }
 
+#define YFK_QHM(field) field(beta) field(nu)
 struct QHMCoefficients : Settings {
-  double beta, nu;
+  using Base = Settings;
+  YFK_RECORD(YFK_QHM)
 };
 
 // Quasi-hyperbolic momentum (Ma & Yarats 2019):
@@ -235,8 +236,10 @@ struct QHM : Move {
   }
 };
 
+#define YFK_QHADAM(field) field(beta1) field(beta2) field(nu1) field(nu2) field(eps)
 struct QHAdamCoefficients : Settings {
-  double beta1, beta2, nu1, nu2, eps;
+  using Base = Settings;
+  YFK_RECORD(YFK_QHADAM)
 };
 
 // Quasi-hyperbolic Adam (Ma & Yarats 2019), with m^ and v^ the debiased averages:
@@ -266,14 +269,17 @@ struct QHAdam : Move {
 // Where Adam's correction of the moments' bias goes.
 enum class BiasCorrection : int { kNone = 0, kMoments = 1, kLr = 2 };
 
+#define YFK_LAMB(field)                                     \
+  field(beta1) field(beta2)                                 \
+  field(beta3)      /* 1 - beta1, or 1 without grad_averaging */ \
+  field(eps)                                                \
+  field(correction) /* a BiasCorrection */                  \
+  field(adapts)     /* 0: ratio 1, plain Adam */            \
+  field(norm_min) field(norm_max) /* phi clamps ‖p‖ to these */ \
+  field(ratio_min) field(ratio_max)
 struct LAMBCoefficients : Settings {
-  double beta1, beta2;
-  double beta3;                // 1 - beta1, or 1 without grad_averaging
-  double eps;
-  double correction;           // a BiasCorrection
-  double adapts;               // 0: ratio 1, plain Adam
-  double norm_min, norm_max;   // phi clamps ‖p‖ to these
-  double ratio_min, ratio_max;
+  using Base = Settings;
+  YFK_RECORD(YFK_LAMB)
 };
 
 // LAMB (arXiv 1904.00962 v5, algorithm 2; docs/lamb.md for its presets):
@@ -324,15 +330,36 @@ struct LAMB : Move {
 };
 
 // ---------------------------------------------------------------------------------------------
+// Every rule, in the order of yfkernels/ops/rules.py: its constant, its name, the passes it can be
+// run in (OnePass, TwoPasses, or Either) and its struct. All else follows from this list.
+#define YFK_RULES(rule)                                                                    \
+  rule(kYellowFin, yellowfin, Either, YellowFin<true>)                                     \
+  rule(kYellowFinSketch, yellowfin_sketch, Either, YellowFin<false>)                       \
+  rule(kQHM, qhm, OnePass, QHM)                                                            \
+  rule(kQHAdam, qhadam, OnePass, QHAdam)                                                   \
+  rule(kLAMB, lamb, TwoPasses, LAMB)                                                       \
+  rule(kYellowFinRobust, yellowfin_robust, OnePass, YellowFin<false, true>)                \
+  rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<false>)    \
+  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<true>)
+
+enum class RuleId : int {
+#define YFK_RULE_ID(constant, name, passes, ...) constant,
+  YFK_RULES(YFK_RULE_ID)
+#undef YFK_RULE_ID
+};
+
+// ---------------------------------------------------------------------------------------------
 // Random bits, from counters: the same on every backend, and nothing to store
 
 // Spreads the bits of x over 32. T: uint32_t, or a vector of them.
+constexpr uint32_t kMix1 = 0x7feb352d, kMix2 = 0x846ca68b, kWeyl = 0x9e3779b1;
+
 template <class T>
 YFK_FN T mixed(T x) {
   x ^= x >> 16;
-  x *= 0x7feb352du;
+  x *= kMix1;
   x ^= x >> 15;
-  x *= 0x846ca68bu;
+  x *= kMix2;
   x ^= x >> 16;
   return x;
 }
@@ -360,7 +387,7 @@ constexpr uint32_t kCodeBase = 90u << 23;  // the bits of 2^-37
 // element they are evenly spread, which does no harm, and from step to step independent.
 template <class T>
 YFK_FN T code_weyl(T element) {
-  return element * 0x9e3779b1u;
+  return element * kWeyl;
 }
 
 // T: uint32_t, or a vector of them. float_bits: of a number that is not negative.

@@ -15,7 +15,7 @@ constexpr double kWidestRange = 30.0;       // h_max / h_min at most, in the rob
 constexpr double kFirstRadius = 1e-3;       // of 1 + ‖x_0‖
 constexpr double kRecent = 0.9;             // of the average that spikes are told from
 constexpr double kSpike = 2.0;              // ‖g‖ over its recent size that counts as one
-constexpr int64_t kCalmSteps = 10;          // before any is told
+constexpr int64_t kSpikeSteps = 10;          // before any is told
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.
 YFK_FN bool takes_step(const TunerOptions& options, double grad_sq, bool found_inf,
@@ -66,7 +66,7 @@ YFK_FN double clip_of_update(const TunerOptions& options, const Clipped& g, doub
                            ? clip_factor(sqrt(envelope_sq) + e, g.root, e)
                            : 1.0;
   if (!options.robust) return update_clip;
-  if (options.adaptive_clip && k >= kCalmSteps) {
+  if (options.adaptive_clip && k >= kSpikeSteps) {
     const double recent_sq = state->recent_sq_avg / (1.0 - state->recent_power);
     const double spike_clip = clip_factor(kSpike * sqrt(recent_sq), g.root, e);
     update_clip = spike_clip < update_clip ? spike_clip : update_clip;

@@ -10,18 +10,33 @@
 
 #include <cstdint>
 
+#include "record.h"
+
 namespace yfk {
 
 constexpr int kColumns = 9;       // columns a row has room for
 constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
 constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
-constexpr int kSums = 6;          // doubles of a slot, all read and written one by one. The one after the
-                                  // measured is used in the first slot of a table: ‖p‖² before step 0
+constexpr int kSums = 6;          // doubles of a slot, all read and written one by one
 
+// A slot: what a measurement sums, and in the first of a table ‖p‖² before step 0.
+#define YFK_SLOT(field)                                                     \
+  field(grad_sq) field(avg_dot_grad) field(avg_sq)                          \
+  field(nonzero) field(count) /* entries */                                 \
+  field(start_sq)
+struct Slot {
+  YFK_RECORD(YFK_SLOT)
+};
+static_assert(sizeof(Slot) == kSums * sizeof(double));
+
+#define YFK_ROW(field)                                                                       \
+  field(numel)                                                                               \
+  field(group)  /* index of the parameter group */                                           \
+  field(origin) /* index of element 0 in the whole model: the sketch's signs and buckets */
 struct TensorRow {
-  int64_t numel;
-  int64_t group;                  // index of the parameter group
-  int64_t origin;                 // index of element 0 in the whole model: the sketch's signs and buckets
+#define YFK_ROW_MEMBER(name) int64_t name;
+  YFK_ROW(YFK_ROW_MEMBER)
+#undef YFK_ROW_MEMBER
   int64_t column[kColumns];       // addresses: gradient, parameter, then the rule's state
 };
 
@@ -38,13 +53,17 @@ struct Table {
 };
 
 // What the columns hold. A rule's state is one or two float32 columns from kState on.
+#define YFK_COLUMNS(column)                                                                   \
+  column(kGrad, grad)                                                                        \
+  column(kParam, param)                                                                      \
+  column(kState, state)       /* momentum_buffer, or exp_avg */                              \
+  column(kGradAvg, grad_avg)  /* YellowFin with variance="exact"; else exp_avg_sq */         \
+  column(kMaster, master)     /* float32 copy of a half-precision parameter, if it has one */ \
+  column(kStep, step)         /* float32: steps this tensor has taken, if its rule counts them */
 enum Column : int {
-  kGrad = 0,
-  kParam = 1,
-  kState = 2,                     // momentum_buffer, or exp_avg
-  kGradAvg = 3,                   // YellowFin with variance="exact"; else exp_avg_sq
-  kMaster = 4,                    // float32 copy of a half-precision parameter, if it has one
-  kStep = 5,                      // float32: steps this tensor has taken, if its rule counts them
+#define YFK_COLUMN(constant, name) constant,
+  YFK_COLUMNS(YFK_COLUMN)
+#undef YFK_COLUMN
 };
 
 // What a reading pass over the gradients is to sum, besides their squares.

@@ -4,7 +4,7 @@
 // state, offload it, swap parameters, assign to .data. In every step one walk goes over the live
 // parameter groups and the live state dict and asks each tensor where it lies. What has only moved
 // is reported by table and column, so that the table can follow; anything else needs a new plan.
-// yfkernels/optim/_watch.py is the same in Python, for builds of torch without the exchange API.
+// yfkernels/ops/watch.py is the same in Python, for builds of torch without the exchange API.
 #pragma once
 
 #include <pybind11/pybind11.h>

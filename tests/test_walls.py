@@ -41,7 +41,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def room_of(module: str) -> str:
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

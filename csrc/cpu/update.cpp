@@ -182,16 +182,13 @@ constexpr Passes kEither = {update_chunks<P, Rule>, update_state_chunks<P, Rule>
 template <class P>
 Passes kernels_for(RuleId rule) {
   switch (rule) {
-    case RuleId::kYellowFin: break;
-    case RuleId::kYellowFinSketch: return kEither<P, YellowFin<false>>;
-    case RuleId::kQHM: return kOnePass<P, QHM>;
-    case RuleId::kQHAdam: return kOnePass<P, QHAdam>;
-    case RuleId::kLAMB: return kTwoPasses<P, LAMB>;
-    case RuleId::kYellowFinRobust: return kOnePass<P, YellowFin<false, true>>;
-    case RuleId::kYellowFinDiagonal: return kOnePass<P, PreconditionedYellowFin<false>>;
-    case RuleId::kYellowFinCompact: return kOnePass<P, PreconditionedYellowFin<true>>;
+#define YFK_CASE(constant, name, passes, ...) \
+  case RuleId::constant:                      \
+    return k##passes<P, __VA_ARGS__>;
+    YFK_RULES(YFK_CASE)
+#undef YFK_CASE
   }
-  return kEither<P, YellowFin<true>>;
+  return {};
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // LAMB: a pass for moments and norms, then one for the parameters.
+// A division and a root an element: the GPU's own, good to a few units in the last place.
+// compile with: -prec-div=false -prec-sqrt=false
 #include "apply.cuh"
 
 namespace yfk {

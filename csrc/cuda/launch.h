@@ -14,6 +14,7 @@ namespace cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // it is told here: the next launch must not find it again
   throw std::runtime_error(std::string("yfkernels: ") + what + ": " + cudaGetErrorName(status) +
                            " (" + cudaGetErrorString(status) + ")");
 }
@@ -27,7 +28,7 @@ class DeviceGuard {
     if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
   }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
+    if (changed_ && cudaSetDevice(previous_) != cudaSuccess) cudaGetLastError();
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;

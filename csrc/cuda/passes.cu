@@ -6,16 +6,13 @@ namespace cuda {
 
 static Passes passes_of(RuleId rule, DType dtype) {
   switch (rule) {
-    case RuleId::kYellowFin: break;
-    case RuleId::kYellowFinSketch: return yellowfin_sketch_passes(dtype);
-    case RuleId::kQHM: return qhm_passes(dtype);
-    case RuleId::kQHAdam: return qhadam_passes(dtype);
-    case RuleId::kLAMB: return lamb_passes(dtype);
-    case RuleId::kYellowFinRobust: return yellowfin_robust_passes(dtype);
-    case RuleId::kYellowFinDiagonal: return yellowfin_diagonal_passes(dtype);
-    case RuleId::kYellowFinCompact: return yellowfin_compact_passes(dtype);
+#define YFK_CASE(constant, name, passes, ...) \
+  case RuleId::constant:                      \
+    return name##_passes(dtype);
+    YFK_RULES(YFK_CASE)
+#undef YFK_CASE
   }
-  return yellowfin_passes(dtype);
+  return {};
 }
 
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,

@@ -22,14 +22,9 @@ struct Passes {
   ApplyPass apply;
 };
 
-Passes yellowfin_passes(DType dtype);
-Passes yellowfin_sketch_passes(DType dtype);
-Passes yellowfin_robust_passes(DType dtype);
-Passes yellowfin_diagonal_passes(DType dtype);
-Passes yellowfin_compact_passes(DType dtype);
-Passes qhm_passes(DType dtype);
-Passes qhadam_passes(DType dtype);
-Passes lamb_passes(DType dtype);
+#define YFK_DECLARE(constant, name, passes, ...) Passes name##_passes(DType dtype);
+YFK_RULES(YFK_DECLARE)
+#undef YFK_DECLARE
 
 }  // namespace cuda
 }  // namespace yfk

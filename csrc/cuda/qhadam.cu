@@ -1,4 +1,6 @@
 // QHAdam: one pass.
+// A division and a root an element: the GPU's own, good to a few units in the last place.
+// compile with: -prec-div=false -prec-sqrt=false
 #include "update.cuh"
 
 namespace yfk {

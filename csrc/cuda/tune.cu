@@ -2,6 +2,8 @@
 //
 // Compiled without contraction (--fmad=false): what tuner.h computes here has to equal the host's
 // bits. Every sum runs in an order that depends on the number of slots alone.
+// The tuner's scalars on the device must match the host's to the last bit.
+// compile with: --fmad=false
 #include "launch.h"
 #include "reduce.cuh"
 #include "ticket.cuh"

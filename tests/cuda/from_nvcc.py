@@ -56,13 +56,9 @@ def known_archs(nvcc: str) -> tuple[int, ...]:
 
 
 def source_flags(source: Path) -> list[str]:
-    """The flags that CMakeLists.txt gives to one source beyond those of all."""
-    text = (ROOT / "CMakeLists.txt").read_text()
-    place = r"set_source_files_properties\(([^)]*?)\s+PROPERTIES COMPILE_OPTIONS \"?([^)\"]*)\"?\)"
-    for files, flags in re.findall(place, text):
-        if f"csrc/cuda/{source.name}" in files.split():
-            return str(flags).split(";")
-    return []
+    """The flags that a source asks for beyond those of all, as CMakeLists.txt reads them."""
+    marked = re.findall(r"^// compile with: (.*)$", source.read_text(), re.M)
+    return str(marked[0]).split() if marked else []
 
 
 def _variants(function: str, dtype: str | None, arguments: str) -> tuple[str, ...]:

@@ -12,15 +12,16 @@ from yfkernels.ops.table import GRANULARITY
 
 HALVES = ("bfloat16", "float16")
 
-# By dtype measure for three sums, advance for seven rules, direct for three and move for two; then
-# tune by variance (Triton: and by log_smooth), gate and write_words for few words and for many.
+# By dtype measure for three sums, update for seven rules, update_state for three and apply for
+# two; then tune by variance (Triton: and by log_smooth), gate, and write_words for few words and
+# for many.
 CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2
 # Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one.
 TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2
 
 # 32 bytes, outside the loops over elements (tested below); one register more would halve residency.
-SPILLS_ONCE_A_PIECE = {"Triton advance<bfloat16, yellowfin_compact master> sm_100"}
+SPILLS_ONCE_A_PIECE = {"Triton update<bfloat16, yellowfin_compact master> sm_100"}
 
 # Bytes of state: columns of float32, and one of codes.
 STATES = {

@@ -65,9 +65,9 @@ def sums_of_tensors(kernel: Kernel) -> bool:
 # For sm_100 LLVM pairs operations, and in one of two loops does it so that it rounds a product
 # before it adds it: there the sums of tensors that begin elsewhere differ in their last bits.
 ROUNDED_ONCE_MORE = {
-    "Triton advance<bfloat16, yellowfin_robust master> sm_100",
-    "Triton advance<float16, yellowfin_robust master> sm_100",
-    "Triton direct<bfloat16, yellowfin_sketch master> sm_100",
+    "Triton update<bfloat16, yellowfin_robust master> sm_100",
+    "Triton update<float16, yellowfin_robust master> sm_100",
+    "Triton update_state<bfloat16, yellowfin_sketch master> sm_100",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from from_triton import environment
 
-# Of advance there are three rules, of measure two sums and the one with the gate.
+# Of update there are three rules, of measure two sums and the one with the gate.
 VARIANTS = {"update": 3, "update_state": 1, "gate": 1, "measure": 3, "apply": 1, "write": 1}
 VARIANTS |= {"preconditioned_tune": 1, "yellowfin_tune": 1}
 

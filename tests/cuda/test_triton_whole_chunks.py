@@ -12,7 +12,7 @@ import test_static
 import test_triton_ptx
 from kernel import ARCHS, Kernel
 
-# advance for four rules and move for two, of float32 and of bfloat16 with a master; the largest
+# update for four rules and apply for two, of float32 and of bfloat16 with a master; the largest
 # rule of each in three other forms
 WHOLE_KERNELS = 2 * (4 + 2) + 3 * (1 + 1)
 

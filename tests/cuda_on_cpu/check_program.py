@@ -1,10 +1,14 @@
-"""Builds and runs the program of check.cpp, from csrc/cuda as it is or from a changed copy."""
+"""Builds and runs the program of check.cpp, from csrc/cuda as it is or from a changed copy.
+
+And, of the same objects, a Python module in which the kernels run as they do in that program.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +20,13 @@ CSRC = HERE.parents[1] / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 CPU_DRIVER = sorted((CSRC / "cpu").glob("*.cpp"))
 CHECKS = sorted(HERE.rglob("*.cpp"))
+DEVICE = sorted(HERE.glob("device/*.cpp"))
+BINDINGS = sorted(CSRC.glob("*.cpp"))
 # The passes of qhm.cu and lamb.cu once more, with other rules. Sanitizers and removed barriers
 # would only look for the same faults in the same lines again, at the compiler's pace.
 REPEATED = ("preconditioned", "qhadam", "robust", "yellowfin")
 FLAGS = [
-    *("-std=c++17", "-O1", "-Wno-psabi", "-pthread"),
+    *("-std=c++17", "-O1", "-fPIC", "-Wno-psabi", "-pthread"),
     "-ffp-contract=off",  # as the CPU driver is always built: both have to round alike
     "-fno-strict-aliasing",  # kernels read columns of floats as float4, which nvcc allows
     "-DYFK_ISA=baseline",
@@ -62,6 +68,15 @@ class Workshop:
         self.compiler = compiler
         self.folder = folder
         self.program = cache(self._program)  # of a set of flags
+
+    def module(self) -> Path:
+        """yfkernels._C, whose CUDA kernels take addresses of the host."""
+        import pybind11
+
+        python = (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
+        bindings = self._compiled(BINDINGS, ("-DYFK_WITH_CUDA=1", "-fvisibility=hidden", *python))
+        objects = self._compiled([*KERNELS, *CPU_DRIVER, *DEVICE], PLAIN)
+        return self._linked([*bindings, *objects], ("-shared",), self.folder / "_C.so")
 
     def copy(self, file: str, old: str, new: str, *, line: int | None = None) -> Path:
         """A copy of csrc in which `old` became `new` in one file of csrc/cuda, once.
@@ -116,7 +131,8 @@ class Workshop:
 
     def _compiled(self, sources: list[Path], flags: tuple[str, ...]) -> list[Path]:
         def compiled(source: Path) -> Path:
-            target = self.folder / f"{source.parent.name}_{source.name}{'_'.join(flags)}.o"
+            own = "_".join(flag for flag in flags if "/" not in flag)
+            target = self.folder / f"{source.parent.name}_{source.name}{own}.o"
             return target if target.exists() else self._compile(source, flags, CSRC, target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -8,9 +8,6 @@ goes unnoticed), warps that run in step, and blocks that wait for each other.
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 from check_program import CSRC, PLAIN, SANITIZED, Workshop, run
@@ -34,15 +31,6 @@ SUBJECTS = [
 ]
 KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tune", "write_words"]  # sanitized in themselves
 SEED = "1"  # of broken copies: whether one is seen should not change from run to run
-
-
-@pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    name = os.environ.get("CXX") or "g++"
-    compiler = shutil.which(name)
-    if compiler is None:
-        pytest.skip(f"no C++ compiler: {name} is not on PATH")
-    return Workshop(compiler, tmp_path_factory.mktemp("cuda_on_cpu"))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ MODES = {
 # empty, scalar, less and more than a vector, tile and chunk, and one past them
 SHAPES = ((0,), (), (1,), (3,), (7, 5), (33,), (4095,), (4097,), (65_537,), (3, 3, 3, 3))
 MANY = 520  # more gradients than one launch can carry the addresses of
-# how far a tensor begins behind its allocation: no vector access is aligned there
+# how far a tensor begins after its allocation's start: no vector access is aligned there
 OFFSETS = (0, 1, 3)
 
 
@@ -56,7 +56,7 @@ def cases(few: bool) -> list[Case]:
     ]
 
 
-def behind(values: torch.Tensor, offset: int) -> torch.Tensor:
+def shifted(values: torch.Tensor, offset: int) -> torch.Tensor:
     """A copy of `values` that starts `offset` elements into its memory and ends where that does."""
     base = torch.empty(offset + values.numel(), dtype=values.dtype, device=values.device)
     view = base[offset:].view(values.shape)
@@ -72,7 +72,7 @@ def random(offsets: Sequence[int], case: Case, device: str) -> list[torch.Tensor
     flat = torch.randn(sum(sizes)).to(case.dtype).to(device)
     views = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
     return [
-        behind(view, offset) for view, offset in zip(views[: len(SHAPES)], offsets, strict=True)
+        shifted(view, offset) for view, offset in zip(views[: len(SHAPES)], offsets, strict=True)
     ] + views[len(SHAPES) :]
 
 

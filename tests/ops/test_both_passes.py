@@ -1,6 +1,6 @@
 """update_state_then_apply: the CPU moves a tensor as soon as one thread is done with it.
 
-Which tensors those are hangs on the threads and on where the runs of chunks end; the result must
+Which tensors those are depends on the threads and on where the runs of chunks end; the result must
 not. The sizes put tensors inside runs, across their borders and over several of them.
 """
 

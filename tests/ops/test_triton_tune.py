@@ -74,13 +74,13 @@ class Tuning:
         self.state[STATE_FIELDS.index("beta_power")] = 1.0
         for name in OPTIONS_IN_STATE:
             self.state[STATE_FIELDS.index(name)] = getattr(options, name)
-        self.gauge([0.25, 0.25])
+        self.leave_move_sums([0.25, 0.25])
         self.groups = groups.to(device)
         shape = (len(groups), len(YELLOWFIN.fields))
         self.coefficients = torch.zeros(shape, dtype=torch.float64, device=device)
         self.scratch = torch.zeros(TILE + 1, dtype=torch.float64, device=device)
 
-    def gauge(self, values: Sequence[float]) -> None:
+    def leave_move_sums(self, values: Sequence[float]) -> None:
         """As an update leaves them."""
         for name, value in zip(MOVE_SUMS, values, strict=True):
             self.state[STATE_FIELDS.index(name)] = value
@@ -135,7 +135,7 @@ class TestTune:
             sums, move_sums = draw_sums(rng, 5, options.sketch, factor), draw_move_sums(rng, factor)
             scale = torch.tensor(1024.0) if step == 5 else None
             for tuning, module in ((ours, backend), (theirs, plain)):
-                tuning.gauge(move_sums)
+                tuning.leave_move_sums(move_sums)
                 tuning.run(module, *sums, scale, torch.tensor(0.0))
             for seen, expected in (
                 (ours.state, theirs.state),
@@ -157,7 +157,7 @@ class TestTune:
             factor = 1e3 if step == 20 else 1.0
             sums, move_sums = draw_sums(rng, 1, False, factor), draw_move_sums(rng, factor)
             for tuning, module in ((ours, backend), (theirs, native)):
-                tuning.gauge(move_sums)
+                tuning.leave_move_sums(move_sums)
                 tuning.run(module, *sums, torch.tensor(3.0), None)
             assert_same_bits(ours.state.cpu(), theirs.state, f"step {step}")
             assert_same_bits(ours.coefficients.cpu(), theirs.coefficients, f"step {step}")

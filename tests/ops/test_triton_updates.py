@@ -249,7 +249,7 @@ def test_every_element_of_cut_chunks(
     assert not table.tickets.any()
 
 
-def test_gauges_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_move_sums_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over all pieces, in the same order however many programs share the work."""
     from yfkernels.ops.triton import update
 

@@ -11,7 +11,7 @@ from support.cases import Site
 from support.kinds import KINDS, Kind
 from support.training import Build, Model
 
-# Each optimizer as it comes, and YellowFin with each other update that the robust mode has.
+# Each optimizer with its defaults, and YellowFin with each other update that the robust mode has.
 ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or "preconditioner" in k.options]
 
 

@@ -177,6 +177,27 @@ def _launch_nothing(*scaler: Any) -> None:
     raise LookupError("a kernel that was not launched before")
 
 
+def test_a_capture_without_gradients(run: Run, graph: Make) -> None:
+    """Of an idle optimizer; its replays write that there are none where the next step has some."""
+    captured, its = graph(), run.new_gradients()
+    run.fill(its)
+    run.optimizer.step()
+    run.expected.step()
+    for p in run.params:
+        p.grad = None
+    with captured.capture():
+        run.optimizer.step()
+    for _ in range(2):
+        for p, grad in zip(run.params, its):
+            p.grad = grad
+        run.fill(its)
+        run.optimizer.step()
+        run.expected.step()
+        run.assert_equal()
+        captured.replay()
+        run.assert_equal()
+
+
 def test_two_graphs(run: Run, graph: Make) -> None:
     """As for two shapes of a batch, with settings of their own."""
     captured = []

@@ -279,7 +279,7 @@ def test_parameters_stay_leaves(build: Build, model: Model) -> None:
 
 
 def test_autograd_notices_the_change(build: Build, model: Model) -> None:
-    """Kernels write behind autograd's back, so the version counters have to be told."""
+    """Kernels write without autograd's knowledge, so the version counters have to be told."""
     optimizer = build(model.parameters())
     train(model, optimizer, 2)
     x = torch.randn(2, 5, device=model.gain.device, requires_grad=True)

@@ -141,7 +141,7 @@ def test_free_run_in_double_precision(
 # ---- what an update move_sums is read in the step after it
 
 
-def test_gauges_are_read_one_step_late(site: Site, rng: np.random.Generator) -> None:
+def test_move_sums_are_read_one_step_late(site: Site, rng: np.random.Generator) -> None:
     """A gradient shows in the curvature, variance and radius of the next step, not of its own."""
     runs = []
     for seed in (1, 2):
@@ -162,8 +162,8 @@ def test_gauges_are_read_one_step_late(site: Site, rng: np.random.Generator) -> 
     one, other = diagnostics()
     assert one == other
     scale = float(first.norm()) / 30**0.5
-    gauged = (first.square() / (first.abs() + FLOOR * scale)).sum()  # in units of the scale
-    assert one["h_max"] == pytest.approx(scale * float(gauged), rel=1e-5)
+    summed = (first.square() / (first.abs() + FLOOR * scale)).sum()  # in units of the scale
+    assert one["h_max"] == pytest.approx(scale * float(summed), rel=1e-5)
     for optimizer, params, own in runs:
         step(optimizer, params, [normal(own, first)])
     one, other = diagnostics()
@@ -178,10 +178,10 @@ def pickled(value: Any) -> Any:
 @each_storage
 @pytest.mark.parametrize("cut", [1, 2, 9])
 @pytest.mark.parametrize("options", [{}, ROUNDS], ids=["masters", "rounded"])
-def test_gauges_survive_every_way_of_saving(
+def test_move_sums_survive_every_way_of_saving(
     options: dict[str, Any], cut: int, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    """What was gauged and not read goes along: bit for bit as without the cut."""
+    """What was summed and not read goes along: bit for bit as without the cut."""
     run = Training(kind, site, rng, torch.bfloat16, **options)
     run.train(run.optimizer, run.params, 0, cut)
     copies: list[tuple[Any, Any]] = [
@@ -206,8 +206,8 @@ def test_gauges_survive_every_way_of_saving(
 
 
 @pytest.mark.kernel_free
-def test_gauges_survive_a_new_plan(site: Site, rng: np.random.Generator) -> None:
-    """A parameter group that is added, settings that change: read with what was gauged before."""
+def test_move_sums_survive_a_new_plan(site: Site, rng: np.random.Generator) -> None:
+    """A parameter group that is added, settings that change: read with what was summed before."""
     twin = KIND.beside(site, SMALL, rng, weight_decay=0.1)
     gradients = Gradients(3)
     twin.run(gradients, rng)

@@ -3,7 +3,7 @@
 Two clocks. The raw gradient, of this step, drives the clips, which guard against explosions, and
 the scale t, its root mean square. d is the gradient in units of t, and u = d / q what is left of it
 in the metric q. YellowFin's measurement h = t² <d, u> is known when the update has been made: what
-step j has gauged is digested in step j + 1. Numbered comments are the steps of the specification; k
+step j has summed is digested in step j + 1. Numbered comments are the steps of the specification; k
 is the 0-based iteration.
 """
 
@@ -138,8 +138,8 @@ class PreconditionedOracle:
         self.start_norm = 0.0  # ‖x_0‖
         self.start_size = 0  # n_0
         self.start_scale = 0.0  # t_0
-        self.gauged = 0.0  # G of the step before
-        self.gauged_growth = np.longdouble(0.0)  # W of the step before
+        self.summed = 0.0  # G of the step before
+        self.summed_growth = np.longdouble(0.0)  # W of the step before
         self.growth = np.longdouble(0.0)  # Q
         self.radius = 0.0  # r
         self.square_sum = 0.0  # A
@@ -176,11 +176,11 @@ class PreconditionedOracle:
         clip, self.update_clip = self._clips(norm)  # 1, 2, 3
 
         # 4. The scale.
-        digested = self.scale  # t of the step that has gauged
+        digested = self.scale  # t of the step that has summed
         self.mean_square_avg = B2 * self.mean_square_avg + (1.0 - B2) * clip**2 * norm**2 / size
         self.scale = math.sqrt(self.mean_square_avg / (1.0 - B2 ** (self.k + 1)))
 
-        # 5. Momentum, from what the last update has gauged. 6. The step size.
+        # 5. Momentum, from what the last update has summed. 6. The step size.
         if self.k == 0:
             self._start(size)
             momentum = self.first_momentum
@@ -197,7 +197,7 @@ class PreconditionedOracle:
                 group_lrs[i] = min(group_lrs[i], (1.0 - momentum) / group.weight_decay)
 
         # 7. The move, and its sums for the next step.
-        self.gauged, self.gauged_growth = 0.0, np.longdouble(0.0)
+        self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
         todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
             for i in range(len(group.params)):
@@ -258,13 +258,13 @@ class PreconditionedOracle:
         self.radius = START * (1.0 + self.start_norm) / (math.sqrt(size) * self.scale)
 
     def _digest(self, scale: float) -> float:
-        """Momentum, from what the update of the step before has gauged; scale: its t."""
+        """Momentum, from what the update of the step before has summed; scale: its t."""
         b, first = self.beta, self.k == 1
-        h = scale**2 * self.gauged
+        h = scale**2 * self.summed
         if first:
             relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
             self.radius = START * (1.0 + self.start_norm) * relative
-        self.growth += self.gauged_growth
+        self.growth += self.summed_growth
         self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
         self.square_sum += h
 
@@ -312,8 +312,8 @@ class PreconditionedOracle:
         v = group.buffers[i] = momentum * group.buffers[i] - lr * self.update_clip * u
         group.params[i] = keep * x + v
 
-        self.gauged += float(d @ u)
+        self.summed += float(d @ u)
         new, old = group.params[i].astype(np.longdouble), x.astype(np.longdouble)
-        self.gauged_growth += ((new - old) * (new + old) * q).sum()
+        self.summed_growth += ((new - old) * (new + old) * q).sum()
         group.uphill[i], group.uphill_terms[i] = d, terms
         group.metric[i], group.directions[i] = q, u

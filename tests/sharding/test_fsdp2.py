@@ -113,7 +113,7 @@ def test_a_step_has_few_sums(name: str, pair: Pair) -> None:
 
 def check_a_step_has_few_sums(rank: int, name: str) -> None:
     """LAMB has one for the clip and one for the norms. YellowFin has one for ‖g‖² and one for what
-    the update has gauged, so that any process can save the whole state alone."""
+    the update has summed, so that any process can save the whole state alone."""
     model = sharded()
     optimizer = BUILDS[name](model.parameters())
     train(model, optimizer, range(CUT), rank, WORLD)

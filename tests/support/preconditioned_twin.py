@@ -1,11 +1,11 @@
 """The preconditioned YellowFin and its oracle side by side: every step from where the last one led.
 
 u = d / q makes a move of order 1 of the sign of a gradient, so what a parameter is off may come
-back through the coupled decay as a whole move, and lr hangs on all of them. The oracle therefore
+back through the coupled decay as a whole move, and lr depends on all of them. The oracle therefore
 goes on from the optimizer's own parameters and state, which it has just compared.
 
 Tolerances. As in twin.py a sum of squares is good to 2e-6 relative (1e-13 in double precision): so
-are ‖g‖² and ‖x_0‖², and clips and t, which hang on roots and quotients of them. A term of d rounds
+are ‖g‖² and ‖x_0‖², and clips and t, which depend on their roots and quotients. A term of d rounds
 relative to itself, so d may be off by more than that where its terms cancel. s, q and u follow by
 intervals, as if d and q were independent; but q² >= d² (1 - b2) / (1 - b2^m) bounds |u| whatever
 the rounding. An error of t comes on top and is the same for all elements: it makes d and q smaller
@@ -55,8 +55,8 @@ class PreconditionedTwin(Twin):
         self.compared = 0  # steps
         self.h_off = 0.0  # relative, the most of any h
         self.growth_off = 0.0  # of Q
-        # What the last step has gauged is off by this: G relatively, W.
-        self.gauged_off = self.gauged_growth_off = 0.0
+        # What the last step has summed is off by this: G relatively, W.
+        self.summed_off = self.summed_growth_off = 0.0
 
     def rows(self) -> Iterator[tuple[torch.nn.Parameter, PreconditionedGroup, int, float]]:
         """Every parameter with its group in the oracle, its place there and the group's lr."""
@@ -69,8 +69,8 @@ class PreconditionedTwin(Twin):
         """Diagnostics, step sizes, state and parameters, within the tolerances derived above."""
         taken, self.compared = trace.step > self.compared, trace.step
         if taken and trace.step > 1:
-            self.h_off = max(self.h_off, self.gauged_off + self.statistic)  # that of t² d u
-            self.growth_off += self.gauged_growth_off
+            self.h_off = max(self.h_off, self.summed_off + self.statistic)  # that of t² d u
+            self.growth_off += self.summed_growth_off
         error, h_off = self.statistic, self.h_off
         tuned = 6.0 * h_off if trace.step > 2 else 0.0  # before, momentum is given
         radius = error + h_off + self.growth_off / self.oracle.radius**2
@@ -96,10 +96,10 @@ class PreconditionedTwin(Twin):
             self.assert_near([np.zeros_like(g.params[i]) for _, g, i, _ in self.rows()], trace.step)
 
     def compare_elements(self, trace: Trace, lr_off: float, momentum_off: float) -> None:
-        """State and parameters; and what they are off tells for the sums that they gauge."""
+        """State and parameters; and what they are off tells for their sums of the move."""
         error, eps = self.statistic, self.rounding
         clip_off = error if trace.clip_coefficient < 1.0 else 0.0
-        gauged = gauged_off = growth_off = 0.0
+        summed = summed_off = growth_off = 0.0
         growth = np.longdouble(0.0)
         allowed = []
         for (p, group, i, lr), before in zip(self.rows(), self.before, strict=True):
@@ -119,8 +119,8 @@ class PreconditionedTwin(Twin):
             with np.errstate(divide="ignore"):
                 u_off = (d_off + u * q_off) / np.maximum(q - q_off, 0.0)
             u_off = np.minimum(u_off, u + np.sqrt(fresh / (1.0 - B2)))
-            gauged += float(d @ u)
-            gauged_off += float(d_off @ (u + u_off) + d @ u_off)
+            summed += float(d @ u)
+            summed_off += float(d_off @ (u + u_off) + d @ u_off)
 
             s_off += 2.0 * error * (1.0 - B2) * d**2
             u_off += error * u
@@ -139,9 +139,9 @@ class PreconditionedTwin(Twin):
             growth += (grown * q).sum()
             growth_off += float(np.abs(grown) @ (q_off + (2.0 * error + 4.0 * eps) * q))
         self.assert_near(allowed, trace.step)
-        self.gauged_off = error + (gauged_off / gauged if gauged else 0.0)
-        self.gauged_growth_off = growth_off
-        self.oracle.gauged_growth = growth
+        self.summed_off = error + (summed_off / summed if summed else 0.0)
+        self.summed_growth_off = growth_off
+        self.oracle.summed_growth = growth
 
     def compare_state(
         self,
@@ -185,7 +185,7 @@ class PreconditionedTwin(Twin):
 
 
 class CompactTwin(PreconditionedTwin):
-    """YellowFin as it comes, with preconditioner="compact", and its oracle."""
+    """The default YellowFin, with preconditioner="compact", and its oracle."""
 
     group_type = CompactGroup
     chosen: ClassVar = {}

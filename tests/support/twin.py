@@ -145,7 +145,7 @@ class Twin(SideBySide):
     def tell_growth(self) -> None:
         """Has the oracle go on with the growth of the optimizer's own parameters.
 
-        lr hangs on the path and the path on lr: what they are off would feed on itself.
+        lr depends on the path and the path on lr: what they are off would feed on itself.
         """
         for p, before in zip(self.params, self.before, strict=True):
             grown = self.newest(p) ** 2 - before**2

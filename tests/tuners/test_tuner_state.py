@@ -51,7 +51,7 @@ def in_full(optimizer: Any, params: list[nn.Parameter]) -> list[Tensor]:
 
 @each_backend
 @each_dtypes
-def test_what_an_update_gauges_is_in_the_state_at_once(
+def test_what_an_update_sums_is_in_the_state_at_once(
     dtypes: Sequence[torch.dtype], backend: str
 ) -> None:
     params = parameters(dtypes)
@@ -109,7 +109,7 @@ def test_a_step_that_is_none_leaves_it(
     optimizer = YellowFin(params, preconditioner=preconditioner, backend=backend)
     for seed in (0, 1):
         step(optimizer, params, seed)
-    if loaded:  # the tables are new, and have gauged nothing yet
+    if loaded:  # the tables are new, and have summed nothing yet
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     before = optimizer._tuner.state.clone()
     assert before[FIRST] != 0.0

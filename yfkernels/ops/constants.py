@@ -109,9 +109,7 @@ METRIC_FLOOR = 2.0**-16
 
 # ---- random bits and 8-bit codes
 
-MIX = (0x7FEB352D, 0x846CA68B)
-"""The hash's multipliers."""
-
+MIX_1, MIX_2 = 0x7FEB352D, 0x846CA68B  # the hash's multipliers
 WEYL = 0x9E3779B1
 CODE_SHIFT = 21
 CODE_BASE = 90 << 23  # the bits of 2^-37
@@ -119,7 +117,7 @@ CODE_BASE = 90 << 23  # the bits of 2^-37
 _COMPARED = (
     *("TILE", "COLUMNS", "STATE_FORMAT", "EPSILON", "TINY", "LARGEST_CUBIC", "ENVELOPE_GUARD"),
     *("WIDEST_RANGE", "FIRST_RADIUS", "RECENT", "SPIKE", "SPIKE_STEPS", "LARGEST_MOVE"),
-    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "METRIC_FLOOR", "MIX", "WEYL"),
+    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "METRIC_FLOOR", "MIX_1", "MIX_2", "WEYL"),
     *("CODE_SHIFT", "CODE_BASE"),
 )
 

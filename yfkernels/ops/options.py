@@ -20,6 +20,12 @@ _PRECONDITIONED: Mapping[str | None, Rule] = {
     "diagonal": rules.YELLOWFIN_DIAGONAL,
 }
 
+TUNER_OPTIONS = (
+    *("beta", "max_norm", "initial_lr", "initial_momentum", "window", "adaptive_clip", "polyak"),
+    *("log_smooth", "sparsity_debias", "sketch", "trust_ratio", "robust", "preconditioned"),
+)
+"""What the compiled tuner reads of them."""
+
 
 @dataclass(frozen=True)
 class YellowFinOptions:

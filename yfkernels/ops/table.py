@@ -148,6 +148,8 @@ class TensorTable:
         self.columns = frozenset(self.rows[0].columns)
         self.params: list[Tensor] = []  # as autograd knows them, one a row
         self.updated: list[Tensor] = []  # those that have a gradient in this step
+        # the rows' places among all parameters; made here, as a step must not copy from the host
+        self.indices = torch.tensor([row.index for row in self.rows], device="cpu").to(self.device)
         self.norms = torch.zeros(len(self.rows), 2, dtype=torch.float64, device=self.device)
         # a place of its own, until a tuner names one in its state
         self.move_sums = torch.zeros(len(MOVE_SUMS), dtype=torch.float64, device=self.device)
@@ -170,7 +172,7 @@ class TensorTable:
 
     def buffers(self) -> list[Tensor]:
         """What was made here and kernels read or write."""
-        made = [self.norms, self.move_sums]
+        made = [self.norms, self.move_sums, self.indices]
         if self.backend.fused:
             made += [self.words, self.chunks, self.tickets, self.chunk_sums]
         return made

@@ -23,10 +23,10 @@ def reduce_norms(
     """
     for shard in shards:
         mine = [table for table in tables if table.shard == shard]
-        total = torch.zeros(num_params, 2, dtype=torch.float64, device=shard.device)
-        places = [torch.tensor([row.index for row in table.rows], device="cpu") for table in mine]
-        for table, place in zip(mine, places):
-            total[place.to(total.device)] = table.norms.to(total.device)
+        device = shard.place_for(mine[0].device) if mine else shard.device
+        total = torch.zeros(num_params, 2, dtype=torch.float64, device=device)
+        for table in mine:
+            total[table.indices.to(device)] = table.norms.to(device)
         shard.all_reduce(total)
-        for table, place in zip(mine, places):
-            table.norms.copy_(total[place.to(total.device)])
+        for table in mine:
+            table.norms.copy_(total[table.indices.to(device)])

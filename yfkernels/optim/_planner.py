@@ -94,9 +94,14 @@ class Planner:
         """
         # until all of it has been found true, whatever is raised on the way
         plan, self._plan = self._plan, None
-        if plan is not None and (capture or self.captured.has(plan)):
-            plan.write_everything()
-            self._tuner.write_again()
+        if plan is not None:
+            self._streams.enter()
+            if capture and not self.captured.has(plan):
+                # even if the capture is refused, or there is no gradient: addresses are written
+                self.captured.hold(plan, self._tuner.buffers())
+            if self.captured.has(plan):
+                plan.write_everything()
+                self._tuner.write_again()
         seen = Seen.PLAN if plan is None else plan.bind(groups, state)
         if plan is None or seen == Seen.PLAN:
             if not self._takes_part(groups):
@@ -109,12 +114,8 @@ class Planner:
                     "step was being set up, or lie in memory that cannot be told apart"
                 )
         self._plan = plan
-        if seen != Seen.SAME and not self._division.everywhere:
-            return None
-        if capture and not self.captured.has(plan):
-            self.captured.hold(plan, self._tuner.buffers())  # even if the capture is refused
         self._streams.enter()
-        return plan
+        return plan if seen == Seen.SAME or self._division.everywhere else None
 
     def _takes_part(self, groups: Groups) -> bool:
         """Whether there is a gradient, or other processes wait for this one's sums."""

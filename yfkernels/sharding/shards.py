@@ -53,6 +53,13 @@ class ShardGroup:
         for group in self.groups:
             torch.distributed.all_reduce(sums, group=group)
 
+    def place_for(self, device: torch.device) -> torch.device:
+        """Where sums that are made on `device` are reduced: there, if the network takes them.
+
+        "cuda" alone would be the current device, which may be another process's.
+        """
+        return device if device.type == self.device.type else self.device
+
 
 @dataclass(frozen=True)
 class Sharding:
@@ -81,11 +88,11 @@ class Sharding:
         """
         total = part(None, device)
         for shard in self.shards:
-            sums = part(shard, shard.device)
+            sums = part(shard, shard.place_for(device))
             shard.all_reduce(sums)
             total += sums.to(device)
         if self.between is not None:
-            sums = total.to(self.between.device)
+            sums = total.to(self.between.place_for(device))
             self.between.all_reduce(sums)
             total = sums.to(device)
         return total

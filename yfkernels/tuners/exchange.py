@@ -18,7 +18,7 @@ class Exchange:
     """Numbers down to the host in one copy and one wait, and up again in one copy a device.
 
     All copies go between pinned memory and the device, so none of them stops the host. The wait is
-    for the event behind the copy down. What is staged for the way up is written after the next wait
+    for the event after the copy down. What is staged for the way up is written after the next wait
     at the earliest, when the copy before has long been made.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the updates gauge, from the tables where they leave it into the tuner's state."""
+"""Sums of the move, from the tables where updates leave them into the tuner's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yfkernels.sharding.shards import ShardGroup, Sharding
 
 
 class MoveSums:
-    """Brings what the update of every table has gauged to one place, straight after the update.
+    """Brings the sums of every table's update to one place, straight after the update.
 
     A single table, on that device and of whole tensors, is told to write there itself. Where there
     are more, or shards of them, each has a place of its own, and `collect` adds them up.

@@ -50,7 +50,7 @@ class Tuner(Protocol):
             tables: every table of the optimizer on this process.
             sharding: the processes that share the parameters.
             num_groups: parameter groups.
-            device: where scalars are to be worked out.
+            device: where scalars are to be computed.
             backend: which backend does it there.
         """
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels.ops.options import YellowFinOptions
+from yfkernels.ops.options import TUNER_OPTIONS, YellowFinOptions
 from yfkernels.ops.table import TensorTable
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -30,13 +30,7 @@ def table_of(table: TensorTable) -> tuple[int, int, int, int, int]:
     )
 
 
-_OPTIONS = (
-    *("beta", "max_norm", "initial_lr", "initial_momentum", "window", "adaptive_clip", "polyak"),
-    *("log_smooth", "sparsity_debias", "sketch", "trust_ratio", "robust", "preconditioned"),
-)
-
-
 @cache
 def compiled_options(module: Any, options: YellowFinOptions) -> Any:
     """The options as the compiled module keeps them."""
-    return module.TunerOptions(**{name: getattr(options, name) for name in _OPTIONS})
+    return module.TunerOptions(**{name: getattr(options, name) for name in TUNER_OPTIONS})

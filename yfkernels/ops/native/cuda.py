@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,35 @@ from yfkernels.ops.table import TensorTable
 def _device_count(module: Any) -> tuple[int, str]:
     count, reason = module.cuda_device_count()
     return count, reason
+
+
+def runs_on(archs: str, capability: tuple[int, int]) -> bool:
+    """Whether code for these architectures runs on a GPU.
+
+    Args:
+        archs: as in "sm_80 sm_90 compute_90". Machine code runs on GPUs of its own major version
+            and no older minor one, PTX (compute_) on all that are not older.
+        capability: the GPU's, (major, minor).
+    """
+    for kind, digits, minor in re.findall(r"(sm|compute)_(\d+)(\d)[af]?\b", archs):
+        code = (int(digits), int(minor))
+        if code <= capability and (kind == "compute" or code[0] == capability[0]):
+            return True
+    return False
+
+
+@cache
+def _not_compiled_for(module: Any) -> str | None:
+    """Which visible GPU the module has no code for, if there is one."""
+    archs = module.build_info()["cuda_archs"]
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        if not runs_on(archs, (major, minor)):
+            return (
+                f"the extension yfkernels._C was compiled for {archs}, which cuda:{index} "
+                f"(sm_{major}{minor}) cannot run; build it again with YFK_CUDA_ARCHS={major}{minor}"
+            )
+    return None
 
 
 class NativeCuda(Backend):
@@ -43,7 +73,7 @@ class NativeCuda(Backend):
         if not hasattr(self._c, "cuda_device_count"):
             return "the extension yfkernels._C was built without CUDA"
         count, reason = _device_count(self._c)
-        return None if count else f"no CUDA device: {reason}"
+        return _not_compiled_for(self._c) if count else f"no CUDA device: {reason}"
 
     def _queue(self, device: torch.device) -> tuple[int, int]:
         """(index of the device, address of its current stream)."""

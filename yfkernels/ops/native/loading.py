@@ -6,8 +6,46 @@ from importlib import import_module
 from typing import Any
 
 from yfkernels.ops import constants
-from yfkernels.ops.rules import RULES
+from yfkernels.ops.options import TUNER_OPTIONS
+from yfkernels.ops.rules import RULES, BiasCorrection, Measure, Rule
 from yfkernels.ops.watch import Place, Seen
+
+
+def layout() -> dict[str, Any]:
+    """What both languages must agree on, as this package has it."""
+    return {
+        "row": list(constants.ROW),
+        "slot": list(constants.SUMS),
+        "state": list(constants.STATE_FIELDS),
+        "group": list(constants.GROUP_FIELDS),
+        "gate_state": list(constants.GATE_STATE),
+        "settings": list(constants.SETTINGS),
+        "options": list(TUNER_OPTIONS),
+        "rules": list(map(_described, RULES)),
+        "numbers": constants.numbers(),
+        "seen": {name: value for name, value in vars(Seen).items() if name.isupper()},
+        "places": {place.name: int(place) for place in Place},
+        "measures": {measure.name: int(measure) for measure in Measure},
+        "corrections": {correction.name: int(correction) for correction in BiasCorrection},
+    }
+
+
+def _described(rule: Rule) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "fields": list(rule.fields),
+        "states": rule.states,
+        "move_sums": rule.move_sums,
+        "coded": rule.coded,
+    }
+
+
+def differences(theirs: dict[str, Any]) -> list[str]:
+    """The entries of a module's layout that are not those of this package."""
+    ours = layout()
+    return sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )
 
 
 def _load() -> tuple[Any, str | None]:
@@ -17,22 +55,12 @@ def _load() -> tuple[Any, str | None]:
         return None, "the extension yfkernels._C was not built"
     except ImportError as error:
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
-    expected = {
-        "COLUMNS": constants.COLUMNS,
-        "ROW_WORDS": len(constants.ROW),
-        "STATE_WORDS": len(constants.STATE_FIELDS),
-        "STATE_FORMAT": constants.STATE_FORMAT,
-        "GROUP_WORDS": len(constants.GROUP_FIELDS),
-        "GATE_WORDS": len(constants.GATE_STATE),
-        "COEFFICIENT_WORDS": [len(rule.fields) for rule in RULES],
-        "SEEN": [value for name, value in vars(Seen).items() if name.isupper()],
-        "PLACES": list(Place),
-        "SUMS": len(constants.SUMS),
-        "TILE": constants.TILE,
-    }
-    layout = {name: getattr(module, name, None) for name in expected}
-    if layout != expected:
-        return None, "the extension yfkernels._C was built from other sources; build it again"
+    wrong = differences(module.layout()) if hasattr(module, "layout") else ["layout"]
+    if wrong:
+        return None, (
+            "the extension yfkernels._C was built from other sources, which differ in "
+            f"{', '.join(wrong)}; build it again"
+        )
     return module, None
 
 

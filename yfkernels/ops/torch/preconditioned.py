@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yfkernels.ops.constants import FIRST_TRAVEL, LEAST_MOMENTUM, SQUARE_DECAY
 from yfkernels.ops.torch.single_step import single_step
 from yfkernels.ops.torch.statistics import Curvature, TuningStep, in_range
-
-_SQUARE_DECAY = 0.999
-_FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n)
-_LEAST_MOMENTUM = 0.5
 
 
 def _digest(step: TuningStep) -> tuple[Tensor, Curvature]:
@@ -37,8 +34,8 @@ def tune_preconditioned(
     new |= {name: torch.where(k >= 1, value, old[name]) for name, value in new.items()}
     window = torch.where(k >= 1, window, step.window())
     _, tuned = single_step(c.distance, c.variance, c.h_min, c.h_max, step.e)
-    least = max(options.initial_momentum, _LEAST_MOMENTUM)
-    momentum = torch.where(k >= 2, tuned.clamp(min=_LEAST_MOMENTUM), least)
+    least = max(options.initial_momentum, LEAST_MOMENTUM)
+    momentum = torch.where(k >= 2, tuned.clamp(min=LEAST_MOMENTUM), least)
 
     # 1. the clips
     envelope_sq = old["envelope"]
@@ -52,17 +49,17 @@ def tune_preconditioned(
     new["envelope"] = step.end_of_range(envelope_avg, 1.0 - new["beta_power"])
 
     # 2. the scale of the metric
-    fresh = 1.0 - _SQUARE_DECAY
+    fresh = 1.0 - SQUARE_DECAY
     mean_sq = g.norm_sq / sums["count"]
-    new["mean_sq_avg"] = _SQUARE_DECAY * old["mean_sq_avg"] + fresh * mean_sq
-    scale = (new["mean_sq_avg"] / (1.0 - _SQUARE_DECAY ** (k + 1.0))).sqrt()
+    new["mean_sq_avg"] = SQUARE_DECAY * old["mean_sq_avg"] + fresh * mean_sq
+    scale = (new["mean_sq_avg"] / (1.0 - SQUARE_DECAY ** (k + 1.0))).sqrt()
     new["scale"] = scale
 
     # 5. the step along u. In the first one the sum of h cancels
-    start = _FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
+    start = FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
     lr = scale * step.distance_over_gradients(momentum)
     lr = torch.where(k == 0, (1.0 - momentum) * start, lr)
-    # but for sqrt(h), which the update has yet to gauge
+    # but for sqrt(h), which the update has yet to sum
     new["radius"] = torch.where(k == 0, start / scale, new["radius"])
 
     group, rest = step.group, 1.0 - momentum
@@ -87,7 +84,7 @@ def tune_preconditioned(
         # as AdamW: lr / (1 - mu) is the whole travel of one u
         "param_keep": torch.where(decoupled, 1.0 - lrs * decay / rest, ones),
         "param_gain": ones,
-        "average_decay": ones * _SQUARE_DECAY,
+        "average_decay": ones * SQUARE_DECAY,
         "average_gain": ones * fresh,
         "update_clip": ones * update_clip,
         "lr": lrs,

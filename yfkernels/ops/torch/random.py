@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yfkernels.ops.constants import CODE_BASE, CODE_SHIFT, MIX_1, MIX_2, WEYL
+
 _MASK = 0xFFFFFFFF
-_CODE_SHIFT = 21
-_CODE_BASE = 90 << 23
-_WEYL = 0x9E3779B1
 
 
 def mixed(x: Tensor) -> Tensor:
     """Spreads the bits of 32-bit words, kept in int64, over 32 bits."""
     x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _MASK
+    x = (x * MIX_1) & _MASK
     x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _MASK
+    x = (x * MIX_2) & _MASK
     return x ^ (x >> 16)
 
 
@@ -45,15 +44,15 @@ def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
         step: number of this step, from 1.
     """
     element = _elements(origin, values)
-    random = ((element + _seed(element, step)) * _WEYL) & _MASK
-    bits = values.view(torch.int32).long() + (random >> 32 - _CODE_SHIFT)
-    code = (bits - _CODE_BASE) >> _CODE_SHIFT
+    random = ((element + _seed(element, step)) * WEYL) & _MASK
+    bits = values.view(torch.int32).long() + (random >> 32 - CODE_SHIFT)
+    code = (bits - CODE_BASE) >> CODE_SHIFT
     return code.clamp(0, 255).to(torch.uint8)
 
 
 def decoded(codes: Tensor) -> Tensor:
     """What the codes stand for, in float32."""
-    return ((codes.int() << _CODE_SHIFT) + _CODE_BASE).view(torch.float32)
+    return ((codes.int() << CODE_SHIFT) + CODE_BASE).view(torch.float32)
 
 
 def rounded(values: Tensor, dtype: torch.dtype, origin: int, step: Tensor) -> Tensor:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-EPSILON = 1e-6
-TINY = 1e-30  # in its place in the robust mode
-_LARGEST_CUBIC = 1e300
+from yfkernels.ops.constants import EPSILON, LARGEST_CUBIC
 
 
 def cubic_complement(p: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ def single_step(
     """SingleStep on float64 scalars (paper, equation 15): (lr, momentum)."""
     h = h_min + e
     dh = (distance + e) * h
-    p = (dh * dh / (2.0 * (variance + e))).clamp(max=_LARGEST_CUBIC)
+    p = (dh * dh / (2.0 * (variance + e))).clamp(max=LARGEST_CUBIC)
     y = cubic_complement(p)
     x = torch.where(p > 1.0, y * y * y / p, 1.0 - y)
     root = ((h_max + e) / h).clamp(min=1.0 + EPSILON).sqrt()

@@ -7,21 +7,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import GROUP_FIELDS, STATE_FIELDS
+from yfkernels.ops.constants import (
+    ENVELOPE_GUARD,
+    EPSILON,
+    GROUP_FIELDS,
+    RECENT,
+    SPIKE,
+    SPIKE_STEPS,
+    STATE_FIELDS,
+    TINY,
+    WIDEST_RANGE,
+)
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN
-from yfkernels.ops.torch.single_step import EPSILON, TINY, clip_factor
-
-FIRST_RADIUS = 1e-3
-_ENVELOPE_GUARD = 10.0
-_WIDEST_RANGE = 30.0
-_RECENT = 0.9
-_SPIKE = 2.0
-_CALM_STEPS = 10
+from yfkernels.ops.torch.single_step import clip_factor
 
 
 class Clipped(NamedTuple):
-    """A step's gradient behind the clips; `norm` is the one before them."""
+    """A step's gradient after the clips; `norm` is the one before them."""
 
     norm: Tensor
     clip: Tensor
@@ -40,7 +43,7 @@ class Curvature(NamedTuple):
 
 
 class TuningStep:
-    """One step of a tuner: what it is given, and what it has worked out so far.
+    """One step of a tuner: what it is given, and what it has computed so far.
 
     Attributes:
         inv_scale: one over the loss scale.
@@ -94,7 +97,7 @@ class TuningStep:
         norm = self.grad_sq.sqrt()
         clip = clip_factor(self.one * self.options.max_norm, norm)
         if self.options.adaptive_clip:
-            bound = _ENVELOPE_GUARD * envelope_sq.sqrt() + self.e
+            bound = ENVELOPE_GUARD * envelope_sq.sqrt() + self.e
             clip = torch.where(self.k >= 2, clip * clip_factor(bound, clip * norm, self.e), clip)
         norm_sq = clip * clip * self.grad_sq
         exploding = (self.k >= 1) & (norm_sq >= envelope_sq)
@@ -110,11 +113,11 @@ class TuningStep:
             return update_clip
         if self.options.adaptive_clip:
             recent_sq = old["recent_sq_avg"] / (1.0 - old["recent_power"])
-            spike_clip = clip_factor(_SPIKE * recent_sq.sqrt(), g.root, self.e)
+            spike_clip = clip_factor(SPIKE * recent_sq.sqrt(), g.root, self.e)
             both = torch.minimum(spike_clip, update_clip)
-            update_clip = torch.where(self.k >= _CALM_STEPS, both, update_clip)
-        self.new["recent_sq_avg"] = _RECENT * old["recent_sq_avg"] + (1.0 - _RECENT) * g.norm_sq
-        power = torch.where(self.k == 0, _RECENT, _RECENT * old["recent_power"])
+            update_clip = torch.where(self.k >= SPIKE_STEPS, both, update_clip)
+        self.new["recent_sq_avg"] = RECENT * old["recent_sq_avg"] + (1.0 - RECENT) * g.norm_sq
+        power = torch.where(self.k == 0, RECENT, RECENT * old["recent_power"])
         self.new["recent_power"] = power
         return update_clip
 
@@ -175,4 +178,4 @@ class TuningStep:
 
 def in_range(h_min: Tensor, h_max: Tensor) -> Tensor:
     """h_min, at least a thirtieth of h_max."""
-    return torch.maximum(h_min, h_max / _WIDEST_RANGE)
+    return torch.maximum(h_min, h_max / WIDEST_RANGE)

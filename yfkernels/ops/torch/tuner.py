@@ -9,13 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import SUMS, TILE
+from yfkernels.ops.constants import EPSILON, FIRST_RADIUS, LARGEST_MOVE, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.torch.preconditioned import tune_preconditioned
-from yfkernels.ops.torch.single_step import EPSILON, single_step
-from yfkernels.ops.torch.statistics import FIRST_RADIUS, TuningStep, in_range
-
-_LARGEST_MOVE = 100.0
+from yfkernels.ops.torch.single_step import single_step
+from yfkernels.ops.torch.statistics import TuningStep, in_range
 
 
 def tune_yellowfin(
@@ -103,8 +101,8 @@ def _tune_plain(
     group = step.group
     lrs = lr * group["lr"]
     if options.adaptive_clip:
-        cap = _LARGEST_MOVE / (h + EPSILON).sqrt()
-        lrs = torch.where(lrs * g.root >= _LARGEST_MOVE, cap, lrs)
+        cap = LARGEST_MOVE / (h + EPSILON).sqrt()
+        lrs = torch.where(lrs * g.root >= LARGEST_MOVE, cap, lrs)
     if options.robust:
         # the statistics do not see weight decay: of a small loss lr would be too much for it
         decay, rest = group["weight_decay"], 1.0 - momentum

@@ -24,7 +24,7 @@ _WARPS = 8
 def _flip_signs(grad, tile, rows):
     """A tile with the sketch's signs; as sign_bits() of csrc/rules.h. tile: its index, int64.
 
-    One hash gives the signs of 32 elements; it is worked out once for each 16-byte row.
+    One hash gives the signs of 32 elements; it is computed once for each 16-byte row.
     """
     WIDTH: tl.constexpr = grad.shape[2]
     first_block = tile * (grad.numel // 32)
@@ -61,7 +61,7 @@ def measure(
     THREADS: tl.constexpr,
     AVERAGES: tl.constexpr,
 ):
-    """Program s sums a fixed run of chunks into slot s: the sums do not hang on the device.
+    """Program s sums a fixed run of chunks into slot s: the sums do not depend on the device.
 
     A tile is 4096 elements in the order of memory as [repeat, thread, element], where a thread's
     row of elements is one 16-byte load of the gradient. Threads sum what they hold in float32 over

@@ -12,7 +12,7 @@ from torch import Tensor
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import launch as launch_kernel
 from yfkernels.ops.triton.launch import scaler_numbers
-from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.layout import at, number, size
 from yfkernels.ops.triton.reduce import slot_total
 from yfkernels.ops.triton.rules import power
 from yfkernels.ops.triton.single_step import single_step
@@ -88,7 +88,7 @@ def preconditioned_tune(
         return
 
     gain = 1.0 - beta
-    e = tl.full([], 1e-30, tl.float64)
+    e = tl.full([], number("TINY"), tl.float64)
     k = step.to(tl.int64)
 
     # 1. the clips
@@ -97,7 +97,7 @@ def preconditioned_tune(
     store_recent(state, recent)
 
     # 4. what the step before has left: h = t² <d, u>, and how far it has come, in the metric
-    least = tl.maximum(initial_momentum, 0.5)
+    least = tl.maximum(initial_momentum, number("LEAST_MOMENTUM"))
     momentum = least
     if k >= 1:
         h = scale * scale * unread_metric_sq
@@ -111,7 +111,7 @@ def preconditioned_tune(
         variance = tl.maximum(variance, e)
         h_min = in_range(h_min, h_max)
         _, tuned = single_step(distance, variance, h_min, h_max, e)
-        momentum = tl.where(k >= 2, tl.maximum(tuned, 0.5), momentum)
+        momentum = tl.where(k >= 2, tl.maximum(tuned, number("LEAST_MOMENTUM")), momentum)
 
         tl.store(state + at("state.unread_growth"), 0.0)
         tl.store(state + at("state.unread_metric_sq"), 0.0)
@@ -132,7 +132,7 @@ def preconditioned_tune(
     tl.store(state + at("state.envelope"), envelope_sq)
 
     # 2. the scale of the metric
-    square_decay = tl.full([], 0.999, tl.float64)
+    square_decay = tl.full([], number("SQUARE_DECAY"), tl.float64)
     fresh = 1.0 - square_decay
     mean_sq_avg = square_decay * mean_sq_avg + fresh * (norm_sq / count)
     scale = tl.sqrt(mean_sq_avg / (1.0 - power(square_decay, step + 1.0)))
@@ -141,10 +141,12 @@ def preconditioned_tune(
 
     # 5. the step along u. In the first one the sum of h cancels
     rest = 1.0 - momentum
-    start = tl.full([], 1e-2, tl.float64) * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
+    start = (
+        tl.full([], number("FIRST_TRAVEL"), tl.float64) * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
+    )
     lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
     lr = tl.where(k == 0, rest * start, lr)
-    # but for sqrt(h), which the update has yet to gauge
+    # but for sqrt(h), which the update has yet to sum
     radius = tl.where(k == 0, start / scale, radius)
 
     tl.store(state + at("state.step"), step + 1.0)

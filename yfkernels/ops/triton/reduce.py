@@ -1,4 +1,4 @@
-"""Sums that the last program to be done adds up, in an order that hangs on their number alone."""
+"""Sums that the last program to be done adds up, in an order that depends on their number alone."""
 
 from __future__ import annotations
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from yfkernels.ops.triton.layout import number
+
 
 @triton.jit
 def mixed(x):
     """The bits of x, spread over 32. x: uint32."""
     x ^= x >> 16
-    x *= 0x7FEB352D
+    x *= number("MIX_1")
     x ^= x >> 15
-    x *= 0x846CA68B
+    x *= number("MIX_2")
     x ^= x >> 16
     return x
 
@@ -65,14 +67,16 @@ def round_randomly(x, random, DTYPE: tl.constexpr):
 def code_of(x, random):
     """The 8-bit codes of floats that are not negative, rounded randomly; random: 32 bits each."""
     bits = x.to(tl.uint32, bitcast=True) + (random >> 11)
-    base = tl.full([1], 90 << 23, tl.uint32)
-    return tl.minimum((tl.maximum(bits, base) - base) >> 21, 255).to(tl.uint8)
+    base = tl.full([1], number("CODE_BASE"), tl.uint32)
+    return tl.minimum((tl.maximum(bits, base) - base) >> number("CODE_SHIFT"), 255).to(tl.uint8)
 
 
 @triton.jit
 def float_of(code):
     """What the codes stand for."""
-    return ((code.to(tl.uint32) << 21) + (90 << 23)).to(tl.float32, bitcast=True)
+    return ((code.to(tl.uint32) << number("CODE_SHIFT")) + number("CODE_BASE")).to(
+        tl.float32, bitcast=True
+    )
 
 
 @triton.jit

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from yfkernels.ops.triton.layout import number
+
 
 @triton.jit
 def clip_factor(target, norm, e):
@@ -29,8 +31,8 @@ def cubic_complement(p):
 def single_step(distance, variance, h_min, h_max, e):
     """SingleStep (arXiv 1706.03471, equation 15): (lr, momentum). e: float64."""
     # beside a tensor in minimum or maximum a bare literal would be a float32
-    largest = tl.full([], 1e300, tl.float64)
-    least_ratio = tl.full([], 1.0 + 1e-6, tl.float64)
+    largest = tl.full([], number("LARGEST_CUBIC"), tl.float64)
+    least_ratio = tl.full([], 1.0 + number("EPSILON"), tl.float64)
     h = h_min + e
     dh = (distance + e) * h
     p = tl.minimum(dh * dh / (2.0 * (variance + e)), largest)

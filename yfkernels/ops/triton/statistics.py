@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import kept
-from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.layout import at, number, size
 from yfkernels.ops.triton.reduce import slot_total
 from yfkernels.ops.triton.single_step import clip_factor
 
@@ -98,15 +98,15 @@ def skip(finite, skipped, state, num_groups, coefficients):
 
 @triton.jit
 def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
-    """1-3. (norm before the clips, clip, ‖g‖² behind them): the manual clip, then the guard that
+    """1-3. (norm before the clips, clip, ‖g‖² after them): the manual clip, then the guard that
     caps how fast the statistics can grow.
 
     envelope_sq: the upper end of the window of ‖g‖² in the step before.
     """
     norm = tl.sqrt(grad_sq)
-    clip = clip_factor(max_norm, norm, tl.full([], 1e-6, tl.float64))
+    clip = clip_factor(max_norm, norm, tl.full([], number("EPSILON"), tl.float64))
     if ADAPTIVE_CLIP:
-        guard = clip_factor(10.0 * tl.sqrt(envelope_sq) + e, clip * norm, e)
+        guard = clip_factor(number("ENVELOPE_GUARD") * tl.sqrt(envelope_sq) + e, clip * norm, e)
         clip = tl.where(k >= 2, clip * guard, clip)
     return norm, clip, clip * clip * grad_sq
 
@@ -128,10 +128,12 @@ def clip_of_update(
         )
         if ROBUST:
             recent_sq = recent_sq_avg / (1.0 - recent_power)
-            spike_clip = clip_factor(2.0 * tl.sqrt(recent_sq), root, e)
-            update_clip = tl.where(k >= 10, tl.minimum(spike_clip, update_clip), update_clip)
+            spike_clip = clip_factor(number("SPIKE") * tl.sqrt(recent_sq), root, e)
+            update_clip = tl.where(
+                k >= number("SPIKE_STEPS"), tl.minimum(spike_clip, update_clip), update_clip
+            )
     if ROBUST:
-        decay = tl.full([], 0.9, tl.float64)
+        decay = tl.full([], number("RECENT"), tl.float64)
         recent_sq_avg = decay * recent_sq_avg + (1.0 - decay) * norm_sq
         recent_power = tl.where(k == 0, decay, decay * recent_power)
     return update_clip, (recent_sq_avg, recent_power)
@@ -194,12 +196,12 @@ def store_curvature(state, h_min, h_max, variance, distance):
 @triton.jit
 def in_range(h_min, h_max):
     """h_min, at least a thirtieth of h_max."""
-    return tl.maximum(h_min, h_max / tl.full([], 30.0, tl.float64))
+    return tl.maximum(h_min, h_max / tl.full([], number("WIDEST_RANGE"), tl.float64))
 
 
 @triton.jit
 def first_radius(start_sq):
-    return tl.full([], 1e-3, tl.float64) * (1.0 + tl.sqrt(start_sq))
+    return tl.full([], number("FIRST_RADIUS"), tl.float64) * (1.0 + tl.sqrt(start_sq))
 
 
 @triton.jit

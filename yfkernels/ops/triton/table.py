@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.layout import at, number, size
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -23,7 +23,7 @@ def piece_at(words, chunks, index, CHUNK: tl.constexpr, PIECE: tl.constexpr):
     tensor = tl.load(chunk)
     row = words + tensor * size("row")
     # a multiple of the chunk length: the compiler has to be told, or it loads 4 bytes at a time
-    chunk_first = tl.multiple_of(tl.load(chunk + 1), 4096)
+    chunk_first = tl.multiple_of(tl.load(chunk + 1), number("TILE"))
     offset = index % PIECES * PIECE
     end = tl.minimum(tl.load(row + at("row.numel")) - chunk_first, CHUNK)
     n = tl.minimum(tl.maximum(end - offset, 0), PIECE)

@@ -16,7 +16,7 @@ from yfkernels.ops.constants import TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.triton.launch import launch as launch_kernel
 from yfkernels.ops.triton.launch import scaler_numbers
-from yfkernels.ops.triton.layout import at, size
+from yfkernels.ops.triton.layout import at, number, size
 from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
@@ -128,7 +128,7 @@ def yellowfin_tune(
         return
 
     gain = 1.0 - beta
-    e = tl.full([], 1e-30 if ROBUST else 1e-6, tl.float64)
+    e = tl.full([], number("TINY") if ROBUST else number("EPSILON"), tl.float64)
     k = step.to(tl.int64)
 
     # 1-4, 6
@@ -201,8 +201,8 @@ def yellowfin_tune(
         multiplier = tl.load(group + at("group.lr"))
         group_lr = lr * multiplier
         if ADAPTIVE_CLIP:
-            capped = 100.0 / tl.sqrt(h + 1e-6)
-            group_lr = tl.where(group_lr * h_root >= 100.0, capped, group_lr)
+            capped = number("LARGEST_MOVE") / tl.sqrt(h + number("EPSILON"))
+            group_lr = tl.where(group_lr * h_root >= number("LARGEST_MOVE"), capped, group_lr)
         decay = tl.load(group + at("group.weight_decay"))
         if ROBUST:
             # the statistics do not see weight decay: of a small loss lr would be too much for it

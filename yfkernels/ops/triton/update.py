@@ -13,7 +13,7 @@ from torch import Tensor
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.triton.launch import launch
-from yfkernels.ops.triton.layout import at
+from yfkernels.ops.triton.layout import at, number
 from yfkernels.ops.triton.move_sums import add_rounds, add_tile, end_piece, end_table, no_sums
 from yfkernels.ops.triton.parameter import (
     parameter_columns,
@@ -58,7 +58,7 @@ def _store_states(columns, place, mask, states, randomness):
         if columns[1].dtype.element_ty == tl.uint8:
             element, seed = randomness
             # evenly spread over the elements, as csrc/rules.h
-            random = (element + place.to(tl.uint32) + seed) * 0x9E3779B1
+            random = (element + place.to(tl.uint32) + seed) * number("WEYL")
             tl.store(columns[1] + place, code_of(states[1], random), mask)
         else:
             tl.store(columns[1] + place, states[1], mask)
@@ -188,7 +188,7 @@ def update_state(
     TILE: tl.constexpr,
     THREADS: tl.constexpr,
 ):
-    """The state, and the norms. Chunks stay whole: sums must not hang on the device."""
+    """The state, and the norms. Chunks stay whole: sums must not depend on the device."""
     COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
     END_TILE: tl.constexpr = THREADS * 4
     threads = tl.arange(0, THREADS)[:, None]
