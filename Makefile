@@ -59,7 +59,7 @@ lint: $(requirements) ## ruff and mypy
 	$(PYTHON) -m mypy
 
 gpu: build ## on a CUDA machine, 6 minutes: GPU tests, benchmarks, sanitizers, report; or PART=tests|bench|sanitize|bench-all
-	$(PYTHON) -m bench.gpu $(PART) $(if $(OUT),--out $(OUT))
+	$(PYTHON) -m bench.speed.gpu $(PART) $(if $(OUT),--out $(OUT))
 
 # Ninja knows what changed and is quick when nothing did, so this runs every time.
 build: $(requirements) ## compile the extension in place

@@ -1,1 +1,1 @@
-"""Benchmarks of the fused optimizers against their rivals, in one interleaved run."""
+"""Benchmarks: how fast a step is (`speed`), and how fast and how far it trains (`convergence`)."""

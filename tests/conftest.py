@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     # Triton reads this once, when it is first imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from support.cases import BACKENDS, Target, why_unusable  # after the environment is set
+from support.cases import BACKENDS, Site, why_unusable  # after the environment is set
 from support.interpreter import remember_builtins
 from support.processes import Pair
 from support.repeats import leave_out_repeats
@@ -30,7 +30,7 @@ if torch.cuda.is_available():
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
 
-if why_unusable(Target("triton", "cpu")) is None:
+if why_unusable(Site("triton", "cpu")) is None:
     remember_builtins()
 
 
@@ -91,7 +91,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.fixture(
     params=[
         pytest.param(
-            Target(backend, device),
+            Site(backend, device),
             id=f"{backend}-{device}",
             marks=[pytest.mark.cuda] if device == "cuda" else [],
         )
@@ -99,7 +99,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
         for backend in BACKENDS
     ]
 )
-def target(request: pytest.FixtureRequest) -> Target:
+def site(request: pytest.FixtureRequest) -> Site:
     """Every backend on every device here; one that is not usable skips with its reason."""
     if reason := why_unusable(request.param):
         pytest.skip(reason)

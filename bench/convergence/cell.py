@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import yfkernels
 from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS, Recipe
-from bench.convergence.result import Key, Result
+from bench.convergence.result import Key, TrainingResult
 from bench.convergence.tasks import TASKS
 from yfkernels.lab.workloads.training import Evaluation, Task, train
 
@@ -44,7 +44,7 @@ class Cell:
     options: Mapping[str, float]
 
 
-def run(cell: Cell, commit: str = "") -> Result:
+def run(cell: Cell, commit: str = "") -> TrainingResult:
     """Trains a cell; the same cell gives the same losses, bit for bit, on one thread.
 
     Args:
@@ -52,9 +52,9 @@ def run(cell: Cell, commit: str = "") -> Result:
         commit: of the checkout, for the record.
     """
     key, steps = cell.key, cell.key.steps
-    entry, recipe = TASKS[key.task], CONTESTANTS[cell.contestant].recipe
+    spec, recipe = TASKS[key.task], CONTESTANTS[cell.contestant].recipe
     torch.manual_seed(key.seed)
-    task = entry.build()
+    task = spec.build()
     model = task.model(key.seed)
     optimizer = recipe.build(model, cell.options)
     if hasattr(optimizer, "train"):  # schedule-free
@@ -73,10 +73,10 @@ def run(cell: Cell, commit: str = "") -> Result:
     seconds = thread_time() - started
 
     losses = np.array(course)
-    trace = measures.sample(losses, steps, entry.smoothing)
-    spikes = measures.spikes(losses, entry.smoothing)
+    trace = measures.sample(losses, steps, spec.smoothing)
+    spikes = measures.spikes(losses, spec.smoothing)
     training, test = _evaluate(task, model, optimizer, key.seed)
-    return Result(
+    return TrainingResult(
         key=key,
         final_loss=measures.final_loss(losses, steps),
         train_loss=training.loss,
@@ -86,7 +86,7 @@ def run(cell: Cell, commit: str = "") -> Result:
         long_spikes=spikes.long,
         longest_spike=spikes.longest,
         highest_spike=spikes.highest,
-        diverged=measures.diverged(losses, entry.smoothing),
+        diverged=measures.diverged(losses, spec.smoothing),
         optimizer_us=1e6 * median(updates),
         seconds=seconds,
         versions=_versions(recipe, commit),

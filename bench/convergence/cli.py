@@ -11,16 +11,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.common.environment import commit
+from bench.common.results import RESULTS
 from bench.convergence import runner
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS
 from bench.convergence.contestants import CONTESTANTS
-from bench.convergence.plan import Plan
 from bench.convergence.runner import Outside
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS, data_of
-from bench.environment import commit
 
-RESULTS = Path(__file__).parents[1] / "results" / "convergence"
+STORED = RESULTS / "convergence"
 
 app = typer.Typer(
     help="How fast and how far optimizers train real tasks, beside their rivals.",
@@ -52,12 +53,12 @@ def run(
     ] = math.inf,
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Train what is not stored yet. May be stopped at any time, and goes on where it was."""
     console = Console()
     outside = _load(module, data, console)
-    plan = Plan(
+    campaign = Campaign(
         {name: data_of(TASKS[name]) for name in _names(tasks, TASKS, "--tasks")},
         _available(_names(contestants, CONTESTANTS, "--contestants"), console),
         _numbers(seeds),
@@ -65,7 +66,7 @@ def run(
     store = _store(out)
     before = len(store)
     failed = runner.run(
-        plan,
+        campaign,
         store,
         jobs=jobs,
         seconds=60.0 * minutes,
@@ -73,7 +74,7 @@ def run(
         commit=_commit(),
         console=console,
     )
-    left = sum(1 for cell in plan.missing(store) if cell.key not in failed)
+    left = sum(1 for cell in campaign.missing(store) if cell.key not in failed)
     more = f"at least {left} are left" if left else "nothing is left"
     console.print(f"{len(store) - before} trainings added, {more}.")
     for key, reason in failed.items():
@@ -89,7 +90,7 @@ def report(
     seeds: Seeds = SEEDS,
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Write tables and pictures of what is stored."""
     from bench.convergence.report import write  # here: what it loads takes seconds
@@ -114,7 +115,7 @@ def forget(
     tasks: Tasks = "*",
     module: Modules = None,
     data: Data = None,
-    out: Out = RESULTS,
+    out: Out = STORED,
 ) -> None:
     """Drop the trainings of contestants, tuning included, after their code has changed."""
     console = Console()

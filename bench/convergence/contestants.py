@@ -158,8 +158,8 @@ def register(source: str) -> None:
     """Adds the contestants, and the tasks if it has any, of a module outside this package.
 
     The module holds ``CONTESTANTS``, a dictionary from names to functions that take a model and
-    return its optimizer; it may hold ``TASKS``, from names to `tasks.Entry`. A digest of its text
-    becomes the contestants' setting, so that what an earlier text gave is not taken for the
+    return its optimizer; it may hold ``TASKS``, from names to `tasks.TaskSpec`. A digest of its
+    text becomes the contestants' setting, so that what an earlier text gave is not taken for the
     present one's.
 
     Args:

@@ -9,7 +9,7 @@ from functools import cache, partial
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from bench.convergence.tasks import Entry
+from bench.convergence.tasks import TaskSpec
 from yfkernels.lab.workloads.text import TextTask, manual_transformer, text_transformer
 from yfkernels.lab.workloads.training import train
 
@@ -49,9 +49,9 @@ def _adamw(model: nn.Module, *, lr: float) -> Optimizer:
 
 
 # a short running mean, so that it shows whether the loss rises first
-TASKS: dict[str, Entry] = {
-    "manual-finetuning": Entry(manual_finetuning, 800, smoothing=5, has_classes=False),
-    "sources-finetuning": Entry(sources_finetuning, 800, smoothing=5, has_classes=False),
+TASKS: dict[str, TaskSpec] = {
+    "manual-finetuning": TaskSpec(manual_finetuning, 800, smoothing=5, has_classes=False),
+    "sources-finetuning": TaskSpec(sources_finetuning, 800, smoothing=5, has_classes=False),
 }
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {
     f"adamw-{lr:g}": partial(_adamw, lr=lr) for lr in (1e-4, 3e-4, 3e-3)

@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from bench.convergence.tasks import Entry
+from bench.convergence.tasks import TaskSpec
 from yfkernels.lab.workloads.text import text_transformer
 
 
@@ -16,9 +16,9 @@ def _adamw(model: nn.Module, *, lr: float) -> Optimizer:
     return AdamW(model.parameters(), lr=lr, fused=True)
 
 
-TASKS: dict[str, Entry] = {
-    "text-transformer-long": Entry(text_transformer, 6000, has_classes=False),
-    "text-transformer-wide": Entry(partial(text_transformer, 256, 4), 1000, has_classes=False),
+TASKS: dict[str, TaskSpec] = {
+    "text-transformer-long": TaskSpec(text_transformer, 6000, has_classes=False),
+    "text-transformer-wide": TaskSpec(partial(text_transformer, 256, 4), 1000, has_classes=False),
 }
 # with AdamW as it comes, at 1e-3, a small grid: a whole one would take days
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {

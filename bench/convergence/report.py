@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+from bench.common.results import write_csv
+from bench.common.tables import Table
 from bench.convergence import pictures, targets
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.store import Store
 from bench.convergence.summary import Spread, Summary, summarise
-from bench.convergence.targets import Verdict
+from bench.convergence.targets import Assessment
 from bench.convergence.tasks import TASKS, data_of
-from bench.tables import Table
 
 MEASURES = {
     "final_loss": "running train loss at the end",
@@ -76,16 +76,16 @@ def write(
     summaries = summarise(store, tasks, contestants, seeds)
     if not summaries:
         return []
-    verdicts = [
-        verdict
+    assessments = [
+        assessment
         for name in contestants
         if CONTESTANTS[name].ours and any(name in one.results for one in summaries)
-        for verdict in targets.check(summaries, name)
+        for assessment in targets.check(summaries, name)
     ]
     written = [folder / "tables.md", folder / "measures.csv", folder / "targets.csv"]
-    written[0].write_text(_page(summaries, verdicts, seeds), encoding="utf-8")
-    _write_csv(written[1], ("task", "contestant", "setting", *_SPREAD), _measure_rows(summaries))
-    _write_csv(written[2], _FINDING, _finding_rows(verdicts))
+    written[0].write_text(_page(summaries, assessments, seeds), encoding="utf-8")
+    write_csv(written[1], ("task", "contestant", "setting", *_SPREAD), _measure_rows(summaries))
+    write_csv(written[2], _FINDING, _finding_rows(assessments))
     for summary in summaries:
         task = TASKS[summary.task].build()
         data = task.conditions if data_of(TASKS[summary.task]) == summary.data else summary.data
@@ -101,7 +101,9 @@ def write(
 # ---- the page
 
 
-def _page(summaries: Sequence[Summary], verdicts: Sequence[Verdict], seeds: Sequence[int]) -> str:
+def _page(
+    summaries: Sequence[Summary], assessments: Sequence[Assessment], seeds: Sequence[int]
+) -> str:
     trainings = sum(len(rows) for one in summaries for rows in one.results.values())
     versions = {
         result.versions for one in summaries for rows in one.results.values() for result in rows
@@ -112,8 +114,8 @@ def _page(summaries: Sequence[Summary], verdicts: Sequence[Verdict], seeds: Sequ
         *(f"{note}\n" for note in NOTES),
         "![relative to the best](summary.png)\n",
     ]
-    if verdicts:
-        parts += [_target_table(verdicts).markdown(), _miss_table(verdicts).markdown()]
+    if assessments:
+        parts += [_target_table(assessments).markdown(), _miss_table(assessments).markdown()]
     for summary in summaries:
         parts.append(_task_table(summary).markdown())
         parts.append(f"![running train loss](curves-{summary.task}.png)\n")
@@ -121,37 +123,37 @@ def _page(summaries: Sequence[Summary], verdicts: Sequence[Verdict], seeds: Sequ
     return "\n".join(parts)
 
 
-def _target_table(verdicts: Sequence[Verdict]) -> Table:
+def _target_table(assessments: Sequence[Assessment]) -> Table:
     """A row a target, a column a contestant."""
-    names = list(dict.fromkeys(verdict.contestant for verdict in verdicts))
-    by_both = {(verdict.target, verdict.contestant): verdict for verdict in verdicts}
+    names = list(dict.fromkeys(assessment.contestant for assessment in assessments))
+    by_both = {(assessment.target, assessment.contestant): assessment for assessment in assessments}
     rows = tuple(
         (target, *(_outcome(by_both[target, name]) for name in names))
-        for target in dict.fromkeys(verdict.target for verdict in verdicts)
+        for target in dict.fromkeys(assessment.target for assessment in assessments)
     )
     header = ("", *(CONTESTANTS[name].label for name in names))
     return Table("Targets: outcome, and on how many tasks it holds", header, rows, (SEED_NOISE,))
 
 
-def _outcome(verdict: Verdict) -> str:
-    if not verdict.findings:
-        return verdict.outcome
-    return f"{verdict.outcome}, {verdict.held} of {len(verdict.findings)}"
+def _outcome(assessment: Assessment) -> str:
+    if not assessment.findings:
+        return assessment.outcome
+    return f"{assessment.outcome}, {assessment.held} of {len(assessment.findings)}"
 
 
-def _miss_table(verdicts: Sequence[Verdict]) -> Table:
+def _miss_table(assessments: Sequence[Assessment]) -> Table:
     """Where targets do not hold."""
     rows = tuple(
         (
-            verdict.target,
-            CONTESTANTS[verdict.contestant].label,
+            assessment.target,
+            CONTESTANTS[assessment.contestant].label,
             finding.task,
             _short(finding.value),
             _short(finding.bound) + (f" ({finding.rival})" if finding.rival else ""),
             "-" if math.isnan(finding.p) else f"{finding.p:.3f}",
         )
-        for verdict in verdicts
-        for finding in verdict.findings
+        for assessment in assessments
+        for finding in assessment.findings
         if not finding.holds
     )
     return Table(
@@ -235,17 +237,10 @@ def _spreads(summary: Summary, name: str) -> Mapping[str, Spread]:
     return spreads
 
 
-def _finding_rows(verdicts: Sequence[Verdict]) -> Iterator[Sequence[object]]:
-    for verdict in verdicts:
-        for one in verdict.findings:
+def _finding_rows(assessments: Sequence[Assessment]) -> Iterator[Sequence[object]]:
+    for assessment in assessments:
+        for one in assessment.findings:
             numbers = (f"{one.value:.4g}", f"{one.bound:.4g}", one.rival, f"{one.p:.3g}")
             holds = "yes" if one.holds else "no"
-            row = (verdict.contestant, verdict.target, verdict.outcome, one.task)
+            row = (assessment.contestant, assessment.target, assessment.outcome, one.task)
             yield (*row, *numbers, holds)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

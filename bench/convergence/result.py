@@ -32,7 +32,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """How one training went. A number that is not finite is infinite here and null in the file.
 
     Attributes:
@@ -74,7 +74,7 @@ class Result:
         return json.dumps({name: _short(value) for name, value in row.items()}, allow_nan=False)
 
     @classmethod
-    def parse(cls, line: str) -> Result:
+    def parse(cls, line: str) -> TrainingResult:
         """Reads what `line` wrote.
 
         Raises:

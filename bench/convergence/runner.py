@@ -1,4 +1,4 @@
-"""Runs what a plan lacks, in processes of one thread each, and stores every training at once."""
+"""Runs the missing trainings of a campaign in one-thread processes, each stored as it ends."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.convergence import cell as training
+from bench.convergence.campaign import Campaign
 from bench.convergence.cell import Cell
 from bench.convergence.contestants import register
-from bench.convergence.plan import Plan
-from bench.convergence.result import Key, Result
+from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
 from bench.convergence.tasks import add_cifar
 
@@ -44,7 +44,7 @@ class Outside:
 
 
 def run(
-    plan: Plan,
+    campaign: Campaign,
     store: Store,
     *,
     jobs: int,
@@ -53,10 +53,10 @@ def run(
     commit: str,
     console: Console,
 ) -> dict[Key, str]:
-    """Runs the trainings of a plan that are not stored.
+    """Runs the trainings of a campaign that are not stored.
 
     Args:
-        plan: what to compare.
+        campaign: what to compare.
         store: gets each training as it ends.
         jobs: trainings at a time.
         seconds: after so many no further training is started.
@@ -69,14 +69,14 @@ def run(
     """
     end = monotonic() + seconds
     failed: dict[Key, str] = {}
-    running: dict[Future[Result], Cell] = {}
+    running: dict[Future[TrainingResult], Cell] = {}
     with _executor(jobs, outside) as executor, _progress(console) as progress:
         bar = progress.add_task("", total=None)
         try:
             while True:
                 waiting = [
                     cell
-                    for cell in plan.missing(store)
+                    for cell in campaign.missing(store)
                     if cell.key not in failed and cell not in running.values()
                 ]
                 known = progress.tasks[0].completed + len(waiting) + len(running)
@@ -95,11 +95,11 @@ def run(
             console.print(f"Stopped; {len(running)} under way end first.")
             for future, cell in running.items():
                 _keep(future, cell, store, failed)
-    store.tidy(plan.data)
+    store.tidy(campaign.data)
     return failed
 
 
-def _keep(future: Future[Result], cell: Cell, store: Store, failed: dict[Key, str]) -> None:
+def _keep(future: Future[TrainingResult], cell: Cell, store: Store, failed: dict[Key, str]) -> None:
     error = future.exception()
     if error is None:
         store.add(future.result())

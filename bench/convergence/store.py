@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from bench.convergence.result import Key, Result
+from bench.convergence.result import Key, TrainingResult
 
 
 class Store:
@@ -25,25 +25,25 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._results: dict[Key, Result] = {}
+        self._results: dict[Key, TrainingResult] = {}
         for path in sorted(folder.glob("*.jsonl")):
             for line in _complete_lines(path):
-                result = Result.parse(line)
+                result = TrainingResult.parse(line)
                 self._results[result.key] = result
 
     def __contains__(self, key: Key) -> bool:
         return key in self._results
 
-    def __getitem__(self, key: Key) -> Result:
+    def __getitem__(self, key: Key) -> TrainingResult:
         return self._results[key]
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Iterator[TrainingResult]:
         return iter(self._results.values())
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: TrainingResult) -> None:
         """Keeps a training; one that was stored under the same key counts no more."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(result.key.task)
@@ -54,7 +54,7 @@ class Store:
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self._results[result.key] = Result.parse(line)  # rounded, as a later run finds it
+        self._results[result.key] = TrainingResult.parse(line)  # rounded, as a later run finds it
 
     def drop(self, tasks: Collection[str], optimizers: Collection[str]) -> int:
         """Forgets the trainings of these optimizers on these tasks; returns how many they were."""

@@ -10,10 +10,10 @@ from statistics import median
 import numpy as np
 
 from bench.convergence import measures
+from bench.convergence.campaign import Campaign
 from bench.convergence.contestants import REFERENCE
 from bench.convergence.measures import Losses
-from bench.convergence.plan import Plan
-from bench.convergence.result import Result
+from bench.convergence.result import TrainingResult
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS
 
@@ -58,7 +58,7 @@ class Summary:
 
     task: str
     data: str
-    results: Mapping[str, Sequence[Result]]
+    results: Mapping[str, Sequence[TrainingResult]]
     settings: Mapping[str, str]
     at_edge: Sequence[str]
 
@@ -72,7 +72,7 @@ class Summary:
         """Whether the test metric is the accuracy (high is good), else the test loss (low is)."""
         return TASKS[self.task].has_classes
 
-    def spread(self, contestant: str, measure: Callable[[Result], float]) -> Spread:
+    def spread(self, contestant: str, measure: Callable[[TrainingResult], float]) -> Spread:
         """A measure of every seed."""
         return Spread(tuple(float(measure(result)) for result in self.results[contestant]))
 
@@ -139,18 +139,18 @@ def summarise(
                 counts[result.key.data] = counts.get(result.key.data, 0) + 1
         if counts:
             data = max(counts, key=lambda one: counts[one])
-            summaries.append(_summary(store, Plan({task: data}, contestants, seeds), task))
+            summaries.append(_summary(store, Campaign({task: data}, contestants, seeds), task))
     return [summary for summary in summaries if summary.results]
 
 
-def _summary(store: Store, plan: Plan, task: str) -> Summary:
+def _summary(store: Store, campaign: Campaign, task: str) -> Summary:
     results, settings, at_edge = {}, {}, []
-    for contestant in plan.contestants:
-        stage = plan.stage(task, contestant, store)
-        if stage.options is None or any(cell.key not in store for cell in stage.cells):
+    for contestant in campaign.contestants:
+        phase = campaign.phase(task, contestant, store)
+        if phase.options is None or any(cell.key not in store for cell in phase.cells):
             continue
-        results[contestant] = [store[cell.key] for cell in stage.cells]
-        settings[contestant] = stage.cells[0].key.setting
-        if stage.is_at_edge:
+        results[contestant] = [store[cell.key] for cell in phase.cells]
+        settings[contestant] = phase.cells[0].key.setting
+        if phase.is_at_edge:
             at_edge.append(contestant)
-    return Summary(task, plan.data[task], results, settings, at_edge)
+    return Summary(task, campaign.data[task], results, settings, at_edge)

@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """A target of one contestant.
 
     Attributes:
@@ -67,19 +67,19 @@ class Verdict:
         return "held" if self.held >= self.needed else "missed"
 
 
-def check(summaries: Sequence[Summary], contestant: str) -> list[Verdict]:
+def check(summaries: Sequence[Summary], contestant: str) -> list[Assessment]:
     """The targets of one contestant, on the tasks where it has been trained."""
     known = [summary for summary in summaries if contestant in summary.results]
     ratios = [(one, one.iteration_ratio(contestant)) for one in known]
     paper = [(one, ratio) for one, ratio in ratios if ratio is not None]
 
-    def against_rivals(words: str, measure: Callable[[Summary, str], Spread]) -> Verdict:
+    def against_rivals(words: str, measure: Callable[[Summary, str], Spread]) -> Assessment:
         findings = [
             finding
             for summary in known
             if (finding := _against_best(summary, contestant, measure)) is not None
         ]
-        return Verdict(words, contestant, findings, len(findings))
+        return Assessment(words, contestant, findings, len(findings))
 
     def iterations(bound: float) -> list[Finding]:
         return [
@@ -87,25 +87,25 @@ def check(summaries: Sequence[Summary], contestant: str) -> list[Verdict]:
             for one, ratio in paper
         ]
 
-    def none_of(words: str, measure: Callable[[Summary], float]) -> Verdict:
+    def none_of(words: str, measure: Callable[[Summary], float]) -> Assessment:
         findings = [
             Finding(one.task, count, 0.0, "", math.nan, count == 0)
             for one in known
             for count in [measure(one)]
         ]
-        return Verdict(words, contestant, findings, len(findings))
+        return Assessment(words, contestant, findings, len(findings))
 
     return [
         against_rivals("final running train loss: no worse than the best rival's", _running_loss),
         against_rivals("loss on the training set: likewise", _train_loss),
         against_rivals("test metric: likewise", _test_error),
-        Verdict(
+        Assessment(
             "iterations: at most tuned AdamW's, on two thirds of the tasks",
             contestant,
             iterations(1.0),
             math.ceil(SHARE_AS_FAST * len(paper)),
         ),
-        Verdict(
+        Assessment(
             f"iterations: at most {AT_MOST} of tuned AdamW's",
             contestant,
             iterations(AT_MOST),

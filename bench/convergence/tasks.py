@@ -16,7 +16,7 @@ from yfkernels.lab.workloads.training import Task
 
 
 @dataclass(frozen=True)
-class Entry:
+class TaskSpec:
     """A row of the benchmark.
 
     Attributes:
@@ -39,17 +39,17 @@ def _full_batch() -> Task:
 
 
 # Steps so that a training ends within half a minute on one core.
-TASKS: dict[str, Entry] = {
-    "digits-mlp": Entry(digits_mlp, 4000),
-    "digits-conv": Entry(digits_conv, 1500),
-    "digits-full-batch": Entry(_full_batch, 1500),
-    "digits-batch-4": Entry(lambda: digits_mlp().with_batch_size(4), 4000, smoothing=336),
-    "digits-autoencoder": Entry(digits_autoencoder, 4000, has_classes=False),
-    "deep-linear": Entry(deep_linear, 4000, has_classes=False),
-    "logistic": Entry(noisy_logistic, 4000, smoothing=168),
-    "quadratic": Entry(quadratic, 4000, has_classes=False),
-    "text-lstm": Entry(text_lstm, 1500, has_classes=False),
-    "text-transformer": Entry(text_transformer, 1200, has_classes=False),
+TASKS: dict[str, TaskSpec] = {
+    "digits-mlp": TaskSpec(digits_mlp, 4000),
+    "digits-conv": TaskSpec(digits_conv, 1500),
+    "digits-full-batch": TaskSpec(_full_batch, 1500),
+    "digits-batch-4": TaskSpec(lambda: digits_mlp().with_batch_size(4), 4000, smoothing=336),
+    "digits-autoencoder": TaskSpec(digits_autoencoder, 4000, has_classes=False),
+    "deep-linear": TaskSpec(deep_linear, 4000, has_classes=False),
+    "logistic": TaskSpec(noisy_logistic, 4000, smoothing=168),
+    "quadratic": TaskSpec(quadratic, 4000, has_classes=False),
+    "text-lstm": TaskSpec(text_lstm, 1500, has_classes=False),
+    "text-transformer": TaskSpec(text_transformer, 1200, has_classes=False),
 }
 CIFAR_STEPS = 20_000
 CIFAR = {"cifar-10": 10, "cifar-100": 100}
@@ -71,11 +71,11 @@ def add_cifar(data: Path | None) -> dict[str, str]:
         if data is None or reason is not None:
             absent[name] = reason or "no folder is given with --data"
         else:
-            TASKS[name] = Entry(partial(cifar_resnet, data, classes), CIFAR_STEPS)
+            TASKS[name] = TaskSpec(partial(cifar_resnet, data, classes), CIFAR_STEPS)
     return absent
 
 
-def data_of(entry: Entry) -> str:
+def data_of(spec: TaskSpec) -> str:
     """Which data it is where that depends on the machine, else nothing."""
-    task = entry.build()
+    task = spec.build()
     return task.fingerprint if isinstance(task, TextTask) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.cases import Target, why_unusable
+from support.cases import Site, why_unusable
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def device() -> str:
 @pytest.fixture(params=["native", "triton"])
 def backend(request: pytest.FixtureRequest, device: str) -> str:
     """The fused backends; one that is not usable skips with its reason."""
-    reason = why_unusable(Target(request.param, device))
+    reason = why_unusable(Site(request.param, device))
     if reason:
         pytest.skip(reason)
     return request.param

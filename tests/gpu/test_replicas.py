@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from support.cases import MODES, Target, why_unusable
+from support.cases import MODES, Site, why_unusable
 from support.processes import gloo_group
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -65,7 +65,7 @@ def run_rank(rank: int, store: str, device: str, backends: list[str]) -> None:
 
 
 def test_replicas_stay_equal(tmp_path: Path, device: str) -> None:
-    backends = [b for b in ("native", "triton") if why_unusable(Target(b, device)) is None]
+    backends = [b for b in ("native", "triton") if why_unusable(Site(b, device)) is None]
     if not backends:
         pytest.skip("no fused backend is usable")
     arguments = (str(tmp_path / "store"), device, backends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.cases import MODES, Gradients, Group, Target, normal, specs, why_unusable
+from support.cases import MODES, Gradients, Group, Site, normal, specs, why_unusable
 from support.preconditioned_twin import yellowfin_beside
 
 from yfkernels import YellowFin
@@ -41,7 +41,7 @@ def test_takes_the_steps_of_the_cpu(
     device: str,
     rng: np.random.Generator,
 ) -> None:
-    if reason := why_unusable(Target("native", "cpu")):
+    if reason := why_unusable(Site("native", "cpu")):
         pytest.skip(reason)
     here = [torch.nn.Parameter(normal(rng, torch.empty(s)).to(dtype)) for s in SHAPES]
     there = [torch.nn.Parameter(p.detach().to(device, copy=True)) for p in here]
@@ -81,5 +81,5 @@ def test_tensors_of_a_model_follow_the_oracle(
     mode: str, backend: str, device: str, rng: np.random.Generator
 ) -> None:
     groups = (Group(specs(*MODEL)),)
-    twin = yellowfin_beside(Target(backend, device), groups, rng, **MODES[mode])
+    twin = yellowfin_beside(Site(backend, device), groups, rng, **MODES[mode])
     twin.run(Gradients(4), rng)

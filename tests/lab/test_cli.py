@@ -142,7 +142,7 @@ def test_bench_forwards_every_argument(runner: CliRunner, monkeypatch: pytest.Mo
         return 3
 
     monkeypatch.syspath_prepend(str(CHECKOUT))
-    monkeypatch.setattr("bench.runner.main", main)
+    monkeypatch.setattr("bench.speed.runner.main", main)
     arguments = ["resnet50", "--help", "--repeat", "2", "-x", "gpt2"]
     assert runner.invoke(cli.app, ["bench", *arguments]).exit_code == 3
     assert received == arguments

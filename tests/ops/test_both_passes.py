@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal, why_unusable
+from support.cases import Site, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, YellowFin
 from yfkernels.ops.backend import backend_of
 from yfkernels.optim._fused import FusedOptimizer
 
-UNUSABLE = why_unusable(Target("native", "cpu"))
+UNUSABLE = why_unusable(Site("native", "cpu"))
 pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
 
 MODELS = {

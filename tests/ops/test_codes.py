@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracle.codes import VALUES, WIDTHS, coded, random_words
-from support.cases import Target, memory_order
+from support.cases import Site, memory_order
 from torch import Tensor
 
 from yfkernels.ops.backend import backend_of
@@ -24,7 +24,7 @@ ALL_CODES = torch.arange(256, dtype=torch.uint8)
 
 
 def codes_after(
-    target: Target,
+    site: Site,
     codes: Tensor,
     gradient: Tensor,
     *,
@@ -34,17 +34,17 @@ def codes_after(
     gain: float = 1.0,
 ) -> Tensor:
     """One step in which s becomes decay * s + gain * g²."""
-    like = gradient.float().to(target.device)
+    like = gradient.float().to(site.device)
     columns = {
         Column.PARAM: torch.zeros_like(like),
         Column.STATE: torch.zeros_like(like),
         Column(Column.STATE + 1): torch.empty_like(like, dtype=torch.uint8).copy_(codes),
-        Column.STEP: torch.full((), float(taken), device=target.device),
+        Column.STEP: torch.full((), float(taken), device=site.device),
     }
-    table = TensorTable(backend_of(target.backend, target.device), [Row(0, 0, origin, columns)])
+    table = TensorTable(backend_of(site.backend, site.device), [Row(0, 0, origin, columns)])
     table.bind([like])
     pointers = [like.data_ptr()]
-    backend = backend_of(target.backend, target.device)
+    backend = backend_of(site.backend, site.device)
     backend.upload(table, Column.GRAD, pointers)
     values = {
         **dict.fromkeys(YELLOWFIN_COMPACT.fields, 0.0),
@@ -53,7 +53,7 @@ def codes_after(
         "average_gain": gain,
     }
     row = [values[name] for name in YELLOWFIN_COMPACT.fields]
-    coefficients = torch.tensor([row], dtype=torch.float64, device=target.device)
+    coefficients = torch.tensor([row], dtype=torch.float64, device=site.device)
     backend.update(YELLOWFIN_COMPACT, table, coefficients)
     assert float(columns[Column.STEP]) == taken + 1.0
     return columns[Column(Column.STATE + 1)]
@@ -81,43 +81,43 @@ def test_every_code_becomes_itself(step: int, origin: int) -> None:
         assert torch.equal(again, ALL_CODES)
 
 
-def test_every_code_is_read(target: Target) -> None:
+def test_every_code_is_read(site: Site) -> None:
     """A half of what it stands for is four codes below; there is nothing below the first."""
     for taken in (0, 1, 50):
         halved = codes_after(
-            target, ALL_CODES, torch.zeros(256), taken=taken, decay=0.5, gain=0.0
+            site, ALL_CODES, torch.zeros(256), taken=taken, decay=0.5, gain=0.0
         ).cpu()
         assert torch.equal(halved, (ALL_CODES.int() - 4).clamp(min=0).to(torch.uint8))
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_same_codes_on_every_backend(origin: int, target: Target, rng: np.random.Generator) -> None:
+def test_same_codes_on_every_backend(origin: int, site: Site, rng: np.random.Generator) -> None:
     """Over a chunk's end, with all vectors full and some not; squares round as in NumPy."""
-    size = 1029 if target.interpreted else 65536 + 1029
+    size = 1029 if site.interpreted else 65536 + 1029
     for taken in (0, 999):
         roots = draw_roots(rng, size)
         squares = roots.numpy() ** 2
         expected = coded(squares, random_words(origin, size, taken + 1))
-        seen = codes_after(target, torch.zeros(size), roots, origin=origin, taken=taken)
+        seen = codes_after(site, torch.zeros(size), roots, origin=origin, taken=taken)
         np.testing.assert_array_equal(seen.cpu().numpy(), expected)
         step = torch.tensor(taken + 1.0)
         in_torch = random.coded(torch.from_numpy(squares), origin, step)
         np.testing.assert_array_equal(in_torch.numpy(), expected)
 
 
-def test_codes_go_by_the_place_in_memory(target: Target, rng: np.random.Generator) -> None:
+def test_codes_go_by_the_place_in_memory(site: Site, rng: np.random.Generator) -> None:
     roots = draw_roots(rng, 2 * 3 * 4 * 5).view(2, 3, 4, 5)
     roots = roots.contiguous(memory_format=torch.channels_last)
     expected = coded(memory_order(roots.square(), roots), random_words(0, 120, 1))
-    seen = codes_after(target, torch.zeros_like(roots), roots)
+    seen = codes_after(site, torch.zeros_like(roots), roots)
     assert seen.stride() == roots.stride()
     np.testing.assert_array_equal(memory_order(seen, seen), expected)
 
 
-def test_values_beyond_the_codes_are_clamped(target: Target) -> None:
+def test_values_beyond_the_codes_are_clamped(site: Site) -> None:
     roots = torch.tensor([0.0, 1e-30, 2.0**-19, 2.0**13.5, 1e15, 1e18] * 50)
     for taken in range(3):
-        seen = codes_after(target, torch.full((300,), 7), roots, taken=taken).view(50, 6)
+        seen = codes_after(site, torch.full((300,), 7), roots, taken=taken).view(50, 6)
         assert torch.equal(seen.cpu(), torch.tensor([0, 0, 0, 255, 255, 255]).expand(50, 6))
 
 

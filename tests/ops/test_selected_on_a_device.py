@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import Target, why_unusable
+from support.cases import Site, why_unusable
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = [f"tests/ops/test_triton_{name}.py" for name in ("launch", "passes", "tune", "updates")]
 BACKEND = "tests/ops/test_triton_backend.py"
-REASON = why_unusable(Target("triton", "cpu"))
+REASON = why_unusable(Site("triton", "cpu"))
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here"),
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),

@@ -8,14 +8,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from support.cases import MODES, Target, assert_same_bits, normal, why_unusable
+from support.cases import MODES, Site, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 from yfkernels.config import config
 
 NUMEL = 200_000  # enough for more than one thread
 
-UNUSABLE = why_unusable(Target("native", "cpu"))
+UNUSABLE = why_unusable(Site("native", "cpu"))
 pytestmark = pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE))
 
 

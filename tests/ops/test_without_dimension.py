@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.cases import Target, assert_same_bits
+from support.cases import Site, assert_same_bits
 from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
@@ -29,25 +29,23 @@ def run(kind: Kind, p: nn.Parameter, grads: list[Tensor], **options: Any) -> lis
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rounds", [False, True], ids=["masters", "rounded"])
 def test_a_parameter_is_worked_out_as_a_list_of_one_is(
-    rounds: bool, dtype: torch.dtype, kind: Kind, target: Target
+    rounds: bool, dtype: torch.dtype, kind: Kind, site: Site
 ) -> None:
     """Bit for bit: torch makes products of two such numbers float64 if one of them is."""
-    options = {"backend": target.backend, "stochastic_rounding": rounds}
+    options = {"backend": site.backend, "stochastic_rounding": rounds}
     generator = torch.Generator().manual_seed(0)
     grads = list(torch.randn(8, generator=generator).unbind())
     results = []
     for shape in ((), (1,)):
-        p = nn.Parameter(torch.full(shape, 0.7, dtype=dtype, device=target.device))
+        p = nn.Parameter(torch.full(shape, 0.7, dtype=dtype, device=site.device))
         results.append(run(kind, p, grads, weight_decay=0.1, **options))
     assert_same_bits(*results)
 
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)
-def test_direction_whose_square_vanishes_has_ratio_1(
-    shape: tuple[int, ...], target: Target
-) -> None:
-    p = nn.Parameter(torch.full(shape, 1.0, device=target.device))
-    optimizer = LAMB([p], lr=0.01, weight_decay=0.0, always_adapt=True, backend=target.backend)
+def test_direction_whose_square_vanishes_has_ratio_1(shape: tuple[int, ...], site: Site) -> None:
+    p = nn.Parameter(torch.full(shape, 1.0, device=site.device))
+    optimizer = LAMB([p], lr=0.01, weight_decay=0.0, always_adapt=True, backend=site.backend)
     p.grad = torch.full_like(p, 1e-35)
     optimizer.step()
     assert list(optimizer.trust_ratios().values()) == [1.0]
@@ -57,14 +55,14 @@ def test_direction_whose_square_vanishes_has_ratio_1(
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradscalers_numbers_have_any_shape(
-    dtype: torch.dtype, shape: tuple[int, ...], kind: Kind, target: Target
+    dtype: torch.dtype, shape: tuple[int, ...], kind: Kind, site: Site
 ) -> None:
     """As FSDP's ShardedGradScaler gives them; on every backend, with and without a measurement."""
     for options in ({}, kind.measures):
         results = []
         for scaled in (False, True):
-            p = nn.Parameter(torch.linspace(-1.0, 1.0, 9, device=target.device))
-            optimizer = kind.build([p], backend=target.backend, **options)
+            p = nn.Parameter(torch.linspace(-1.0, 1.0, 9, device=site.device))
+            optimizer = kind.build([p], backend=site.backend, **options)
             p.grad = p.detach() + 0.5
             if scaled:
                 p.grad *= 1024.0

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from support.cases import Target
+from support.cases import Site
 from support.kinds import KINDS, Kind
 from support.training import Build, Model
 
@@ -16,19 +16,19 @@ ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or "preconditione
 
 
 @pytest.fixture(params=KINDS, ids=str)
-def kind(request: pytest.FixtureRequest, target: Target) -> Kind:
+def kind(request: pytest.FixtureRequest, site: Site) -> Kind:
     """Every optimizer, and the forms of YellowFin that keep other state or run other passes."""
     found: Kind = request.param
     return found
 
 
 @pytest.fixture(params=ORDINARY, ids=str)
-def build(request: pytest.FixtureRequest, target: Target) -> Build:
+def build(request: pytest.FixtureRequest, site: Site) -> Build:
     """The optimizer's constructor with the backend filled in."""
-    return partial(request.param.build, backend=target.backend)
+    return partial(request.param.build, backend=site.backend)
 
 
 @pytest.fixture
-def model(rng: np.random.Generator, target: Target) -> Model:
+def model(rng: np.random.Generator, site: Site) -> Model:
     torch.manual_seed(int(rng.integers(2**31)))
-    return Model().to(target.device)
+    return Model().to(site.device)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import SMALL, Gradients, Target, assert_same_bits
+from support.cases import SMALL, Gradients, Site, assert_same_bits
 from support.kinds import KINDS, Kind
 from support.side_by_side import SideBySide
 from torch import nn
@@ -50,8 +50,8 @@ CASES = [
 ]
 
 
-def parameter(target: Target | None = None) -> nn.Parameter:
-    p = nn.Parameter(torch.ones(3, device=target.device if target else "cpu"))
+def parameter(site: Site | None = None) -> nn.Parameter:
+    p = nn.Parameter(torch.ones(3, device=site.device if site else "cpu"))
     p.grad = torch.full_like(p, 0.5)
     return p
 
@@ -205,8 +205,8 @@ def test_not_a_leaf(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("when", [0, 3])
-def test_sparse_gradient(when: int, kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    twin = kind.beside(target, SMALL, rng)
+def test_sparse_gradient(when: int, kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    twin = kind.beside(site, SMALL, rng)
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:when]:
         twin.step(g)
@@ -227,18 +227,18 @@ def snapshot(twin: SideBySide) -> Any:
     return copy.deepcopy((twin.optimizer.state_dict(), [p.detach() for p in twin.params]))
 
 
-def test_sparse_embedding(kind: Kind, target: Target) -> None:
-    embedding = nn.Embedding(10, 4, sparse=True, device=target.device)
-    optimizer = kind.build(embedding.parameters(), backend=target.backend)
-    embedding(torch.tensor([1, 2], device=target.device)).sum().backward()
+def test_sparse_embedding(kind: Kind, site: Site) -> None:
+    embedding = nn.Embedding(10, 4, sparse=True, device=site.device)
+    optimizer = kind.build(embedding.parameters(), backend=site.backend)
+    embedding(torch.tensor([1, 2], device=site.device)).sum().backward()
     before = embedding.weight.detach().clone()
     with pytest.raises(RuntimeError, match="sparse"):
         optimizer.step()
     assert_same_bits(before, embedding.weight.detach())
 
 
-def test_closure_that_raises(kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    twin = kind.beside(target, SMALL, rng)
+def test_closure_that_raises(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    twin = kind.beside(site, SMALL, rng)
     gradients = list(Gradients(4).draw(rng, twin.params))
     twin.step(gradients[0])
     before = snapshot(twin)
@@ -253,19 +253,19 @@ def test_closure_that_raises(kind: Kind, target: Target, rng: np.random.Generato
         twin.step(g)
 
 
-def test_no_warnings_in_ordinary_use(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_no_warnings_in_ordinary_use(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        kind.beside(target, SMALL, rng).run(Gradients(3), rng)
+        kind.beside(site, SMALL, rng).run(Gradients(3), rng)
 
 
 def test_no_reference_cycle_holds_the_parameters(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """A dropped optimizer frees its state at once, without the garbage collector."""
-    p = nn.Parameter(torch.ones(3, device=target.device))
+    p = nn.Parameter(torch.ones(3, device=site.device))
     p.grad = torch.ones_like(p)
-    optimizer = kind.build([p], backend=target.backend)
+    optimizer = kind.build([p], backend=site.backend)
     optimizer.step()
     buffer = weakref.ref(optimizer.state[p][min(kind.state)])
     gc.disable()

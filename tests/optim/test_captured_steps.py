@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal, why_unusable
+from support.cases import Site, assert_same_bits, normal, why_unusable
 from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from yfkernels.ops.backend import backend_of
 from yfkernels.ops.native import cpu as native_cpu
 
 pytestmark = pytest.mark.skipif(
-    why_unusable(Target("native", "cpu")) is not None, reason="records the compiled module's calls"
+    why_unusable(Site("native", "cpu")) is not None, reason="records the compiled module's calls"
 )
 SHAPES = ((5, 3), (7,), (1025,))
 CAPTURABLE = [kind for kind in KINDS if kind.core or kind.name in ("LAMB", "QHM", "QHAdam")]

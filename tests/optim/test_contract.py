@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, takes_names
+from support.cases import Site, assert_same_bits, takes_names
 from support.training import Build, Model, backward, moved, train, values
 from torch import Tensor
 
@@ -23,10 +23,10 @@ def test_is_an_optimizer(build: Build, model: Model) -> None:
     assert not optimizer.state_dict()["state"]
 
 
-def test_lowers_the_loss(build: Build, model: Model, target: Target) -> None:
+def test_lowers_the_loss(build: Build, model: Model, site: Site) -> None:
     optimizer = build(model.parameters())
     first = backward(model)
-    for _ in range(20 if target.interpreted else 60):
+    for _ in range(20 if site.interpreted else 60):
         optimizer.zero_grad()
         last = backward(model)
         optimizer.step()

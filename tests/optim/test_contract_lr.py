@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.cases import Target, assert_same_bits
+from support.cases import Site, assert_same_bits
 from support.training import Build, Model, backward, moved, train, values
 from torch.optim import lr_scheduler
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.kernel_free
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_tensor_lr(shape: tuple[int, ...], build: Build, model: Model, target: Target) -> None:
+def test_tensor_lr(shape: tuple[int, ...], build: Build, model: Model, site: Site) -> None:
     reference = copy.deepcopy(model)
-    lr = torch.full(shape, 0.5, device=target.device)
+    lr = torch.full(shape, 0.5, device=site.device)
     optimizer, other = build(model.parameters(), lr=lr), build(reference.parameters(), lr=0.5)
     train(model, optimizer)
     train(reference, other)
@@ -48,11 +48,11 @@ def test_schedulers(
     tensor_lr: bool,
     build: Build,
     model: Model,
-    target: Target,
+    site: Site,
 ) -> None:
     """The same as setting the scheduled values by hand."""
     reference = copy.deepcopy(model)
-    start = torch.tensor(0.5, device=target.device) if tensor_lr else 0.5
+    start = torch.tensor(0.5, device=site.device) if tensor_lr else 0.5
     optimizer, other = build(model.parameters(), lr=start), build(reference.parameters(), lr=0.5)
     scheduler = make(optimizer)
     lrs = set()

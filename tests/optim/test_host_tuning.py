@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal, why_unusable
+from support.cases import Site, assert_same_bits, normal, why_unusable
 from support.kinds import KINDS, Kind
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -48,7 +48,7 @@ def parameters(rng: np.random.Generator, *dtypes: torch.dtype) -> list[nn.Parame
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := why_unusable(Target("native", "cpu")):
+    if reason := why_unusable(Site("native", "cpu")):
         pytest.skip(reason)
     monkeypatch.setattr("yfkernels.tuners.yellowfin.is_remote", lambda device: True)
 

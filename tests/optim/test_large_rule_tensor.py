@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from support.cases import Target
+from support.cases import Site
 
 from yfkernels import LAMB
 
@@ -22,28 +22,28 @@ def free_memory(device: str) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def test_lamb_past_two_billion_elements(target: Target) -> None:
+def test_lamb_past_two_billion_elements(site: Site) -> None:
     """Two steps with a gradient of ones move p from 1 to about (1 - lr)²; no float32 master."""
-    if target.interpreted or target.backend == "torch":
+    if site.interpreted or site.backend == "torch":
         pytest.skip("plain torch has no index of its own, and the interpreter no time")
-    if free_memory(target.device) < BYTES:
-        pytest.skip(f"needs {BYTES / 1e9:.0f} GB, {free_memory(target.device) / 1e9:.0f} are free")
+    if free_memory(site.device) < BYTES:
+        pytest.skip(f"needs {BYTES / 1e9:.0f} GB, {free_memory(site.device) / 1e9:.0f} are free")
     try:
-        check(target, NUMEL, PLACES)
+        check(site, NUMEL, PLACES)
     finally:
-        if target.device == "cuda":
+        if site.device == "cuda":
             torch.cuda.empty_cache()  # torch keeps what it has had: other processes need it
 
 
-def test_the_check_itself(target: Target) -> None:
-    numel = 500 if target.interpreted else 70_000
-    check(target, numel, (0, numel // 2, numel - 1))
+def test_the_check_itself(site: Site) -> None:
+    numel = 500 if site.interpreted else 70_000
+    check(site, numel, (0, numel // 2, numel - 1))
 
 
-def check(target: Target, numel: int, places: tuple[int, ...]) -> None:
-    p = torch.nn.Parameter(torch.ones(numel, dtype=torch.bfloat16, device=target.device))
+def check(site: Site, numel: int, places: tuple[int, ...]) -> None:
+    p = torch.nn.Parameter(torch.ones(numel, dtype=torch.bfloat16, device=site.device))
     p.grad = torch.ones_like(p)
-    optimizer = LAMB([p], 0.25, always_adapt=True, stochastic_rounding=True, backend=target.backend)
+    optimizer = LAMB([p], 0.25, always_adapt=True, stochastic_rounding=True, backend=site.backend)
     for _ in range(2):
         optimizer.step()
     assert optimizer.diagnostics()["grad_norm"] == pytest.approx(np.sqrt(numel), rel=1e-5)

@@ -10,8 +10,8 @@ import torch
 from support.cases import (
     Gradients,
     Group,
+    Site,
     Spec,
-    Target,
     assert_same_bits,
     lay_out,
     memory_order,
@@ -30,27 +30,27 @@ SHORT = Gradients(4)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_one_tensor(size: int, kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_one_tensor(size: int, kind: Kind, site: Site, rng: np.random.Generator) -> None:
     groups = (Group(specs((size,), (2,))),)  # a second one, so that some gradient exists
-    kind.beside(target, groups, rng, weight_decay=0.1).run(SHORT, rng)
+    kind.beside(site, groups, rng, weight_decay=0.1).run(SHORT, rng)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_sizes_at_once(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Several chunks, empty tensors first, last and between."""
     sizes = (0, *SIZES, 65537, 0)
     groups = (Group(specs(*((n,) for n in sizes), dtype=dtype)), Group(specs((0, 3), dtype=dtype)))
-    steps = 2 if target.interpreted else 5
-    kind.beside(target, groups, rng).run(Gradients(steps), rng)
+    steps = 2 if site.interpreted else 5
+    kind.beside(site, groups, rng).run(Gradients(steps), rng)
 
 
 @pytest.mark.kernel_free
-def test_only_empty_tensors(kind: Kind, target: Target) -> None:
+def test_only_empty_tensors(kind: Kind, site: Site) -> None:
     """There is nothing to measure and nothing to move."""
-    params = [torch.nn.Parameter(torch.empty(s, device=target.device)) for s in ((0,), (3, 0))]
-    optimizer = kind.build(params, backend=target.backend)
+    params = [torch.nn.Parameter(torch.empty(s, device=site.device)) for s in ((0,), (3, 0))]
+    optimizer = kind.build(params, backend=site.backend)
     for _ in range(3):
         for p in params:
             p.grad = torch.empty_like(p)
@@ -58,28 +58,28 @@ def test_only_empty_tensors(kind: Kind, target: Target) -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
 
-def test_many_small_tensors(kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    count = 12 if target.interpreted else 700
-    kind.beside(target, (Group(specs(*[(3,)] * count)),), rng).run(SHORT, rng)
+def test_many_small_tensors(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    count = 12 if site.interpreted else 700
+    kind.beside(site, (Group(specs(*[(3,)] * count)),), rng).run(SHORT, rng)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(
-    layout: str, dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    layout: str, dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     groups = (Group((Spec((3, 4, 5, 7), dtype, layout), Spec((9,), dtype))),)
-    kind.beside(target, groups, rng).run(SHORT, rng)
+    kind.beside(site, groups, rng).run(SHORT, rng)
 
 
 @pytest.mark.parametrize("shift", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 def test_gradient_and_parameter_aligned_differently(
-    dtype: torch.dtype, shift: int, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, shift: int, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Views of one flat buffer, as sharded and flattened training makes them."""
-    twin = kind.beside(target, (Group((Spec((1021,), dtype, "offset"), Spec((37,), dtype))),), rng)
-    flat = torch.zeros(2000, dtype=dtype, device=target.device)
+    twin = kind.beside(site, (Group((Spec((1021,), dtype, "offset"), Spec((37,), dtype))),), rng)
+    flat = torch.zeros(2000, dtype=dtype, device=site.device)
     for gradients in SHORT.draw(rng, twin.params):
         start = shift
         for p, g in zip(twin.params, gradients, strict=True):
@@ -91,11 +91,11 @@ def test_gradient_and_parameter_aligned_differently(
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "contiguous", "expanded"])
 def test_gradient_strides_change(
-    layout: str, kind: Kind, target: Target, rng: np.random.Generator
+    layout: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Autograd hands over whatever strides it has, stride 0 from `p.sum()` included."""
     groups = (Group((Spec((2, 3, 4, 5)), Spec((2, 3, 4, 5), layout="channels_last"))),)
-    twin = kind.beside(target, groups, rng)
+    twin = kind.beside(site, groups, rng)
     for step, gradients in enumerate(SHORT.draw(rng, twin.params)):
         twin.set_gradients(gradients)
         if step >= 2:
@@ -111,7 +111,7 @@ def test_gradient_strides_change(
 @pytest.mark.parametrize(
     "dtype", [*HALF, torch.float64, torch.complex64, torch.complex128], ids=str
 )
-def test_dtype(dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_dtype(dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator) -> None:
     groups = (Group(specs((33, 31), (7,), (), dtype=dtype)),)
     options = {"weight_decay": 0.01}
     if kind.optimizer is YellowFin:
@@ -120,23 +120,23 @@ def test_dtype(dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Ge
     gradients = Gradients(
         6, factor={3: 1e2}, poison={4: np.nan}, present=lambda k, i: k > 1 or i > 0
     )
-    kind.beside(target, groups, rng, **options).run(gradients, rng)
+    kind.beside(site, groups, rng, **options).run(gradients, rng)
 
 
-def test_dtypes_mixed(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_dtypes_mixed(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """One set of statistics over parameters that different kernels (and backends) serve."""
     kinds = (torch.float32, *HALF, torch.float64, torch.complex64)
     groups = tuple(Group((Spec((5, 9), dtype), Spec((4,), dtype))) for dtype in kinds)
-    kind.beside(target, groups, rng).run(Gradients(5, factor={3: 1e2}), rng)
+    kind.beside(site, groups, rng).run(Gradients(5, factor={3: 1e2}), rng)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_gradients_do_not_overflow(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Squares beyond float16, and a sum of squares far beyond it."""
     unclipped = {"clip": None} if kind.optimizer is YellowFin else {}
-    twin = kind.beside(target, (Group(specs((2000,), dtype=dtype)),), rng, **unclipped)
+    twin = kind.beside(site, (Group(specs((2000,), dtype=dtype)),), rng, **unclipped)
     for _ in range(3):
         twin.step([1e3 * normal(rng, twin.params[0])])
     assert twin.optimizer.diagnostics()["grad_norm"] > 3e4
@@ -146,14 +146,14 @@ def test_half_gradients_do_not_overflow(
 @pytest.mark.kernel_free
 @pytest.mark.filterwarnings("ignore:lr=0.01 is not a learning rate")
 def test_half_parameters_take_small_steps(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Moves far below the parameter's own precision add up in the float32 master copy."""
-    p = torch.nn.Parameter(torch.ones(8, dtype=dtype, device=target.device))
+    p = torch.nn.Parameter(torch.ones(8, dtype=dtype, device=site.device))
     slow = {"lr": 0.01 if kind.robust else 1e-4}
     if kind.optimizer is YellowFin and not kind.robust:
         slow = {}
-    optimizer = kind.build([p], backend=target.backend, **slow)
+    optimizer = kind.build([p], backend=site.backend, **slow)
     for step in range(100):
         p.grad = torch.ones_like(p)
         optimizer.step()
@@ -168,10 +168,10 @@ def test_half_parameters_take_small_steps(
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF, torch.float64], ids=str)
 def test_values_written_by_the_user(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Loading weights or clamping them between steps counts, master copy or not."""
-    twin = kind.beside(target, (Group(specs((50,), (3,), dtype=dtype)),), rng)
+    twin = kind.beside(site, (Group(specs((50,), (3,), dtype=dtype)),), rng)
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
         twin.step(g)
@@ -188,10 +188,10 @@ def test_values_written_by_the_user(
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 def test_data_replaced_by_another_tensor(
-    layout: str, kind: Kind, target: Target, rng: np.random.Generator
+    layout: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """`p.data = ...`: a new address, and after module.to(memory_format=...) new strides."""
-    twin = kind.beside(target, (Group((Spec((2, 3, 4, 5)), Spec((6,)))),), rng)
+    twin = kind.beside(site, (Group((Spec((2, 3, 4, 5)), Spec((6,)))),), rng)
     before = twin.params[0]
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
@@ -210,9 +210,9 @@ def test_data_replaced_by_another_tensor(
     assert_same_bits(old, kept, "the tensor that was replaced")
 
 
-def test_data_transposed_in_place(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_data_transposed_in_place(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """The same address and shape, but other strides: element (i, j) is now (j, i)."""
-    twin = kind.beside(target, (Group(specs((6, 6), (4,))),), rng)
+    twin = kind.beside(site, (Group(specs((6, 6), (4,))),), rng)
     gradients = list(Gradients(6).draw(rng, twin.params))
     for g in gradients[:3]:
         twin.step(g)
@@ -231,14 +231,14 @@ def test_data_transposed_in_place(kind: Kind, target: Target, rng: np.random.Gen
 
 
 def test_gradient_tensors_may_be_reused_or_fresh(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """The same address, a new one, one of another parameter: pointers are read every step."""
-    twin = kind.beside(target, (Group(specs((40,), (40,), (40,))),), rng)
-    pool = [torch.zeros(40, device=target.device) for _ in range(4)]
+    twin = kind.beside(site, (Group(specs((40,), (40,), (40,))),), rng)
+    pool = [torch.zeros(40, device=site.device) for _ in range(4)]
     for k, gradients in enumerate(Gradients(8).draw(rng, twin.params)):
         for i, (p, g) in enumerate(zip(twin.params, gradients, strict=True)):
-            p.grad = pool[(i + k) % 4].copy_(g) if k % 3 else g.to(target.device, p.dtype)
+            p.grad = pool[(i + k) % 4].copy_(g) if k % 3 else g.to(site.device, p.dtype)
         twin.step()
     addresses = [p.data_ptr() for p in twin.params]
     assert all(a != b for a, b in pairwise(addresses))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal
+from support.cases import Site, assert_same_bits, normal
 from support.kinds import KINDS, Kind
 from torch import nn
 
@@ -22,14 +22,14 @@ SHAPES = ((5, 3), (7,), (), (1025,))
 class Pair:
     """Two equal optimizers with equal gradients: what is done to one must not be seen."""
 
-    def __init__(self, kind: Kind, target: Target, rng: np.random.Generator, **options: Any):
+    def __init__(self, kind: Kind, site: Site, rng: np.random.Generator, **options: Any):
         self.rng = rng
         self.params = [
-            nn.Parameter(normal(rng, torch.empty(s)).float().to(target.device)) for s in SHAPES
+            nn.Parameter(normal(rng, torch.empty(s)).float().to(site.device)) for s in SHAPES
         ]
         self.expected_params = [nn.Parameter(p.detach().clone()) for p in self.params]
-        self.optimizer = kind.build(self.params, backend=target.backend, **options)
-        self.expected = kind.build(self.expected_params, backend=target.backend, **options)
+        self.optimizer = kind.build(self.params, backend=site.backend, **options)
+        self.expected = kind.build(self.expected_params, backend=site.backend, **options)
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
@@ -47,8 +47,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(kind: Kind, target: Target, rng: np.random.Generator) -> Pair:
-    return Pair(kind, target, rng)
+def pair(kind: Kind, site: Site, rng: np.random.Generator) -> Pair:
+    return Pair(kind, site, rng)
 
 
 def clone_each(optimizer: torch.optim.Optimizer) -> None:
@@ -107,14 +107,14 @@ def test_moved_state_is_followed(move: Callable[[torch.optim.Optimizer], None], 
     pair.assert_equal()
 
 
-def test_moved_state_is_saved(pair: Pair, kind: Kind, target: Target) -> None:
+def test_moved_state_is_saved(pair: Pair, kind: Kind, site: Site) -> None:
     """Offloaded, returned, trained, saved: the checkpoint has the newest."""
     pair.train(3)
     clone_each(pair.optimizer)
     pair.train(3)
     saved = copy.deepcopy(pair.optimizer.state_dict())
     params = [nn.Parameter(p.detach().clone()) for p in pair.params]
-    resumed = kind.build(params, backend=target.backend)
+    resumed = kind.build(params, backend=site.backend)
     resumed.load_state_dict(saved)
     pair.params, pair.optimizer = params, resumed
     pair.train(3)
@@ -171,12 +171,12 @@ def reset_state(optimizer: Any) -> None:
     "away", [forget, clear, delete_each, plain_dict], ids=lambda away: away.__name__
 )
 def test_cleared_state_begins_anew(
-    away: Callable[[Any], None], kind: Kind, target: Target, rng: np.random.Generator
+    away: Callable[[Any], None], kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """As a new optimizer, which is what torch's are then."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(4)
-    pair.expected = kind.build(pair.expected_params, backend=target.backend)
+    pair.expected = kind.build(pair.expected_params, backend=site.backend)
     away(pair.optimizer)
     pair.train(3)
     pair.assert_equal()
@@ -184,9 +184,9 @@ def test_cleared_state_begins_anew(
 
 @pytest.mark.parametrize("away", [zeros, reset_state], ids=lambda away: away.__name__)
 def test_statistics_outlive_the_state(
-    away: Callable[[Any], None], kind: Kind, target: Target, rng: np.random.Generator
+    away: Callable[[Any], None], kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(4)
     for state in pair.expected.state.values():
         for value in state.values():
@@ -196,11 +196,9 @@ def test_statistics_outlive_the_state(
     pair.assert_equal()
 
 
-def test_one_parameter_that_begins_anew(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
+def test_one_parameter_that_begins_anew(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """The statistics go on."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(4)
     for optimizer, params in (
         (pair.optimizer, pair.params),
@@ -214,12 +212,12 @@ def test_one_parameter_that_begins_anew(
     pair.assert_equal()
 
 
-def test_momentum_written_by_hand(target: Target) -> None:
+def test_momentum_written_by_hand(site: Site) -> None:
     """The numbers of the issue: torch.optim.SGD's next move is .1."""
     from yfkernels import QHM
 
-    p = nn.Parameter(torch.zeros(3, device=target.device))
-    optimizer = QHM.from_momentum([p], lr=0.1, momentum=0.9, backend=target.backend)
+    p = nn.Parameter(torch.zeros(3, device=site.device))
+    optimizer = QHM.from_momentum([p], lr=0.1, momentum=0.9, backend=site.backend)
 
     def move() -> float:
         before = p.detach().clone()
@@ -241,8 +239,8 @@ def test_momentum_written_by_hand(target: Target) -> None:
         assert move() == pytest.approx(-0.1)
 
 
-def test_reset(kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    pair = Pair(kind, target, rng)
+def test_reset(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    pair = Pair(kind, site, rng)
     pair.train(4)
     pair.optimizer.state[pair.params[0]]["ema"] = torch.ones(2)
     pair.optimizer.reset()
@@ -251,18 +249,16 @@ def test_reset(kind: Kind, target: Target, rng: np.random.Generator) -> None:
     readouts = [pair.optimizer.param_groups[0].get(name, 0.0) for name in ("tuned_lr", "momentum")]
     assert list(map(float, readouts)) == [0.0, 0.0]
     del pair.optimizer.state[pair.params[0]]
-    pair.expected = kind.build(pair.expected_params, backend=target.backend)
+    pair.expected = kind.build(pair.expected_params, backend=site.backend)
     pair.train(3)
     pair.assert_equal()
 
 
-def test_reset_of_the_statistics_alone(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
-    pair = Pair(kind, target, rng)
+def test_reset_of_the_statistics_alone(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    pair = Pair(kind, site, rng)
     pair.train(4)
     pair.optimizer.reset(state=False)
-    fresh = kind.build(pair.expected_params, backend=target.backend)
+    fresh = kind.build(pair.expected_params, backend=site.backend)
     for q in pair.expected_params:
         fresh.state[q] = pair.expected.state[q]
     pair.expected = fresh
@@ -271,10 +267,10 @@ def test_reset_of_the_statistics_alone(
 
 
 def test_reset_is_not_undone_by_the_groups(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """A wrapper has put copies there, of statistics and readouts that are to be forgotten."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(4)
     group = pair.optimizer.param_groups[0]
     for name in {kind.saves, "tuned_lr"} & group.keys():
@@ -304,10 +300,10 @@ def test_reset_with_more_groups_than_were_shown_last(
 
 
 def test_statistics_in_the_groups_are_used(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Whoever puts other statistics into the groups, a wrapper's load for one, has them used."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(3)
     early = pair.optimizer.param_groups[0][kind.saves].clone()
     pair.train(3)
@@ -323,13 +319,13 @@ def test_statistics_in_the_groups_are_used(
     pair.assert_equal()
 
 
-def test_a_parameter_listed_twice_is_refused(kind: Kind, target: Target) -> None:
+def test_a_parameter_listed_twice_is_refused(kind: Kind, site: Site) -> None:
     import warnings
 
-    p = nn.Parameter(torch.ones(3, device=target.device))
+    p = nn.Parameter(torch.ones(3, device=site.device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of it
-        optimizer = kind.build([p, p], backend=target.backend)
+        optimizer = kind.build([p, p], backend=site.backend)
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match=r"parameter 1 .* parameter 0 again"):
         optimizer.step()
@@ -337,23 +333,23 @@ def test_a_parameter_listed_twice_is_refused(kind: Kind, target: Target) -> None
 
 
 def test_a_step_without_any_gradient_is_none(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Also where no parameter has a dimension."""
-    p = nn.Parameter(torch.tensor(1.5, device=target.device))
-    optimizer = kind.build([p], backend=target.backend)
+    p = nn.Parameter(torch.tensor(1.5, device=site.device))
+    optimizer = kind.build([p], backend=site.backend)
     for gradient in (0.5, None, 0.25, None, None):
-        p.grad = None if gradient is None else torch.tensor(gradient, device=target.device)
+        p.grad = None if gradient is None else torch.tensor(gradient, device=site.device)
         before = p.detach().clone(), copy.deepcopy(optimizer.state_dict())
         optimizer.step()
         if gradient is None:
             assert_same_bits((p.detach(), optimizer.state_dict()), before)
 
 
-def test_state_of_a_parameter_without_elements(kind: Kind, target: Target) -> None:
+def test_state_of_a_parameter_without_elements(kind: Kind, site: Site) -> None:
     """It is made anew as well, where it was deleted."""
-    p = nn.Parameter(torch.zeros(0, 4, device=target.device))
-    optimizer = kind.build([p], backend=target.backend)
+    p = nn.Parameter(torch.zeros(0, 4, device=site.device))
+    optimizer = kind.build([p], backend=site.backend)
     for _ in range(3):
         p.grad = torch.zeros_like(p)
         optimizer.step()
@@ -362,10 +358,10 @@ def test_state_of_a_parameter_without_elements(kind: Kind, target: Target) -> No
 
 
 def test_a_missing_second_state_begins_the_parameter_anew(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Its momentum and count of steps too: one of many steps over one of none is a huge move."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     pair.train(5)
     layout = pair.optimizer._layout
     further = list(layout.names)[1:]
@@ -381,11 +377,11 @@ def test_a_missing_second_state_begins_the_parameter_anew(
     pair.assert_equal()
 
 
-def test_steps_of_another_object_without_elements(kind: Kind, target: Target) -> None:
+def test_steps_of_another_object_without_elements(kind: Kind, site: Site) -> None:
     """The step counts with the gradient of the parameter that is in the groups now."""
-    old, new = (nn.Parameter(torch.zeros(0, 4, device=target.device)) for _ in range(2))
-    other = nn.Parameter(torch.ones(3, device=target.device))
-    optimizer = kind.build([old, other], backend=target.backend)
+    old, new = (nn.Parameter(torch.zeros(0, 4, device=site.device)) for _ in range(2))
+    other = nn.Parameter(torch.ones(3, device=site.device))
+    optimizer = kind.build([old, other], backend=site.backend)
     for p in (old, new, other):
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -398,11 +394,11 @@ def test_steps_of_another_object_without_elements(kind: Kind, target: Target) ->
         assert float(state.get("step", 2.0)) == 2.0
 
 
-def test_a_group_that_comes_and_goes(kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    pair = Pair(kind, target, rng)
+def test_a_group_that_comes_and_goes(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    pair = Pair(kind, site, rng)
     pair.train(2)
     groups = pair.optimizer.param_groups
-    extra = nn.Parameter(torch.ones(4, device=target.device))
+    extra = nn.Parameter(torch.ones(4, device=site.device))
     pair.optimizer.add_param_group({"params": [extra]})
     groups.pop()
     pair.train(2)
@@ -410,14 +406,12 @@ def test_a_group_that_comes_and_goes(kind: Kind, target: Target, rng: np.random.
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k.saves == "tuner"], ids=str)
-def test_readouts_of_a_group_are_its_own(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
+def test_readouts_of_a_group_are_its_own(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """Not those of a group in whose place it comes."""
-    pair = Pair(kind, target, rng)
+    pair = Pair(kind, site, rng)
     optimizer = pair.optimizer
     for _ in range(2):
-        extra = nn.Parameter(torch.ones(4, device=target.device))
+        extra = nn.Parameter(torch.ones(4, device=site.device))
         optimizer.add_param_group({"params": [extra]})
         assert float(optimizer.param_groups[1]["tuned_lr"]) == 0.0
         extra.grad = torch.ones_like(extra)

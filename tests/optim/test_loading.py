@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal
+from support.cases import Site, assert_same_bits, normal
 from support.kinds import Kind
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,9 +21,9 @@ import yfkernels
 pytestmark = pytest.mark.kernel_free
 
 
-def parameters(rng: np.random.Generator, target: Target) -> list[nn.Parameter]:
+def parameters(rng: np.random.Generator, site: Site) -> list[nn.Parameter]:
     shapes = ((5, 3), (7,), ())
-    return [nn.Parameter(normal(rng, torch.empty(s)).float().to(target.device)) for s in shapes]
+    return [nn.Parameter(normal(rng, torch.empty(s)).float().to(site.device)) for s in shapes]
 
 
 def copies(params: list[nn.Parameter]) -> list[nn.Parameter]:
@@ -85,13 +85,13 @@ def saved(optimizer: Any) -> Any:
     ids=lambda f: f.__name__,
 )
 def test_carried_and_trained_on(
-    carry: Callable[[Any], Any], kind: Kind, target: Target, rng: np.random.Generator
+    carry: Callable[[Any], Any], kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend)
     train(optimizer, params, range(4))
     expected_params = copies(params)
-    expected = kind.build(expected_params, backend=target.backend)
+    expected = kind.build(expected_params, backend=site.backend)
     expected.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     twin = carry(optimizer)
     members = [p for group in twin.param_groups for p in group["params"]]
@@ -114,16 +114,14 @@ class Wrapper(Optimizer):
         self.base.param_groups, self.base.state = self.param_groups, self.state
 
 
-def test_a_wrapper_saves_and_loads_all(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
+def test_a_wrapper_saves_and_loads_all(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """Through Optimizer.state_dict and load_state_dict of its own, which know nothing of ours."""
-    params = parameters(rng, target)
-    expected = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    expected = kind.build(params, backend=site.backend)
     train(expected, params, range(4))
     state = copy.deepcopy(Wrapper(expected).state_dict())
     others = copies(params)
-    wrapper = Wrapper(kind.build(others, backend=target.backend))
+    wrapper = Wrapper(kind.build(others, backend=site.backend))
     wrapper.load_state_dict(state)
     assert_same_training(wrapper.base, others, expected, params)
     assert wrapper.base.diagnostics() == pytest.approx(expected.diagnostics(), nan_ok=True)
@@ -139,16 +137,14 @@ class SharpnessAware(Optimizer):
         self.defaults.update(self.base.defaults)
 
 
-def test_statistics_survive_published_sam(
-    kind: Kind, target: Target, rng: np.random.Generator
-) -> None:
+def test_statistics_survive_published_sam(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """It saves no state of its base; what is in the groups it does save."""
-    params = parameters(rng, target)
-    sam = SharpnessAware(params, kind.build, backend=target.backend)
+    params = parameters(rng, site)
+    sam = SharpnessAware(params, kind.build, backend=site.backend)
     train(sam.base, params, range(4))
     state = copy.deepcopy(sam.state_dict())
     others = copies(params)
-    again = SharpnessAware(others, kind.build, backend=target.backend)
+    again = SharpnessAware(others, kind.build, backend=site.backend)
     again.load_state_dict(state)
     again.base.param_groups = again.param_groups
     before = sam.base.diagnostics()
@@ -159,25 +155,25 @@ def test_statistics_survive_published_sam(
     assert before.keys() == sam.base.diagnostics().keys()
 
 
-def test_state_of_users_is_kept(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_state_of_users_is_kept(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """An average of the weights, timm's Lookahead's slow weights."""
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend)
     train(optimizer, params, range(3))
     for p in params:
         optimizer.state[p]["ema"] = p.detach().clone()
         optimizer.state[p]["rank"] = 3
     expected = copy.deepcopy(optimizer.state_dict())
-    fresh = kind.build(copies(params), backend=target.backend)
+    fresh = kind.build(copies(params), backend=site.backend)
     fresh.load_state_dict(copy.deepcopy(expected))
     assert_same_bits(fresh.state_dict()["state"], expected["state"])
 
 
 def test_slow_weights_of_a_parameter_that_never_had_a_gradient(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend)
     for p in params:
         optimizer.state[p]["slow"] = p.detach().clone()
     params[0].grad = torch.ones_like(params[0])
@@ -188,17 +184,17 @@ def test_slow_weights_of_a_parameter_that_never_had_a_gradient(
 
 
 def test_missing_options_take_their_default(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """As in a checkpoint of a release that did not have them."""
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend, weight_decay=0.0)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend, weight_decay=0.0)
     train(optimizer, params, range(3))
     state = copy.deepcopy(optimizer.state_dict())
     for name in ("maximize", "weight_decay", "max_norm", "gate"):
         state["param_groups"][0].pop(name, None)
     others = copies(params)
-    fresh = kind.build(others, backend=target.backend, weight_decay=0.0)
+    fresh = kind.build(others, backend=site.backend, weight_decay=0.0)
     fresh.load_state_dict(state)
     if kind.saves == "tuner":
         assert_same_training(fresh, others, optimizer, params)
@@ -216,9 +212,9 @@ def test_state_of_torch_is_refused_by_name(kind_of: Any) -> None:
             kind_of([p]).load_state_dict(other.state_dict())
 
 
-def test_a_tuner_that_was_dropped_is_missed(target: Target, rng: np.random.Generator) -> None:
-    params = parameters(rng, target)
-    optimizer = yfkernels.YellowFin(params, backend=target.backend)
+def test_a_tuner_that_was_dropped_is_missed(site: Site, rng: np.random.Generator) -> None:
+    params = parameters(rng, site)
+    optimizer = yfkernels.YellowFin(params, backend=site.backend)
     train(optimizer, params, range(2))
     state = copy.deepcopy(optimizer.state_dict())
     del state["param_groups"][0]["tuner"]
@@ -231,14 +227,14 @@ def test_a_tuner_that_was_dropped_is_missed(target: Target, rng: np.random.Gener
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_resumed_in_half_precision(
-    half: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    half: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """The master begins as the parameter."""
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend)
     train(optimizer, params, range(3))
     others = [nn.Parameter(p.detach().to(half)) for p in params]
-    resumed = kind.build(others, backend=target.backend)
+    resumed = kind.build(others, backend=site.backend)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for p in others:
         p.grad = torch.zeros_like(p)
@@ -251,15 +247,15 @@ def test_resumed_in_half_precision(
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_resumed_in_full_precision(
-    half: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    half: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """The parameter gets back the bits that only its master had, unless it was written to."""
-    params = [nn.Parameter(p.detach().to(half)) for p in parameters(rng, target)]
-    optimizer = kind.build(params, backend=target.backend)
+    params = [nn.Parameter(p.detach().to(half)) for p in parameters(rng, site)]
+    optimizer = kind.build(params, backend=site.backend)
     train(optimizer, params, range(3))
     others = [nn.Parameter(p.detach().float()) for p in params]
     others[1].data.fill_(0.7)
-    resumed = kind.build(others, backend=target.backend)
+    resumed = kind.build(others, backend=site.backend)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for i in (0, 2):
         assert_same_bits(others[i].detach(), optimizer.state[params[i]]["master"])
@@ -268,27 +264,27 @@ def test_resumed_in_full_precision(
     train(resumed, others, range(1))
 
 
-def test_steps_as_plain_numbers(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_steps_as_plain_numbers(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """As torch.optim saved them before 1.12."""
-    params = parameters(rng, target)
-    optimizer = kind.build(params, backend=target.backend)
+    params = parameters(rng, site)
+    optimizer = kind.build(params, backend=site.backend)
     train(optimizer, params, range(3))
     state = copy.deepcopy(optimizer.state_dict())
     for each in state["state"].values():
         if "step" in each:
             each["step"] = 3
     others = copies(params)
-    resumed = kind.build(others, backend=target.backend)
+    resumed = kind.build(others, backend=site.backend)
     resumed.load_state_dict(state)
     assert_same_training(resumed, others, optimizer, params)
 
 
-def test_global_options_repeated_in_a_group(kind: Kind, target: Target) -> None:
+def test_global_options_repeated_in_a_group(kind: Kind, site: Site) -> None:
     """Wrappers do that; another value is refused."""
-    p = nn.Parameter(torch.ones(3, device=target.device))
+    p = nn.Parameter(torch.ones(3, device=site.device))
     repeated: dict[str, Any] = {"capturable": False, "foreach": None}
-    repeated |= {"differentiable": False, "backend": target.backend, "fused": True}
-    optimizer = kind.build([{"params": [p], **repeated}], backend=target.backend)
+    repeated |= {"differentiable": False, "backend": site.backend, "fused": True}
+    optimizer = kind.build([{"params": [p], **repeated}], backend=site.backend)
     p.grad = torch.ones_like(p)
     optimizer.step()
     for name, value in {"capturable": True, "backend": "other"}.items():
@@ -298,12 +294,12 @@ def test_global_options_repeated_in_a_group(kind: Kind, target: Target) -> None:
     assert len(optimizer.param_groups) == 1
 
 
-def test_arguments_that_torch_has(kind: Kind, target: Target) -> None:
-    p = nn.Parameter(torch.ones(3, device=target.device))
+def test_arguments_that_torch_has(kind: Kind, site: Site) -> None:
+    p = nn.Parameter(torch.ones(3, device=site.device))
     options = {"foreach": True, "fused": False, "differentiable": False}
-    kind.build([p], backend=target.backend, **options)
+    kind.build([p], backend=site.backend, **options)
     with pytest.raises(ValueError, match="differentiable"):
-        kind.build([p], backend=target.backend, differentiable=True)
+        kind.build([p], backend=site.backend, differentiable=True)
 
 
 def test_only_fused_leaves_unscaling_to_the_step(kind: Kind) -> None:
@@ -317,23 +313,23 @@ def test_only_fused_leaves_unscaling_to_the_step(kind: Kind) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
 def test_found_inf_and_grad_scale_of_any_shape(
-    shape: tuple[int, ...], kind: Kind, target: Target, rng: np.random.Generator
+    shape: tuple[int, ...], kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """FSDP's ShardedGradScaler gives them a dimension."""
-    params = parameters(rng, target)
+    params = parameters(rng, site)
     expected_params = copies(params)
-    optimizer = kind.build(params, backend=target.backend)
-    expected = kind.build(expected_params, backend=target.backend)
+    optimizer = kind.build(params, backend=site.backend)
+    expected = kind.build(expected_params, backend=site.backend)
     train(optimizer, params, range(2))
     train(expected, expected_params, range(2))
     before = [p.detach().clone() for p in params]
     for p in params:
         p.grad = 8.0 * torch.ones_like(p)
-    optimizer.grad_scale = torch.full(shape, 8.0, device=target.device)
-    optimizer.found_inf = torch.ones(shape, device=target.device)
+    optimizer.grad_scale = torch.full(shape, 8.0, device=site.device)
+    optimizer.found_inf = torch.ones(shape, device=site.device)
     optimizer.step()
     assert_same_bits([p.detach() for p in params], before)
-    optimizer.found_inf = torch.zeros(shape, device=target.device)
+    optimizer.found_inf = torch.zeros(shape, device=site.device)
     optimizer.step()
     for p in expected_params:
         p.grad = torch.ones_like(p)
@@ -347,13 +343,11 @@ def whole(tensors: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("optimizer", [yfkernels.QHM, yfkernels.QHAdam])
-def test_max_norm_clips_as_torch_does(
-    optimizer: Any, target: Target, rng: np.random.Generator
-) -> None:
-    params = parameters(rng, target)
+def test_max_norm_clips_as_torch_does(optimizer: Any, site: Site, rng: np.random.Generator) -> None:
+    params = parameters(rng, site)
     others = copies(params)
-    ours = optimizer(params, lr=0.1, max_norm=0.5, backend=target.backend)
-    clipped = optimizer(others, lr=0.1, backend=target.backend)
+    ours = optimizer(params, lr=0.1, max_norm=0.5, backend=site.backend)
+    clipped = optimizer(others, lr=0.1, backend=site.backend)
     for k in range(6):
         draws = np.random.default_rng(k)
         for p, q in zip(params, others):
@@ -367,11 +361,11 @@ def test_max_norm_clips_as_torch_does(
         torch.testing.assert_close(whole(params), whole(others), rtol=1e-5, atol=1e-6)
 
 
-def test_lamb_that_adapts_nothing_says_so(target: Target) -> None:
+def test_lamb_that_adapts_nothing_says_so(site: Site) -> None:
     """transformers.Trainer writes weight_decay 0 into every group."""
-    p = nn.Parameter(torch.ones(3, device=target.device))
+    p = nn.Parameter(torch.ones(3, device=site.device))
     p.grad = torch.ones_like(p)
-    optimizer = yfkernels.LAMB([p], lr=0.1, weight_decay=0.0, backend=target.backend)
+    optimizer = yfkernels.LAMB([p], lr=0.1, weight_decay=0.0, backend=site.backend)
     with pytest.warns(UserWarning, match="always_adapt=True") as caught:
         optimizer.step()
     assert caught[0].filename == __file__
@@ -380,7 +374,7 @@ def test_lamb_that_adapts_nothing_says_so(target: Target) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
-        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1, device=target.device))]})
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1, device=site.device))]})
         optimizer.step()
         for options in ({"weight_decay": 0.1}, {"always_adapt": True, "weight_decay": 0.0}):
-            yfkernels.LAMB([p], backend=target.backend, **options).step()
+            yfkernels.LAMB([p], backend=site.backend, **options).step()

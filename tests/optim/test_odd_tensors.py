@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal
+from support.cases import Site, assert_same_bits, normal
 from support.kinds import Kind
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -20,20 +20,20 @@ def wrapped(a: Tensor) -> TwoTensor:
     return TwoTensor(a.clone(), a.clone())
 
 
-def gradients(rng: np.random.Generator, target: Target, like: Tensor) -> list[Tensor]:
-    return [normal(rng, torch.empty(like.shape)).float().to(target.device) for _ in range(4)]
+def gradients(rng: np.random.Generator, site: Site, like: Tensor) -> list[Tensor]:
+    return [normal(rng, torch.empty(like.shape)).float().to(site.device) for _ in range(4)]
 
 
-def test_wrapper_subclasses(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_wrapper_subclasses(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """They have elements and no memory of their own: data_ptr() is 0."""
-    value = normal(rng, torch.empty(5, 3)).float().to(target.device)
+    value = normal(rng, torch.empty(5, 3)).float().to(site.device)
     p, q = nn.Parameter(wrapped(value)), nn.Parameter(value.clone())
     beside = nn.Parameter(value.clone())
-    optimizer = kind.build([p, beside], backend=target.backend)
+    optimizer = kind.build([p, beside], backend=site.backend)
     other = nn.Parameter(value.clone())
     expected = kind.build([q, other], backend="torch")
     assert p.data_ptr() == 0
-    for g in gradients(rng, target, q):
+    for g in gradients(rng, site, q):
         p.grad, q.grad = wrapped(g), g
         beside.grad, other.grad = g.clone(), g.clone()
         optimizer.step()
@@ -46,10 +46,10 @@ def test_wrapper_subclasses(kind: Kind, target: Target, rng: np.random.Generator
 
 @pytest.mark.parametrize("form", ["adjoint", "conj", "negative", "imaginary"])
 def test_parameters_that_are_lazy_views(
-    form: str, kind: Kind, target: Target, rng: np.random.Generator
+    form: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """They move as a parameter of the same values would."""
-    z = torch.view_as_complex(normal(rng, torch.empty(3, 4, 2)).float()).to(target.device)
+    z = torch.view_as_complex(normal(rng, torch.empty(3, 4, 2)).float()).to(site.device)
     make = {
         "adjoint": lambda z: z.mH,
         "conj": lambda z: z.conj(),
@@ -59,8 +59,8 @@ def test_parameters_that_are_lazy_views(
     p = nn.Parameter(make(z.clone()))
     assert p.is_conj() or p.is_neg()
     q = nn.Parameter(p.detach().resolve_conj().resolve_neg().clone())
-    optimizer = kind.build([p], backend=target.backend)
-    expected = kind.build([q], backend=target.backend)
+    optimizer = kind.build([p], backend=site.backend)
+    expected = kind.build([q], backend=site.backend)
     for _ in range(4):
         g = normal(rng, q).to(q.dtype).to(q.device)
         p.grad, q.grad = g, g.clone()
@@ -74,14 +74,14 @@ def test_parameters_that_are_lazy_views(
 
 @pytest.mark.parametrize("form", ["conjugate", "negative"])
 def test_gradients_that_are_lazy_every_other_step(
-    form: str, kind: Kind, target: Target, rng: np.random.Generator
+    form: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    value = normal(rng, torch.empty(6, 2)).float().to(target.device)
+    value = normal(rng, torch.empty(6, 2)).float().to(site.device)
     if form == "conjugate":
         value = torch.view_as_complex(value)
     p, q = nn.Parameter(value.clone()), nn.Parameter(value.clone())
-    optimizer = kind.build([p], backend=target.backend)
-    expected = kind.build([q], backend=target.backend)
+    optimizer = kind.build([p], backend=site.backend)
+    expected = kind.build([q], backend=site.backend)
     memory = torch.empty_like(value)
     for k in range(6):
         g = normal(rng, q).to(q.dtype).to(q.device)
@@ -120,13 +120,13 @@ def test_parameters_on_meta_are_refused(kind: Kind) -> None:
     assert not optimizer.state
 
 
-def test_default_device_is_not_ours(kind: Kind, target: Target, rng: np.random.Generator) -> None:
-    value = normal(rng, torch.empty(5, 3)).float().to(target.device)
+def test_default_device_is_not_ours(kind: Kind, site: Site, rng: np.random.Generator) -> None:
+    value = normal(rng, torch.empty(5, 3)).float().to(site.device)
     params = [nn.Parameter(value.clone()) for _ in range(2)]
-    grads = gradients(rng, target, value)
-    for p, device in zip(params, (target.device, "meta")):
+    grads = gradients(rng, site, value)
+    for p, device in zip(params, (site.device, "meta")):
         with torch.device(device):
-            optimizer = kind.build([p], backend=target.backend)
+            optimizer = kind.build([p], backend=site.backend)
             for g in grads:
                 p.grad = g.clone()
                 optimizer.step()

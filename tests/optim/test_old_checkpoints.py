@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.cases import Target
+from support.cases import Site
 
 import yfkernels
 
@@ -25,11 +25,11 @@ def optimizer_of(saved: dict[str, Any], backend: str) -> tuple[Any, list[torch.n
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_goes_on(path: Path, target: Target) -> None:
-    if target.device != "cpu":
+def test_goes_on(path: Path, site: Site) -> None:
+    if site.device != "cpu":
         pytest.skip("the checkpoints were trained on a CPU")
     saved = torch.load(path, weights_only=True)
-    optimizer, params = optimizer_of(saved, target.backend)
+    optimizer, params = optimizer_of(saved, site.backend)
     optimizer.load_state_dict(saved["state_dict"])
     for gradients in saved["grads"]:
         for p, gradient in zip(params, gradients):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracle.momentum_methods import SPECIAL_CASES, NoisyQuadratic, SpecialCase
-from support.cases import Gradients, Target, normal
+from support.cases import Gradients, Site, normal
 from torch.optim import SGD, Adam, AdamW
 
 from yfkernels import QHM, QHAdam
@@ -20,17 +20,17 @@ Build = Callable[..., torch.optim.Optimizer]
 
 
 @pytest.mark.parametrize("case", SPECIAL_CASES, ids=str)
-def test_is_the_method(case: SpecialCase, target: Target, rng: np.random.Generator) -> None:
+def test_is_the_method(case: SpecialCase, site: Site, rng: np.random.Generator) -> None:
     """60 noisy steps in float64, each point to 1e-12 of the largest coordinate met."""
     problem = NoisyQuadratic(rng)
     expected = case.points(problem)
-    x = torch.nn.Parameter(torch.tensor(problem.start, device=target.device))
+    x = torch.nn.Parameter(torch.tensor(problem.start, device=site.device))
     convert = getattr(QHM, f"from_{case.name}")
-    optimizer = convert([x], backend=target.backend, **case.arguments)
+    optimizer = convert([x], backend=site.backend, **case.arguments)
     assert type(optimizer) is QHM
     points = [problem.start]
     for step in range(problem.steps):
-        x.grad = torch.from_numpy(problem.gradient(points[-1], step)).to(target.device)
+        x.grad = torch.from_numpy(problem.gradient(points[-1], step)).to(site.device)
         optimizer.step()
         points.append(x.detach().cpu().numpy().copy())
     np.testing.assert_allclose(np.array(points), expected, rtol=0, atol=1e-12 * abs(expected).max())
@@ -98,19 +98,19 @@ EQUAL = [
 )
 @pytest.mark.parametrize("case", EQUAL, ids=str)
 def test_equals_torch(
-    case: Equal, dtype: torch.dtype, tolerance: float, target: Target, rng: np.random.Generator
+    case: Equal, dtype: torch.dtype, tolerance: float, site: Site, rng: np.random.Generator
 ) -> None:
     """30 steps. In float32 both round, and momentum hands roundings on: 30 steps of 2^-23 and ten
     times that for the length of the memory."""
-    start = [normal(rng, torch.empty(s)).to(target.device, dtype) for s in ((5, 7), (40,), ())]
+    start = [normal(rng, torch.empty(s)).to(site.device, dtype) for s in ((5, 7), (40,), ())]
     ours, theirs = ([torch.nn.Parameter(v.clone()) for v in start] for _ in range(2))
-    mine = case.ours(ours, backend=target.backend, **case.options)
+    mine = case.ours(ours, backend=site.backend, **case.options)
     reference = case.torch(theirs, **case.options)
     late = Gradients(30, present=lambda step, i: i != 1 or step >= 3)
     size = 1.0
     for gradients in late.draw(rng, ours):
         for p, q, g in zip(ours, theirs, gradients, strict=True):
-            p.grad = q.grad = None if g is None else g.to(target.device, dtype)
+            p.grad = q.grad = None if g is None else g.to(site.device, dtype)
         mine.step()
         reference.step()
         size = max(size, *(float(q.detach().abs().max()) for q in theirs))

@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits, normal
+from support.cases import Site, assert_same_bits, normal
 from support.training import Build
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.kernel_free
 
 
-def parameter(rng: np.random.Generator, target: Target, *shape: int) -> nn.Parameter:
-    return nn.Parameter(normal(rng, torch.empty(shape)).float().to(target.device))
+def parameter(rng: np.random.Generator, site: Site, *shape: int) -> nn.Parameter:
+    return nn.Parameter(normal(rng, torch.empty(shape)).float().to(site.device))
 
 
 @pytest.mark.parametrize("rows", [10, 120])
 def test_a_resized_parameter_is_refused(
-    rows: int, build: Build, target: Target, rng: np.random.Generator
+    rows: int, build: Build, site: Site, rng: np.random.Generator
 ) -> None:
     """Its strides are the old ones; the kernels would run over the end of its state."""
-    other, p = parameter(rng, target, 5), parameter(rng, target, 100, 16)
-    resized = p.detach()[:rows] if rows < 100 else torch.ones(rows, 16, device=target.device)
+    other, p = parameter(rng, site, 5), parameter(rng, site, 100, 16)
+    resized = p.detach()[:rows] if rows < 100 else torch.ones(rows, 16, device=site.device)
     optimizer = build([other, p])
 
     def backward() -> None:
@@ -49,17 +49,17 @@ def test_a_resized_parameter_is_refused(
 
     fresh = build([p])
     backward()
-    p.data = torch.ones(50, 16, device=target.device)
+    p.data = torch.ones(50, 16, device=site.device)
     with pytest.raises(RuntimeError, match=r"parameter 0 .*50.*resized after backward"):
         fresh.step()
     assert (p == 1.0).all()
 
 
 def test_a_parameter_that_moves_to_the_next_group(
-    build: Build, target: Target, rng: np.random.Generator
+    build: Build, site: Site, rng: np.random.Generator
 ) -> None:
     """The parameters are the same and in the same order."""
-    p, q, r = (parameter(rng, target, 5) for _ in range(3))
+    p, q, r = (parameter(rng, site, 5) for _ in range(3))
     optimizer = build([{"params": [p, q]}, {"params": [r], "lr": 0.0}])
     for moved in (False, True):
         before = [each.detach().clone() for each in (p, q, r)]
@@ -74,10 +74,10 @@ def test_a_parameter_that_moves_to_the_next_group(
 
 @pytest.mark.parametrize("form", ["conjugate", "negative"])
 def test_gradients_that_are_lazy_views(
-    form: str, build: Build, target: Target, rng: np.random.Generator
+    form: str, build: Build, site: Site, rng: np.random.Generator
 ) -> None:
     """Their memory holds the conjugate or the negative."""
-    values = normal(rng, torch.empty(7, 2)).float().to(target.device)
+    values = normal(rng, torch.empty(7, 2)).float().to(site.device)
     if form == "conjugate":
         values = torch.view_as_complex(values)
     params = [nn.Parameter(values.clone()) for _ in range(2)]
@@ -95,7 +95,7 @@ def test_gradients_that_are_lazy_views(
         optimizer = build([p])
         draws = np.random.default_rng(1)
         for _ in range(4):
-            g = normal(draws, torch.empty(7, 2)).float().to(target.device)
+            g = normal(draws, torch.empty(7, 2)).float().to(site.device)
             p.grad = make(torch.view_as_complex(g) if form == "conjugate" else g)
             steps.append((p.grad.is_conj(), p.grad.is_neg()))
             optimizer.step()

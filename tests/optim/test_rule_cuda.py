@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Gradients, Target, assert_same_bits, normal, why_unusable
+from support.cases import Gradients, Site, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, QHM, QHAdam, YellowFin
 
@@ -27,7 +27,7 @@ each_case = pytest.mark.parametrize(("kind", "options", "launches"), CASES)
 
 @pytest.fixture(params=["native", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
-    reason = why_unusable(Target(request.param, "cuda"))
+    reason = why_unusable(Site(request.param, "cuda"))
     if reason:
         pytest.skip(reason)
     return request.param

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracle.lamb import PRESETS
-from support.cases import SMALL, Gradients, Group, Target, specs
+from support.cases import SMALL, Gradients, Group, Site, specs
 from support.rule_twin import Optimizer, RuleTwin
 
 from yfkernels import LAMB, QHM, QHAdam
@@ -149,10 +149,10 @@ DENSE = ("every option in groups", "clips, poisoned", "gradients that come and g
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
-    if target.interpreted and case.name not in DENSE:
+def test_follows_the_oracle(case: Case, site: Site, rng: np.random.Generator) -> None:
+    if site.interpreted and case.name not in DENSE:
         pytest.skip("the dense traces are enough for the slow interpreter")
-    RuleTwin(case.kind, target, case.groups, rng, **case.options).run(case.gradients, rng)
+    RuleTwin(case.kind, site, case.groups, rng, **case.options).run(case.gradients, rng)
 
 
 LONG = (
@@ -163,31 +163,31 @@ LONG = (
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_preset(preset: str, dtype: torch.dtype, target: Target, rng: np.random.Generator) -> None:
+def test_preset(preset: str, dtype: torch.dtype, site: Site, rng: np.random.Generator) -> None:
     """50 steps of each: 1e-6 of the path in float32, 1e-12 in float64.
 
     Triton's slow interpreter takes 8 of them: its kernels have no memory but the state.
     """
-    if target.interpreted and dtype == torch.float64:
+    if site.interpreted and dtype == torch.float64:
         pytest.skip("float64 does not run in Triton")
     groups = (
         Group(specs((6, 7), (19,), dtype=dtype)),
         Group(specs((2, 3, 4), dtype=dtype), {"lr": 2e-3, "weight_decay": 0.02}),
         Group(specs((11,), dtype=dtype), {"weight_decay": 0.0}),
     )
-    if target.interpreted:  # each tensor costs it milliseconds
+    if site.interpreted:  # each tensor costs it milliseconds
         groups = (Group(specs((6, 7))), Group(specs((11,)), {"weight_decay": 0.0}))
     gradients = Gradients(
-        8 if target.interpreted else 50,
+        8 if site.interpreted else 50,
         factor={3: 1e3, 30: 0.0},
         present=lambda step, i: i != 1 or step >= 5,
     )
-    RuleTwin(LAMB, target, groups, rng, preset=preset).run(gradients, rng)
+    RuleTwin(LAMB, site, groups, rng, preset=preset).run(gradients, rng)
 
 
 @pytest.mark.kernel_free
 @each_kind
-def test_long_trace(kind: Optimizer, target: Target, rng: np.random.Generator) -> None:
+def test_long_trace(kind: Optimizer, site: Site, rng: np.random.Generator) -> None:
     """50 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups."""
     gradients = Gradients(
         50,
@@ -195,7 +195,7 @@ def test_long_trace(kind: Optimizer, target: Target, rng: np.random.Generator) -
         poison={7: np.nan, 25: np.inf, 26: -np.inf},
         present=lambda step, i: not (i == 1 and step < 10) and not (i == 2 and 35 <= step < 42),
     )
-    twin = RuleTwin(kind, target, LONG, rng, skip_nonfinite=True)
+    twin = RuleTwin(kind, site, LONG, rng, skip_nonfinite=True)
     twin.run(gradients, rng)
     assert twin.oracle.skipped_steps == 3
 
@@ -203,10 +203,10 @@ def test_long_trace(kind: Optimizer, target: Target, rng: np.random.Generator) -
 @pytest.mark.kernel_free
 @each_kind
 def test_settings_change_between_steps(
-    kind: Optimizer, target: Target, rng: np.random.Generator
+    kind: Optimizer, site: Site, rng: np.random.Generator
 ) -> None:
     """Schedulers and users write to param_groups; a group may also come late."""
-    twin = RuleTwin(kind, target, GROUPS, rng)
+    twin = RuleTwin(kind, site, GROUPS, rng)
     gradients = Gradients(4)
     twin.run(gradients, rng)
     twin.set_group(0, lr=0.01, weight_decay=0.0)

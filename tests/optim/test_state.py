@@ -14,8 +14,8 @@ from support.cases import (
     BACKENDS,
     Gradients,
     Group,
+    Site,
     Spec,
-    Target,
     assert_same_bits,
     lay_out,
     specs,
@@ -61,16 +61,16 @@ def test_resumes_bit_for_bit(
     kind: Kind,
     options: dict[str, Any],
     cut: int,
-    target: Target,
+    site: Site,
     rng: np.random.Generator,
 ) -> None:
-    if target.interpreted and (cut != 6 or options or dtype == torch.float64):
+    if site.interpreted and (cut != 6 or options or dtype == torch.float64):
         pytest.skip("a few of these are enough for the slow interpreter")
     if cut != 6 and kind.name not in ("YellowFin", "LAMB"):
         pytest.skip("YellowFin and LAMB stand for the others here")
     if options == ROUNDS and dtype != torch.bfloat16:
         pytest.skip("nothing is rounded")
-    whole = Training(kind, target, rng, dtype, **options)
+    whole = Training(kind, site, rng, dtype, **options)
     whole.train(whole.optimizer, whole.params, 0, cut)
     params = whole.copy_params()
     state = through_a_file(whole.optimizer.state_dict())
@@ -85,10 +85,10 @@ def test_resumes_bit_for_bit(
 
 @pytest.mark.kernel_free
 def test_resumes_over_an_optimizer_that_has_run(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Loading replaces the whole state: going back to a checkpoint repeats what followed it."""
-    run = Training(kind, target, rng, torch.float32)
+    run = Training(kind, site, rng, torch.float32)
     run.train(run.optimizer, run.params, 0, 5)
     checkpoint = copy.deepcopy(run.optimizer.state_dict())
     values = [p.detach().clone() for p in run.params]
@@ -114,10 +114,10 @@ def test_copies_go_on_alone(
     dtype: torch.dtype,
     duplicate: Callable[[Any], Any],
     kind: Kind,
-    target: Target,
+    site: Site,
     rng: np.random.Generator,
 ) -> None:
-    run = Training(kind, target, rng, dtype)
+    run = Training(kind, site, rng, dtype)
     run.train(run.optimizer, run.params, 0, 6)
     twin, params = duplicate((run.optimizer, run.params))
     frozen = copy.deepcopy((twin.state_dict(), [p.detach() for p in params]))
@@ -130,9 +130,9 @@ def test_copies_go_on_alone(
 
 @pytest.mark.kernel_free
 def test_loaded_state_is_the_optimizers_own(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
-    run = Training(kind, target, rng, torch.float32)
+    run = Training(kind, site, rng, torch.float32)
     run.train(run.optimizer, run.params, 0, 5)
     state = run.optimizer.state_dict()
     frozen = copy.deepcopy(state)
@@ -161,10 +161,10 @@ def test_what_the_state_holds(
     dtype: torch.dtype,
     added: set[str],
     kind: Kind,
-    target: Target,
+    site: Site,
     rng: np.random.Generator,
 ) -> None:
-    run = Training(kind, target, rng, dtype, **options)
+    run = Training(kind, site, rng, dtype, **options)
     run.train(run.optimizer, run.params, 0, 12)
     state = run.optimizer.state_dict()
     assert set(state) == {"state", "param_groups"}
@@ -181,12 +181,12 @@ def test_what_the_state_holds(
     assert all(name not in group for group in state["param_groups"][1:])
 
 
-def test_state_follows_the_backend(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_state_follows_the_backend(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """A checkpoint of one backend continues on every other one, along the oracle."""
     for backend in BACKENDS:
-        other = Target(backend, target.device)
+        other = Site(backend, site.device)
         if why_unusable(other) is None:
-            twin = kind.beside(target, (Group(specs((3, 5), (70,))),), rng)
+            twin = kind.beside(site, (Group(specs((3, 5), (70,))),), rng)
             gradients = list(Gradients(8).draw(rng, twin.params))
             for g in gradients[:4]:
                 twin.step(g)
@@ -199,13 +199,13 @@ def test_state_follows_the_backend(kind: Kind, target: Target, rng: np.random.Ge
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "contiguous"])
 def test_state_follows_the_layout(
-    layout: str, kind: Kind, target: Target, rng: np.random.Generator
+    layout: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Saved from one layout, loaded into another: state belongs to elements, not addresses."""
     if kind.name in ("YellowFin", "YellowFin-sketch"):
         pytest.skip("the sketch's average and the codes' random bits belong to places in memory")
     spec = Spec((2, 3, 4, 5), layout="channels_last")
-    twin = kind.beside(target, (Group((spec,)),), rng)
+    twin = kind.beside(site, (Group((spec,)),), rng)
     gradients = list(Gradients(8).draw(rng, twin.params))
     for g in gradients[:4]:
         twin.step(g)
@@ -214,7 +214,7 @@ def test_state_follows_the_layout(
         reference.step(g)
 
     p = torch.nn.Parameter(lay_out(twin.params[0].detach(), layout)[0])
-    optimizer = kind.build([p], backend=target.backend, **kind.measures)
+    optimizer = kind.build([p], backend=site.backend, **kind.measures)
     optimizer.load_state_dict(through_a_file(twin.optimizer.state_dict()))
     for g in gradients[4:]:
         assert g[0] is not None
@@ -226,10 +226,10 @@ def test_state_follows_the_layout(
 
 @pytest.mark.kernel_free
 def test_group_options_come_with_the_state(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """As in torch: lr and the other per-group settings are those of the checkpoint."""
-    run = Training(kind, target, rng, torch.float32)
+    run = Training(kind, site, rng, torch.float32)
     run.optimizer.param_groups[1]["lr"] = 0.125
     other = run.build(run.copy_params())
     other.load_state_dict(run.optimizer.state_dict())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, assert_same_bits
+from support.cases import Site, assert_same_bits
 from support.cut_training import ROUNDS, Training
 from support.kinds import KINDS, Kind
 
@@ -98,10 +98,10 @@ def _no_groups(state: dict[str, Any], kind: Kind) -> str:
 def test_refuses_a_state_that_does_not_fit(
     spoil: Callable[[dict[str, Any], Kind], str],
     kind: Kind,
-    target: Target,
+    site: Site,
     rng: np.random.Generator,
 ) -> None:
-    run = Training(kind, target, rng, torch.float32)
+    run = Training(kind, site, rng, torch.float32)
     run.train(run.optimizer, run.params, 0, 5)
     params = run.copy_params()
     optimizer = run.build(params)
@@ -119,13 +119,13 @@ def test_refuses_a_state_that_does_not_fit(
     "options", [{"window": 7}, {"variance": "sketch", "robust": False}, {"robust": False}], ids=str
 )
 def test_refuses_the_state_of_other_options(
-    options: dict[str, Any], target: Target, rng: np.random.Generator
+    options: dict[str, Any], site: Site, rng: np.random.Generator
 ) -> None:
     """The window is a ring, the sketch replaces a buffer, the robust mode has sums of its own."""
-    run = Training(KINDS[0], target, rng, torch.float32)
+    run = Training(KINDS[0], site, rng, torch.float32)
     run.train(run.optimizer, run.params, 0, 5)
     groups = [{"params": run.params[:1]}, {"params": run.params[1:]}]
-    other = YellowFin(groups, backend=target.backend, **options)
+    other = YellowFin(groups, backend=site.backend, **options)
     named = "robust" if "robust" in options else "window"
     with pytest.raises((ValueError, RuntimeError), match=named):
         other.load_state_dict(run.optimizer.state_dict())
@@ -153,13 +153,13 @@ def test_refuses_numbers_of_another_meaning(
 
 
 def test_masters_begin_as_their_parameters(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Saved with stochastic rounding, which needs none."""
-    rounded = Training(kind, target, rng, torch.bfloat16, **ROUNDS)
+    rounded = Training(kind, site, rng, torch.bfloat16, **ROUNDS)
     rounded.train(rounded.optimizer, rounded.params, 0, 3)
     params = rounded.copy_params()
-    other = Training(kind, target, rng, torch.bfloat16).build(params)
+    other = Training(kind, site, rng, torch.bfloat16).build(params)
     other.load_state_dict(rounded.optimizer.state_dict())
     for p in params:
         p.grad = None
@@ -170,13 +170,13 @@ def test_masters_begin_as_their_parameters(
     assert_same_bits(other.state[params[0]]["master"].to(before.dtype), before)
 
 
-def test_refuses_the_state_of_another_optimizer(kind: Kind, target: Target) -> None:
-    p = torch.nn.Parameter(torch.ones(3, device=target.device))
+def test_refuses_the_state_of_another_optimizer(kind: Kind, site: Site) -> None:
+    p = torch.nn.Parameter(torch.ones(3, device=site.device))
     sgd = torch.optim.SGD([p], lr=0.1, momentum=0.9)
     p.grad = torch.ones_like(p)
     sgd.step()
     with pytest.raises(RuntimeError, match=kind.optimizer.__name__):
-        kind.build([p], backend=target.backend).load_state_dict(sgd.state_dict())
+        kind.build([p], backend=site.backend).load_state_dict(sgd.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_refuses_the_state_of_a_sibling(saved: Any, loading: Any, missing: str) 
         loading([p]).load_state_dict(first.state_dict())
 
 
-def test_masters_may_be_given_up(kind: Kind, target: Target, rng: np.random.Generator) -> None:
+def test_masters_may_be_given_up(kind: Kind, site: Site, rng: np.random.Generator) -> None:
     """A run with masters goes on with stochastic rounding, and keeps none."""
-    mastered = Training(kind, target, rng, torch.bfloat16)
+    mastered = Training(kind, site, rng, torch.bfloat16)
     mastered.train(mastered.optimizer, mastered.params, 0, 3)
-    rounded = Training(kind, target, rng, torch.bfloat16, **ROUNDS)
+    rounded = Training(kind, site, rng, torch.bfloat16, **ROUNDS)
     rounded.optimizer.load_state_dict(mastered.optimizer.state_dict())
     rounded.train(rounded.optimizer, rounded.params, 3, 6)
     states = rounded.optimizer.state_dict()["state"].values()

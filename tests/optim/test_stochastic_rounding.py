@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Gradients, Target, assert_same_bits, lay_out, normal
+from support.cases import Gradients, Site, assert_same_bits, lay_out, normal
 from support.kinds import KINDS, Kind
 from torch import Tensor
 
@@ -31,8 +31,8 @@ L = 30.0  # of Bernstein's bound
 each_half = pytest.mark.parametrize("dtype", HALF, ids=str)
 
 
-def size(target: Target) -> int:
-    return 1500 if target.interpreted else 20_000
+def size(site: Site) -> int:
+    return 1500 if site.interpreted else 20_000
 
 
 def neighbours(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -54,13 +54,13 @@ def assert_centred(errors: Tensor, variances: Tensor, where: object = "") -> Non
 class Rounded:
     """Half parameters without a master, and the same optimizer in float32 beside them."""
 
-    def __init__(self, kind: Kind, target: Target, values: list[Tensor], **options: Any) -> None:
+    def __init__(self, kind: Kind, site: Site, values: list[Tensor], **options: Any) -> None:
         self.params = [torch.nn.Parameter(v) for v in values]
         self.shadows = [torch.nn.Parameter(v.float()) for v in values]
         self.optimizer = kind.build(
-            self.params, backend=target.backend, stochastic_rounding=True, **options
+            self.params, backend=site.backend, stochastic_rounding=True, **options
         )
-        self.shadow = kind.build(self.shadows, backend=target.backend, **options)
+        self.shadow = kind.build(self.shadows, backend=site.backend, **options)
 
     def step(self, gradients: list[Tensor | None]) -> tuple[Tensor, Tensor]:
         """One step of both: the rounded values and what was rounded."""
@@ -80,13 +80,13 @@ class Rounded:
 @pytest.mark.kernel_free
 @each_half
 def test_one_of_two_neighbours_and_unbiased(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """In each tenth of the way from one to the other, and independent of element and step."""
-    values = [normal(rng, torch.empty(n)).to(target.device, dtype) for n in (size(target), 37)]
-    run = Rounded(kind, target, values, weight_decay=0.1)
+    values = [normal(rng, torch.empty(n)).to(site.device, dtype) for n in (size(site), 37)]
+    run = Rounded(kind, site, values, weight_decay=0.1)
     earlier: list[Tensor] = []
-    for gradients in Gradients(2 if target.interpreted else 4).draw(rng, run.params):
+    for gradients in Gradients(2 if site.interpreted else 4).draw(rng, run.params):
         rounded, exact = run.step(gradients)
         low, high = neighbours(exact, dtype)
         value = rounded.float()
@@ -114,10 +114,10 @@ def test_one_of_two_neighbours_and_unbiased(
 @pytest.mark.kernel_free
 @pytest.mark.filterwarnings("ignore:lr=0.001 is not a learning rate")
 @each_half
-def test_small_moves_add_up(dtype: torch.dtype, kind: Kind, target: Target) -> None:
+def test_small_moves_add_up(dtype: torch.dtype, kind: Kind, site: Site) -> None:
     """Far below half a unit in the last place: rounding to nearest would never leave 1."""
-    p = torch.nn.Parameter(torch.ones(size(target), dtype=dtype, device=target.device))
-    options = {"backend": target.backend, "stochastic_rounding": True}
+    p = torch.nn.Parameter(torch.ones(size(site), dtype=dtype, device=site.device))
+    options = {"backend": site.backend, "stochastic_rounding": True}
     if kind.robust:
         options["lr"] = 1e-3  # its first step is at most a hundredth of the parameter's length
     elif kind.name.startswith("YellowFin"):
@@ -137,10 +137,10 @@ def plain_sgd(params: list[torch.nn.Parameter], lr: float, backend: str) -> QHM:
 
 @pytest.mark.kernel_free
 @each_half
-def test_mean_after_many_steps(dtype: torch.dtype, target: Target) -> None:
-    p = torch.nn.Parameter(torch.ones(size(target), dtype=dtype, device=target.device))
-    steps, move = 8 if target.interpreted else 64, 2.0**-13
-    optimizer = plain_sgd([p], move, target.backend)
+def test_mean_after_many_steps(dtype: torch.dtype, site: Site) -> None:
+    p = torch.nn.Parameter(torch.ones(size(site), dtype=dtype, device=site.device))
+    steps, move = 8 if site.interpreted else 64, 2.0**-13
+    optimizer = plain_sgd([p], move, site.backend)
     for _ in range(steps):
         p.grad = torch.ones_like(p)
         optimizer.step()
@@ -150,13 +150,13 @@ def test_mean_after_many_steps(dtype: torch.dtype, target: Target) -> None:
     assert_centred(errors, torch.full_like(errors, steps * move / unit))
 
 
-def test_equal_tensors_are_rounded_apart(target: Target) -> None:
+def test_equal_tensors_are_rounded_apart(site: Site) -> None:
     """An element's bits come from its place in the model, not in its tensor."""
-    unit = torch.ones(size(target), dtype=torch.bfloat16, device=target.device)
+    unit = torch.ones(size(site), dtype=torch.bfloat16, device=site.device)
     params = [torch.nn.Parameter(unit.clone()) for _ in range(2)]
     for p in params:
         p.grad = unit
-    plain_sgd(params, 2.0**-10, target.backend).step()  # a quarter of the way down
+    plain_sgd(params, 2.0**-10, site.backend).step()  # a quarter of the way down
     down = [(p.detach() < 1.0).double() - 0.25 for p in params]
     variance = torch.full_like(down[0], 0.25 * 0.75)
     for one in down:
@@ -167,25 +167,23 @@ def test_equal_tensors_are_rounded_apart(target: Target) -> None:
 @pytest.mark.kernel_free
 @each_half
 def test_representable_values_are_not_rounded(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, site: Site, rng: np.random.Generator
 ) -> None:
-    scale = 10.0 ** rng.uniform(-9.0, 4.0, size(target))
-    values = (normal(rng, torch.empty(size(target))) * torch.from_numpy(scale)).to(
-        target.device, dtype
-    )
+    scale = 10.0 ** rng.uniform(-9.0, 4.0, size(site))
+    values = (normal(rng, torch.empty(size(site))) * torch.from_numpy(scale)).to(site.device, dtype)
     p = torch.nn.Parameter(values.clone())
     p.grad = torch.ones_like(p)
-    plain_sgd([p], 0.0, target.backend).step()
+    plain_sgd([p], 0.0, site.backend).step()
     assert_same_bits(p.detach(), values)
 
 
-def test_float16_subnormals(target: Target, rng: np.random.Generator) -> None:
+def test_float16_subnormals(site: Site, rng: np.random.Generator) -> None:
     """Below 2^-14 values are 2^-24 apart; the first of them is reached from zero, too."""
     kind = Kind("QHM", QHM, KINDS[0].twin, frozenset(), {"lr": 2.0**-12, "nu": 0.0})
-    steps = torch.from_numpy(rng.uniform(-1.0, 1.0, size(target)) * 2.0**-10)
-    values = [torch.zeros(size(target), dtype=torch.float16, device=target.device)]
-    values += [normal(rng, values[0]).mul(2.0**-15).to(target.device, torch.float16)]
-    run = Rounded(kind, target, values)
+    steps = torch.from_numpy(rng.uniform(-1.0, 1.0, size(site)) * 2.0**-10)
+    values = [torch.zeros(size(site), dtype=torch.float16, device=site.device)]
+    values += [normal(rng, values[0]).mul(2.0**-15).to(site.device, torch.float16)]
+    run = Rounded(kind, site, values)
     for _ in range(3):
         rounded, exact = run.step([steps, steps])
         low, high = neighbours(exact, torch.float16)
@@ -201,27 +199,27 @@ def test_float16_subnormals(target: Target, rng: np.random.Generator) -> None:
 @each_half
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_overflow_and_nan(
-    dtype: torch.dtype, sign: float, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, sign: float, site: Site, rng: np.random.Generator
 ) -> None:
     """Beyond the largest value is infinity; NaN stays NaN whatever its bits and the random ones."""
     largest = torch.finfo(dtype).max
-    n = size(target)
-    p = torch.nn.Parameter(torch.full((2, n), sign * largest, dtype=dtype, device=target.device))
+    n = size(site)
+    p = torch.nn.Parameter(torch.full((2, n), sign * largest, dtype=dtype, device=site.device))
     p.grad = torch.full_like(p, -sign * largest)  # to twice the largest
     p.grad[1] = torch.nan
-    plain_sgd([p], 1.0, target.backend).step()
+    plain_sgd([p], 1.0, site.backend).step()
     assert bool((sign * p.detach()[0] == torch.inf).all())
     assert bool(p.detach()[1].isnan().all())
 
 
 @pytest.mark.kernel_free
-def test_between_the_largest_float16_and_infinity(target: Target) -> None:
+def test_between_the_largest_float16_and_infinity(site: Site) -> None:
     """65504 + 8 is a quarter of the way to 65536, which is infinity."""
     p = torch.nn.Parameter(
-        torch.full((size(target),), 65504.0, dtype=torch.float16, device=target.device)
+        torch.full((size(site),), 65504.0, dtype=torch.float16, device=site.device)
     )
     p.grad = torch.full_like(p, -8.0)
-    plain_sgd([p], 1.0, target.backend).step()
+    plain_sgd([p], 1.0, site.backend).step()
     up = p.detach().isinf().double()
     assert bool((p.detach()[~up.bool()] == 65504.0).all())
     variance = torch.full_like(up, 0.25 * 0.75)
@@ -230,7 +228,7 @@ def test_between_the_largest_float16_and_infinity(target: Target) -> None:
 
 @each_half
 def test_same_bits_on_every_backend(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, site: Site, rng: np.random.Generator
 ) -> None:
     """The bits belong to the element's place in memory order and to the step, not to the kernel."""
     shapes = {
@@ -239,8 +237,8 @@ def test_same_bits_on_every_backend(
         "transposed": (9, 7),
         "strided": (3, 5),
     }
-    values = [normal(rng, torch.empty(s)).to(target.device, dtype) for s in shapes.values()]
-    values.append(normal(rng, torch.empty(5000)).to(target.device, dtype))
+    values = [normal(rng, torch.empty(s)).to(site.device, dtype) for s in shapes.values()]
+    values.append(normal(rng, torch.empty(5000)).to(site.device, dtype))
     layouts = [*shapes, "contiguous"]
     trace = list(Gradients(3, present=lambda k, i: k > 0 or i != 1).draw(rng, values))
 
@@ -257,19 +255,19 @@ def test_same_bits_on_every_backend(
             optimizer.step()
         return [p.detach() for p in params]
 
-    assert_same_bits(run("torch"), run(target.backend))
+    assert_same_bits(run("torch"), run(site.backend))
 
 
 @pytest.mark.kernel_free
 def test_same_bits_on_any_number_of_threads(
-    kind: Kind, target: Target, rng: np.random.Generator, threads: None
+    kind: Kind, site: Site, rng: np.random.Generator, threads: None
 ) -> None:
-    value = normal(rng, torch.empty(200_000)).to(target.device, torch.bfloat16)
+    value = normal(rng, torch.empty(200_000)).to(site.device, torch.bfloat16)
     gradient = normal(rng, value).to(value)
 
     def run(counts: list[int]) -> Tensor:
         p = torch.nn.Parameter(value.clone())
-        optimizer = kind.build([p], backend=target.backend, stochastic_rounding=True)
+        optimizer = kind.build([p], backend=site.backend, stochastic_rounding=True)
         for count in counts:
             torch.set_num_threads(count)
             p.grad = gradient.clone()
@@ -284,15 +282,15 @@ def test_same_bits_on_any_number_of_threads(
 @pytest.mark.kernel_free
 @each_half
 def test_no_effect_on_other_dtypes(
-    dtype: torch.dtype, kind: Kind, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """float32 parameters in the same optimizer are what they are without it."""
-    single = normal(rng, torch.empty(70)).to(target.device, torch.float32)
-    half = normal(rng, torch.empty(70)).to(target.device, dtype)
+    single = normal(rng, torch.empty(70)).to(site.device, torch.float32)
+    half = normal(rng, torch.empty(70)).to(site.device, dtype)
     results = []
     for chosen in (True, False):
         params = [torch.nn.Parameter(v.clone()) for v in (single, half)]
-        optimizer = kind.build(params, backend=target.backend, stochastic_rounding=chosen)
+        optimizer = kind.build(params, backend=site.backend, stochastic_rounding=chosen)
         for p in params:
             p.grad = torch.ones_like(p)
         optimizer.step()
@@ -304,15 +302,15 @@ def test_no_effect_on_other_dtypes(
 
 @pytest.mark.kernel_free
 def test_skipped_step_takes_no_random_bits(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """A step that is refused is not counted: the next one rounds as if there had been none."""
-    values = normal(rng, torch.empty(300)).to(target.device, torch.bfloat16)
+    values = normal(rng, torch.empty(300)).to(site.device, torch.bfloat16)
     trace = [g for [g] in Gradients(4, poison={2: np.nan}).draw(rng, [values])]
     results = []
     for kept in (range(4), (0, 1, 3)):
         p = torch.nn.Parameter(values.clone())
-        options = {**kind.measures, "backend": target.backend, "stochastic_rounding": True}
+        options = {**kind.measures, "backend": site.backend, "stochastic_rounding": True}
         optimizer = kind.build([p], **options)
         for step in kept:
             p.grad = trace[step].to(p)

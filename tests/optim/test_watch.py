@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Target, normal
+from support.cases import Site, normal
 from support.kinds import KINDS, Kind
 from test_live_state import MOVES, Pair, clear
 from torch import nn
@@ -25,7 +25,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(build_info() is None, reason="yfkernels._C was not built"),
 ]
-NATIVE = Target("native", "cpu")
+NATIVE = Site("native", "cpu")
 
 
 class Both:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import BACKENDS, SMALL, Gradients, Target, assert_same_bits, why_unusable
+from support.cases import BACKENDS, SMALL, Gradients, Site, assert_same_bits, why_unusable
 from support.twin import Twin
 from torch import nn
 
@@ -184,13 +184,11 @@ def test_unknown_option(name: str) -> None:
     ("name", "value"),
     [("lr", -0.1), ("lr", NAN), ("weight_decay", -1.0), ("lr", torch.tensor([1.0, 2.0]))],
 )
-def test_bad_value_in_a_group(
-    name: str, value: Any, target: Target, rng: np.random.Generator
-) -> None:
+def test_bad_value_in_a_group(name: str, value: Any, site: Site, rng: np.random.Generator) -> None:
     with pytest.raises((ValueError, TypeError), match=name):
         YellowFin([{"params": [parameter()]}, {"params": [parameter()], name: value}])
 
-    twin = Twin(target, SMALL, rng)
+    twin = Twin(site, SMALL, rng)
     gradients = list(Gradients(4).draw(rng, twin.params))
     twin.step(gradients[0])
     with pytest.raises((ValueError, TypeError), match=name):
@@ -207,11 +205,11 @@ def test_global_option_in_a_group(name: str) -> None:
         YellowFin([{"params": [parameter()], name: 0.5}])
 
 
-def test_backend_that_cannot_serve(target: Target) -> None:
+def test_backend_that_cannot_serve(site: Site) -> None:
     for backend in BACKENDS:
-        reason = why_unusable(Target(backend, target.device))
+        reason = why_unusable(Site(backend, site.device))
         if reason is not None:
-            p = nn.Parameter(torch.ones(3, device=target.device))
+            p = nn.Parameter(torch.ones(3, device=site.device))
             p.grad = torch.ones_like(p)
             with pytest.raises(RuntimeError, match=backend):
                 YellowFin([p], backend=backend).step()

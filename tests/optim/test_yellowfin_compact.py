@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from oracle.codes import VALUES
-from support.cases import Gradients, Group, Spec, Target, assert_same_bits, lay_out, normal, specs
+from support.cases import Gradients, Group, Site, Spec, assert_same_bits, lay_out, normal, specs
 from support.cut_training import through_a_file
 from support.kinds import KINDS
 from torch import Tensor, nn
@@ -33,11 +33,11 @@ def step(optimizer: YellowFin, params: list[nn.Parameter], gradients: list[Tenso
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_codes_stay_codes(dtype: torch.dtype, target: Target, rng: np.random.Generator) -> None:
+def test_codes_stay_codes(dtype: torch.dtype, site: Site, rng: np.random.Generator) -> None:
     """Loading into parameters of another dtype or layout neither casts nor moves them."""
-    values = normal(rng, torch.empty((2, 3, 4, 5), dtype=dtype)).to(target.device, dtype)
+    values = normal(rng, torch.empty((2, 3, 4, 5), dtype=dtype)).to(site.device, dtype)
     p = nn.Parameter(lay_out(values, "channels_last")[0])
-    optimizer = KIND.build([p], backend=target.backend)
+    optimizer = KIND.build([p], backend=site.backend)
     for gradients in Gradients(4).draw(rng, [p]):
         step(optimizer, [p], gradients)
     codes = optimizer.state[p]["exp_avg_sq_codes"]
@@ -47,7 +47,7 @@ def test_codes_stay_codes(dtype: torch.dtype, target: Target, rng: np.random.Gen
     saved = through_a_file(optimizer.state_dict())
     for layout in ("channels_last", "contiguous"):
         q = nn.Parameter(lay_out(values, layout)[0])
-        other = KIND.build([q], backend=target.backend)
+        other = KIND.build([q], backend=site.backend)
         other.load_state_dict(saved)
         again = other.state[q]["exp_avg_sq_codes"]
         assert again.dtype is torch.uint8
@@ -55,22 +55,22 @@ def test_codes_stay_codes(dtype: torch.dtype, target: Target, rng: np.random.Gen
         assert_same_bits(other.state_dict()["state"], saved["state"])
 
 
-def test_takes_five_bytes_a_parameter(target: Target) -> None:
-    p = nn.Parameter(torch.ones(1000, device=target.device))
-    optimizer = KIND.build([p], backend=target.backend)
+def test_takes_five_bytes_a_parameter(site: Site) -> None:
+    p = nn.Parameter(torch.ones(1000, device=site.device))
+    optimizer = KIND.build([p], backend=site.backend)
     step(optimizer, [p], [torch.ones(1000)])
     held = [t for name, t in optimizer.state[p].items() if name != "step"]
     assert sum(t.numel() * t.element_size() for t in held) == 5 * p.numel()
 
 
-def test_same_run_twice_rounds_alike(target: Target, rng: np.random.Generator) -> None:
+def test_same_run_twice_rounds_alike(site: Site, rng: np.random.Generator) -> None:
     """And equal tensors, with equal gradients, are rounded apart: by their places in the model."""
-    values = normal(rng, torch.empty(500)).float().to(target.device)
+    values = normal(rng, torch.empty(500)).float().to(site.device)
     trace = [[g, g] for [g] in Gradients(6).draw(rng, [values])]
     results: list[Any] = []
     for _ in range(2):
         params = [nn.Parameter(values.clone()) for _ in range(2)]
-        optimizer = KIND.build(params, backend=target.backend)
+        optimizer = KIND.build(params, backend=site.backend)
         for gradients in trace:
             step(optimizer, params, gradients)
         results.append(copy.deepcopy(optimizer.state_dict()))
@@ -80,12 +80,12 @@ def test_same_run_twice_rounds_alike(target: Target, rng: np.random.Generator) -
     assert bool(((one.int() - other.int()).abs() <= 6).all())
 
 
-def test_follows_the_float32_squares(target: Target, rng: np.random.Generator) -> None:
+def test_follows_the_float32_squares(site: Site, rng: np.random.Generator) -> None:
     """Right on average, though a step is a small part of the way from code to code."""
     size, steps = 3000, 100
-    p, q = (nn.Parameter(torch.zeros(size, device=target.device)) for _ in range(2))
-    compact = KIND.build([p], backend=target.backend, lr=0.0)
-    diagonal = YellowFin([q], backend=target.backend, lr=0.0, preconditioner="diagonal")
+    p, q = (nn.Parameter(torch.zeros(size, device=site.device)) for _ in range(2))
+    compact = KIND.build([p], backend=site.backend, lr=0.0)
+    diagonal = YellowFin([q], backend=site.backend, lr=0.0, preconditioner="diagonal")
     for _ in range(steps):
         g = [normal(rng, p)]
         step(compact, [p], g)
@@ -100,12 +100,12 @@ def test_follows_the_float32_squares(target: Target, rng: np.random.Generator) -
 
 
 @pytest.mark.parametrize("preconditioner", ["diagonal", "compact"])
-def test_an_element_alone_moves_by_its_sign(preconditioner: str, target: Target) -> None:
+def test_an_element_alone_moves_by_its_sign(preconditioner: str, site: Site) -> None:
     """Its d² is the number of elements, and so is its average in the end; codes reach there."""
-    if target.interpreted:
+    if site.interpreted:
         pytest.skip("four million elements; the codes are the other backends', bit for bit")
-    p = nn.Parameter(torch.zeros(2**22, device=target.device))
-    optimizer = YellowFin([p], preconditioner=preconditioner, backend=target.backend)
+    p = nn.Parameter(torch.zeros(2**22, device=site.device))
+    optimizer = YellowFin([p], preconditioner=preconditioner, backend=site.backend)
     p.grad = torch.zeros_like(p)
     p.grad[7] = -3.0
     optimizer.step()
@@ -129,16 +129,16 @@ def test_an_element_alone_moves_by_its_sign(preconditioner: str, target: Target)
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64, torch.float64], ids=str)
 def test_channels_last_follows_the_oracle(
-    dtype: torch.dtype, target: Target, rng: np.random.Generator
+    dtype: torch.dtype, site: Site, rng: np.random.Generator
 ) -> None:
     groups = (Group((Spec((2, 3, 4, 5), dtype, "channels_last"), Spec((33,), dtype))),)
-    twin = KIND.beside(target, groups, rng, weight_decay=0.1)
+    twin = KIND.beside(site, groups, rng, weight_decay=0.1)
     twin.run(Gradients(6, factor={2: 0.0}, poison={3: np.nan}), rng)
 
 
-def test_silence_decays_to_the_first_code(target: Target, rng: np.random.Generator) -> None:
+def test_silence_decays_to_the_first_code(site: Site, rng: np.random.Generator) -> None:
     """An element without a gradient stays at code 0; one whose gradient ends goes on falling."""
-    twin = KIND.beside(target, (Group(specs((40,))),), rng)
+    twin = KIND.beside(site, (Group(specs((40,))),), rng)
     for k in range(30):
         g = normal(rng, twin.params[0])
         g[:10] = 0.0
@@ -169,11 +169,9 @@ def test_coupled_decay_is_refused() -> None:
     YellowFin([p], weight_decay=0.1)
 
 
-def test_coupled_decay_is_refused_when_it_is_assigned(
-    target: Target, rng: np.random.Generator
-) -> None:
-    params = [nn.Parameter(normal(rng, torch.empty(30)).float().to(target.device))]
-    optimizer = KIND.build(params, decoupled_weight_decay=False, backend=target.backend)
+def test_coupled_decay_is_refused_when_it_is_assigned(site: Site, rng: np.random.Generator) -> None:
+    params = [nn.Parameter(normal(rng, torch.empty(30)).float().to(site.device))]
+    optimizer = KIND.build(params, decoupled_weight_decay=False, backend=site.backend)
     trace = list(Gradients(4).draw(rng, params))
     step(optimizer, params, trace[0])
     before = copy.deepcopy((params, optimizer.state_dict()))

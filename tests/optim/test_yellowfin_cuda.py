@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import MODES, Gradients, Target, assert_same_bits, normal, why_unusable
+from support.cases import MODES, Gradients, Site, assert_same_bits, normal, why_unusable
 
 from yfkernels import YellowFin
 
@@ -22,7 +22,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 @pytest.fixture(params=["native", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
     """The fused backends: plain torch synchronises and launches as it likes."""
-    reason = why_unusable(Target(request.param, "cuda"))
+    reason = why_unusable(Site(request.param, "cuda"))
     if reason:
         pytest.skip(reason)
     return request.param

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import SMALL, Gradients, Group, Target, assert_same_bits, normal, specs
+from support.cases import SMALL, Gradients, Group, Site, assert_same_bits, normal, specs
 from support.cut_training import ROUNDS, Training, through_a_file
 from support.kinds import KINDS, Kind
 from torch import Tensor, nn
@@ -26,15 +26,15 @@ each_storage = pytest.mark.parametrize(
 )
 
 
-def build(params: Any, target: Target, **options: Any) -> YellowFin:
-    optimizer: YellowFin = KIND.build(params, backend=target.backend, **options)
+def build(params: Any, site: Site, **options: Any) -> YellowFin:
+    optimizer: YellowFin = KIND.build(params, backend=site.backend, **options)
     return optimizer
 
 
 def parameters(
-    rng: np.random.Generator, target: Target, *shapes: tuple[int, ...]
+    rng: np.random.Generator, site: Site, *shapes: tuple[int, ...]
 ) -> list[nn.Parameter]:
-    return [nn.Parameter(normal(rng, torch.empty(s)).float().to(target.device)) for s in shapes]
+    return [nn.Parameter(normal(rng, torch.empty(s)).float().to(site.device)) for s in shapes]
 
 
 def step(optimizer: YellowFin, params: list[nn.Parameter], gradients: list[Tensor | None]) -> None:
@@ -53,11 +53,11 @@ def everything(optimizer: YellowFin, params: list[nn.Parameter]) -> Any:
 
 @pytest.mark.kernel_free
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
-def test_loss_has_no_scale(factor: float, target: Target, rng: np.random.Generator) -> None:
+def test_loss_has_no_scale(factor: float, site: Site, rng: np.random.Generator) -> None:
     """Another unit of the loss changes no move: 1e-4 of the path, as in gpu/test_same_as_cpu.py."""
-    ours, theirs = (parameters(np.random.default_rng(7), target, (40, 3), (7,)) for _ in range(2))
+    ours, theirs = (parameters(np.random.default_rng(7), site, (40, 3), (7,)) for _ in range(2))
     options = {"weight_decay": 0.1, "decoupled_weight_decay": True}
-    one, other = build(ours, target, **options), build(theirs, target, **options)
+    one, other = build(ours, site, **options), build(theirs, site, **options)
     start = [p.detach().clone() for p in ours]
     paths = [torch.zeros_like(p.detach()) for p in ours]
     for gradients in Gradients(40, factor={5: 1e2, 20: 0.0}).draw(rng, ours):
@@ -75,10 +75,10 @@ def test_loss_has_no_scale(factor: float, target: Target, rng: np.random.Generat
     assert b["variance"] == pytest.approx(a["variance"] * factor**2, rel=1e-4)
 
 
-def test_first_step_moves_every_element_by_lr(target: Target, rng: np.random.Generator) -> None:
+def test_first_step_moves_every_element_by_lr(site: Site, rng: np.random.Generator) -> None:
     """Whatever its gradient: 1e-2 (1 + ‖x_0‖) of travel in all, half of it at once."""
-    params = [nn.Parameter(torch.zeros(n, device=target.device)) for n in (300, 5)]
-    optimizer = build(params, target)
+    params = [nn.Parameter(torch.zeros(n, device=site.device)) for n in (300, 5)]
+    optimizer = build(params, site)
     gradients = [normal(rng, p) * 10.0 ** normal(rng, p) for p in params]
     gradients[1][2] = 0.0
     step(optimizer, params, gradients)
@@ -91,12 +91,10 @@ def test_first_step_moves_every_element_by_lr(target: Target, rng: np.random.Gen
         torch.testing.assert_close(p.detach().cpu().double(), expected, rtol=8 * EPS, atol=0.0)
 
 
-def test_parameter_that_comes_late_has_its_own_clock(
-    target: Target, rng: np.random.Generator
-) -> None:
+def test_parameter_that_comes_late_has_its_own_clock(site: Site, rng: np.random.Generator) -> None:
     """Its first move is one of lr, too: its square is debiased by its own steps."""
-    early, late = (nn.Parameter(torch.zeros(9, device=target.device)) for _ in range(2))
-    optimizer = build([early, late], target, clip=None)
+    early, late = (nn.Parameter(torch.zeros(9, device=site.device)) for _ in range(2))
+    optimizer = build([early, late], site, clip=None)
     for _ in range(8):
         step(optimizer, [early, late], [normal(rng, early), None])
     assert not optimizer.state.get(late)
@@ -123,7 +121,7 @@ def test_free_run_in_double_precision(
             {"lr": 0.5, "weight_decay": 0.01, "decoupled_weight_decay": True},
         ),
     )
-    twin = kind.beside(Target("torch", "cpu"), groups, rng)
+    twin = kind.beside(Site("torch", "cpu"), groups, rng)
     monkeypatch.setattr(twin, "compare", lambda trace: None)  # only at the end
     gradients = Gradients(
         120,
@@ -143,12 +141,12 @@ def test_free_run_in_double_precision(
 # ---- what an update move_sums is read in the step after it
 
 
-def test_move_sums_are_read_one_step_late(target: Target, rng: np.random.Generator) -> None:
+def test_move_sums_are_read_one_step_late(site: Site, rng: np.random.Generator) -> None:
     """A gradient shows in the curvature, variance and radius of the next step, not of its own."""
     runs = []
     for seed in (1, 2):
-        params = parameters(np.random.default_rng(0), target, (30,))
-        runs.append((build(params, target), params, np.random.default_rng(seed)))
+        params = parameters(np.random.default_rng(0), site, (30,))
+        runs.append((build(params, site), params, np.random.default_rng(seed)))
     late = ("h_min", "h_max", "variance", "distance", "radius", "momentum")
     first = normal(rng, torch.empty(30))
 
@@ -181,10 +179,10 @@ def pickled(value: Any) -> Any:
 @pytest.mark.parametrize("cut", [1, 2, 9])
 @pytest.mark.parametrize("options", [{}, ROUNDS], ids=["masters", "rounded"])
 def test_move_sums_survive_every_way_of_saving(
-    options: dict[str, Any], cut: int, kind: Kind, target: Target, rng: np.random.Generator
+    options: dict[str, Any], cut: int, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """What was summed and not read goes along: bit for bit as without the cut."""
-    run = Training(kind, target, rng, torch.bfloat16, **options)
+    run = Training(kind, site, rng, torch.bfloat16, **options)
     run.train(run.optimizer, run.params, 0, cut)
     copies: list[tuple[Any, Any]] = [
         duplicate((run.optimizer, run.params)) for duplicate in (copy.deepcopy, pickled)
@@ -208,9 +206,9 @@ def test_move_sums_survive_every_way_of_saving(
 
 
 @pytest.mark.kernel_free
-def test_move_sums_survive_a_new_plan(target: Target, rng: np.random.Generator) -> None:
+def test_move_sums_survive_a_new_plan(site: Site, rng: np.random.Generator) -> None:
     """A parameter group that is added, settings that change: read with what was summed before."""
-    twin = KIND.beside(target, SMALL, rng, weight_decay=0.1)
+    twin = KIND.beside(site, SMALL, rng, weight_decay=0.1)
     gradients = Gradients(3)
     twin.run(gradients, rng)
     twin.add_group(
@@ -231,14 +229,14 @@ def test_move_sums_survive_a_new_plan(target: Target, rng: np.random.Generator) 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf, -math.inf, 1e25])
 def test_nothing_to_learn_from(
-    value: float, taken: int, decoupled: bool, target: Target, rng: np.random.Generator
+    value: float, taken: int, decoupled: bool, site: Site, rng: np.random.Generator
 ) -> None:
     """Zeros and what is not finite leave parameters, state, clocks and tuner alone."""
-    params = parameters(rng, target, (30, 5), (7,))
+    params = parameters(rng, site, (30, 5), (7,))
     options = {"weight_decay": 0.1, "decoupled_weight_decay": decoupled}
-    optimizer = build(params, target, **options)
+    optimizer = build(params, site, **options)
     witnesses = [nn.Parameter(p.detach().clone()) for p in params]
-    witness = build(witnesses, target, **options)
+    witness = build(witnesses, site, **options)
     trace = list(Gradients(taken + 3).draw(rng, params))
     for gradients in trace[:taken]:
         step(optimizer, params, gradients)
@@ -269,13 +267,11 @@ def test_nothing_to_learn_from(
 
 @pytest.mark.kernel_free
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_group_of_lr_0_stands_still(
-    decoupled: bool, target: Target, rng: np.random.Generator
-) -> None:
+def test_group_of_lr_0_stands_still(decoupled: bool, site: Site, rng: np.random.Generator) -> None:
     """At once, whatever momentum it had; it goes on from rest."""
-    params = parameters(rng, target, (12,), (5, 5))
+    params = parameters(rng, site, (12,), (5, 5))
     options = {"weight_decay": 0.1, "decoupled_weight_decay": decoupled}
-    optimizer = build([{"params": [p]} for p in params], target, **options)
+    optimizer = build([{"params": [p]} for p in params], site, **options)
     trace = list(Gradients(8).draw(rng, params))
     for gradients in trace[:4]:
         step(optimizer, params, gradients)
@@ -299,10 +295,10 @@ def test_group_of_lr_0_stands_still(
 
 @pytest.mark.kernel_free
 @pytest.mark.parametrize("decay", [0.01, 1.0, 1e4])
-def test_decoupled_decay(decay: float, target: Target, rng: np.random.Generator) -> None:
+def test_decoupled_decay(decay: float, site: Site, rng: np.random.Generator) -> None:
     """x keeps 1 - lr wd / (1 - mu), which compares with AdamW's, and is never turned around."""
-    params = parameters(rng, target, (50,))
-    optimizer = build(params, target, lr=3.0, weight_decay=decay, decoupled_weight_decay=True)
+    params = parameters(rng, site, (50,))
+    optimizer = build(params, site, lr=3.0, weight_decay=decay, decoupled_weight_decay=True)
     for gradients in Gradients(8).draw(rng, params):
         before = params[0].detach().double()
         step(optimizer, params, gradients)
@@ -318,10 +314,10 @@ def test_decoupled_decay(decay: float, target: Target, rng: np.random.Generator)
 
 
 @pytest.mark.kernel_free
-def test_coupled_decay_has_no_bound(target: Target, rng: np.random.Generator) -> None:
+def test_coupled_decay_has_no_bound(site: Site, rng: np.random.Generator) -> None:
     """It goes through the metric: u is of order 1 however strong the decay."""
-    params = parameters(rng, target, (50,))
-    optimizer = build(params, target, weight_decay=1e4)
+    params = parameters(rng, site, (50,))
+    optimizer = build(params, site, weight_decay=1e4)
     expected = 0.5e-2 * (1.0 + float(params[0].detach().norm())) / math.sqrt(50.0)
     step(optimizer, params, [normal(rng, params[0])])
     assert optimizer.diagnostics()["lr"] == pytest.approx(expected, rel=1e-5)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import Gradients, Target, assert_same_bits, normal
+from support.cases import Gradients, Site, assert_same_bits, normal
 from torch import Tensor, nn
 
 from yfkernels import YellowFin
@@ -82,12 +82,12 @@ def test_preconditioner_in_a_group() -> None:
 )
 @pytest.mark.parametrize("taken", [1, 4])
 def test_state_of_another_mode(
-    saved: str, loading: str, window: int, taken: int, target: Target, rng: np.random.Generator
+    saved: str, loading: str, window: int, taken: int, site: Site, rng: np.random.Generator
 ) -> None:
-    values = normal(rng, torch.empty(30)).float().to(target.device)
+    values = normal(rng, torch.empty(30)).float().to(site.device)
     params = [nn.Parameter(values.clone()) for _ in range(2)]
-    one = YellowFin(params[:1], backend=target.backend, **MODES[saved])
-    other = YellowFin(params[1:], backend=target.backend, window=window, **MODES[loading])
+    one = YellowFin(params[:1], backend=site.backend, **MODES[saved])
+    other = YellowFin(params[1:], backend=site.backend, window=window, **MODES[loading])
 
     def everything() -> Any:
         return copy.deepcopy(([p.detach() for p in params], other.state_dict()))

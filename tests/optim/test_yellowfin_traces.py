@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.cases import MODES, SMALL, Gradients, Group, Target, normal, specs, takes_names
+from support.cases import MODES, SMALL, Gradients, Group, Site, normal, specs, takes_names
 from support.preconditioned_twin import yellowfin_beside
 from support.twin import Twin
 
@@ -284,18 +284,16 @@ DENSE = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_follows_the_oracle(case: Case, target: Target, rng: np.random.Generator) -> None:
-    if target.interpreted and case.name not in DENSE:
+def test_follows_the_oracle(case: Case, site: Site, rng: np.random.Generator) -> None:
+    if site.interpreted and case.name not in DENSE:
         pytest.skip("the dense traces are enough for the slow interpreter")
     options = {**PUBLISHED, **case.options}
-    yellowfin_beside(target, case.groups, rng, **options).run(case.gradients, rng)
+    yellowfin_beside(site, case.groups, rng, **options).run(case.gradients, rng)
 
 
 @pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
 @pytest.mark.parametrize("mode", MODES)
-def test_long_trace(
-    mode: str, momentum_form: str, target: Target, rng: np.random.Generator
-) -> None:
+def test_long_trace(mode: str, momentum_form: str, site: Site, rng: np.random.Generator) -> None:
     """120 steps: spikes, silence, NaN, inf, a late parameter, one that pauses, two groups.
 
     Triton's slow interpreter takes the first 12 of them.
@@ -303,7 +301,7 @@ def test_long_trace(
     if mode in ("robust", "diagonal", "compact") and momentum_form == "buffer":
         pytest.skip("the robust modes have Polyak's form only")
     left_out = (("exact", "polyak"), ("sketch", "buffer"), ("compact", "polyak"))
-    if target.interpreted and (mode, momentum_form) in left_out:
+    if site.interpreted and (mode, momentum_form) in left_out:
         pytest.skip("four of the seven are enough for the slow interpreter")
     groups = (
         Group(specs((6, 7), (19,)), {"weight_decay": 1e-3}),
@@ -313,23 +311,23 @@ def test_long_trace(
         ),
     )
     options = {**MODES[mode], "momentum_form": momentum_form}
-    twin = yellowfin_beside(target, groups, rng, **options)
+    twin = yellowfin_beside(site, groups, rng, **options)
     gradients = Gradients(
-        12 if target.interpreted else 120,
+        12 if site.interpreted else 120,
         factor={1: 1e3, 15: 1e6, 30: 1e3, 31: 1e3, 50: 0.0, 51: 0.0, 80: 1e6, 81: 1e6, 100: 0.0},
         poison={7: np.nan, 45: np.inf, 46: -np.inf, 110: np.nan},
         present=lambda step, i: not (i == 1 and step < 10) and not (i == 2 and 60 <= step < 70),
     )
     twin.run(gradients, rng)
-    assert twin.oracle.skipped_steps == (1 if target.interpreted else 4)
+    assert twin.oracle.skipped_steps == (1 if site.interpreted else 4)
 
 
 @pytest.mark.parametrize("variance", ["exact", "sketch"])
-def test_noise_free_gradients(variance: str, target: Target, rng: np.random.Generator) -> None:
+def test_noise_free_gradients(variance: str, site: Site, rng: np.random.Generator) -> None:
     """The variance is its floor there, and the float32 cubic of the reference broke down."""
     one_tensor = (Group(specs((90,))),)  # several would collide in the sketch
-    twin = Twin(target, one_tensor, rng, variance=variance, **PUBLISHED)
-    for g in Gradients(12 if target.interpreted else 40, noise=0.0).draw(rng, twin.params):
+    twin = Twin(site, one_tensor, rng, variance=variance, **PUBLISHED)
+    for g in Gradients(12 if site.interpreted else 40, noise=0.0).draw(rng, twin.params):
         twin.step(g)
     seen = twin.optimizer.diagnostics()
     assert 0.0 <= seen["momentum"] < 1.0
@@ -340,12 +338,12 @@ def test_noise_free_gradients(variance: str, target: Target, rng: np.random.Gene
 @pytest.mark.kernel_free
 @pytest.mark.parametrize("log_smooth", [False, True])
 def test_check_values_of_the_specification(
-    log_smooth: bool, target: Target, rng: np.random.Generator
+    log_smooth: bool, site: Site, rng: np.random.Generator
 ) -> None:
     """A million elements and one, every gradient entry i+1 at iteration i."""
-    params = [torch.zeros(n, device=target.device, requires_grad=True) for n in (1_000_000, 1)]
+    params = [torch.zeros(n, device=site.device, requires_grad=True) for n in (1_000_000, 1)]
     optimizer = YellowFin(
-        params, clip=None, log_smooth=log_smooth, robust=False, backend=target.backend
+        params, clip=None, log_smooth=log_smooth, robust=False, backend=site.backend
     )
     for i in range(50):
         for p in params:
@@ -373,14 +371,14 @@ def test_check_values_of_the_specification(
 @takes_names
 @pytest.mark.parametrize("momentum_form", ["buffer", "polyak"])
 def test_trust_ratio_makes_the_step_as_long_as_the_tensor(
-    momentum_form: str, target: Target, rng: np.random.Generator
+    momentum_form: str, site: Site, rng: np.random.Generator
 ) -> None:
     """‖change‖ = lr ‖p‖ in every tensor, whatever its gradient's size; ratios go by name."""
     params = {
-        name: torch.nn.Parameter(normal(rng, torch.empty(50)).mul(size).to(target.device))
+        name: torch.nn.Parameter(normal(rng, torch.empty(50)).mul(size).to(site.device))
         for name, size in (("small", 1e-3), ("large", 1e3))
     }
-    options = {"momentum_form": momentum_form, "initial_lr": 0.1, "backend": target.backend}
+    options = {"momentum_form": momentum_form, "initial_lr": 0.1, "backend": site.backend}
     optimizer = YellowFin(params.items(), 0.1, trust_ratio=True, robust=False, **options)
     assert optimizer.trust_ratios() == {}
     for _ in range(3):

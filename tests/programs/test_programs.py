@@ -13,7 +13,7 @@ import pytest
 from programs import sanitizer
 from programs.mutants import MUTANTS, Dies, LoadsOnce
 from programs.runner import hunt
-from support.cases import Target, why_unusable
+from support.cases import Site, why_unusable
 
 MANY = "YFK_PROGRAMS" in os.environ
 SEED = os.environ["YFK_TEST_SEED"]
@@ -32,7 +32,7 @@ def test_programs_in_plain_torch() -> None:
 
 
 def test_interpreted_programs() -> None:
-    if reason := why_unusable(Target("triton", "cpu")):
+    if reason := why_unusable(Site("triton", "cpu")):
         pytest.skip(reason)
     assert_none_fails("INTERPRETED", count=max(1, COUNT // 100))
 

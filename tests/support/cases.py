@@ -32,7 +32,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Target:
+class Site:
     """One backend on one device."""
 
     backend: str
@@ -44,9 +44,9 @@ class Target:
         return self.backend == "triton" and self.device == "cpu"
 
 
-def why_unusable(target: Target) -> str | None:
+def why_unusable(site: Site) -> str | None:
     """The package's own reason why a backend does not serve a device, None where it does."""
-    return backend_status(target.device)[target.backend]
+    return backend_status(site.device)[site.backend]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from support.cases import Gradients, Target, normal
+from support.cases import Gradients, Site, normal
 from support.kinds import Kind
 
 Params = list[torch.nn.Parameter]
@@ -21,14 +21,14 @@ class Training:
     def __init__(
         self,
         kind: Kind,
-        target: Target,
+        site: Site,
         rng: np.random.Generator,
         dtype: torch.dtype,
         **options: Any,
     ):
-        self.kind, self.target, self.options = kind, target, {**kind.measures, **options}
+        self.kind, self.site, self.options = kind, site, {**kind.measures, **options}
         self.params: Params = [
-            torch.nn.Parameter(normal(rng, torch.empty(shape)).to(target.device, dtype))
+            torch.nn.Parameter(normal(rng, torch.empty(shape)).to(site.device, dtype))
             for shape in ((40, 3), (7,), ())
         ]
         trace = Gradients(
@@ -43,7 +43,7 @@ class Training:
     def build(self, params: Params) -> Any:
         lr = 0.5 * self.kind.options.get("lr", 1.0)
         groups = [{"params": params[:1], "lr": lr, "weight_decay": 0.1}, {"params": params[1:]}]
-        return self.kind.build(groups, backend=self.target.backend, **self.options)
+        return self.kind.build(groups, backend=self.site.backend, **self.options)
 
     def train(self, optimizer: Any, params: Params, start: int, stop: int) -> None:
         for gradients in self.gradients[start:stop]:

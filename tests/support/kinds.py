@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from support.cases import Target
+from support.cases import Site
 from support.preconditioned_twin import CompactTwin, PreconditionedTwin
 from support.rule_twin import RuleTwin
 from support.side_by_side import SideBySide
@@ -54,9 +54,9 @@ class Kind:
     def build(self, params: Any, **options: Any) -> Any:
         return self.optimizer(params, **{**self.options, **options})
 
-    def beside(self, target: Target, *rest: Any, **options: Any) -> Any:
+    def beside(self, site: Site, *rest: Any, **options: Any) -> Any:
         """The optimizer and its oracle; steps that are not finite are skipped."""
-        return self.twin(target, *rest, **{**self.options, **self.measures, **options})
+        return self.twin(site, *rest, **{**self.options, **self.measures, **options})
 
 
 EXACT = frozenset(("momentum_buffer", "grad_avg"))

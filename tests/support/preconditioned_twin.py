@@ -29,7 +29,7 @@ from oracle.codes import VALUES, coded
 from oracle.preconditioned import B2, CompactGroup, PreconditionedGroup, PreconditionedOracle
 from oracle.yellowfin import Trace
 
-from support.cases import Group, Target, memory_order
+from support.cases import Group, Site, memory_order
 from support.roundings import assert_near
 from support.twin import Twin
 
@@ -49,9 +49,9 @@ class PreconditionedTwin(Twin):
     assumed: ClassVar = {"decoupled_weight_decay": True}
 
     def __init__(
-        self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
+        self, site: Site, groups: Sequence[Group], rng: np.random.Generator, **options: Any
     ) -> None:
-        super().__init__(target, groups, rng, **options)
+        super().__init__(site, groups, rng, **options)
         self.compared = 0  # steps
         self.h_off = 0.0  # relative, the most of any h
         self.growth_off = 0.0  # of Q
@@ -220,7 +220,7 @@ TWINS = {None: Twin, "diagonal": PreconditionedTwin, "compact": CompactTwin}
 
 
 def yellowfin_beside(
-    target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
+    site: Site, groups: Sequence[Group], rng: np.random.Generator, **options: Any
 ) -> Twin:
     """YellowFin beside the oracle that its options ask for."""
-    return TWINS[options.get("preconditioner")](target, groups, rng, **options)
+    return TWINS[options.get("preconditioner")](site, groups, rng, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.cases import Target
+from support.cases import Site
 from support.kinds import Kind
 
 # Where others stand beside YellowFin on a backend other than native: LAMB for the rules, on all of
@@ -24,13 +24,13 @@ def leave_out_repeats(config: pytest.Config, items: list[pytest.Item]) -> None:
 def repeats_others(test: pytest.Function) -> bool:
     """Whether this backend's kernels have to show here what they did elsewhere, or nothing."""
     parameters = test.callspec.params if hasattr(test, "callspec") else {}
-    target, kind = parameters.get("target"), parameters.get("kind", parameters.get("build"))
-    if not isinstance(target, Target) or target.backend == "native":
+    site, kind = parameters.get("site"), parameters.get("kind", parameters.get("build"))
+    if not isinstance(site, Site) or site.backend == "native":
         return False
-    if target.interpreted and test.get_closest_marker("kernel_free"):
+    if site.interpreted and test.get_closest_marker("kernel_free"):
         return True
     if not isinstance(kind, Kind):
         return False
     if test.originalname in MIXTURES:
         return not (kind.core or kind.name == "LAMB")
-    return not kind.core or (target.interpreted and kind.name != "YellowFin")
+    return not kind.core or (site.interpreted and kind.name != "YellowFin")

@@ -27,7 +27,7 @@ from oracle.qhadam import QhAdamGroup, QhAdamOracle
 from oracle.qhm import QhmGroup, QhmOracle
 from oracle.walk import Trace
 
-from support.cases import Group, Target
+from support.cases import Group, Site
 from support.side_by_side import SideBySide, plain
 from yfkernels import LAMB, QHM, QHAdam
 
@@ -46,12 +46,12 @@ class RuleTwin(SideBySide):
     def __init__(
         self,
         kind: Optimizer,
-        target: Target,
+        site: Site,
         groups: Sequence[Group],
         rng: np.random.Generator,
         **options: Any,
     ) -> None:
-        super().__init__(target)
+        super().__init__(site)
         self.kind = kind
         self.options = options
         oracle, self.oracle_group = ORACLES[kind]
@@ -60,7 +60,7 @@ class RuleTwin(SideBySide):
         self.optimizer = self.build([self._adopt(group, rng) for group in groups])
 
     def build(self, params: Any) -> Any:
-        return self.kind(params, backend=self.target.backend, **self.options)
+        return self.kind(params, backend=self.site.backend, **self.options)
 
     def _adopt(self, group: Group, rng: np.random.Generator) -> dict[str, Any]:
         preset = PRESETS.get(self.options.get("preset", ""), {})

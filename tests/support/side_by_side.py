@@ -14,7 +14,7 @@ from support.cases import (
     CANARY,
     Gradients,
     Group,
-    Target,
+    Site,
     assert_same_bits,
     make_parameter,
     memory_order,
@@ -34,8 +34,8 @@ class SideBySide(ABC):
     optimizer: Any
     oracle: Any
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, site: Site) -> None:
+        self.site = site
         self.params: list[torch.nn.Parameter] = []
         self.storages: list[torch.Tensor] = []
 
@@ -56,7 +56,7 @@ class SideBySide(ABC):
         self, group: Group, rng: np.random.Generator, inherited: dict[str, Any]
     ) -> dict[str, Any]:
         """Make the group's parameters, enter them in the oracle, return torch's dict."""
-        made = [make_parameter(spec, rng, self.target.device) for spec in group.specs]
+        made = [make_parameter(spec, rng, self.site.device) for spec in group.specs]
         params = [parameter for parameter, _ in made]
         self.params += params
         self.storages += [storage for _, storage in made]

@@ -20,7 +20,7 @@ import torch
 from numpy.testing import assert_allclose
 from oracle.yellowfin import EPS, OracleGroup, Trace, YellowFinOracle
 
-from support.cases import Group, Target, memory_order
+from support.cases import Group, Site, memory_order
 from support.side_by_side import SideBySide
 from yfkernels import YellowFin
 
@@ -43,9 +43,9 @@ class Twin(SideBySide):
     assumed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
-        self, target: Target, groups: Sequence[Group], rng: np.random.Generator, **options: Any
+        self, site: Site, groups: Sequence[Group], rng: np.random.Generator, **options: Any
     ) -> None:
-        super().__init__(target)
+        super().__init__(site)
         self.before: list[np.ndarray] = []  # the optimizer's parameters before the step
         self.growth, self.growth_scale = np.longdouble(0.0), 0.0
         options = {**self.chosen, **options}
@@ -56,7 +56,7 @@ class Twin(SideBySide):
         )
         self.optimizer = YellowFin(
             [self.adopt(group, rng, self.inherited) for group in groups],
-            backend=target.backend,
+            backend=site.backend,
             **options,
         )
         self.statistic = 1e-13 if self.double else 2e-6

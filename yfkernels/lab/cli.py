@@ -187,12 +187,12 @@ def _folder(path: Path) -> Path:
     },
 )
 def bench(context: typer.Context) -> None:
-    """Measure time and bandwidth of a step; options go to bench/runner.py (try --help)."""
+    """Measure time and bandwidth of a step; options go to bench/speed/runner.py (try --help)."""
     checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "bench" / "runner.py").is_file():
+    if not (checkout / "bench" / "speed" / "runner.py").is_file():
         sys.exit("yfkernels bench needs the source checkout: clone it and run `make bench` there")
     sys.path.insert(0, str(checkout))
-    runner = importlib.import_module("bench.runner")
+    runner = importlib.import_module("bench.speed.runner")
     raise typer.Exit(runner.main(context.args))
 
 

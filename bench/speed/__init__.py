@@ -1,0 +1,1 @@
+"""Time, traffic and memory of one optimizer step, beside its rivals in one interleaved run."""

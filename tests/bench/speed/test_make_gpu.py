@@ -1,0 +1,204 @@
+"""`make gpu` without a GPU: time limits, verdicts, logs and the page, with parts that need none."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.common.limits import GRACE, Ended, run_limited
+from bench.speed import page
+from bench.speed.gpu import command
+from bench.speed.gpu.part import Part, PartOutcome
+from bench.speed.gpu.parts import PARTS
+from bench.speed.gpu.sanitizers import SANITIZED, SANITIZER, run_sanitizers, sanitizer_verdict
+from bench.speed.gpu.tests import verdict_on_tests
+
+CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+RACE = "========= RACECHECK SUMMARY: 2 hazards displayed (1 error, 1 warning)\n"
+
+
+def test_output_is_shown_and_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log"
+    program = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    ended = run_limited([sys.executable, "-u", "-c", program], log, limit=60)
+    assert ended == Ended(3, "out\nerr\n", timed_out=False)
+    assert log.read_text() == capfd.readouterr().out == "out\nerr\n"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_limit_ends_a_command_and_its_children(stubborn: bool, tmp_path: Path) -> None:
+    """What was printed until then is kept, and no grandchild holds the pipe open."""
+    program = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.{"SIG_IGN" if stubborn else "default_int_handler"})
+print("working", flush=True)
+subprocess.run([sys.executable, "-c", "import time; time.sleep(100)"])
+"""
+    start = time.monotonic()
+    ended = run_limited([sys.executable, "-c", program], tmp_path / "log", limit=2.0, grace=1.0)
+    assert time.monotonic() - start < 30.0
+    assert ended.timed_out
+    assert ended.status != 0
+    assert ended.output.startswith("working\n")
+
+
+@pytest.mark.parametrize(
+    ("ended", "failed", "words"),
+    [
+        (Ended(0, CLEAN, False), False, "clean"),
+        (Ended(9, RACE, False), True, "found 2 hazards displayed (1 error, 1 warning)"),
+        (Ended(0, RACE, False), True, "found 2 hazards displayed (1 error, 1 warning)"),
+        (
+            Ended(1, "========= Error: Device not supported\n", False),
+            False,
+            "skipped: Error: Device not supported",
+        ),
+        (
+            Ended(1, "========= Error: racecheck is unsupported with this driver\n", False),
+            False,
+            "skipped: Error: racecheck is unsupported with this driver",
+        ),
+        (
+            Ended(1, '========= Program hit error 801 due to "operation not supported"', False),
+            True,
+            'did not run: ========= Program hit error 801 due to "operation not supported"',
+        ),
+        (Ended(1, "ImportError: no torch\n", False), True, "did not run: ImportError: no torch"),
+        (Ended(-9, "", True), True, "stopped by its time limit, with nothing found until then"),
+        (Ended(-9, "========= Invalid __global__ read\n", True), True, "found errors"),
+    ],
+)
+def test_verdicts_on_sanitizers(ended: Ended, failed: bool, words: str) -> None:
+    assert sanitizer_verdict(ended) == (failed, words)
+
+
+def sanitizer_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    tool = tmp_path / "bin" / SANITIZER
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+
+
+def test_every_sanitizer_runs_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sanitizer_that(
+        tmp_path,
+        monkeypatch,
+        'echo "$@ $PYTORCH_NO_CUDA_MEMORY_CACHING"; echo "========= ERROR SUMMARY: 0 errors"',
+    )
+    outcome = run_sanitizers(tmp_path / "log", 60.0, False)
+    assert outcome == PartOutcome(False, "; ".join(f"{name} clean" for name in SANITIZED))
+    calls = [line for line in (tmp_path / "log").read_text().splitlines() if "--tool" in line]
+    tools = ["memcheck", "racecheck", "racecheck", "synccheck", "initcheck"]
+    assert [call.split()[1] for call in calls] == tools
+    assert all("tests/gpu/awkward_steps.py" in call and call.endswith(" 1") for call in calls)
+    assert [call for call in calls if "--backend triton --few" in call] == [calls[2]]
+    assert Path(calls[0].split()[-2]).exists()
+
+
+def test_sanitizers_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the whole limit, and a stuck one takes it from nobody."""
+    script = 'case "$2" in memcheck) exec sleep 60;; esac; echo "========= ERROR SUMMARY: 0 errors"'
+    sanitizer_that(tmp_path, monkeypatch, script)
+    start = time.monotonic()
+    outcome = run_sanitizers(tmp_path / "log", 3.0, False)
+    assert time.monotonic() - start < 3.0 + GRACE + 20.0
+    assert outcome.failed
+    assert outcome.words.startswith("memcheck stopped by its time limit, with nothing found")
+    assert outcome.words.endswith("initcheck clean")
+
+
+def test_a_stopped_run_of_tests_tells_what_there_was() -> None:
+    output = """[gw0] [ 10%] PASSED tests/a.py::test_one[x]
+[gw1] [ 20%] FAILED tests/a.py::test_two[y]
+[gw1] [ 30%] PASSED tests/a.py::test_three[y]
+!!! KeyboardInterrupt !!!
+FAILED tests/a.py::test_two[y] - assert 1 == 2
+"""
+    words = "stopped by its time limit after 2 passed, 1 failed: tests/a.py::test_two[y]"
+    assert verdict_on_tests(Ended(2, output, True)) == PartOutcome(True, words)
+    words = "stopped by its time limit after no test"
+    assert verdict_on_tests(Ended(-9, "", True)) == PartOutcome(True, words)
+    assert verdict_on_tests(Ended(0, "== 40 passed ==\n", False)) == PartOutcome(False, "40 passed")
+
+
+def test_without_a_sanitizer_the_part_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = run_sanitizers(tmp_path / "log", 60.0, False)
+    assert outcome == PartOutcome(False, "skipped: compute-sanitizer is not on PATH")
+
+
+def test_parts_meet_on_one_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part alone renews its own line; a failed one fails the whole and stops no other."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    broken = {"tests": True}
+    parts = {
+        "tests": Part(
+            9.0, lambda log, limit, dry: PartOutcome(broken["tests"], "2 failed | 40 passed")
+        ),
+        "sanitize": Part(9.0, lambda log, limit, dry: PartOutcome(False, "memcheck clean")),
+        "named": Part(9.0, lambda log, limit, dry: 1 / 0, default=False),
+    }
+    monkeypatch.setattr(command, "PARTS", parts)
+    assert command.main(["--out", str(tmp_path)]) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert "| tests | FAILED in 0 s: 2 failed / 40 passed |" in text
+    assert "| sanitize | done in 0 s: memcheck clean |" in text
+    assert "No benchmarks here yet" in text
+    assert "named" not in text
+
+    broken["tests"] = False
+    assert command.main(["tests", "--out", str(tmp_path)]) == 0
+    assert "sanitize" not in capsys.readouterr().out.splitlines()[-2]
+    text = (tmp_path / "report.md").read_text()
+    assert "| tests | done in 0 s: 2 failed / 40 passed |" in text
+    assert "| sanitize | done in 0 s: memcheck clean |" in text
+
+
+def test_a_broken_part_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {
+        "tests": Part(9.0, lambda log, limit, dry: 1 / 0),
+        "sanitize": Part(9.0, lambda log, limit, dry: PartOutcome(False, "memcheck clean")),
+    }
+    monkeypatch.setattr(command, "PARTS", parts)
+    assert command.run_parts(list(parts), tmp_path, dry=False) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert "| tests | FAILED in 0 s: ZeroDivisionError: division by zero |" in text
+    assert "| sanitize | done in 0 s: memcheck clean |" in text
+
+
+def test_all_of_it_ends_within_six_minutes() -> None:
+    """What says most comes first; half a minute is left for the build."""
+    parts = {name: part for name, part in PARTS.items() if part.default}
+    assert list(parts) == ["tests", "bench", "sanitize"]
+    assert sum(part.limit + part.grace for part in parts.values()) <= 335.0
+
+
+def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    assert command.main([]) == 1
+    shown = capsys.readouterr()
+    assert "stopped before the first line that needs a GPU" in shown.err
+    assert "backend native: " in shown.out
+
+
+def test_unknown_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["test"])
+    assert (
+        "no part 'test'; choose from tests, bench, sanitize, bench-all" in capsys.readouterr().err
+    )
+
+
+def test_page_of_an_empty_folder(tmp_path: Path) -> None:
+    assert page.write(tmp_path).read_text() == f"# {tmp_path.name}\n\nNo benchmarks here yet.\n"
