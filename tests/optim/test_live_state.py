@@ -284,11 +284,11 @@ def test_reset_is_not_undone_by_the_groups(
 
 
 def test_reset_with_more_groups_than_were_shown_last(
-    kind: Kind, target: Target, rng: np.random.Generator
+    kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """A program puts other groups there for a while, and takes them back."""
     params = [torch.nn.Parameter(normal(rng, torch.empty(5)).float()) for _ in range(2)]
-    optimizer = kind.build([{"params": [p]} for p in params], backend=target.backend)
+    optimizer = kind.build([{"params": [p]} for p in params], backend=site.backend)
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
