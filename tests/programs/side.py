@@ -96,8 +96,8 @@ class Side:
     def waits(self) -> bool:
         """Whether every step so far was skipped.
 
-        YellowFin looks where the parameters begin when it is set up, not when it starts: to set it
-        up again would make a difference until then.
+        YellowFin looks where the parameters begin when it is set up, not when it starts: until
+        then it makes a difference to set it up again after somebody has written to a parameter.
         """
         tuner = self.optimizer.param_groups[0].get("tuner")
         return tuner is not None and bool(tuner[STATE_FIELDS.index("step")] == 0.0)

@@ -160,7 +160,13 @@ def with_holes(side: Side, rng: np.random.Generator) -> None:
 
 @action(2.0)
 def edit(side: Side, rng: np.random.Generator) -> None:
-    """Parameters are written to by somebody else."""
+    """Parameters are written to by somebody else.
+
+    Not while the optimizer waits for its first step: another backend may set itself up again then,
+    and would see other parameters to begin with.
+    """
+    if side.waits:
+        return
     with torch.no_grad():
         for p in side.params:
             p.mul_(0.875)
