@@ -6,6 +6,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from support.cases import BACKENDS, Site, why_unusable  # after the environment is set
+from support.fast import is_slow_path, leave_out_slow
 from support.interpreter import remember_builtins
 from support.processes import Pair
 from support.repeats import leave_out_repeats
@@ -32,6 +34,10 @@ if torch.cuda.is_available():
 
 if why_unusable(Site("triton", "cpu")) is None:
     remember_builtins()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="a minute of tests (support/fast.py)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,8 +78,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("fast") and is_slow_path(collection_path) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     leave_out_repeats(config, items)
+    if config.getoption("fast"):
+        leave_out_slow(config, items)
     if torch.cuda.is_available():
         items.sort(key=lambda item: urgency(item.nodeid))
     if not torch.cuda.is_available():

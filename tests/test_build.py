@@ -177,7 +177,7 @@ def test_without_a_compiler_auto_falls_back_and_says_why(tree: Path) -> None:
     warning = python_with(tree, used)
     assert "RuntimeWarning: yfkernels runs on the torch backend for cpu tensors" in warning
     assert "no-such-compiler" in warning
-    assert "install yfkernels again" in warning
+    assert "Install yfkernels again" in warning
 
 
 def test_without_a_compiler_cpu_fails_and_says_why(tree: Path) -> None:

@@ -7,10 +7,9 @@ from typing import TypedDict
 import torch
 
 from yfkernels._version import __version__
-from yfkernels.ops.backend import backend_status, build_info, build_record, preferred
+from yfkernels.ops.backend import archs_from, backend_status, build_info, left_out, preferred
 
 DEVICE_TYPES = ("cpu", "cuda")
-_NOT_BUILT = "not built: run `python setup.py build_ext --inplace`"
 
 
 class Build(TypedDict):
@@ -114,11 +113,11 @@ def _build() -> Build:
     cuda_version = info.get("cuda_version", "")
     return Build(
         code="cuda" if cuda_version else "cpu" if info else "none",
-        reason=build_record().get("reason", "" if info else _NOT_BUILT),
+        reason=left_out() or ("" if info else "run `python setup.py build_ext --inplace`"),
         compiler=info.get("compiler", ""),
         cuda_version=cuda_version,
         cuda_archs=info.get("cuda_archs", ""),
-        cuda_archs_from=build_record().get("archs_from", "") if info else "",
+        cuda_archs_from=archs_from() if cuda_version else "",
         instruction_set=info.get("instruction_set", ""),
         threads=info.get("threads", ""),
     )

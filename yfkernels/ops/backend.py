@@ -249,11 +249,18 @@ def build_info() -> dict[str, str] | None:
     return loading.build_info()
 
 
-def build_record() -> dict[str, str]:
-    """What setup.py wrote about the build: code, reason, archs_from; empty if it has not run."""
+def left_out() -> str:
+    """Why setup.py left out compiled code; empty if it left out nothing, or has never run."""
     from yfkernels.ops.native import loading
 
-    return loading.build_record()
+    return loading.build_record().get("reason", "")
+
+
+def archs_from() -> str:
+    """What decided the GPU architectures of the compiled module; empty without any."""
+    from yfkernels.ops.native import loading
+
+    return loading.build_record().get("archs_from", "")
 
 
 def watch_over(
@@ -285,8 +292,10 @@ def _require_usable(name: str, device: torch.device) -> None:
 
 @cache
 def _warn_of_fallback(device_type: str, reason: str, chosen: str) -> None:
+    cause = left_out()
+    remedy = f" ({cause}). Install yfkernels again once that is changed; " if cause else ". "
     warnings.warn(
-        f"yfkernels runs on the {chosen} backend for {device_type} tensors: {reason}. "
+        f"yfkernels runs on the {chosen} backend for {device_type} tensors: {reason}{remedy}"
         "yfkernels.show_config() tells more",
         RuntimeWarning,
         stacklevel=2,

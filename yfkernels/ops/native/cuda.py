@@ -71,7 +71,7 @@ class NativeCuda(Backend):
         if device_type != "cuda":
             return f"it has no kernels for {device_type} devices"
         if not hasattr(self._c, "cuda_device_count"):
-            return loading.without("the extension yfkernels._C was built without CUDA code")
+            return "the extension yfkernels._C was built without CUDA"
         count, reason = _device_count(self._c)
         return _not_compiled_for(self._c) if count else f"no CUDA device: {reason}"
 

@@ -21,16 +21,6 @@ def build_record() -> dict[str, str]:
     return record
 
 
-def without(what: str) -> str:
-    """Why something is missing that setup.py left out, and how to get it."""
-    reason = build_record().get("reason")
-    if reason is None:
-        return f"{what}: run `make build` or `python setup.py build_ext --inplace` in the checkout"
-    if reason.startswith("YFK_BUILD="):
-        return f"{what}: {reason} was set when it was installed"
-    return f"{what}: {reason}. Then install yfkernels again, with `pip install -v` to see the build"
-
-
 def layout() -> dict[str, Any]:
     """What both languages must agree on, as this package has it."""
     return {
@@ -72,7 +62,7 @@ def _load() -> tuple[Any, str | None]:
     try:
         module: Any = import_module("yfkernels._C")
     except ModuleNotFoundError:
-        return None, without("the extension yfkernels._C was not built")
+        return None, "the extension yfkernels._C was not built"
     except ImportError as error:
         return None, f"the extension yfkernels._C cannot be loaded: {error}"
     wrong = differences(module.layout()) if hasattr(module, "layout") else ["layout"]

@@ -1,0 +1,44 @@
+"""What `pytest --fast` runs: the package itself on its native and torch backends, in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.cases import Site
+
+TESTS = Path(__file__).resolve().parents[1]
+# These compile, start processes, train, or run under Triton's interpreter.
+SLOW = (
+    "bench",
+    "cuda",
+    "cuda_on_cpu",
+    "frameworks",
+    "gpu",
+    "lab",
+    "ops/test_triton_*.py",
+    "programs",
+    "sharding",
+    "test_build.py",
+)
+
+
+def is_slow_path(path: Path) -> bool:
+    """Whether nothing of a file or folder is run."""
+    return any(path.relative_to(TESTS).match(pattern) for pattern in SLOW)
+
+
+def leave_out_slow(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects the tests that are slow in files that are not."""
+    slow = {item for item in items if is_slow(item)}
+    config.hook.pytest_deselected(items=list(slow))
+    items[:] = [item for item in items if item not in slow]
+
+
+def is_slow(test: pytest.Item) -> bool:
+    if not isinstance(test, pytest.Function):
+        return False
+    parameters = test.callspec.params if hasattr(test, "callspec") else {}
+    interpreted = any(isinstance(p, Site) and p.interpreted for p in parameters.values())
+    return interpreted or "pair" in test.fixturenames
