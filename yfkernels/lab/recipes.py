@@ -1,52 +1,62 @@
-"""The optimizers that are compared, each with the setting a user would start from."""
+"""Optimizers with the options they are trained with: what a comparison or benchmark builds."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from yfkernels import LAMB, QHM, QHAdam, YellowFin
-from yfkernels.optim.param_groups import param_groups
-
-Factory = Callable[..., Optimizer]
+from yfkernels.lab.registry import OPTIMIZERS, Factory, over_parameters
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
-    """An optimizer with its setting.
+class Recipe:
+    """An optimizer with its options, to be built for any model.
 
     Attributes:
         label: name for people.
         factory: makes the optimizer from a model and the options.
         options: what is set.
-        batch_exponent: by the usual rule lr grows as the batch size to this power: 1 where the
-            gradient is not rescaled, 1/2 where it is, 0 where lr multiplies a tuned step size.
+        batch_exponent: by the usual rule lr grows as the batch size to this power.
         given: those of the options the user asked for.
+        unset: what `setting` says where no option is set.
     """
 
     label: str
     factory: Factory
-    options: Mapping[str, Any]
-    batch_exponent: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batch_exponent: float = 0.0
     given: Mapping[str, Any] = field(default_factory=dict)
+    unset: str = "defaults"
 
     @property
     def setting(self) -> str:
         """The options in words; printed beside every result."""
-        return in_words(self.options) or "defaults"
+        return in_words(self.options) or self.unset
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer for a model's parameters."""
         return self.factory(model, **self.options)
 
-    def with_options(self, **options: Any) -> Contender:
+    def with_options(self, **options: Any) -> Recipe:
         """The same with other options; those not named here stay."""
         return replace(self, options={**self.options, **options})
+
+
+# torch's run as its fused kernels, the fastest it has: same mathematics, fair times.
+RECIPES: dict[str, Recipe] = {
+    **{
+        row.name: Recipe(row.label, row.factory, row.start, row.batch_exponent)
+        for row in OPTIMIZERS
+    },
+    "adam": Recipe("Adam", over_parameters(Adam, fused=True), {"lr": 0.001}, 0.5),
+    "adamw": Recipe("AdamW", over_parameters(AdamW, fused=True), {"lr": 0.001}, 0.5),
+    "sgd": Recipe("SGD", over_parameters(SGD, fused=True), {"lr": 0.1, "momentum": 0.9}, 1.0),
+}
 
 
 def in_words(options: Mapping[str, Any]) -> str:
@@ -54,7 +64,7 @@ def in_words(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def contender(text: str) -> Contender:
+def read_recipe(text: str) -> Recipe:
     """Reads ``name`` or ``name:option=value,option=value``.
 
     Values are Python literals; a bare word is a string.
@@ -67,10 +77,10 @@ def contender(text: str) -> Contender:
     """
     name, _, settings = text.partition(":")
     name = name.strip().lower()
-    if name not in CONTENDERS:
-        raise ValueError(f"no optimizer {name!r}; choose from {', '.join(CONTENDERS)}")
+    if name not in RECIPES:
+        raise ValueError(f"no optimizer {name!r}; choose from {', '.join(RECIPES)}")
     given = _options(settings)
-    chosen = replace(CONTENDERS[name].with_options(**given), given=given)
+    chosen = replace(RECIPES[name].with_options(**given), given=given)
     try:
         chosen.build(nn.Linear(1, 1))
     except (RuntimeError, TypeError, ValueError) as error:
@@ -103,25 +113,3 @@ def _options(settings: str) -> dict[str, Any]:
 def _word(word: str) -> Any:
     """A bare word is a string, except where it was meant for one of Python's constants."""
     return {"true": True, "false": False, "none": None}.get(word.lower(), word)
-
-
-def _over_parameters(optimizer: Callable[..., Optimizer], **fixed: Any) -> Factory:
-    return lambda model, **options: optimizer(model.parameters(), **{**fixed, **options})
-
-
-def _lamb(model: nn.Module, **options: Any) -> Optimizer:
-    if "weight_decay" not in options:  # the default is the preset's
-        options["weight_decay"] = LAMB(model.parameters(), **options).defaults["weight_decay"]
-    return LAMB(param_groups(model, options["weight_decay"]), **options)
-
-
-# torch's run as its fused kernels, the fastest it has: same mathematics, fair times.
-CONTENDERS: dict[str, Contender] = {
-    "yellowfin": Contender("YellowFin", _over_parameters(YellowFin), {}, 0.0),
-    "lamb": Contender("LAMB", _lamb, {"lr": 0.01}, 0.5),
-    "qhm": Contender("QHM", _over_parameters(QHM), {"lr": 1.0}, 1.0),
-    "qhadam": Contender("QHAdam", _over_parameters(QHAdam), {"lr": 0.001}, 0.5),
-    "adam": Contender("Adam", _over_parameters(Adam, fused=True), {"lr": 0.001}, 0.5),
-    "adamw": Contender("AdamW", _over_parameters(AdamW, fused=True), {"lr": 0.001}, 0.5),
-    "sgd": Contender("SGD", _over_parameters(SGD, fused=True), {"lr": 0.1, "momentum": 0.9}, 1.0),
-}
