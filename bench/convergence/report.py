@@ -38,8 +38,9 @@ NOTES = (
     "its steps.",
     "Spike: the running loss above twice its minimum so far. Diverged: a loss that is not finite, "
     "or a running loss ten times the first.",
-    "YellowFin, compact is the default, `YellowFin(params)`; one step size is "
-    "`preconditioner=None` (yellowfin-robust in the CSV files), published is `robust=False`.",
+    "YellowFin (default) is `YellowFin(params)`, in the CSV files yellowfin-compact; "
+    "(one step size) is `preconditioner=None`, there yellowfin-robust; (published) is "
+    "`robust=False`.",
     "Step µs, s: beside other trainings, on different days. What a step takes is measured by "
     "`make bench`, not here.",
     "Tuned: on seeds 1001 and 1002, by the geometric mean of the final running loss. "

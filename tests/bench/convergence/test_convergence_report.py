@@ -202,7 +202,7 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if "png" in path.name)
 
     page = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert "YellowFin, one step size" in page
+    assert "YellowFin (one step size)" in page
     assert "lr 0.01, beta1 0.9" in page
     assert "0.204" in page
 

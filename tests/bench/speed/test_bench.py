@@ -17,7 +17,8 @@ import torch
 
 from bench.speed import runner, track
 from bench.speed.clocks import Sample, Step
-from bench.speed.contestants import CONTESTANTS, DTYPES, Contestant, default_contestants
+from bench.speed.contestant import DTYPES, RaceContestant
+from bench.speed.contestants import CONTESTANTS, default_contestants
 from bench.speed.footprint import Footprint
 from bench.speed.race import race
 from bench.speed.result import COPY, Entrant, RaceResult
@@ -33,7 +34,7 @@ COUNTED_BYTES = {
     "yellowfin-robust": (24, 24),
     "yellowfin-diagonal": (32, 32),
     "yellowfin-compact": (26, 26),
-    "yellowfin-exact": (36, 36),
+    "yellowfin-published": (36, 36),
     "yellowfin-sketch": (24, 24),
     "lamb": (44, 46),
     "lamb-unclipped": (40, 44),
@@ -62,14 +63,7 @@ COUNTED_BYTES = {
     "prodigy": (124, 62),
 }
 ON_CPU = default_contestants("cpu", "2x1K")
-OURS_MOVED = [
-    f"{name}@moved"
-    for name in (
-        *("yellowfin-robust", "yellowfin-diagonal", "yellowfin-compact"),
-        *("yellowfin-exact", "yellowfin-sketch"),
-        *("lamb", "lamb-unclipped", "qhm", "qhadam"),
-    )
-]
+OURS_MOVED = [f"{name}@moved" for name, contestant in CONTESTANTS.items() if contestant.ours]
 
 
 def test_every_contestant_is_counted() -> None:
@@ -77,7 +71,9 @@ def test_every_contestant_is_counted() -> None:
         name: tuple(contestant.bytes_per_param(dtype) for dtype in DTYPES.values())
         for name, contestant in CONTESTANTS.items()
     }
-    assert counted == COUNTED_BYTES
+    assert {name: counted[name] for name in COUNTED_BYTES} == COUNTED_BYTES
+    # a new optimizer's are those of the registry
+    assert all(CONTESTANTS[name].ours for name in counted.keys() - COUNTED_BYTES.keys())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +111,7 @@ def test_per_tensor_rival_takes_the_same_steps() -> None:
 
 def test_ratios_are_paired_within_rounds() -> None:
     """A machine that slows down threefold half-way changes no ratio."""
-    names = ("yellowfin-exact", "yellowfin-sketch", "adamw-fused")
+    names = ("yellowfin-published", "yellowfin-sketch", "adamw-fused")
     result = RaceResult(parse_size("1x50M"), copy_bytes=2**29)
     drift = (1.0, 1.0, 3.0, 3.0)
     for name, seconds in zip((COPY, *names), (0.02, 0.065, 0.04, 0.05), strict=True):
@@ -124,22 +120,22 @@ def test_ratios_are_paired_within_rounds() -> None:
         result.entrants[name] = Entrant(CONTESTANTS[name], "eager")
         result.footprints[name] = Footprint(state_bytes=8 * result.size.numel, allocations=0)
 
-    assert math.isclose(result.ratio("yellowfin-exact", "adamw-fused"), 1.3)
+    assert math.isclose(result.ratio("yellowfin-published", "adamw-fused"), 1.3)
     assert math.isclose(
         result.copy_fraction("yellowfin-sketch"), (24 * 50e6 / 0.04) / (2**29 / 0.02)
     )
-    assert result.spread("yellowfin-exact") > BUSY_SPREAD
+    assert result.spread("yellowfin-published") > BUSY_SPREAD
     notes = race_table(result, torch.device("cpu")).notes
     assert notes[0] == LEGEND
     assert "all rows. The machine was busy" in notes[1]
     outcomes = {v.target.claim: v.outcome for v in check({"1x50M": result}, "cpu")}
-    assert outcomes["exact / fused AdamW, time"] == "pass"
+    assert outcomes["published / fused AdamW, time"] == "pass"
     assert outcomes["sketch, state bytes / param"] == "FAIL"
-    assert outcomes["per-tensor YellowFin / exact, time"] == "not measured"
+    assert outcomes["per-tensor YellowFin / published, time"] == "not measured"
 
     result.samples["yellowfin-sketch"] = [Sample(0.04)] * len(drift)
     notes = race_table(result, torch.device("cpu")).notes
-    assert "YellowFin exact, AdamW fused. The machine was busy" in notes[1]
+    assert "YellowFin (published), AdamW fused. The machine was busy" in notes[1]
 
 
 @dataclass
@@ -164,7 +160,13 @@ class FakeClock:
         return Sample(seconds)
 
 
-COSTS = {COPY: 0.1, "yellowfin-exact": 0.2, "adamw-fused": 0.1, "sgd-loop": 0.3, "sgd-foreach": 0.1}
+COSTS = {
+    COPY: 0.1,
+    "yellowfin-published": 0.2,
+    "adamw-fused": 0.1,
+    "sgd-loop": 0.3,
+    "sgd-foreach": 0.1,
+}
 
 
 def fake_race(
@@ -269,7 +271,7 @@ def test_report_of_a_tiny_run(
     contestants = summary["sizes"]["2x1K"]["contestants"]
     assert set(contestants) == set(entrants)
     assert contestants["adamw-fused"]["state_bytes"] == 2 * (2 * 4 * 1000 + 4)
-    assert contestants["yellowfin-exact"]["allocations_per_step"] == 0
+    assert contestants["yellowfin-published"]["allocations_per_step"] == 0
     in_bf16 = summary["sizes"]["2x1K bf16"]["contestants"]
     assert in_bf16["adamw-fused"]["state_bytes"] == 2 * (2 * 2 * 1000 + 4)
     assert in_bf16["sgd-fused"]["bytes_per_param"] == 10
@@ -308,8 +310,8 @@ def test_one_family_alone(
 ) -> None:
     """Named by patterns, each once; a rival that is not installed is left out with the reason."""
     monkeypatch.setitem(track.COPY_BYTES, "cpu", 2**16)
-    absent = Contestant(
-        "absent-lamb", "absent LAMB", 4, lambda *_: NotImplemented, package="absent"
+    absent = RaceContestant(
+        "absent-lamb", "absent LAMB", package="absent", bytes_fp32=4, make=lambda *_: NotImplemented
     )
     monkeypatch.setitem(CONTESTANTS, "absent-lamb", absent)
     arguments = ["--contestants", "adamw-fused,*lamb*,lamb", "--sizes", "3x64", "--rounds", "2"]
@@ -330,13 +332,15 @@ def test_one_family_alone(
 
 @pytest.mark.cuda
 def test_report_of_a_tiny_run_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = "yellowfin-exact,lamb,qhm,adamw-fused,sgd-loop"  # each is profiled in every mode
+    few = "yellowfin-published,lamb,qhm,adamw-fused,sgd-loop"  # each is profiled in every mode
     summary, samples = run_tiny(tmp_path, monkeypatch, "cuda", "--contestants", few)
     assert all(float(sample["device_seconds"]) > 0.0 for sample in samples)
     contestants = summary["sizes"]["3x64"]["contestants"]
-    assert {"yellowfin-exact", "yellowfin-exact@capturable", "yellowfin-exact@graph"} <= set(
-        contestants
-    )
+    assert {
+        "yellowfin-published",
+        "yellowfin-published@capturable",
+        "yellowfin-published@graph",
+    } <= set(contestants)
 
 
 @pytest.mark.parametrize(

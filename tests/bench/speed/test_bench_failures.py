@@ -15,7 +15,8 @@ import torch
 
 from bench.speed import clocks, footprint, race, runner, settings, track
 from bench.speed.clocks import Sample, Step
-from bench.speed.contestants import CONTESTANTS, Contestant
+from bench.speed.contestant import RaceContestant
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.footprint import Footprint, measure_footprint
 from bench.speed.result import COPY, Entrant, RaceResult
 from bench.speed.settings import RaceSettings
@@ -59,7 +60,9 @@ def take_part(
     def make(params: object, build: object) -> Stepping:
         return Stepping(on_step)
 
-    monkeypatch.setitem(CONTESTANTS, name, Contestant(name, name, 4, make, keeps_addresses=ours))
+    monkeypatch.setitem(
+        CONTESTANTS, name, RaceContestant(name, name, ours=ours, bytes_fp32=4, make=make)
+    )
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *names: str, crowded: bool = False) -> RaceResult:
@@ -166,7 +169,7 @@ def test_gradients_move_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
         return build
 
     for name in places:
-        contestant = Contestant(name, name, 4, make(name), keeps_addresses=True)
+        contestant = RaceContestant(name, name, ours=True, bytes_fp32=4, make=make(name))
         monkeypatch.setitem(CONTESTANTS, name, contestant)
     monkeypatch.setattr(clocks.CpuClock, "_WINDOW", 1e-9)
     chosen = RaceSettings(CPU, "torch", ("one", "two"), ("eager", "moved"), rounds=4)

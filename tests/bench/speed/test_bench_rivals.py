@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.speed.contestants import CONTESTANTS, Build, Contestant
+from bench.speed.contestant import Build, RaceContestant
+from bench.speed.contestants import CONTESTANTS
 
 COUNTED = (
     "timm-adamw",
@@ -25,7 +26,7 @@ COUNTED = (
 )
 
 
-def installed(name: str) -> Contestant:
+def installed(name: str) -> RaceContestant:
     contestant = CONTESTANTS[name]
     if contestant.why_absent is not None:
         pytest.skip(contestant.why_absent)
