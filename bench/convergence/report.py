@@ -12,7 +12,7 @@ from bench.common.tables import Table
 from bench.convergence import pictures, targets
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.store import Store
-from bench.convergence.summary import Spread, Summary, summarise
+from bench.convergence.summary import Spread, Summary, summarize
 from bench.convergence.targets import Assessment
 from bench.convergence.tasks import TASKS, data_of
 
@@ -74,7 +74,7 @@ def write(
     Returns:
         The files; none if nothing is complete.
     """
-    summaries = summarise(store, tasks, contestants, seeds)
+    summaries = summarize(store, tasks, contestants, seeds)
     if not summaries:
         return []
     assessments = [

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 class Run:
-    """The races of a run, written as they come so that a run that is stopped keeps what it has.
+    """The races of a run, each written when it ends so that a run that is stopped keeps it.
 
     Args:
         settings: what holds for every race.

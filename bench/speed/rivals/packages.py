@@ -103,6 +103,6 @@ def _timm(module: str) -> ModuleType:
 
 
 def _qhoptim() -> ModuleType:
-    """The authors' package, of 2019; torch deplores its way to call `add_`."""
+    """The authors' package, of 2019; torch warns of how it calls `add_`."""
     warnings.filterwarnings("ignore", message="This overload of add_ is deprecated")
     return import_module("qhoptim.pyt")
