@@ -53,12 +53,32 @@ TARGETS = (
         speedup(PUBLISHED, PER_TENSOR),
     ),
     Target(
-        "cpu", LARGE, ROBUST, "one step size / published, time", "<=", 1.03, time_ratio(ROBUST, PUBLISHED)
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size / published, time",
+        "<=",
+        1.03,
+        time_ratio(ROBUST, PUBLISHED),
     ),
     Target(
-        "cpu", LARGE, ROBUST, "one step size / fused AdamW, time", "<=", 0.95, time_ratio(ROBUST, ADAMW)
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size / fused AdamW, time",
+        "<=",
+        0.95,
+        time_ratio(ROBUST, ADAMW),
     ),
-    Target("cpu", LARGE, ROBUST, "one step size, state bytes / param", "<=", 4.0, state_per_param(ROBUST)),
+    Target(
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size, state bytes / param",
+        "<=",
+        4.0,
+        state_per_param(ROBUST),
+    ),
     Target(
         "cpu",
         LARGE,
