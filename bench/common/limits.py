@@ -1,4 +1,4 @@
-"""Run a command under a time limit, showing and keeping its output as it comes."""
+"""Run a command under a time limit, showing and keeping its output line by line."""
 
 from __future__ import annotations
 

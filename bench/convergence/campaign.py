@@ -81,13 +81,13 @@ class Campaign:
 
     def cell(self, task: str, contestant: str, options: Mapping[str, float], seed: int) -> Cell:
         """One training."""
-        recipe = CONTESTANTS[contestant].recipe
+        row = CONTESTANTS[contestant]
         key = Key(
             task=task,
             steps=TASKS[task].steps,
             data=self.data[task],
-            optimizer=recipe.name,
-            setting=recipe.setting(options),
+            optimizer=row.optimizer,
+            setting=row.recipe.with_options(**options).setting,
             seed=seed,
         )
         return Cell(key, contestant, options)

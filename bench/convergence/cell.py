@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import yfkernels
 from bench.convergence import measures
-from bench.convergence.contestants import CONTESTANTS, Recipe
+from bench.convergence.contestants import CONTESTANTS, TrainingContestant
 from bench.convergence.result import Key, TrainingResult
 from bench.convergence.tasks import TASKS
 from yfkernels.lab.workloads.training import Evaluation, Task, train
@@ -35,7 +35,7 @@ class Cell:
 
     Attributes:
         key: what is trained; its identity. The task is one of `TASKS`.
-        contestant: name of one in `CONTESTANTS` with the recipe of the key.
+        contestant: name of one in `CONTESTANTS` with the optimizer of the key.
         options: those that differ from the recipe's own.
     """
 
@@ -52,14 +52,14 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
         commit: of the checkout, for the record.
     """
     key, steps = cell.key, cell.key.steps
-    spec, recipe = TASKS[key.task], CONTESTANTS[cell.contestant].recipe
+    spec, contestant = TASKS[key.task], CONTESTANTS[cell.contestant]
     torch.manual_seed(key.seed)
     task = spec.build()
     model = task.model(key.seed)
-    optimizer = recipe.build(model, cell.options)
+    optimizer = contestant.recipe.with_options(**cell.options).build(model)
     if hasattr(optimizer, "train"):  # schedule-free
         optimizer.train()
-    schedule = _schedule(optimizer, recipe, steps)
+    schedule = _schedule(optimizer, contestant, steps)
 
     course, updates = [], []
     started = thread_time()  # says as much on a busy machine
@@ -89,15 +89,15 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
         diverged=measures.diverged(losses, spec.smoothing),
         optimizer_us=1e6 * median(updates),
         seconds=seconds,
-        versions=_versions(recipe, commit),
+        versions=_versions(contestant, commit),
         trace=() if key.seed in TUNING_SEEDS else trace,
     )
 
 
-def _schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR | None:
-    if recipe.schedule is None:
+def _schedule(optimizer: Optimizer, contestant: TrainingContestant, steps: int) -> LambdaLR | None:
+    multiplier = contestant.schedule
+    if multiplier is None:
         return None
-    multiplier = recipe.schedule
     return LambdaLR(optimizer, lambda taken: multiplier(taken, steps))
 
 
@@ -114,11 +114,11 @@ def _evaluate(
     return task.evaluate_training(model), task.evaluate(model)
 
 
-def _versions(recipe: Recipe, commit: str) -> str:
+def _versions(contestant: TrainingContestant, commit: str) -> str:
     texts = [f"python {platform.python_version()}", f"torch {torch.__version__}"]
-    if recipe.package is not None:
+    if contestant.package is not None:
         try:
-            texts.append(f"{recipe.package} {version(recipe.package)}")
+            texts.append(f"{contestant.package} {version(contestant.package)}")
         except PackageNotFoundError:
-            texts.append(recipe.package)
+            texts.append(contestant.package)
     return ", ".join([*texts, f"yfkernels {yfkernels.__version__} {commit}".strip()])

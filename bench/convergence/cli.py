@@ -17,7 +17,7 @@ from bench.convergence import runner
 from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS
 from bench.convergence.contestants import CONTESTANTS
-from bench.convergence.runner import Outside
+from bench.convergence.outside import Outside
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS, data_of
 
@@ -121,7 +121,7 @@ def forget(
     console = Console()
     _load(module, data, console)
     names = _names(contestants, CONTESTANTS, "--contestants")
-    optimizers = {CONTESTANTS[name].recipe.name for name in names}
+    optimizers = {CONTESTANTS[name].optimizer for name in names}
     dropped = _store(out).drop(_names(tasks, TASKS, "--tasks"), optimizers)
     console.print(f"{dropped} trainings dropped.")
 

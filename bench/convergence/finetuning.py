@@ -1,4 +1,4 @@
-"""Training a trained model on, for `--module bench.convergence.finetuning`."""
+"""Fine-tuning of a trained model, for `--module bench.convergence.finetuning`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS_BEFORE = 1200
 
 
 class FineTuning(TextTask):
-    """A task that begins with a model trained on Python's sources."""
+    """A task that fine-tunes a model of Python's sources."""
 
     def model(self, seed: int) -> nn.Module:
         """The transformer as AdamW leaves it, with the rate that the grid found for it."""
@@ -48,7 +48,7 @@ def _adamw(model: nn.Module, *, lr: float) -> Optimizer:
     return AdamW(model.parameters(), lr=lr, fused=True)
 
 
-# a short running mean, so that it shows whether the loss rises first
+# a short running mean shows whether the loss rises first
 TASKS: dict[str, TaskSpec] = {
     "manual-finetuning": TaskSpec(manual_finetuning, 800, smoothing=5, has_classes=False),
     "sources-finetuning": TaskSpec(sources_finetuning, 800, smoothing=5, has_classes=False),

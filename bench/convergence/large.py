@@ -20,7 +20,7 @@ TASKS: dict[str, TaskSpec] = {
     "text-transformer-long": TaskSpec(text_transformer, 6000, has_classes=False),
     "text-transformer-wide": TaskSpec(partial(text_transformer, 256, 4), 1000, has_classes=False),
 }
-# with AdamW as it comes, at 1e-3, a small grid: a whole one would take days
+# with the default of AdamW, 1e-3, a small grid: a whole one would take days
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {
     f"adamw-{lr:g}": partial(_adamw, lr=lr) for lr in (1e-4, 3e-4, 3e-3, 1e-2)
 }

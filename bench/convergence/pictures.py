@@ -18,8 +18,8 @@ from yfkernels.lab.plots import PALETTE, STYLE
 
 INCHES = (10.0, 5.6)
 DOTS_PER_INCH = 100
-COLD = tuple(PALETTE[number] for number in (1, 6, 4, 3))
-WARM = (PALETTE[2], PALETTE[0], PALETTE[5], "#882255")
+COLD = (*(PALETTE[number] for number in (1, 6, 4, 3)), "#332288")
+WARM = (PALETTE[0], "#882255", PALETTE[5], PALETTE[2])
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -134,7 +134,7 @@ def _draw_map(
 
 
 def _looks() -> dict[str, tuple[str, str]]:
-    """Colour and line. Ours have warm colours; a family of rivals shares a cold one."""
+    """Color and line. Ours have warm colors; a family of others shares a cold one."""
     looks, families = {}, dict[str, list[str]]()
     ours = [name for name, contestant in CONTESTANTS.items() if contestant.ours]
     for name in CONTESTANTS:

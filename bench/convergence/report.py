@@ -12,7 +12,7 @@ from bench.common.tables import Table
 from bench.convergence import pictures, targets
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.store import Store
-from bench.convergence.summary import Spread, Summary, summarise
+from bench.convergence.summary import Spread, Summary, summarize
 from bench.convergence.targets import Assessment
 from bench.convergence.tasks import TASKS, data_of
 
@@ -38,8 +38,9 @@ NOTES = (
     "its steps.",
     "Spike: the running loss above twice its minimum so far. Diverged: a loss that is not finite, "
     "or a running loss ten times the first.",
-    "YellowFin, compact is the default, `YellowFin(params)`; one step size is "
-    "`preconditioner=None` (yellowfin-robust in the CSV files), published is `robust=False`.",
+    "YellowFin (default) is `YellowFin(params)`, in the CSV files yellowfin-compact; "
+    "(one step size) is `preconditioner=None`, there yellowfin-robust; (published) is "
+    "`robust=False`.",
     "Step µs, s: beside other trainings, on different days. What a step takes is measured by "
     "`make bench`, not here.",
     "Tuned: on seeds 1001 and 1002, by the geometric mean of the final running loss. "
@@ -73,7 +74,7 @@ def write(
     Returns:
         The files; none if nothing is complete.
     """
-    summaries = summarise(store, tasks, contestants, seeds)
+    summaries = summarize(store, tasks, contestants, seeds)
     if not summaries:
         return []
     assessments = [

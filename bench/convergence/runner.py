@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -19,28 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.convergence import cell as training
 from bench.convergence.campaign import Campaign
 from bench.convergence.cell import Cell
-from bench.convergence.contestants import register
+from bench.convergence.outside import Outside
 from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
-from bench.convergence.tasks import add_cifar
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What every process has to load besides this package."""
-
-    modules: Sequence[str] = ()
-    data: Path | None = None
-
-    def load(self) -> dict[str, str]:
-        """Adds it to the registries; of the tasks without data, why they are absent.
-
-        Raises:
-            ValueError: a module cannot be used.
-        """
-        for module in self.modules:
-            register(module)
-        return add_cifar(self.data)
 
 
 def run(

@@ -123,7 +123,7 @@ class Summary:
         return Spread(tuple(ratios))
 
 
-def summarise(
+def summarize(
     store: Store, tasks: Sequence[str], contestants: Sequence[str], seeds: Sequence[int]
 ) -> list[Summary]:
     """The complete trainings of each task that has some.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from bench.speed.contestants import CONTESTANTS, DTYPES
+from bench.speed.contestant import DTYPES
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.sizes import DEFAULT_SIZES, Size, parse_size
 from yfkernels.ops.backend import BACKENDS
 

@@ -81,7 +81,7 @@ class CudaClock:
 
     The device pass first gives the GPU something to wait on, so that the step is enqueued in full
     before the first event is reached: gaps that the host causes are then no part of device time.
-    Only a step that synchronises keeps its gaps, and it should, for nothing can hide them.
+    Only a step that synchronizes keeps its gaps, and it should, for nothing can hide them.
     """
 
     _SPIN_CYCLES_PER_SECOND = 2e9  # no less than the boost clock, so that the spin is long enough

@@ -68,7 +68,7 @@ def measure_footprint(
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Address and bytes of the memory behind tensors, each once."""
+    """Address and bytes of the memory of tensors, each once."""
     storages = (tensor.untyped_storage() for tensor in tensors)
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 

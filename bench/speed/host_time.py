@@ -1,6 +1,6 @@
 """Host time of a step over small tensors: what it costs to look at every address.
 
-    python -m bench.speed.host_time > bench/results/host-<commit>.csv
+    python -m bench.speed.host_time > bench/results/host-time/<commit>.csv
 
 To compare two states of the code, run it from both, one after the other and again.
 """
@@ -18,16 +18,15 @@ from typing import Any
 import torch
 
 import yfkernels
+from yfkernels.lab.registry import OPTIMIZERS
 
 _NUMEL = 64
 _STEPS = 300
 _WARM_UP = 20
-OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "YellowFin": yfkernels.YellowFin,
+# The default of every optimizer in the registry, YellowFin's without a preconditioner, and torch's.
+BUILDS: dict[str, Callable[..., Any]] = {
+    **{row.label: row.optimizer for row in OPTIMIZERS},
     "YellowFin preconditioner=None": partial(yfkernels.YellowFin, preconditioner=None),
-    "LAMB": yfkernels.LAMB,
-    "QHM": yfkernels.QHM,
-    "QHAdam": yfkernels.QHAdam,
     "torch AdamW fused": partial(torch.optim.AdamW, fused=True),
 }
 
@@ -81,7 +80,7 @@ def main() -> None:
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["optimizer", "tensors", "changed in every step", "microseconds"])
     for tensors in (1, 400):
-        for name, build in OPTIMIZERS.items():
+        for name, build in BUILDS.items():
             for change in CHANGES:
                 measured = step_time(build, tensors, change)
                 rows.writerow([name, tensors, change.__name__, f"{measured:.1f}"])

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.tables import Table, duration, three_digits
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.tables import LEGEND
 
 _HEADLINE = ("gpu", "cpu", "threads", "commit", "date")
-_OURS = ("yellowfin", "lamb", "qhm", "qhadam")  # how the names of our optimizers begin
 _FEW = 4  # kernels, of a fused step
 _MODES = {
     "eager": "Each step called",
@@ -129,10 +129,11 @@ def _glance(
 def _kernels(sizes: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[str]:
     """The kernels of our own steps at the largest size, each from one step."""
     name, size = max(sizes, key=lambda item: item[1]["parameters"])
+    ours = {contestant.name for contestant in CONTESTANTS.values() if contestant.ours}
     rows = tuple(
         (entrant["label"], kernel, duration(seconds))
         for key, entrant in size["contestants"].items()
-        if key.startswith(_OURS) and len(entrant["kernel_seconds"]) <= _FEW
+        if key.partition("@")[0] in ours and len(entrant["kernel_seconds"]) <= _FEW
         for kernel, seconds in entrant["kernel_seconds"].items()
     )
     if rows:

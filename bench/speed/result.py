@@ -8,7 +8,8 @@ from statistics import median, quantiles
 import torch
 
 from bench.speed.clocks import Sample
-from bench.speed.contestants import CONTESTANTS, DTYPES, Contestant
+from bench.speed.contestant import DTYPES, RaceContestant
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.footprint import Footprint
 from bench.speed.sizes import Size
 
@@ -24,7 +25,7 @@ class Entrant:
     `capturable` is eager with that flag, `graph` replays a CUDA graph.
     """
 
-    contestant: Contestant
+    contestant: RaceContestant
     mode: str
 
     @property
@@ -47,7 +48,7 @@ class Entrant:
         """Whether this optimizer has the mode at all."""
         return {
             "eager": True,
-            "moved": self.contestant.keeps_addresses,
+            "moved": self.contestant.ours,
             "capturable": self.contestant.has_capturable,
             "graph": self.contestant.graphable,
         }[self.mode]

@@ -32,11 +32,11 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _GREY,
 }
 # Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is grey.
-_COLOURS = {
+_COLORS = {
     "yellowfin-compact": "#7f1d1d",
     "yellowfin-diagonal": "#b45f78",
     "yellowfin-robust": "#d98ca0",
-    "yellowfin-exact": "#c2410c",
+    "yellowfin-published": "#c2410c",
     "yellowfin-sketch": "#f0a020",
     "lamb": "#9d174d",
     "lamb-unclipped": "#db5a94",
@@ -117,7 +117,7 @@ def _draw_time(axes: Axes, result: RaceResult) -> None:
     axes.plot([0, reach], [0, reach * copy_time], color=_COPY, linewidth=1.5, zorder=1)
     for key in shown:
         low, high = result.quartiles(key)
-        axes.vlines(bytes_per_param[key], low * 1e3, high * 1e3, color=_colour(key), linewidth=1.2)
+        axes.vlines(bytes_per_param[key], low * 1e3, high * 1e3, color=_color(key), linewidth=1.2)
         _mark(axes, key, bytes_per_param[key], times[key])
     beyond = [
         f"{result.entrants[key].label}: {bytes_per_param[key]} bytes, {duration(times[key] / 1e3)}"
@@ -186,19 +186,19 @@ def _plain_entrants(result: RaceResult) -> list[str]:
     return [key for key, entrant in result.entrants.items() if entrant.mode == "eager"]
 
 
-def _colour(key: str) -> str:
-    return _COLOURS.get(key, _GREY)
+def _color(key: str) -> str:
+    return _COLORS.get(key, _GREY)
 
 
 def _mark(axes: Axes, key: str, x: float, y: float, label: str | None = None) -> None:
-    colour = _colour(key)
+    color = _color(key)
     axes.scatter(
         x,
         y,
         s=46,
         marker=_MARKERS.get(key, "o"),
-        color="white" if key.endswith("+clip") else colour,
-        edgecolor=colour,
+        color="white" if key.endswith("+clip") else color,
+        edgecolor=color,
         linewidth=1.4,
         label=label,
         zorder=3,

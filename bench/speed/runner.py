@@ -13,7 +13,8 @@ from bench.common import environment
 from bench.common.tables import show
 from bench.speed import page, report, tables
 from bench.speed.arguments import parse_arguments
-from bench.speed.contestants import CONTESTANTS, DTYPES
+from bench.speed.contestant import DTYPES
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.race import race
 from bench.speed.result import RaceResult
 from bench.speed.settings import RaceSettings
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 class Run:
-    """The races of a run, written as they come so that a run that is stopped keeps what it has.
+    """The races of a run, each written when it ends so that a run that is stopped keeps it.
 
     Args:
         settings: what holds for every race.

@@ -9,14 +9,15 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.speed.contestants import CONTESTANTS, Build
+from bench.speed.contestant import Build
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.sizes import parse_size
 from bench.speed.workload import MovingGradients, make_parameters
 
 SIZES = ("400x64", "1000x1024", "resnet50")
 CPU = torch.device("cpu")
 NAMES = [name for name, row in CONTESTANTS.items() if row.package is None]
-KEEPING_ADDRESSES = [name for name in NAMES if CONTESTANTS[name].keeps_addresses]
+KEEPING_ADDRESSES = [name for name in NAMES if CONTESTANTS[name].ours]
 
 
 @pytest.mark.parametrize("size_name", SIZES)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.speed.clocks import Clock, Step, captured
-from bench.speed.contestants import CONTESTANTS, Build, Contestant
+from bench.speed.contestant import Build, RaceContestant
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.footprint import Footprint, measure_footprint
 from bench.speed.result import Entrant, RaceResult
 from bench.speed.settings import RaceSettings
@@ -94,7 +95,7 @@ class Track:
             self.result.failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _warmed_up(contestant: Contestant, build: Build, params: list[Tensor]) -> Step:
+def _warmed_up(contestant: RaceContestant, build: Build, params: list[Tensor]) -> Step:
     step = contestant.step_function(contestant.make(params, build), params)
     for _ in range(WARMUP_STEPS):
         step()

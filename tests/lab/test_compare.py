@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 from yfkernels.lab.compare import run_comparison, run_large_batch
 from yfkernels.lab.plots import plot_batch_sizes
-from yfkernels.lab.workloads.contenders import contender
+from yfkernels.lab.recipes import read_recipe
 from yfkernels.lab.workloads.digits import digits_mlp
 from yfkernels.lab.workloads.training import train
 
@@ -36,7 +36,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def compare(folder: Path, *texts: str, steps: int = 4, seeds: Any = (0,)) -> list[dict[str, str]]:
     run_comparison(
         digits_mlp(),
-        [contender(text) for text in texts],
+        [read_recipe(text) for text in texts],
         steps=steps,
         seeds=seeds,
         threads=1,
@@ -49,7 +49,7 @@ def compare(folder: Path, *texts: str, steps: int = 4, seeds: Any = (0,)) -> lis
 def large_batch(folder: Path, *texts: str, seeds: Any = (0, 1)) -> list[dict[str, str]]:
     run_large_batch(
         digits_mlp(),
-        [contender(text) for text in texts],
+        [read_recipe(text) for text in texts],
         batch_sizes=[256, 512],
         epochs=1,
         seeds=seeds,
@@ -71,7 +71,7 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
     task = digits_mlp()
     torch.set_num_threads(1)
     model = task.model(seed=3)
-    optimizer = contender("sgd:lr=0.3").build(model)
+    optimizer = read_recipe("sgd:lr=0.3").build(model)
     expected = [record.loss for record in train(task, model, optimizer, steps=4, seed=3)]
     of_seed = [row for row in written if (row["optimizer"], row["seed"]) == ("SGD", "3")]
     assert [float(row["loss"]) for row in of_seed] == expected
@@ -152,7 +152,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         received.update(texts, lines=lines)
         return plot_batch_sizes(lines, **texts)
 
-    monkeypatch.setattr("yfkernels.lab.compare.plot_batch_sizes", draw)
+    monkeypatch.setattr("yfkernels.lab.compare.batch_sizes.plot_batch_sizes", draw)
     return received
 
 

@@ -145,7 +145,7 @@ def test_mean_is_taken_step_by_step() -> None:
     np.testing.assert_allclose(mean.values, 2.0 * tuned()["loss"].values)
 
 
-def test_more_contenders_than_colours_stay_apart() -> None:
+def test_more_optimizers_than_colors_stay_apart() -> None:
     count = len(PALETTE) + 2
     figure = plot_comparison({f"number {i}": [fixed()] for i in range(count)}, title="t")
     bold = [line for line in figure.axes[LOSS].lines if line.get_linewidth() > 1.0]

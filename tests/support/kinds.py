@@ -1,18 +1,19 @@
-"""The optimizers of the package: a new one is a row in KINDS, with a twin beside it."""
+"""Every optimizer of the registry as the contract tests build it, with the twin beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from support.cases import Site
-from support.preconditioned_twin import CompactTwin, PreconditionedTwin
+from support.preconditioned_twin import TWINS
 from support.rule_twin import RuleTwin
 from support.side_by_side import SideBySide
-from support.twin import Twin
-from yfkernels import LAMB, QHM, QHAdam, YellowFin
+from yfkernels import YellowFin
+from yfkernels.lab.registry import VARIANTS, Registration, Variant
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Kind:
     """An optimizer with options that suit small models, and the runner beside its oracle.
 
     Attributes:
-        measures: options with which a gradient that is not finite skips the step.
         state: names of its per-parameter state.
+        tunes: whether it finds its step size itself.
+        measures: options with which a gradient that is not finite skips the step.
         core: whether it runs on all backends; all run on native.
     """
 
@@ -29,6 +31,7 @@ class Kind:
     optimizer: type[Any]
     twin: Callable[..., SideBySide]
     state: frozenset[str]
+    tunes: bool
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: Mapping[str, Any] = field(default_factory=dict)
     core: bool = False
@@ -46,7 +49,7 @@ class Kind:
     @property
     def saves(self) -> str:
         """What the state_dict holds besides the state of each parameter."""
-        return "tuner" if self.optimizer is YellowFin else "gate"
+        return "tuner" if self.tunes else "gate"
 
     def __str__(self) -> str:
         return self.name
@@ -59,23 +62,47 @@ class Kind:
         return self.twin(site, *rest, **{**self.options, **self.measures, **options})
 
 
-EXACT = frozenset(("momentum_buffer", "grad_avg"))
-MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
-BUFFER = frozenset(("momentum_buffer",))
-METRIC = frozenset(("momentum_buffer", "exp_avg_sq", "step"))
-CODES = frozenset(("momentum_buffer", "exp_avg_sq_codes", "step"))
-SKIP = {"skip_nonfinite": True}
-SKETCH = {"variance": "sketch", "robust": False}
-TRUST = {"trust_ratio": True, "robust": False}
-DIAGONAL = {"preconditioner": "diagonal", "decoupled_weight_decay": False}
-KINDS = (
-    Kind("YellowFin", YellowFin, CompactTwin, CODES, core=True),
-    Kind("YellowFin-robust", YellowFin, Twin, BUFFER, {"preconditioner": None}),
-    Kind("YellowFin-published", YellowFin, Twin, EXACT, {"robust": False}, core=True),
-    Kind("YellowFin-diagonal", YellowFin, PreconditionedTwin, METRIC, DIAGONAL),
-    Kind("YellowFin-sketch", YellowFin, Twin, BUFFER, SKETCH),
-    Kind("YellowFin-trust", YellowFin, Twin, EXACT, {**TRUST, "lr": 0.01}),
-    Kind("LAMB", LAMB, partial(RuleTwin, LAMB), MOMENTS, {"lr": 0.01}, SKIP),
-    Kind("QHM", QHM, partial(RuleTwin, QHM), BUFFER, {"lr": 0.1}, SKIP),
-    Kind("QHAdam", QHAdam, partial(RuleTwin, QHAdam), MOMENTS, {"lr": 0.01}, SKIP),
-)
+CORE = ("YellowFin", "YellowFin-published")
+# Where small models want other options than those a user would start from.
+SUITED: dict[str, dict[str, Any]] = {
+    "YellowFin-diagonal": {"decoupled_weight_decay": False},
+    "YellowFin-trust": {"lr": 0.01},
+    "QHM": {"lr": 0.1},
+    "QHAdam": {"lr": 0.01},
+}
+LEFT_OUT = ("LAMB-unclipped",)  # the passes of LAMB, but for the one that measures
+
+
+def kinds() -> Iterator[Kind]:
+    """Every variant in the registry."""
+    for row, variant in VARIANTS:
+        default = variant is row.variants[0]
+        name = row.label if default else f"{row.label}-{variant.name}"
+        if name not in LEFT_OUT:
+            yield Kind(
+                name,
+                row.optimizer,
+                twin_of(row, variant),
+                variant.state,
+                row.tunes_step,
+                {**variant.options, **row.start, **SUITED.get(name, {})},
+                skipping(row.optimizer),
+                core=name in CORE,
+            )
+
+
+def twin_of(row: Registration, variant: Variant) -> Callable[..., SideBySide]:
+    """The runner that knows its oracle."""
+    if row.optimizer is not YellowFin:
+        return partial(RuleTwin, row.optimizer)
+    default = "compact" if variant.options.get("robust", True) else None
+    return TWINS[variant.options.get("preconditioner", default)]
+
+
+def skipping(optimizer: type[Any]) -> dict[str, Any]:
+    """Options with which it looks for gradients that are not finite; YellowFin always does."""
+    asked = "skip_nonfinite" in signature(optimizer).parameters
+    return {"skip_nonfinite": True} if asked else {}
+
+
+KINDS = tuple(kinds())

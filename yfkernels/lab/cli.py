@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import yfkernels
-from yfkernels.lab.workloads.contenders import Contender, contender
+from yfkernels.lab.recipes import Recipe, read_recipe
+from yfkernels.lab.registry import OPTIMIZERS
 
 if TYPE_CHECKING:
     from yfkernels.lab.workloads.training import Task
@@ -41,7 +42,7 @@ class Workload(str, Enum):
     DIGITS_MLP = "digits-mlp"
 
 
-Contenders = Annotated[
+Recipes = Annotated[
     list[str],
     typer.Argument(
         metavar="OPTIMIZER...", help="Names, or names with settings: lamb:lr=0.02,preset=timm"
@@ -52,7 +53,7 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
 Out = Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")]
 
 SHOWN = ["yellowfin", "adamw", "sgd"]
-COMPARED = ["yellowfin", "lamb", "qhm", "qhadam", "adamw", "sgd"]
+COMPARED = [*(row.name for row in OPTIMIZERS), "adamw", "sgd"]
 FOR_LARGE_BATCHES = ["lamb", "adamw", "sgd"]
 
 # One thread is quick enough for so small a net. Where other programs hold the cores, two threads
@@ -70,7 +71,7 @@ def demo(
     ] = ",".join(SHOWN),
 ) -> None:
     """Train a small conv net on handwritten digits with YellowFin, AdamW and SGD."""
-    chosen = _contenders(optimizers.split(","), option="'--optimizers'")
+    chosen = _recipes(optimizers.split(","), option="'--optimizers'")
     # Here, because the other commands do without what these load.
     from yfkernels.lab.compare import run_comparison
 
@@ -87,7 +88,7 @@ def demo(
 
 @app.command()
 def compare(
-    optimizers: Contenders = COMPARED,
+    optimizers: Recipes = COMPARED,
     workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_CONV,
     steps: Annotated[int, typer.Option(min=1, help="Training steps for each optimizer.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
@@ -96,7 +97,7 @@ def compare(
     out: Out = Path("runs/compare"),
 ) -> None:
     """Train one workload with several optimizers: table, figure and every step as CSV."""
-    chosen = _contenders(optimizers, option="'OPTIMIZER...'")
+    chosen = _recipes(optimizers, option="'OPTIMIZER...'")
     from yfkernels.lab.compare import run_comparison
 
     run_comparison(
@@ -112,7 +113,7 @@ def compare(
 
 @app.command()
 def large_batch(
-    optimizers: Contenders = FOR_LARGE_BATCHES,
+    optimizers: Recipes = FOR_LARGE_BATCHES,
     workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_MLP,
     batch_sizes: Annotated[
         str, typer.Option(help="Images a step, separated by commas; lr is tuned at the smallest.")
@@ -126,7 +127,7 @@ def large_batch(
 
     An lr given with an optimizer is where its search starts, not what it trains with.
     """
-    chosen = _contenders(optimizers, option="'OPTIMIZER...'")
+    chosen = _recipes(optimizers, option="'OPTIMIZER...'")
     try:
         sizes = sorted({int(size) for size in batch_sizes.split(",")})
     except ValueError:
@@ -149,9 +150,9 @@ def large_batch(
     )
 
 
-def _contenders(texts: list[str], *, option: str) -> list[Contender]:
+def _recipes(texts: list[str], *, option: str) -> list[Recipe]:
     try:
-        chosen = [contender(text) for text in texts]
+        chosen = [read_recipe(text) for text in texts]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
     return list({(one.label, one.setting): one for one in chosen}.values())

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from yfkernels.lab.recorder import Recorder, Series
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; grey stands for its black.
+# Okabe and Ito's palette, which the color-blind can tell apart; grey stands for its black.
 PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INCHES = (12.0, 7.0)
 SMALL_INCHES = (12.0, 5.0)
@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Outcome(Protocol):
+class Trained(Protocol):
     """What `plot_batch_sizes` draws of one training."""
 
     @property
@@ -81,7 +81,7 @@ def plot_comparison(
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(courses)
         _name_panels(panels, smoothing)
-        # The first contender is drawn last, on top of what it is compared with.
+        # The first optimizer is drawn last, on top of what it is compared with.
         for index, (label, recorders) in reversed(list(enumerate(courses.items()))):
             look = _look(index)
             _draw_loss(panels["loss"], recorders, look, label, smoothing)
@@ -100,7 +100,7 @@ def plot_comparison(
 
 
 def plot_batch_sizes(
-    outcomes: Mapping[str, Mapping[int, Sequence[Outcome]]], *, title: str, note: str = ""
+    outcomes: Mapping[str, Mapping[int, Sequence[Trained]]], *, title: str, note: str = ""
 ) -> Figure:
     """Draws where trainings with different batch sizes ended: mean and range over the seeds.
 
@@ -114,7 +114,7 @@ def plot_batch_sizes(
     Returns:
         The figure; write it with ``figure.savefig(path)``.
     """
-    measures: tuple[Callable[[Outcome], float], ...] = (
+    measures: tuple[Callable[[Trained], float], ...] = (
         lambda outcome: 1.0 - outcome.test_accuracy,
         lambda outcome: outcome.train_loss,
     )
@@ -167,7 +167,7 @@ def _panels(courses: Mapping[str, Sequence[Recorder]]) -> tuple[Figure, dict[str
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Colour of a contender; beyond the palette the colours return with dashes."""
+    """Color of an optimizer; beyond the palette the colors return with dashes."""
     rounds, color = divmod(index, len(PALETTE))
     return {
         "color": PALETTE[color],

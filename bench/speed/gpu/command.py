@@ -1,4 +1,4 @@
-"""The command behind `make gpu`: runs the parts, each under its limit, and renews a page."""
+"""What `make gpu` calls: runs the parts, each under its limit, and renews a page."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from bench.speed.contestants import CONTESTANTS, DTYPES
+from bench.speed.contestant import DTYPES
+from bench.speed.contestants import CONTESTANTS
 from bench.speed.gpu.parts import PARTS
 from bench.speed.gpu.races import FEW, FEW_ARGUMENTS, FEW_SIZES, bench_command
 from bench.speed.gpu.sanitizers import SANITIZED, sanitizer_command

@@ -22,7 +22,7 @@ def workers(cores: int) -> int:
 
 
 def command_of_tests(dry: bool, cores: int | None = None) -> list[str]:
-    """Every test that needs a device; those that say most come first, see tests/sharing.py."""
+    """Every test that needs a device, in the order of tests/support/sharing.py."""
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider"]
     command += ["--ignore=tests/frameworks"]  # they need no device, and seconds to be imported
     if dry:  # a plugin has the device's tests collected

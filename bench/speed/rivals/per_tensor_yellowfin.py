@@ -111,7 +111,7 @@ class PerTensorYellowFin:
 def _single_step(
     distance: float, variance: float, h_min: float, h_max: float
 ) -> tuple[float, float]:
-    """Minimise mu D² + lr² C over the robust region (arXiv 1706.03471, equation 15)."""
+    """Minimize mu D² + lr² C over the robust region (arXiv 1706.03471, equation 15)."""
     p = (distance + _EPS) ** 2 * (h_min + _EPS) ** 2 / (2.0 * (variance + _EPS))
     root = 1.0 - 2.0 * math.sqrt(p / 3.0) * math.sinh(math.asinh(1.5 * math.sqrt(3.0 / p)) / 3.0)
     condition = math.sqrt(max((h_max + _EPS) / (h_min + _EPS), 1.0 + _EPS))

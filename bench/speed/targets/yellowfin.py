@@ -17,12 +17,20 @@ from bench.speed.targets.measures import (
 )
 from bench.speed.targets.target import HUGE, LARGE, MANY, MODEL, Target
 
-EXACT, SKETCH, PER_TENSOR = "yellowfin-exact", "yellowfin-sketch", "yellowfin-per-tensor"
+PUBLISHED, SKETCH, PER_TENSOR = "yellowfin-published", "yellowfin-sketch", "yellowfin-per-tensor"
 ROBUST, DIAGONAL, COMPACT = "yellowfin-robust", "yellowfin-diagonal", "yellowfin-compact"
 ADAMW, ADAMW_CLIP = "adamw-fused", "adamw-fused+clip"
 
 TARGETS = (
-    Target("cpu", LARGE, EXACT, "exact / fused AdamW, time", "<=", 1.35, time_ratio(EXACT, ADAMW)),
+    Target(
+        "cpu",
+        LARGE,
+        PUBLISHED,
+        "published / fused AdamW, time",
+        "<=",
+        1.35,
+        time_ratio(PUBLISHED, ADAMW),
+    ),
     Target(
         "cpu", LARGE, SKETCH, "sketch / fused AdamW, time", "<=", 0.95, time_ratio(SKETCH, ADAMW)
     ),
@@ -38,17 +46,39 @@ TARGETS = (
     Target(
         "cpu",
         LARGE,
-        EXACT,
-        "per-tensor YellowFin / exact, time",
+        PUBLISHED,
+        "per-tensor YellowFin / published, time",
         ">=",
         5.0,
-        speedup(EXACT, PER_TENSOR),
+        speedup(PUBLISHED, PER_TENSOR),
     ),
-    Target("cpu", LARGE, ROBUST, "robust / exact, time", "<=", 1.03, time_ratio(ROBUST, EXACT)),
     Target(
-        "cpu", LARGE, ROBUST, "robust / fused AdamW, time", "<=", 0.95, time_ratio(ROBUST, ADAMW)
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size / published, time",
+        "<=",
+        1.03,
+        time_ratio(ROBUST, PUBLISHED),
     ),
-    Target("cpu", LARGE, ROBUST, "robust, state bytes / param", "<=", 4.0, state_per_param(ROBUST)),
+    Target(
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size / fused AdamW, time",
+        "<=",
+        0.95,
+        time_ratio(ROBUST, ADAMW),
+    ),
+    Target(
+        "cpu",
+        LARGE,
+        ROBUST,
+        "one step size, state bytes / param",
+        "<=",
+        4.0,
+        state_per_param(ROBUST),
+    ),
     Target(
         "cpu",
         LARGE,
@@ -68,24 +98,32 @@ TARGETS = (
         state_per_param(DIAGONAL),
     ),
     Target(
-        "cpu", LARGE, COMPACT, "compact / fused AdamW, time", "<=", 1.2, time_ratio(COMPACT, ADAMW)
+        "cpu", LARGE, COMPACT, "default / fused AdamW, time", "<=", 1.2, time_ratio(COMPACT, ADAMW)
     ),
     Target(
-        "cpu", LARGE, COMPACT, "compact, state bytes / param", "<=", 5.0, state_per_param(COMPACT)
+        "cpu", LARGE, COMPACT, "default, state bytes / param", "<=", 5.0, state_per_param(COMPACT)
     ),
-    Target("cpu", MANY, ROBUST, "robust, allocations a step", "<=", 0, allocations(ROBUST)),
-    Target("cpu", LARGE, EXACT, "exact / fused AdamW, GB/s", ">=", 0.95, speed_ratio(EXACT, ADAMW)),
+    Target("cpu", MANY, ROBUST, "one step size, allocations a step", "<=", 0, allocations(ROBUST)),
+    Target(
+        "cpu",
+        LARGE,
+        PUBLISHED,
+        "published / fused AdamW, GB/s",
+        ">=",
+        0.95,
+        speed_ratio(PUBLISHED, ADAMW),
+    ),
     Target(
         "cpu", LARGE, SKETCH, "sketch / fused AdamW, GB/s", ">=", 0.95, speed_ratio(SKETCH, ADAMW)
     ),
     Target(
         "cpu",
         MANY,
-        EXACT,
-        "exact / faster of foreach and for-loop SGD-m, time",
+        PUBLISHED,
+        "published / faster of foreach and for-loop SGD-m, time",
         "<=",
         0.25,
-        time_ratio(EXACT, "sgd-foreach", "sgd-loop"),
+        time_ratio(PUBLISHED, "sgd-foreach", "sgd-loop"),
     ),
     Target(
         "cpu",
@@ -99,27 +137,43 @@ TARGETS = (
     Target(
         "cpu",
         MANY,
-        EXACT,
-        "per-tensor YellowFin / exact, time",
+        PUBLISHED,
+        "per-tensor YellowFin / published, time",
         ">=",
         25.0,
-        speedup(EXACT, PER_TENSOR),
+        speedup(PUBLISHED, PER_TENSOR),
     ),
     Target(
         "cpu",
         MANY,
-        EXACT,
-        "exact, gradients moved / faster of foreach and for-loop SGD-m, time",
+        PUBLISHED,
+        "published, gradients moved / faster of foreach and for-loop SGD-m, time",
         "<=",
         0.25,
-        time_ratio(f"{EXACT}@moved", "sgd-foreach", "sgd-loop"),
+        time_ratio(f"{PUBLISHED}@moved", "sgd-foreach", "sgd-loop"),
     ),
-    Target("cpu", LARGE, EXACT, "exact, state bytes / param", "<=", 8.0, state_per_param(EXACT)),
+    Target(
+        "cpu",
+        LARGE,
+        PUBLISHED,
+        "published, state bytes / param",
+        "<=",
+        8.0,
+        state_per_param(PUBLISHED),
+    ),
     Target("cpu", LARGE, SKETCH, "sketch, state bytes / param", "<=", 4.0, state_per_param(SKETCH)),
-    Target("cpu", MANY, EXACT, "exact, allocations a step", "<=", 0, allocations(EXACT)),
+    Target(
+        "cpu", MANY, PUBLISHED, "published, allocations a step", "<=", 0, allocations(PUBLISHED)
+    ),
     Target("cpu", MANY, SKETCH, "sketch, allocations a step", "<=", 0, allocations(SKETCH)),
     Target(
-        "cuda", HUGE, EXACT, "exact, fraction of copy bandwidth", ">=", 0.9, copy_fraction(EXACT)
+        "cuda",
+        HUGE,
+        PUBLISHED,
+        "published, fraction of copy bandwidth",
+        ">=",
+        0.9,
+        copy_fraction(PUBLISHED),
     ),
     Target(
         "cuda", HUGE, SKETCH, "sketch, fraction of copy bandwidth", ">=", 0.9, copy_fraction(SKETCH)
@@ -127,20 +181,20 @@ TARGETS = (
     Target(
         "cuda",
         HUGE,
-        EXACT,
-        "exact, measure pass, fraction of copy bandwidth",
+        PUBLISHED,
+        "published, measure pass, fraction of copy bandwidth",
         ">=",
         0.9,
-        pass_fraction(EXACT, "measure", 8),
+        pass_fraction(PUBLISHED, "measure", 8),
     ),
     Target(
         "cuda",
         HUGE,
-        EXACT,
-        "exact, update pass, fraction of copy bandwidth",
+        PUBLISHED,
+        "published, update pass, fraction of copy bandwidth",
         ">=",
         0.9,
-        pass_fraction(EXACT, "update", 28),
+        pass_fraction(PUBLISHED, "update", 28),
     ),
     Target(
         "cuda",
@@ -160,18 +214,26 @@ TARGETS = (
         0.9,
         pass_fraction(SKETCH, "update", 20),
     ),
-    Target("cuda", HUGE, EXACT, "exact / fused AdamW, time", "<=", 1.3, time_ratio(EXACT, ADAMW)),
+    Target(
+        "cuda",
+        HUGE,
+        PUBLISHED,
+        "published / fused AdamW, time",
+        "<=",
+        1.3,
+        time_ratio(PUBLISHED, ADAMW),
+    ),
     Target(
         "cuda", HUGE, SKETCH, "sketch / fused AdamW, time", "<=", 0.9, time_ratio(SKETCH, ADAMW)
     ),
     Target(
         "cuda",
         HUGE,
-        EXACT,
-        "exact / fused AdamW + clip_grad_norm_, time",
+        PUBLISHED,
+        "published / fused AdamW + clip_grad_norm_, time",
         "<=",
         0.95,
-        time_ratio(EXACT, ADAMW_CLIP),
+        time_ratio(PUBLISHED, ADAMW_CLIP),
     ),
     Target(
         "cuda",
@@ -184,7 +246,13 @@ TARGETS = (
     ),
     # The bytes alone, 36 and 24 a parameter, take 214 and 143 µs at 4.3 TB/s: see NOTES.md.
     Target(
-        "cuda", MODEL, EXACT, "exact in a graph, device µs", "<=", 40, device_us(f"{EXACT}@graph")
+        "cuda",
+        MODEL,
+        PUBLISHED,
+        "published in a graph, device µs",
+        "<=",
+        40,
+        device_us(f"{PUBLISHED}@graph"),
     ),
     Target(
         "cuda",
@@ -198,18 +266,32 @@ TARGETS = (
     Target(
         "cuda",
         MODEL,
-        EXACT,
-        "exact in a graph, µs above its bytes' copy",
+        PUBLISHED,
+        "published in a graph, µs above its bytes' copy",
         "<=",
         40,
-        overhead_us(f"{EXACT}@graph"),
+        overhead_us(f"{PUBLISHED}@graph"),
     ),
-    Target("cuda", MODEL, EXACT, "exact, host µs", "<=", 150, host_us(EXACT)),
+    Target("cuda", MODEL, PUBLISHED, "published, host µs", "<=", 150, host_us(PUBLISHED)),
     Target("cuda", MODEL, SKETCH, "sketch, host µs", "<=", 150, host_us(SKETCH)),
     Target(
-        "cuda", MODEL, EXACT, "exact capturable, host µs", "<=", 150, host_us(f"{EXACT}@capturable")
+        "cuda",
+        MODEL,
+        PUBLISHED,
+        "published capturable, host µs",
+        "<=",
+        150,
+        host_us(f"{PUBLISHED}@capturable"),
     ),
-    Target("cuda", MANY, EXACT, "exact, launches a step", "<=", 3, launches(f"{EXACT}@capturable")),
+    Target(
+        "cuda",
+        MANY,
+        PUBLISHED,
+        "published, launches a step",
+        "<=",
+        3,
+        launches(f"{PUBLISHED}@capturable"),
+    ),
     Target(
         "cuda", MANY, SKETCH, "sketch, launches a step", "<=", 3, launches(f"{SKETCH}@capturable")
     ),

@@ -13,7 +13,8 @@ pytest.importorskip("typer")
 pytest.importorskip("prodigyopt")
 pytest.importorskip("schedulefree")
 
-from bench.convergence.contestants import CONTESTANTS, register
+from bench.convergence.contestants import CONTESTANTS
+from bench.convergence.outside import register
 from bench.convergence.tasks import TASKS
 
 

@@ -13,9 +13,10 @@ from torch import nn
 from bench.convergence import cell as training
 from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
-from bench.convergence.contestants import CONTESTANTS, Recipe, cosine
+from bench.convergence.contestants import CONTESTANTS, cosine
 from bench.convergence.measures import sampled_steps
 from bench.convergence.result import TrainingResult
+from yfkernels.lab.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("tiny")
 TIMES = {"optimizer_us": 0.0, "seconds": 0.0}
@@ -83,8 +84,9 @@ def test_the_schedule_drives_lr(monkeypatch: pytest.MonkeyPatch) -> None:
         def step(self, *args: object, **kwargs: object) -> None:
             seen.append(self.param_groups[0]["lr"])
 
-    recipe = Recipe("watched", lambda model: Watched(model.parameters(), lr=1.0), schedule=cosine)
-    monkeypatch.setitem(CONTESTANTS, "watched", replace(CONTESTANTS["sgd"], recipe=recipe))
+    recipe = Recipe("watched", lambda model: Watched(model.parameters(), lr=1.0))
+    watched = replace(CONTESTANTS["sgd"], recipe=recipe, schedule=cosine)
+    monkeypatch.setitem(CONTESTANTS, "watched", watched)
     run("watched")
     assert seen == pytest.approx([cosine(taken, STEPS) for taken in range(STEPS)])
 

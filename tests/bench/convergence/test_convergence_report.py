@@ -17,7 +17,7 @@ from bench.convergence.contestants import CONTESTANTS, DEFAULT_RIVALS
 from bench.convergence.measures import sampled_steps
 from bench.convergence.result import TrainingResult
 from bench.convergence.store import Store
-from bench.convergence.summary import Summary, summarise
+from bench.convergence.summary import Summary, summarize
 from bench.convergence.targets import Assessment, Finding
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -48,12 +48,12 @@ def stored(
 
 
 def summary_of(store: Store, seeds: Sequence[int] = SEEDS) -> Summary:
-    (summary,) = summarise(store, ["tiny"], list(CONTESTANTS), seeds)
+    (summary,) = summarize(store, ["tiny"], list(CONTESTANTS), seeds)
     return summary
 
 
 def verdicts(store: Store, seeds: Sequence[int] = SEEDS) -> dict[str, Assessment]:
-    summaries = summarise(store, ["tiny"], list(CONTESTANTS), seeds)
+    summaries = summarize(store, ["tiny"], list(CONTESTANTS), seeds)
     return {verdict.target: verdict for verdict in targets.check(summaries, OURS)}
 
 
@@ -67,7 +67,7 @@ def test_only_the_complete_appear(tmp_path: Path) -> None:
     fill(store, Campaign({"tiny": ""}, ["sgd"], [0, 1, 2]), lambda cell: result(cell.key))
     assert set(summary_of(store, [0, 1]).results) == {"adamw", "sgd"}
     assert set(summary_of(store, [0, 1, 2]).results) == {"sgd"}
-    assert summarise(store, ["tiny"], list(CONTESTANTS), SEEDS) == []
+    assert summarize(store, ["tiny"], list(CONTESTANTS), SEEDS) == []
 
 
 def test_results_on_other_data_are_not_mixed_in(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if "png" in path.name)
 
     page = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert "YellowFin, one step size" in page
+    assert "YellowFin (one step size)" in page
     assert "lr 0.01, beta1 0.9" in page
     assert "0.204" in page
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from bench.convergence.campaign import Campaign
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.cli import app
-from bench.convergence.contestants import CONTESTANTS, register
+from bench.convergence.contestants import CONTESTANTS
+from bench.convergence.outside import register
 from bench.convergence.result import TrainingResult
 from bench.convergence.store import Store
 
@@ -84,7 +85,7 @@ class TestRegister:
                 encoding="utf-8",
             )
             register(str(path))
-            settings.append(CONTESTANTS[f"p{lr}"].recipe.setting({}))
+            settings.append(CONTESTANTS[f"p{lr}"].recipe.setting)
         assert settings[0] != settings[1]
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from yfkernels.lab.workloads.contenders import Contender, contender
+from yfkernels.lab.recipes import Recipe, read_recipe
 from yfkernels.lab.workloads.digits import digits_mlp
 from yfkernels.lab.workloads.large_batch import sweep, tuned_lr
 from yfkernels.lab.workloads.training import Batch, Evaluation
@@ -87,8 +87,8 @@ class Watched(SGD):
         super().step()
 
 
-def of(optimizer: type[Optimizer], exponent: float = 1.0, **options: Any) -> Contender:
-    return Contender("?", lambda m, **o: optimizer(m.parameters(), **o), options, exponent)
+def of(optimizer: type[Optimizer], exponent: float = 1.0, **options: Any) -> Recipe:
+    return Recipe("?", lambda m, **o: optimizer(m.parameters(), **o), options, exponent)
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def test_a_very_short_training_moves_at_every_step(steps: int, courses: list[lis
 
 
 def test_outcomes_are_those_of_the_trained_model() -> None:
-    chosen = contender("sgd")
+    chosen = read_recipe("sgd")
     task = digits_mlp()
     first, again, other = sweep(task, chosen, batch_sizes=[64], epochs=4, seeds=[0, 0, 1])
     assert first == again

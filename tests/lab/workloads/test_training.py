@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from yfkernels.lab.workloads.contenders import CONTENDERS
+from yfkernels.lab.recipes import RECIPES
 from yfkernels.lab.workloads.digits import digits_mlp
 from yfkernels.lab.workloads.examples import ExamplesTask
 from yfkernels.lab.workloads.training import train
@@ -35,9 +35,9 @@ def task() -> ExamplesTask:
     return digits_mlp()
 
 
-def losses(task: ExamplesTask, contender: str, steps: int, seed: int = 0) -> list[float]:
+def losses(task: ExamplesTask, name: str, steps: int, seed: int = 0) -> list[float]:
     model = task.model(seed)
-    optimizer = CONTENDERS[contender].build(model)
+    optimizer = RECIPES[name].build(model)
     return [record.loss for record in train(task, model, optimizer, steps=steps, seed=seed)]
 
 
@@ -53,14 +53,14 @@ def test_first_loss_is_that_of_the_untrained_model(task: ExamplesTask) -> None:
     assert losses(task, "sgd", steps=1) == [untrained]
 
 
-@pytest.mark.parametrize("contender", CONTENDERS)
-def test_same_seed_same_course(task: ExamplesTask, contender: str) -> None:
-    assert losses(task, contender, steps=20) == losses(task, contender, steps=20)
+@pytest.mark.parametrize("name", RECIPES)
+def test_same_seed_same_course(task: ExamplesTask, name: str) -> None:
+    assert losses(task, name, steps=20) == losses(task, name, steps=20)
 
 
-@pytest.mark.parametrize("contender", CONTENDERS)
-def test_every_contender_learns(task: ExamplesTask, contender: str) -> None:
-    course = losses(task, contender, steps=150)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_contender_learns(task: ExamplesTask, name: str) -> None:
+    course = losses(task, name, steps=150)
     assert sum(course[-10:]) / 10 < 0.5 * course[0]
 
 
@@ -84,6 +84,6 @@ def test_what_the_caller_does_between_steps_is_not_timed(task: ExamplesTask) -> 
 
 def test_the_loop_waits_for_the_caller(task: ExamplesTask) -> None:
     model = task.model(seed=0)
-    optimizer = CONTENDERS["yellowfin"].build(model)
+    optimizer = RECIPES["yellowfin"].build(model)
     for record in train(task, model, optimizer, steps=5, seed=0):
         assert optimizer.diagnostics()["step"] == record.step  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def noisy_logistic() -> ExamplesTask:
 class QuadraticTask:
     """Half of xᵀHx with a rotated H, seen through noisy gradients.
 
-    The loss that is reported is without the noise. There is nothing to generalise to: the test loss
+    The loss that is reported is without the noise. There is nothing to generalize to: the test loss
     is the loss, the accuracy NaN.
 
     Attributes:

@@ -38,7 +38,7 @@ def digits_conv() -> ExamplesTask:
 
 
 def digits_mlp() -> ExamplesTask:
-    """Two hidden layers of 64 units without normalisation, 9k parameters in 6 tensors."""
+    """Two hidden layers of 64 units without normalization, 9k parameters in 6 tensors."""
     return _classification("Handwritten digits, two hidden layers of 64", _mlp)
 
 

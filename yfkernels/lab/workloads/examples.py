@@ -1,4 +1,4 @@
-"""Tasks on labelled examples held in memory: tensors, a model, a loss."""
+"""Tasks on labeled examples held in memory: tensors, a model, a loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ExamplesTask(SupervisedTask):
 
     Attributes:
         training: inputs and targets, one row an example.
-        test: the same, never trained on. Integer targets are classes and give an accuracy.
+        test: the same, not used in training. Integer targets are classes and give an accuracy.
         batch_size: examples a step; the rest of an epoch that fills no batch is dropped.
         split: parts inputs and targets into training and test examples, for `held_out`.
 

@@ -18,7 +18,7 @@ from statistics import fmean
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from yfkernels.lab.workloads.contenders import Contender
+from yfkernels.lab.recipes import Recipe
 from yfkernels.lab.workloads.training import Task, train
 
 WARM_UP = 0.2  # share of the steps
@@ -51,7 +51,7 @@ class Outcome:
 
 def sweep(
     task: Task,
-    tuned: Contender,
+    tuned: Recipe,
     *,
     batch_sizes: Sequence[int],
     epochs: int,
@@ -87,26 +87,24 @@ def sweep(
             )
 
 
-def tuned_lr(task: Task, contender: Contender, *, epochs: int) -> float:
+def tuned_lr(task: Task, recipe: Recipe, *, epochs: int) -> float:
     """The learning rate with the best accuracy on held-out training examples.
 
-    Doubles the contender's own until the accuracy has not risen `PATIENCE` times in a row, then
+    Doubles the recipe's own until the accuracy has not risen `PATIENCE` times in a row, then
     halves it likewise.
 
     Args:
         task: with the batch size to tune for. Its test set is not looked at.
-        contender: the optimizer and the learning rate to start from.
+        recipe: the optimizer and the learning rate to start from.
         epochs: passes over the examples that are not held out.
     """
     task = task.held_out()
 
     def accuracy(lr: float) -> float:
-        models = (
-            _trained(task, contender, lr=lr, epochs=epochs, seed=seed) for seed in TUNING_SEEDS
-        )
+        models = (_trained(task, recipe, lr=lr, epochs=epochs, seed=seed) for seed in TUNING_SEEDS)
         return fmean(task.evaluate(model).accuracy for model in models)
 
-    start = float(contender.build(task.model(seed=0)).param_groups[0]["lr"])
+    start = float(recipe.build(task.model(seed=0)).param_groups[0]["lr"])
     best, highest = start, accuracy(start)
     for factor in (2.0, 0.5):
         lr, misses = start, 0
@@ -119,9 +117,9 @@ def tuned_lr(task: Task, contender: Contender, *, epochs: int) -> float:
     return best
 
 
-def _trained(task: Task, contender: Contender, *, lr: float, epochs: int, seed: int) -> nn.Module:
+def _trained(task: Task, recipe: Recipe, *, lr: float, epochs: int, seed: int) -> nn.Module:
     model = task.model(seed)
-    optimizer = contender.with_options(lr=lr).build(model)
+    optimizer = recipe.with_options(lr=lr).build(model)
     steps = _steps(task, epochs)
     schedule = LambdaLR(optimizer, _warm_up_and_decay(steps))
     for _ in train(task, model, optimizer, steps=steps, seed=seed):

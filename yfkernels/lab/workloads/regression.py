@@ -51,7 +51,7 @@ def _autoencoder() -> nn.Module:
 
 
 def _layers(*widths: int) -> list[nn.Module]:
-    """Linear layers with ReLU between them and none behind the last."""
+    """Linear layers with ReLU between them and none after the last."""
     modules: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         modules += [nn.Linear(inputs, outputs), nn.ReLU()]

@@ -27,7 +27,7 @@ class SupervisedTask:
     criterion: Callable[[Tensor, Tensor], Tensor]
 
     def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model; torch's global random state is left alone."""
+        """A freshly initialized model; torch's global random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.build_model()

@@ -96,7 +96,7 @@ class TextTask(SupervisedTask):
             yield _windows(self.training, starts)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Loss and share of characters foreseen, on windows spread evenly over the test text."""
+        """Loss and share of characters predicted, on windows spread evenly over the test text."""
         return self._evaluation(model, _spread_windows(self.test))
 
     def evaluate_training(self, model: nn.Module) -> Evaluation:
@@ -155,7 +155,7 @@ class _Transformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and two dense layers, each behind a norm and added to what came in."""
+    """Attention and two dense layers, each after a norm and added to what came in."""
 
     def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()

@@ -69,13 +69,13 @@ class Task(Protocol):
         """The training examples alone, part of them held out as the test set: for tuning."""
 
     def model(self, seed: int) -> nn.Module:
-        """A freshly initialised model; the same seed gives the same weights."""
+        """A freshly initialized model; the same seed gives the same weights."""
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Training batches without end; the same seed gives the same order."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The scalar to minimise."""
+        """The scalar to minimize."""
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss and accuracy on the test set; leaves the model as it was."""
