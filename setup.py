@@ -109,7 +109,7 @@ def targets_for(visible: Sequence[int], known: Sequence[int]) -> list[Target]:
     for arch in sorted(set(visible)):
         older = [k for k in known if k <= arch]
         if not older:
-            raise BuildError(f"nvcc no longer compiles for the visible GPU (sm_{arch})")
+            raise BuildError(f"with this nvcc there is no code for the visible GPU (sm_{arch})")
         # A GPU newer than nvcc runs the newest PTX that nvcc can write.
         newest = max(older)
         code = f"sm_{arch}" if arch == newest else f"compute_{newest}"
@@ -117,14 +117,30 @@ def targets_for(visible: Sequence[int], known: Sequence[int]) -> list[Target]:
     return targets
 
 
+def oldest_arch(cuda: tuple[int, int]) -> int:
+    """Returns the oldest architecture that csrc/cuda compiles for with this release of CUDA.
+
+    Kernel arguments in constant memory need 70. Before 12.2 the headers have no conversions of
+    bfloat16 for what is older than 80.
+    """
+    return 70 if cuda >= (12, 2) else 80
+
+
 def cuda_targets(nvcc: str) -> tuple[list[Target], str]:
     """Returns what to compile, from the first source that says, and which source that is."""
-    for variable in ("YFK_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"):
-        if text := os.environ.get(variable, "").strip():
-            return parse_archs(text, variable), f"named by {variable}"
-    known = [int(number) for number in re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch"))]
+    if text := os.environ.get("YFK_CUDA_ARCHS", "").strip():
+        return parse_archs(text, "YFK_CUDA_ARCHS"), "named by YFK_CUDA_ARCHS"
+    release = re.search(r"release (\d+)\.(\d+)", _ask(nvcc, "--version"))
+    oldest = oldest_arch((int(release[1]), int(release[2])) if release else (12, 2))
+    if text := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
+        named = parse_archs(text, "TORCH_CUDA_ARCH_LIST")
+        # written for torch, which may support more
+        if targets := [t for t in named if int(t.ptx.rstrip("af")) >= oldest]:
+            return targets, "named by TORCH_CUDA_ARCH_LIST"
+    listed = re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch"))
+    known = [int(number) for number in listed if int(number) >= oldest]
     if not known:
-        raise BuildError(f"{nvcc} --list-gpu-arch names no architecture")
+        raise BuildError(f"{nvcc} --list-gpu-arch names no architecture from sm_{oldest} on")
     capabilities = _ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
     visible = [int(a + b) for a, b in re.findall(r"^(\d+)\.(\d)\s*$", capabilities, re.MULTILINE)]
     source = "the visible GPUs" if visible else "no GPU was visible, so for all of them"

@@ -115,6 +115,43 @@ def test_variables_come_before_gpus(setup: ModuleType, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
+    ("release", "named", "archs", "source"),
+    [
+        ("12.4", "5.2 6.0;7.0;8.0 9.0+PTX", ["sm_70", "sm_80", "sm_90", "compute_90"], "named by"),
+        ("12.1", "7.5 9.0", ["sm_90"], "named by"),
+        ("12.1", "6.0 7.5", ["sm_90"], "the visible GPUs"),
+    ],
+)
+def test_what_torch_supports_and_we_do_not_is_left_out(
+    setup: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    named: str,
+    archs: list[str],
+    source: str,
+) -> None:
+    answers = {"--version": f"release {release}, V{release}.1", "--list-gpu-arch": "compute_90"}
+    monkeypatch.setattr(setup, "_ask", lambda tool, option, *_: answers.get(option, "9.0\n"))
+    monkeypatch.delenv("YFK_CUDA_ARCHS", raising=False)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", named)
+    targets, why = setup.cuda_targets("nvcc")
+    assert codes(targets) == archs
+    assert why.startswith(source)
+
+
+def test_an_older_cuda_has_no_code_for_turing(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = "compute_50\ncompute_75\ncompute_80\ncompute_90\n"
+    answers = {"--version": "release 12.1, V12.1.105", "--list-gpu-arch": listed}
+    monkeypatch.setattr(setup, "_ask", lambda tool, option, *_: answers.get(option, ""))
+    for variable in ("YFK_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(variable, raising=False)
+    targets, _ = setup.cuda_targets("nvcc")
+    assert codes(targets) == ["sm_80", "sm_90 of 80", "compute_80"]
+
+
+@pytest.mark.parametrize(
     ("log", "reason"),
     [
         ("[1/2] c++ x.o\nx.cpp:3:1: error: no\nninja: stopped", "x.cpp:3:1: error: no"),

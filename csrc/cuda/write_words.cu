@@ -5,16 +5,10 @@ namespace yfk {
 namespace cuda {
 namespace {
 
-#ifdef __CUDA_ARCH_LIST__
-constexpr int kArchs[] = {__CUDA_ARCH_LIST__};  // compiled for, the oldest first: 800, 900
-#else
-constexpr int kArchs[] = {700};
-#endif
-
-// The arguments of a launch may fill 32,764 bytes if toolkit (12.1), driver (530) and GPU (7.0) are
-// at least that new, and 4 KB otherwise. The driver is not asked: what a toolkit of 12.1 or newer
-// has built needs one of 530 or newer.
-constexpr int kRoom = CUDART_VERSION >= 12010 && kArchs[0] >= 700 ? 32764 : 4096;
+// The arguments of a launch may fill 32,764 bytes if toolkit (12.1) and driver (530) are at least
+// that new, and 4 KB otherwise. The driver is not asked: what a toolkit of 12.1 or newer has built
+// needs one of 530 or newer.
+constexpr int kRoom = CUDART_VERSION >= 12010 ? 32764 : 4096;
 
 // A few words, and the most that one launch takes. A launch copies all of its arguments, used or
 // not: most models have fewer tensors than the small one carries.

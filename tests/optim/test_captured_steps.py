@@ -266,6 +266,56 @@ def test_a_load_goes_into_what_was_captured(run: Run, graph: Make) -> None:
     assert_same_bits(saved, kept)
 
 
+@pytest.mark.parametrize("lr", [0.5, [0.5]], ids=["scalar", "vector"])
+def test_a_learning_rate_of_any_shape_is_loaded(run: Run, graph: Make, lr: Any) -> None:
+    for optimizer in (run.optimizer, run.expected):
+        optimizer.param_groups[0]["lr"] = torch.tensor(lr)
+    run.step()
+    captured, its = graph(), run.new_gradients()
+    with captured.capture():
+        run.optimizer.step()
+    saved = copy.deepcopy(run.expected.state_dict())
+    run.step(captured, its)
+    run.optimizer.param_groups[0]["lr"].fill_(0.25)
+    for optimizer in (run.optimizer, run.expected):
+        optimizer.load_state_dict(saved)
+    run.step(captured, its)
+    run.assert_equal()
+
+
+@pytest.mark.parametrize("kind", CAPTURABLE, ids=str)
+@pytest.mark.parametrize("way", ["load", "reset", "reset the state alone"])
+def test_what_begins_anew_does_so_in_place(
+    graph: Make, kind: Kind, rng: np.random.Generator, way: str
+) -> None:
+    """Warm-up steps are undone after the capture, with the parameters where they were."""
+    run = Run(kind, rng)
+    start = [p.detach().clone() for p in run.params]
+    first = copy.deepcopy(run.optimizer.state_dict())
+    for _ in range(2):
+        run.step()
+    captured, its = graph(), run.new_gradients()
+    with captured.capture():
+        run.optimizer.step()
+    before = {p: dict(state) for p, state in run.optimizer.state.items()}
+    for optimizer, params in ((run.optimizer, run.params), (run.expected, run.expected_params)):
+        for p, value in zip(params, start):
+            p.data.copy_(value)
+        if way == "load":
+            optimizer.load_state_dict(first)
+        else:
+            optimizer.reset(statistics=way == "reset")
+    gc.collect()
+    for p, state in run.optimizer.state.items():
+        assert state.keys() == before[p].keys()
+        assert all(state[name] is value for name, value in before[p].items())
+    for _ in range(2):
+        run.step(captured, its)
+        run.assert_equal()
+    run.step()
+    run.assert_equal()
+
+
 def addresses(run: Run) -> set[int]:
     """Of what an optimizer's tables consist of."""
     tables = run.optimizer._planner.tables

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from programs.mutants import BUILDS
-from support.kinds import KINDS, SKIP, Kind
+from support.kinds import KINDS, Kind
 from torch.optim import SGD, Adam, AdamW
 
 from yfkernels import LAMB, QHM, QHAdam
@@ -91,17 +91,17 @@ def _beside_another_backend() -> list[Pair]:
         Pair("QHM-decoupled", partial(QHM, lr=0.1, weight_decay=0.1, decoupled_weight_decay=True)),
         Pair("QHAdam-capturable", partial(QHAdam, lr=0.01, capturable=True)),
     ]
-    rounded = [replace(p, build=partial(p.build, stochastic_rounding=True)) for p in pairs[:9]]
+    kinds = pairs[: len(KINDS)]
+    rounded = [replace(p, build=partial(p.build, stochastic_rounding=True)) for p in kinds]
     return pairs + [replace(p, name=f"{p.name}-rounds", dtypes=(*half, *ANY)) for p in rounded]
 
 
 def _pair_of(kind: Kind) -> Pair:
-    options = SKIP if kind.measures else {}
     return Pair(
         kind.name,
-        partial(kind.build, **options),
+        partial(kind.build, **kind.measures),
         can=frozenset(("convert", "lose", "skip")),
-        tunes=kind.name.startswith("YellowFin"),
+        tunes=kind.tunes,
     )
 
 

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from yfkernels.ops.constants import STATE_FIELDS
 from yfkernels.optim._state import view_of
+from yfkernels.tuners.yellowfin import YellowFinTuner
 
 HALF = (torch.bfloat16, torch.float16)
 Groups = list[dict[str, Any]]
@@ -101,6 +102,12 @@ class Side:
         """
         tuner = self.optimizer.param_groups[0].get("tuner")
         return tuner is not None and bool(tuner[STATE_FIELDS.index("step")] == 0.0)
+
+    @property
+    def tunes_from_here(self) -> bool:
+        """Whether this is YellowFin, and has not taken a step."""
+        tuner = getattr(self.optimizer, "_tuner", None)
+        return isinstance(tuner, YellowFinTuner) and tuner.diagnostics()["step"] == 0.0
 
     @property
     def fits(self) -> bool:

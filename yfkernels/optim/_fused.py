@@ -182,16 +182,19 @@ class FusedOptimizer(Optimizer):
         Args:
             statistics: what belongs to no parameter: the tuner, the count of skipped steps.
             state: what each parameter has. What a program of its own has put there stays.
+
+        Once a step was captured in a CUDA graph, all of it begins anew where it is.
         """
         if statistics:
             _statistics.begin(self._tuner, self.param_groups)
             if _statistics.is_published(self._tuner, self.param_groups):
-                _statistics.publish(
-                    self._tuner, self.param_groups
-                )  # not to be taken back from there
+                # not to be taken back from there
+                _statistics.publish(self._tuner, self.param_groups)
         if state:
             for param, own in list(self.state.items()):
+                live = dict(own) if self._planner.captured else {}
                 self._layout.forget(own)
+                self._layout.begin_again(param, live, own)
                 if not statistics:  # which no state at all would let begin anew
                     self._layout.bring(param, view_of(param), own)
                 elif not own:
@@ -269,5 +272,5 @@ class FusedOptimizer(Optimizer):
             handle.remove()
         saved.restore()
         self._adopt_statistics()
-        if _statistics.is_published(self._tuner, self.param_groups):
+        if self._planner.captured or _statistics.is_published(self._tuner, self.param_groups):
             _statistics.publish(self._tuner, self.param_groups)

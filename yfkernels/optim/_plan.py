@@ -296,6 +296,11 @@ def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:
             f"parameter {index} has shape {tuple(view.shape)}, its gradient "
             f"{tuple(grad.shape)}: it was resized after backward(); call zero_grad() first"
         )
+    if grad.device != view.device:
+        raise RuntimeError(
+            f"parameter {index} of shape {tuple(view.shape)} is on {view.device}, its gradient on "
+            f"{grad.device}: it was moved after backward(); call zero_grad() first"
+        )
     return grad
 
 

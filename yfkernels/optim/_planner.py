@@ -98,7 +98,9 @@ class Planner:
             self._streams.enter()
             if capture and not self.captured.has(plan):
                 # even if the capture is refused, or there is no gradient: addresses are written
-                self.captured.hold(plan, self._tuner.buffers())
+                lrs = [group.get("lr") for group in groups]
+                states = [dict(own) for own in state.values()]
+                self.captured.hold(plan, self._tuner.buffers(), states, lrs)
             if self.captured.has(plan):
                 plan.write_everything()
                 self._tuner.write_again()

@@ -90,12 +90,19 @@ class SavedState:
                 yield index, param, state
 
     def restore(self) -> None:
-        """Undoes torch's cast of the state to the parameters' dtype, which would lose bits."""
+        """Undoes torch's cast of the state to the parameters' dtype, which would lose bits.
+
+        What captured graphs know and the state_dict does not have begins anew where it is.
+        """
         for _, param, state in self._each():
             live = self._live.get(param, {})
             self._optimizer._layout.restore(param, state, self._optimizer.state[param], live)
+        layout = self._optimizer._layout
+        for param, live in self._live.items():
+            if layout.begun(live):
+                layout.begin_again(param, live, self._optimizer.state[param])
         for group, lr in zip(self._optimizer.param_groups, self._live_lrs):
             if isinstance(lr, Tensor):
                 with torch.no_grad():
-                    lr.fill_(group["lr"])
+                    lr.copy_(torch.as_tensor(group["lr"]).reshape(lr.shape))
                 group["lr"] = lr

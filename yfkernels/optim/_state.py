@@ -74,6 +74,19 @@ class StateLayout:
         for name in (*self.names, "master", "step"):
             state.pop(name, None)
 
+    def begin_again(self, param: Tensor, live: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Puts into `state` what of `live` it does not have, as it begins, in the same memory."""
+        view = view_of(param)
+        for name in self.columns(view):
+            there = live.get(name)
+            if isinstance(there, Tensor) and state.get(name) is None:
+                part = shards.local(there)
+                if name == "master":
+                    part.copy_(view)
+                else:
+                    part.zero_()
+                state[name] = there
+
     def with_float_codes(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A parameter's state with its 8-bit codes as float32 numbers, which load as well."""
         return {k: v.float() if k in self.coded else v for k, v in state.items()}

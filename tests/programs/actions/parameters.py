@@ -162,10 +162,10 @@ def with_holes(side: Side, rng: np.random.Generator) -> None:
 def edit(side: Side, rng: np.random.Generator) -> None:
     """Parameters are written to by somebody else.
 
-    Not while the optimizer waits for its first step: another backend may set itself up again then,
-    and would see other parameters to begin with.
+    Not before a tuner's first step: a side may set itself up again until then, and would see other
+    parameters to begin with.
     """
-    if side.waits:
+    if side.tunes_from_here:
         return
     with torch.no_grad():
         for p in side.params:
