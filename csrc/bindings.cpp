@@ -1,6 +1,6 @@
 // yfkernels._C: the operations of the CPU and the CUDA driver, on raw addresses.
 //
-// No torch header is included, so no release of torch can break the binary. yfkernels/ops/native.py
+// No torch header is included, so no release of torch can break the binary. yfkernels/ops/native
 // is the only caller: it owns every tensor, checks everything, and passes addresses and sizes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,8 +9,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes.h"
 #include "cpu/driver.h"
 #include "cpu/parallel.h"
+#include "random.h"
 #include "watch.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"

@@ -38,7 +38,7 @@ struct ExchangeApi {
   uint32_t major, minor;
   ExchangeApi* older;
   void *allocate, *export_managed, *import_managed;
-  // 0, or -1 with a Python exception set. No reference is taken, nothing is synchronised.
+  // 0, or -1 with a Python exception set. No reference is taken, nothing is synchronized.
   int (*describe)(void* py_object, Tensor* out);  // may be null
   void* current_stream;
 };

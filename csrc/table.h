@@ -37,7 +37,7 @@ struct TensorRow {
 #define YFK_ROW_MEMBER(name) int64_t name;
   YFK_ROW(YFK_ROW_MEMBER)
 #undef YFK_ROW_MEMBER
-  int64_t column[kColumns];       // addresses: gradient, parameter, then the rule's state
+  int64_t column[kColumns];       // addresses, by Column
 };
 
 struct Chunk {
@@ -52,14 +52,14 @@ struct Table {
   int64_t chunk_size;             // elements
 };
 
-// What the columns hold. A rule's state is one or two float32 columns from kState on.
-#define YFK_COLUMNS(column)                                                                   \
-  column(kGrad, grad)                                                                        \
-  column(kParam, param)                                                                      \
-  column(kState, state)       /* momentum_buffer, or exp_avg */                              \
-  column(kGradAvg, grad_avg)  /* YellowFin with variance="exact"; else exp_avg_sq */         \
-  column(kMaster, master)     /* float32 copy of a half-precision parameter, if it has one */ \
-  column(kStep, step)         /* float32: steps this tensor has taken, if its rule counts them */
+// What the columns hold. The last are the rule's own: its states, float32 unless it says otherwise,
+// are kState, kState + 1, ... up to the last column.
+#define YFK_COLUMNS(column)                                                                \
+  column(kGrad, grad)                                                                      \
+  column(kParam, param)                                                                    \
+  column(kMaster, master) /* float32 copy of a half-precision parameter, if it has one */  \
+  column(kStep, step)     /* one float32 number: steps taken, if somebody counts them */   \
+  column(kState, state)   /* momentum_buffer, or exp_avg */
 enum Column : int {
 #define YFK_COLUMN(constant, name) constant,
   YFK_COLUMNS(YFK_COLUMN)
@@ -69,7 +69,7 @@ enum Column : int {
 // What a reading pass over the gradients is to sum, besides their squares.
 enum class Measure : int {
   kNorm = 0,                      // nothing
-  kAverage = 1,                   // with the gradients' averages, column kGradAvg
+  kAverage = 1,                   // with the gradients' averages, the second state
   kSketch = 2,                    // signed, into kTile buckets
 };
 

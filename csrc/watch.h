@@ -20,7 +20,7 @@ namespace yfk {
 enum Seen : int {
   kSame = 0,
   kMoved = 1,       // addresses of tables on a device: see moved()
-  kCopy = 2,        // some gradient lies otherwise than its parameter, or is a lazy view
+  kCopy = 2,        // some gradient lies differently from its parameter, or is a lazy view
   kPlan = 4,        // the tables do not describe the optimizer any more
   kNoGradient = 8,  // no parameter has one
   kUpdated = 16,    // other parameters, or others that have a gradient: see present()

@@ -69,9 +69,10 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
   GradientSums sums = {total[0], total[1], total[2], total[3],
                        total[4], total[0], total[5]};
 
-  // the sketch plays the part of the gradient, its average that of gbar
+  // the sketch plays the part of the gradient, its average that of ḡ
+  auto* scalars = reinterpret_cast<TunerState*>(state);
+  double* average = sketch_average_of(options, scalars);
   double sketch[kTile];
-  double* average = state + sizeof(TunerState) / sizeof(double) + options.window;
   if (options.sketch) {
     std::fill_n(sketch, kTile, 0.0);
     for (int64_t slot = 0; slot < num_slots; ++slot)
@@ -84,7 +85,6 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
     }
   }
 
-  auto* scalars = reinterpret_cast<TunerState*>(state);
   const Tuned tuned = tune(options, sums, inv_scale, found_inf, scalars);
   for (int64_t i = 0; i < num_groups; ++i)
     tune_group(options, tuned, i, reinterpret_cast<const GroupHyper*>(groups),

@@ -2,8 +2,9 @@
 #pragma once
 
 #include "../gate.h"
+#include "../rules.h"
 #include "../table.h"
-#include "../tuner.h"
+#include "../tuner/tuner.h"
 
 namespace yfk {
 namespace cpu {

@@ -8,8 +8,8 @@ namespace yfk {
 
 // Every kernel walks chunks [begin, end) of a table and passes over tensors without a gradient.
 
-// Adds to sums[kMeasured] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries} what was asked for; the
-// second and third only with gbar, the fourth only if wanted. sketch: kTile floats, or null.
+// Adds to sums[kMeasured] = {Σg², Σ ḡ g, Σ ḡ², non-zero entries, entries} what was asked for; the
+// second and third only with ḡ, the fourth only if wanted. sketch: kTile floats, or null.
 using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, double* sums,
                                float* sketch);
 

@@ -1,6 +1,7 @@
 // How sixteen elements of a column are read and written, whatever their type.
 #pragma once
 
+#include "../codes.h"
 #include "simd.h"
 
 namespace yfk {
@@ -12,7 +13,7 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
-struct Code {  // of rules.h
+struct Code {  // of codes.h
   uint8_t bits;
 };
 
@@ -53,7 +54,7 @@ YFK_FN HalfVec narrow(FloatVec f, Float16) {
   return __builtin_convertvector(r | sign, HalfVec);
 }
 
-// Stochastic rounding: up or down to a neighbour, with a probability that keeps the mean. `random`
+// Stochastic rounding: up or down to a neighbor, with a probability that keeps the mean. `random`
 // are 32 random bits a lane.
 YFK_FN HalfVec narrow(FloatVec f, BFloat16, UIntVec random) {
   const UIntVec u = (UIntVec)f;

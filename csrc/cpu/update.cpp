@@ -1,4 +1,4 @@
-// The writing passes over chunks of a table: a rule of rules.h, sixteen elements at a time.
+// The writing passes over chunks of a table: a rule of rules/, sixteen elements at a time.
 //
 // Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
@@ -45,7 +45,7 @@ YFK_FN void update(const States<Rule>& states, const Rule& rule, const Parameter
   states.read(i, state, lanes);
   const Floats u = rule.direction(grad, p, state);
   const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
-  // before anything is written: behind a store the compiler would work out all of it again
+  // before anything is written: after a store the compiler would work out all of it again
   if constexpr (Rule::kMoveSums > 0) rule.move_sums(grad, p, moved, state, sums);
   param.write(i, moved, lanes);
   states.write(i, state, lanes);

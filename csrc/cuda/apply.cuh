@@ -1,4 +1,4 @@
-// Move: the second of two passes. The parameters follow, by a length that depends on the norms.
+// Apply: the second of two passes. The parameters move by a length that depends on the norms.
 #pragma once
 
 #include "update_state.cuh"

@@ -1,4 +1,4 @@
-// The gate of ../gate.h, behind whatever has measured.
+// The gate of ../gate.h, after whatever has measured.
 #pragma once
 
 #include "driver.h"
@@ -7,9 +7,9 @@
 namespace yfk {
 namespace cuda {
 
-// By the first warp of a block. The slots may come from this very launch: they are read behind
-// the first-level cache, in an order that depends on their number alone. All lanes come to the same
-// verdict, and each applies it to its share of the groups: one lane alone would wait for memory at
+// By the first warp of a block. The slots may come from this very launch: they are read past the
+// first-level cache, in an order that depends on their number alone. All lanes come to the same
+// decision, and each applies it to its share of the groups: one lane alone would wait for memory at
 // every group.
 __device__ __forceinline__ void decide_step(const GateArguments& a) {
   double norm_sq = 0.0;

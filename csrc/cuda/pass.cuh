@@ -7,6 +7,7 @@
 
 #include <new>
 
+#include "../rules.h"
 #include "launch.h"
 #include "parameter.cuh"
 #include "ticket.cuh"

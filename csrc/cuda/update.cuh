@@ -1,4 +1,4 @@
-// Advance: one pass over gradients, state and parameters.
+// Update: one pass over gradients, state and parameters.
 #pragma once
 
 #include "move_sums.cuh"
@@ -8,8 +8,8 @@
 namespace yfk {
 namespace cuda {
 
-// Nothing but the parameters is wanted before the next step. `sums` has room for what the rule
-// move_sums: a thread sums its elements of a chunk, 256 at most, in float.
+// Nothing but the parameters is wanted before the next step. `sums` has room for the rule's sums of
+// the move: a thread sums its elements of a chunk, 256 at most, in float.
 template <class Rule, class Parameter>
 __device__ __forceinline__ void update_chunk(const Piece& piece, uint32_t seed, int rank,
                                               const Rule& rule, const Parameter& param,

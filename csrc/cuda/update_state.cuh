@@ -1,4 +1,4 @@
-// Direct: the first of two passes. State advances, and every tensor gets ‖p‖² and ‖u‖².
+// Update_state: the first of two passes. States advance, and every tensor gets ‖p‖² and ‖u‖².
 #pragma once
 
 #include "pass.cuh"
@@ -28,7 +28,7 @@ struct FloatNorms {
   }
 };
 
-// All columns but the gradients are read again by the move.
+// All columns but the gradients are read again by apply.
 template <class Rule, class Parameter>
 __device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, int rank, const Rule& rule,
                                                    const Parameter& param) {

@@ -1,5 +1,5 @@
 // check SUBJECT SEED: runs the CUDA kernels of one subject on the processor, and compares what they
-// leave behind with what the CPU driver leaves.
+// leave with what the CPU driver leaves.
 #include "check.h"
 
 #include <algorithm>

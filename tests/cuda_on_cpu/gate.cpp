@@ -1,4 +1,4 @@
-// The gate: as the CPU driver judges, alone and behind a measurement, over a trace of steps.
+// The gate: as the CPU driver decides, alone and after a measurement, over a trace of steps.
 #include <algorithm>
 #include <cmath>
 
@@ -94,8 +94,8 @@ void check_alone(int64_t slots, int groups, bool amp, Random& random) {
   EXPECT(cuda.state.skipped == (slots ? 1.0 : 0.0) + amp, cuda.state.skipped << " steps skipped");
 }
 
-// Behind the measurement of the last of two tables.
-void check_behind_measurement(DType dtype, Random& random) {
+// After the measurement of the last of two tables.
+void check_after_measurement(DType dtype, Random& random) {
   constexpr int64_t kOther = 3, kOwn = 5;
   const Blueprint blueprint = {dtype, Second::kNone, kTile, awkward_tensors(random),
                                unsigned(random())};
@@ -126,7 +126,7 @@ void check_gate(Random& random) {
   for (const int64_t slots : {0, 1, 31, 256})
     for (const bool amp : {false, true})
       for (const int groups : {1, 33}) check_alone(slots, groups, amp, random);
-  for (const DType dtype : kDTypes) check_behind_measurement(dtype, random);
+  for (const DType dtype : kDTypes) check_after_measurement(dtype, random);
 }
 
 }  // namespace yfk

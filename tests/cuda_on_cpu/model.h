@@ -38,7 +38,7 @@ struct Tensor {
   bool has_grad;
 };
 
-// What the second state column holds of the gradients; kCodes: their squares in codes (rules.h).
+// What the second state column holds of the gradients; kCodes: their squares in codes (codes.h).
 enum class Second { kNone, kAverage, kSquare, kCodes };
 
 struct Blueprint {

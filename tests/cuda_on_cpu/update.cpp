@@ -79,8 +79,8 @@ class Checker {
   }
 
   void check(const Schedules& schedules) const {
-    if (case_.advances) check_update(schedules);
-    if (case_.directs) check_update_state_then_apply(schedules);
+    if (case_.updates) check_update(schedules);
+    if (case_.applies) check_update_state_then_apply(schedules);
   }
 
  private:
@@ -146,7 +146,7 @@ class Checker {
       if (!blueprint_.tensors[t].has_grad) continue;
       const double* group = coefficients() + words_ * old.model.row(t).group;
       const auto grad = old.model.read(t, kGrad), before = param(old, t), after = param(moved, t);
-      const auto second = old.model.read(t, kGradAvg), steps = old.model.read(t, kStep);
+      const auto second = old.model.read(t, kState + 1), steps = old.model.read(t, kStep);
       for (size_t i = 0; i < grad.size(); ++i)
         all.add(case_.move_sums(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
                                     steps.empty() ? 0.0 : steps[0]}));

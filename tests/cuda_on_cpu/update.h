@@ -16,9 +16,9 @@ struct Element {
 
 struct RuleCase {
   RuleId rule;
-  bool advances, directs;              // the passes it offers
+  bool updates, applies;               // the passes it offers: one, or two
   std::vector<double> coefficients;    // of kGroups parameter groups, as Gate begins them
-  // an element's shares in what advance sums for the tuner, from its group's coefficients
+  // an element's shares in what update sums for the tuner, from its group's coefficients
   std::vector<double> (*move_sums)(const double* group, const Element& element) = nullptr;
 };
 

@@ -13,9 +13,10 @@ from typing import Any
 
 ROW = (
     *("numel", "group", "origin"),
-    *("grad", "param", "state", "grad_avg", "master", "step", "", "", ""),
+    *("grad", "param", "master", "step", "state", "", "", "", ""),
 )
-"""A row: a tensor's length, parameter group and place in the model; then addresses of columns."""
+"""A row: a tensor's length, parameter group and place in the model; then addresses of columns,
+of which those from "state" on are the states of its rule."""
 
 COLUMNS = 9
 HEAD = len(ROW) - COLUMNS

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "rules.h"
+#include "../host_device.h"
 
 namespace yfk {
 
@@ -41,8 +41,8 @@ struct StepSize {
   double lr, momentum;
 };
 
-// SingleStep (paper, equation 15): minimise mu D² + lr² C subject to
-// mu >= ((sqrt(r)-1)/(sqrt(r)+1))² with r = h_max/h_min, and lr = (1-sqrt(mu))²/h_min.
+// Minimizes mu D² + lr² C subject to mu >= ((sqrt(r)-1)/(sqrt(r)+1))² with r = h_max/h_min, and
+// lr = (1-sqrt(mu))²/h_min.
 YFK_FN StepSize single_step(double distance, double variance, double h_min, double h_max,
                             double e = kEpsilon) {
   const double h = h_min + e;
@@ -61,12 +61,6 @@ YFK_FN StepSize single_step(double distance, double variance, double h_min, doub
   const double sqrt_mu = x > x_robust ? x : x_robust;
   const double gap = y < y_robust ? y : y_robust;   // 1 - sqrt(mu)
   return {gap * gap / h, sqrt_mu * sqrt_mu};
-}
-
-// e: torch.nn.utils.clip_grad_norm_ has kEpsilon.
-YFK_FN double clip_factor(double target, double norm, double e = kEpsilon) {
-  const double factor = target / (norm + e);
-  return factor < 1.0 ? factor : 1.0;
 }
 
 }  // namespace yfk
