@@ -26,11 +26,11 @@ struct DType {
 constexpr uint8_t kComplex = 5;  // DType::code
 
 struct Tensor {
-  void* data;                    // null for a tensor without memory of its own, a wrapper for one
+  void* data;  // null for a tensor without memory of its own, a wrapper for one
   Device device;
   int32_t ndim;
   DType dtype;
-  int64_t *shape, *strides;      // borrowed; strides in elements
+  int64_t *shape, *strides;  // borrowed; strides in elements
   uint64_t byte_offset;
 };
 

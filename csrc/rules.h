@@ -168,8 +168,8 @@ struct PreconditionedYellowFin : Move {
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
-        velocity_gain(float(c.velocity_gain * c.update_clip)),
-        square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
+        velocity_gain(float(c.velocity_gain * c.update_clip)), square_decay(float(c.average_decay)),
+        square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
 
   template <class T>
@@ -198,7 +198,8 @@ struct PreconditionedYellowFin : Move {
 
   // What is worked out here a second time the compiler takes from above.
   template <class T>
-  YFK_FN void move_sums(const T& g, const T& before, const T& after, const T* state, T* sums) const {
+  YFK_FN void move_sums(const T& g, const T& before, const T& after, const T* state,
+                        T* sums) const {
     const T d = uphill(g, before);
     const T q = metric(state[1]);
     sums[0] = sums[0] + (after - before) * (after + before) * q;

@@ -14,10 +14,10 @@
 
 namespace yfk {
 
-constexpr int kColumns = 9;       // columns a row has room for
-constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
-constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
-constexpr int kSums = 6;          // doubles of a slot, all read and written one by one
+constexpr int kColumns = 9;   // columns a row has room for
+constexpr int kTile = 4096;   // chunk lengths are multiples of this; also the sketch's width
+constexpr int kMeasured = 5;  // doubles a measurement leaves in each slot
+constexpr int kSums = 6;      // doubles of a slot, all read and written one by one
 
 // A slot: what a measurement sums, and in the first of a table ‖p‖² before step 0.
 #define YFK_SLOT(field)                                                     \
@@ -37,19 +37,19 @@ struct TensorRow {
 #define YFK_ROW_MEMBER(name) int64_t name;
   YFK_ROW(YFK_ROW_MEMBER)
 #undef YFK_ROW_MEMBER
-  int64_t column[kColumns];       // addresses, by Column
+  int64_t column[kColumns];  // addresses, by Column
 };
 
 struct Chunk {
   int64_t row;
-  int64_t first;                  // first element; a multiple of the chunk length
+  int64_t first;  // first element; a multiple of the chunk length
 };
 
 struct Table {
   const TensorRow* rows;
   const Chunk* chunks;
   int64_t num_chunks;
-  int64_t chunk_size;             // elements
+  int64_t chunk_size;  // elements
 };
 
 // What the columns hold. The last are the rule's own: its states, float32 unless it says otherwise,
@@ -68,9 +68,9 @@ enum Column : int {
 
 // What a reading pass over the gradients is to sum, besides their squares.
 enum class Measure : int {
-  kNorm = 0,                      // nothing
-  kAverage = 1,                   // with the gradients' averages, the second state
-  kSketch = 2,                    // signed, into kTile buckets
+  kNorm = 0,     // nothing
+  kAverage = 1,  // with the gradients' averages, the second state
+  kSketch = 2,   // signed, into kTile buckets
 };
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };

@@ -38,7 +38,7 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
 // are among those of `gate`, and all others have been measured on the same stream. `ticket` is zero
 // before and zero again afterwards.
 void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       const GateArguments& gate, unsigned* ticket, Queue queue);
+                         const GateArguments& gate, unsigned* ticket, Queue queue);
 
 // The gate alone.
 void decide(const GateArguments& gate, Queue queue);
@@ -61,12 +61,12 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 // that it is: it counts the step, and in update_state adds up the tensor's chunks in order. ticket:
 // the same for the whole table, whose last block adds up the move_sums.
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
-             Queue queue);
+            double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
+            Queue queue);
 void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-            double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
+                  double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-          const double* norms, Queue queue);
+           const double* norms, Queue queue);
 
 // destination[i * stride] = words[i], with the words carried in kernel arguments: no copy to wait
 // for, no pinned buffer to keep alive under a captured graph.

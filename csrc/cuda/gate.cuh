@@ -18,8 +18,7 @@ __device__ __forceinline__ void decide_step(const GateArguments& a) {
   norm_sq = given_by(0, warp_sum(norm_sq));
   const double inv_scale = a.grad_scale ? 1.0 / double(*a.grad_scale) : 1.0;
   const bool found_inf = a.found_inf && *a.found_inf != 0.0f;
-  const Verdict verdict =
-      verdict_on(a.num_slots > 0, norm_sq, inv_scale, found_inf, *a.state);
+  const Verdict verdict = verdict_on(a.num_slots > 0, norm_sq, inv_scale, found_inf, *a.state);
   __syncwarp();  // all lanes have read the state
   if (threadIdx.x == 0) remember(verdict, a.state);
   for (int64_t i = threadIdx.x; i < a.num_groups; i += kWarp)

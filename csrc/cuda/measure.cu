@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kBlock, 2)
 
   double* sums = partials + slot * kSums;
   const double values[kMeasured - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
-                                    double(moments.nonzero)};
+                                        double(moments.nonzero)};
   block_sum(values, sums);
   if (threadIdx.x == 0) sums[kMeasured - 1] = double(count);
   if (kSketch) {
@@ -225,7 +225,7 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
 }
 
 void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       const GateArguments& gate, unsigned* ticket, Queue queue) {
+                         const GateArguments& gate, unsigned* ticket, Queue queue) {
   measure_of(dtype, Measure::kNorm, table, num_slots, partials, nullptr, gate, ticket, queue);
 }
 

@@ -28,7 +28,7 @@ struct Arguments {
   int64_t num_groups;
   const GroupHyper* groups;
   YellowFinCoefficients* coefficients;
-  double* folded;    // the sum of each bucket
+  double* folded;  // the sum of each bucket
   unsigned* ticket;
 };
 

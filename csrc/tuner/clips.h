@@ -6,10 +6,10 @@
 
 namespace yfk {
 
-constexpr double kEnvelopeGuard = 10.0;     // statistics may see at most 10 sqrt(h_max)
-constexpr double kRecent = 0.9;             // of the average that spikes are told from
-constexpr double kSpike = 2.0;              // ‖g‖ over its recent size that counts as one
-constexpr int64_t kSpikeSteps = 10;         // before any is told
+constexpr double kEnvelopeGuard = 10.0;  // statistics may see at most 10 sqrt(h_max)
+constexpr double kRecent = 0.9;          // of the average that spikes are told from
+constexpr double kSpike = 2.0;           // ‖g‖ over its recent size that counts as one
+constexpr int64_t kSpikeSteps = 10;      // before any is told
 
 // min(1, target / norm). e: torch.nn.utils.clip_grad_norm_ has kEpsilon.
 YFK_FN double clip_factor(double target, double norm, double e = kEpsilon) {
@@ -19,9 +19,9 @@ YFK_FN double clip_factor(double target, double norm, double e = kEpsilon) {
 
 // A step's gradient after the clips.
 struct Clipped {
-  double norm;                  // before them
+  double norm;  // before them
   double clip;
-  double norm_sq, root;         // after them: ‖g‖² and ‖g‖
+  double norm_sq, root;  // after them: ‖g‖² and ‖g‖
   bool exploding;
 };
 
@@ -41,9 +41,8 @@ YFK_FN Clipped clip_gradient(const TunerOptions& options, double grad_sq, double
 // robust mode one that is long beside those just before it.
 YFK_FN double clip_update(const TunerOptions& options, const Clipped& g, double envelope_sq,
                           int64_t k, double e, TunerState* state) {
-  double update_clip = options.adaptive_clip && g.exploding
-                           ? clip_factor(sqrt(envelope_sq) + e, g.root, e)
-                           : 1.0;
+  double update_clip =
+      options.adaptive_clip && g.exploding ? clip_factor(sqrt(envelope_sq) + e, g.root, e) : 1.0;
   if (!options.robust) return update_clip;
   if (options.adaptive_clip && k >= kSpikeSteps) {
     const double recent_sq = state->recent_sq_avg / (1.0 - state->recent_power);

@@ -11,8 +11,8 @@
 
 namespace yfk {
 
-constexpr double kFirstRadius = 1e-3;       // of 1 + ‖x_0‖
-constexpr double kLargestMove = 100.0;      // lr * ‖g‖ of one step, adaptive clipping only
+constexpr double kFirstRadius = 1e-3;   // of 1 + ‖x_0‖
+constexpr double kLargestMove = 100.0;  // lr * ‖g‖ of one step, adaptive clipping only
 
 // ‖ḡ‖² after this step, from the sums of one reading pass, which knows no clip yet:
 // ‖b ḡ + a g‖² = b² ‖ḡ‖² + 2 b a <ḡ, g> + a² ‖g‖².
@@ -25,8 +25,7 @@ YFK_FN double next_average_sq(double beta, double average_gain, const GradientSu
 YFK_FN void debias_sparsity(const TunerOptions& options, const GradientSums& sums, double debias,
                             double e, Curvature* c, TunerState* state) {
   const double nonzero_share = sums.count > 0.0 ? sums.nonzero / sums.count : 0.0;
-  state->sparsity_avg =
-      options.beta * state->sparsity_avg + (1.0 - options.beta) * nonzero_share;
+  state->sparsity_avg = options.beta * state->sparsity_avg + (1.0 - options.beta) * nonzero_share;
   const double share = state->sparsity_avg / debias;
   c->h_min *= share;
   c->h_max *= share;

@@ -13,9 +13,9 @@
 
 namespace yfk {
 
-constexpr double kSquareDecay = 0.999;      // of the averages of squares, as in Adam
+constexpr double kSquareDecay = 0.999;  // of the averages of squares, as in Adam
 constexpr double kLeastMomentum = 0.5;
-constexpr double kFirstTravel = 1e-2;       // of (1 + ‖x_0‖) / sqrt(n), the size of an element
+constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
 // the parameters have come in the metric.
@@ -33,8 +33,7 @@ YFK_FN Curvature learn_from_update(const TunerOptions& options, int64_t k, doubl
 }
 
 // SingleStep's momentum, at least a half. There is no curvature to go by before k = 2.
-YFK_FN double choose_momentum(const TunerOptions& options, int64_t k, double e,
-                              TunerState* state) {
+YFK_FN double choose_momentum(const TunerOptions& options, int64_t k, double e, TunerState* state) {
   const double least =
       options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
   double momentum = least;

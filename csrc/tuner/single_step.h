@@ -13,8 +13,8 @@
 
 namespace yfk {
 
-constexpr double kEpsilon = 1e-6;           // e, everywhere in the reference
-constexpr double kTiny = 1e-30;             // in its place in the robust mode, which has no scale
+constexpr double kEpsilon = 1e-6;  // e, everywhere in the reference
+constexpr double kTiny = 1e-30;    // in its place in the robust mode, which has no scale
 constexpr double kLargestCubic = 1e300;
 
 // y = 1 - x for the root x in (0, 1) of (1-x)³ = p x, that is of y³ + p y - p = 0.
@@ -59,7 +59,7 @@ YFK_FN StepSize single_step(double distance, double variance, double h_min, doub
   const double y_robust = 2.0 / (root + 1.0);
 
   const double sqrt_mu = x > x_robust ? x : x_robust;
-  const double gap = y < y_robust ? y : y_robust;   // 1 - sqrt(mu)
+  const double gap = y < y_robust ? y : y_robust;  // 1 - sqrt(mu)
   return {gap * gap / h, sqrt_mu * sqrt_mu};
 }
 

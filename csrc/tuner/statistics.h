@@ -10,7 +10,7 @@
 
 namespace yfk {
 
-constexpr double kWidestRange = 30.0;       // h_max / h_min at most, in the robust mode
+constexpr double kWidestRange = 30.0;  // h_max / h_min at most, in the robust mode
 
 struct Range {
   double low, high;
@@ -53,8 +53,8 @@ YFK_FN Curvature learn(const TunerOptions& options, double h, int64_t k, double 
   state->h_min_avg = beta * state->h_min_avg + gain * ends.low;
   state->h_max_avg = beta * state->h_max_avg + gain * ends.high;
   state->grad_norm_avg = beta * state->grad_norm_avg + gain * sqrt(h);
-  state->distance_avg = beta * state->distance_avg +
-                        gain * (state->grad_norm_avg / (state->grad_sq_avg + e));
+  state->distance_avg =
+      beta * state->distance_avg + gain * (state->grad_norm_avg / (state->grad_sq_avg + e));
   return {end_of_range(options, state->h_min_avg, debias),
           end_of_range(options, state->h_max_avg, debias), state->grad_sq_avg / debias,
           state->distance_avg / debias};

@@ -7,23 +7,23 @@ namespace yfk {
 
 // One step's gradient, before any unscaling or clip, and where the parameters began.
 struct GradientSums {
-  double grad_sq;               // ‖g‖²
-  double avg_dot_grad;          // <ḡ, g>
-  double avg_sq;                // ‖ḡ‖²
-  double nonzero, count;        // entries
-  double avg_grad_sq;           // ‖g‖² as ḡ's space sees it: the sketch's own, else grad_sq
-  double start_sq;              // ‖x_0‖²
+  double grad_sq;         // ‖g‖²
+  double avg_dot_grad;    // <ḡ, g>
+  double avg_sq;          // ‖ḡ‖²
+  double nonzero, count;  // entries
+  double avg_grad_sq;     // ‖g‖² as ḡ's space sees it: the sketch's own, else grad_sq
+  double start_sq;        // ‖x_0‖²
 };
 
 // What a step has worked out for all parameter groups.
 struct Tuned {
-  bool active;                  // false: the step is skipped, and nothing else here counts
+  bool active;  // false: the step is skipped, and nothing else here counts
   double lr, momentum;
-  double update_scale;          // unscaling and clips, on the gradients of the update
+  double update_scale;  // unscaling and clips, on the gradients of the update
   double average_gain;
-  double norm_sq, root;         // ‖g‖² and ‖g‖ as the statistics saw them
-  double scale;                 // with a preconditioner: of the metric
-  double update_clip;           // with a preconditioner
+  double norm_sq, root;  // ‖g‖² and ‖g‖ as the statistics saw them
+  double scale;          // with a preconditioner: of the metric
+  double update_clip;    // with a preconditioner
 };
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.

@@ -58,16 +58,21 @@ struct Scale {
 
 cuda::GateArguments arguments(const std::vector<double>& partials, const Scale& scale,
                               Gatekeeper& keeper) {
-  return {int64_t(partials.size()) / kSums, partials.empty() ? nullptr : partials.data(),
-          scale.scale(), scale.found(), &keeper.state, keeper.groups(), kWords,
+  return {int64_t(partials.size()) / kSums,
+          partials.empty() ? nullptr : partials.data(),
+          scale.scale(),
+          scale.found(),
+          &keeper.state,
+          keeper.groups(),
+          kWords,
           keeper.coefficients.data()};
 }
 
 void on_cpu(const std::vector<double>& partials, const Scale& scale, Gatekeeper& keeper) {
   cpu::decide(int64_t(partials.size()) / kSums, partials.data(),
-            scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
-            scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
-            keeper.coefficients.data());
+              scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
+              scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
+              keeper.coefficients.data());
 }
 
 // A good step, one with a NaN (or an infinity), one that GradScaler has found to overflow, a good
@@ -111,7 +116,7 @@ void check_after_measurement(DType dtype, Random& random) {
     Gatekeeper cuda = fresh, cpu = fresh;
     unsigned ticket = 0;
     cuda::measure_then_decide(model.table(), dtype, kOwn, &partials[kOther * kSums],
-                            arguments(partials, scale, cuda), &ticket, kQueue);
+                              arguments(partials, scale, cuda), &ticket, kQueue);
     on_cpu(partials, scale, cpu);
     EXPECT(agree(cuda.values(), cpu.values(), 1e-14), "not the CPU's with " << name_of(schedule));
     EXPECT(ticket == 0, "the ticket is " << ticket << " with " << name_of(schedule));

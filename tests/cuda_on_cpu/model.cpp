@@ -107,8 +107,7 @@ std::array<int64_t, kUsedColumns> offsets_of(Alignment alignment, Random& random
 }  // namespace
 
 Array::Array(int64_t numel, int64_t width, int64_t offset)
-    : begin_(kLine + offset * width),
-      size_(numel * width),
+    : begin_(kLine + offset * width), size_(numel * width),
       capacity_(begin_ + size_ + kGuardAfter) {
   void* block = nullptr;
   if (posix_memalign(&block, kLine, size_t(capacity_)) != 0) throw std::bad_alloc();
@@ -179,9 +178,7 @@ Table Model::table() const {
   return {rows_.data(), chunks_.data(), int64_t(chunks_.size()), blueprint_.chunk_size};
 }
 
-Array& Model::array(int64_t tensor, int column) {
-  return arrays_[tensor * kUsedColumns + column];
-}
+Array& Model::array(int64_t tensor, int column) { return arrays_[tensor * kUsedColumns + column]; }
 
 std::vector<double> Model::read(int64_t tensor, int column) {
   const int64_t numel = column == kStep ? 1 : rows_[tensor].numel;

@@ -47,7 +47,7 @@ struct Blueprint {
   int64_t chunk_size;
   std::vector<Tensor> tensors;
   unsigned seed;
-  bool master = true;  // of half-precision parameters
+  bool master = true;   // of half-precision parameters
   bool counts = false;  // the steps of each tensor
 };
 

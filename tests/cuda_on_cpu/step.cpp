@@ -39,8 +39,12 @@ std::vector<OracleTensor> tensors_of(Model& model, const Blueprint& blueprint) {
   std::vector<OracleTensor> tensors;
   for (int64_t t = 0; t < int64_t(blueprint.tensors.size()); ++t) {
     const TensorRow& row = model.row(t);
-    OracleTensor tensor = {blueprint.tensors[t].has_grad, row.group, row.origin,
-                           model.read(t, kGrad), model.read(t, kParam), model.read(t, kState),
+    OracleTensor tensor = {blueprint.tensors[t].has_grad,
+                           row.group,
+                           row.origin,
+                           model.read(t, kGrad),
+                           model.read(t, kParam),
+                           model.read(t, kState),
                            model.read(t, kState + 1)};
     // the master counts, unless somebody has written to the parameter since
     const std::vector<double> master = model.read(t, kMaster);
@@ -57,11 +61,8 @@ std::vector<OracleTensor> tensors_of(Model& model, const Blueprint& blueprint) {
 class Stepper {
  public:
   Stepper(const Trace& trace, Random& random)
-      : trace_(trace),
-        random_(random),
-        model_(trace.blueprint, Alignment::kOdd),
-        oracle_(trace.options, kHyper),
-        state_(fresh_state(trace.options)),
+      : trace_(trace), random_(random), model_(trace.blueprint, Alignment::kOdd),
+        oracle_(trace.options, kHyper), state_(fresh_state(trace.options)),
         coefficients_(kHyper.size()) {
     model_.draw(kState + 1, 0.0, random);
   }
@@ -95,21 +96,20 @@ class Stepper {
     const bool sketched = trace_.options.sketch;
     std::vector<float> sketches(sketched ? kSlots * kTile : 0);
     const float* sketch = sketched ? sketches.data() : nullptr;
-    cuda::measure(model_.table(), blueprint.dtype,
-                  sketched ? Measure::kSketch : Measure::kAverage, kSlots, partials.data(),
-                  sketches.data(), {0, nullptr});
+    cuda::measure(model_.table(), blueprint.dtype, sketched ? Measure::kSketch : Measure::kAverage,
+                  kSlots, partials.data(), sketches.data(), {0, nullptr});
     cuda::yellowfin_tune(trace_.options, kSlots, partials.data(), sketch, &kLossScale, nullptr,
                          state_.data(), int64_t(kHyper.size()), &kHyper[0].lr,
                          &coefficients_[0].active, scratch.data(), {0, nullptr});
     cuda::update(model_.table(), blueprint.dtype,
-                  sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin,
-                  &coefficients_[0].active, nullptr, nullptr, nullptr, nullptr, {0, nullptr});
+                 sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin, &coefficients_[0].active,
+                 nullptr, nullptr, nullptr, nullptr, {0, nullptr});
   }
 
   void near(const char* what, double got, double wanted, double tolerance) const {
-    EXPECT(std::fabs(got - wanted) <= tolerance,
-           what << " of step " << steps_ << ": " << got << ", oracle " << wanted << ", "
-                << name_of(cuda_on_cpu::schedule));
+    EXPECT(std::fabs(got - wanted) <= tolerance, what << " of step " << steps_ << ": " << got
+                                                      << ", oracle " << wanted << ", "
+                                                      << name_of(cuda_on_cpu::schedule));
   }
 
   // How far lr may be off, relatively. The root of SingleStep's cubic moves by less than its

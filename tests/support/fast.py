@@ -1,4 +1,4 @@
-"""What `pytest --fast` runs: the package itself on its native and torch backends, in one process."""
+"""What `pytest --fast` runs: the package itself, on native and torch, in one process."""
 
 from __future__ import annotations
 

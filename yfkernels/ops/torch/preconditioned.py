@@ -1,4 +1,4 @@
-"""The tuner with a preconditioner in tensor operations: csrc/tuner/preconditioned.h step by step."""
+"""The tuner with a preconditioner in tensor operations: as in csrc/tuner, step by step."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ from yfkernels.ops.triton.statistics import (
     store_recent,
 )
 
+
 @triton.jit
 def learn_from_update(
     averages,
@@ -100,7 +101,7 @@ def advance_envelope(
 
 @triton.jit
 def advance_scale(mean_sq_avg, norm_sq, count, step, square_decay):
-    """(average, t): the root mean square of the gradient, which takes out the metric's own scale."""
+    """(average, t): the gradient's root mean square, which takes the metric's own scale out."""
     mean_sq_avg = square_decay * mean_sq_avg + (1.0 - square_decay) * (norm_sq / count)
     return mean_sq_avg, tl.sqrt(mean_sq_avg / (1.0 - power(square_decay, step + 1.0)))
 

@@ -212,7 +212,7 @@ def load_radius(state):
 
 @triton.jit
 def advance_radius(unread_growth, growth, radius):
-    """(growth, radius), as far as the growth of the parameters' squares in the last update tells."""
+    """(growth, radius), as far as the growth of ‖x‖² in the last update tells."""
     growth += unread_growth
     return growth, tl.maximum(radius, tl.sqrt(tl.abs(growth)))
 

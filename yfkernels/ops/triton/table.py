@@ -75,9 +75,9 @@ def state_columns(row, first, STATES: tl.constexpr, CODED: tl.constexpr = False)
     columns = ()
     for k in tl.static_range(STATES):
         if CODED and k == STATES - 1:
-            columns += (column(row, "row.state", first, tl.uint8, k),)
+            columns += (column(row, "row.state", first, tl.uint8, k),)  # type: ignore[assignment]
         else:
-            columns += (column(row, "row.state", first, tl.float32, k),)
+            columns += (column(row, "row.state", first, tl.float32, k),)  # type: ignore[assignment]
     return columns
 
 

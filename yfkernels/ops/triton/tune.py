@@ -1,8 +1,9 @@
 """The tuner with one step size on the device: csrc/tuner/plain.h step by step, in one launch.
 
-The published algorithm, and the robust mode. Launched with `enable_fp_fusion=False`, so that products and sums round as they do on the host. Two
-things differ from the host in the last bits: ln and exp, and the order in which slots and buckets
-are added up, which is fixed too but is that of a tree.
+The published algorithm, and the robust mode. Launched with `enable_fp_fusion=False`, so that
+products and sums round as they do on the host. Two things differ from the host in the last bits: ln
+and exp, and the order in which slots and buckets are added up, which is fixed too but is that of a
+tree.
 Source: Zhang, Mitliagkas, Ré, arXiv 1706.03471.
 """
 

@@ -44,9 +44,9 @@ def _load_states(columns, place, mask, other):
     states = ()
     for k in tl.static_range(len(columns)):
         if columns[k].dtype.element_ty == tl.uint8:
-            states += (float_of(tl.load(columns[k] + place, mask)),)
+            states += (float_of(tl.load(columns[k] + place, mask)),)  # type: ignore[assignment]
         else:
-            states += (tl.load(columns[k] + place, mask, other),)
+            states += (tl.load(columns[k] + place, mask, other),)  # type: ignore[assignment]
     return states
 
 
