@@ -10,6 +10,7 @@ namespace yfk {
 // The head of the state, in this order, as float64; yfkernels/ops/constants.py names the same fields.
 #define YFK_TUNER_STATE(field)                                                                    \
   field(format) /* layout version, checked when a state_dict is loaded */                         \
+  field(words)  /* of this head; fewer in a state saved before the last ones were added */        \
   /* the options, 0 or 1, that say what the other numbers mean: written once, at the start */     \
   field(robust) field(preconditioned) field(polyak) field(log_smooth)                             \
   field(step)          /* steps taken */                                                          \
