@@ -53,10 +53,14 @@ convergence: build ## train real tasks beside rivals: hours, goes on where it wa
 	$(PYTHON) -m bench.convergence run
 	$(PYTHON) -m bench.convergence report
 
-lint: $(requirements) ## ruff and mypy
+# of the same environment, or from the path
+clang-format = $(filter-out ./,$(dir $(PYTHON)))clang-format
+
+lint: $(requirements) ## ruff, mypy, clang-format
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	find csrc bench tests -regex ".*\.\(cpp\|h\|cu\|cuh\)" -exec $(clang-format) --dry-run --Werror {} +
 
 gpu: build ## on a CUDA machine, 6 minutes: GPU tests, benchmarks, sanitizers, report; or PART=tests|bench|sanitize|bench-all
 	$(PYTHON) -m bench.speed.gpu $(PART) $(if $(OUT),--out $(OUT))

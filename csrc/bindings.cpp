@@ -1,6 +1,6 @@
 // yfkernels._C: the operations of the CPU and the CUDA driver, on raw addresses.
 //
-// No torch header is included, so no release of torch can break the binary. yfkernels/ops/native.py
+// No torch header is included, so no release of torch can break the binary. yfkernels/ops/native
 // is the only caller: it owns every tensor, checks everything, and passes addresses and sizes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,8 +9,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes.h"
 #include "cpu/driver.h"
 #include "cpu/parallel.h"
+#include "random.h"
 #include "watch.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
@@ -144,17 +146,16 @@ py::dict layout() {
   all["options"] = options();
   all["rules"] = rules();
   all["numbers"] = numbers();
-  all["seen"] = py::dict(py::arg("SAME") = int(kSame), py::arg("MOVED") = int(kMoved),
-                         py::arg("COPY") = int(kCopy), py::arg("PLAN") = int(kPlan),
-                         py::arg("NO_GRADIENT") = int(kNoGradient),
-                         py::arg("UPDATED") = int(kUpdated));
-  all["places"] = py::dict(py::arg("TABLE") = int(Place::kTable),
-                           py::arg("NOWHERE") = int(Place::kNowhere),
-                           py::arg("EMPTY") = int(Place::kEmpty),
-                           py::arg("PLAIN") = int(Place::kPlain));
-  all["measures"] = py::dict(py::arg("NORM") = int(Measure::kNorm),
-                             py::arg("AVERAGE") = int(Measure::kAverage),
-                             py::arg("SKETCH") = int(Measure::kSketch));
+  all["seen"] =
+      py::dict(py::arg("SAME") = int(kSame), py::arg("MOVED") = int(kMoved),
+               py::arg("COPY") = int(kCopy), py::arg("PLAN") = int(kPlan),
+               py::arg("NO_GRADIENT") = int(kNoGradient), py::arg("UPDATED") = int(kUpdated));
+  all["places"] =
+      py::dict(py::arg("TABLE") = int(Place::kTable), py::arg("NOWHERE") = int(Place::kNowhere),
+               py::arg("EMPTY") = int(Place::kEmpty), py::arg("PLAIN") = int(Place::kPlain));
+  all["measures"] =
+      py::dict(py::arg("NORM") = int(Measure::kNorm), py::arg("AVERAGE") = int(Measure::kAverage),
+               py::arg("SKETCH") = int(Measure::kSketch));
   all["corrections"] = py::dict(py::arg("NONE") = int(BiasCorrection::kNone),
                                 py::arg("MOMENTS") = int(BiasCorrection::kMoments),
                                 py::arg("LR") = int(BiasCorrection::kLr));
@@ -233,7 +234,7 @@ PYBIND11_MODULE(_C, m) {
       [](int64_t num_slots, Address partials, double inv_scale, bool found_inf, Address state,
          int64_t num_groups, int64_t words, Address coefficients) {
         cpu::decide(num_slots, at<const double>(partials), inv_scale, found_inf,
-                  at<GateState>(state), num_groups, words, at<double>(coefficients));
+                    at<GateState>(state), num_groups, words, at<double>(coefficients));
       },
       no_gil);
   m.def(
@@ -241,17 +242,17 @@ PYBIND11_MODULE(_C, m) {
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_move_sums, Address move_sums, int threads) {
         cpu::update(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                     at<const double>(coefficients), at<double>(chunk_move_sums), at<double>(move_sums),
-                     threads);
+                    at<const double>(coefficients), at<double>(chunk_move_sums),
+                    at<double>(move_sums), threads);
       },
       no_gil);
   m.def(
       "cpu_update_state",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, int threads) {
-        cpu::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                    at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
-                    threads);
+        cpu::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                          RuleId(rule), at<const double>(coefficients), at<double>(chunk_norms),
+                          at<double>(norms), threads);
       },
       no_gil);
   m.def(
@@ -259,8 +260,8 @@ PYBIND11_MODULE(_C, m) {
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, int threads) {
         cpu::update_state_then_apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                             RuleId(rule), at<const double>(coefficients), at<double>(chunk_norms),
-                             at<double>(norms), threads);
+                                     RuleId(rule), at<const double>(coefficients),
+                                     at<double>(chunk_norms), at<double>(norms), threads);
       },
       no_gil);
   m.def(
@@ -268,7 +269,7 @@ PYBIND11_MODULE(_C, m) {
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address norms, int threads) {
         cpu::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                  at<const double>(coefficients), at<const double>(norms), threads);
+                   at<const double>(coefficients), at<const double>(norms), threads);
       },
       no_gil);
 
@@ -310,8 +311,8 @@ PYBIND11_MODULE(_C, m) {
          int64_t num_slots, Address partials, const cuda::GateArguments& gate, Address ticket,
          int device, Address stream) {
         cuda::measure_then_decide(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                                num_slots, at<double>(partials), gate, at<unsigned>(ticket),
-                                {device, at<void>(stream)});
+                                  num_slots, at<double>(partials), gate, at<unsigned>(ticket),
+                                  {device, at<void>(stream)});
       },
       no_gil);
   m.def(
@@ -338,8 +339,9 @@ PYBIND11_MODULE(_C, m) {
          Address coefficients, Address chunk_move_sums, Address move_sums, Address tickets,
          Address ticket, int device, Address stream) {
         cuda::update(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                      at<const double>(coefficients), at<double>(chunk_move_sums), at<double>(move_sums),
-                      at<unsigned>(tickets), at<unsigned>(ticket), {device, at<void>(stream)});
+                     at<const double>(coefficients), at<double>(chunk_move_sums),
+                     at<double>(move_sums), at<unsigned>(tickets), at<unsigned>(ticket),
+                     {device, at<void>(stream)});
       },
       no_gil);
   m.def(
@@ -347,9 +349,9 @@ PYBIND11_MODULE(_C, m) {
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address chunk_norms, Address norms, Address tickets, int device,
          Address stream) {
-        cuda::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                     at<const double>(coefficients), at<double>(chunk_norms), at<double>(norms),
-                     at<unsigned>(tickets), {device, at<void>(stream)});
+        cuda::update_state(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                           RuleId(rule), at<const double>(coefficients), at<double>(chunk_norms),
+                           at<double>(norms), at<unsigned>(tickets), {device, at<void>(stream)});
       },
       no_gil);
   m.def(
@@ -357,8 +359,8 @@ PYBIND11_MODULE(_C, m) {
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype, int rule,
          Address coefficients, Address norms, int device, Address stream) {
         cuda::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
-                   at<const double>(coefficients), at<const double>(norms),
-                   {device, at<void>(stream)});
+                    at<const double>(coefficients), at<const double>(norms),
+                    {device, at<void>(stream)});
       },
       no_gil);
   m.def(

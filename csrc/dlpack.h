@@ -26,11 +26,11 @@ struct DType {
 constexpr uint8_t kComplex = 5;  // DType::code
 
 struct Tensor {
-  void* data;                    // null for a tensor without memory of its own, a wrapper for one
+  void* data;  // null for a tensor without memory of its own, a wrapper for one
   Device device;
   int32_t ndim;
   DType dtype;
-  int64_t *shape, *strides;      // borrowed; strides in elements
+  int64_t *shape, *strides;  // borrowed; strides in elements
   uint64_t byte_offset;
 };
 
@@ -38,7 +38,7 @@ struct ExchangeApi {
   uint32_t major, minor;
   ExchangeApi* older;
   void *allocate, *export_managed, *import_managed;
-  // 0, or -1 with a Python exception set. No reference is taken, nothing is synchronised.
+  // 0, or -1 with a Python exception set. No reference is taken, nothing is synchronized.
   int (*describe)(void* py_object, Tensor* out);  // may be null
   void* current_stream;
 };

@@ -48,7 +48,7 @@ YFK_FN void apply(const Verdict& verdict, Settings* group) {
 
 // All of it, one group after the other.
 YFK_FN void decide(bool measured, double norm_sq, double inv_scale, bool found_inf,
-                  GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
+                   GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
   const Verdict verdict = verdict_on(measured, norm_sq, inv_scale, found_inf, *state);
   remember(verdict, state);
   for (int64_t i = 0; i < num_groups; ++i)

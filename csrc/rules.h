@@ -1,21 +1,24 @@
-// Per-element update rules, one small struct each, shared by the CPU and the CUDA driver.
+// Update rules, one element at a time: the only place where the arithmetic of an optimizer is
+// written. The CPU and the CUDA driver run them; the list at the end is what all else follows from.
 //
 // A rule is written for a value type T that is `float` on the GPU (and in tails) and a short SIMD
 // vector of floats on the CPU: plain arithmetic only, no branches on data. It offers
 //
-//   Coefficients                      what it is given per parameter group, doubles that begin as
-//                                     Gate does; float64 parameters are served from the same buffer
+//   Coefficients                      what it is given per parameter group: doubles that begin as
+//                                     Gate does. float64 parameters are served from the same buffer
 //   kStates                           how many state columns it keeps, from kState on
 //   kCoded                            whether the last of them is kept in 8-bit codes
-//   Rule(coefficients, step, ratio)   rounded to float once per chunk. step: of this tensor, from 1;
+//   Rule(coefficients, step, ratio)   rounds to float, once per chunk. step: of this tensor, from 1;
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
 //   T moved(p, u)                     the parameter after the move
-//   kMoveSums                           how many sums over all elements the tuner wants of the move;
+//   kMoveSums                         how many sums over all elements of the move the tuner wants
 //   void move_sums(g, before, after, const T* state, T* sums)
 //                                     adds an element's share to them; the state has advanced
-// and, if the length of the move hangs on the norms of the whole tensor (two passes: the first for
+//
+// and, if the length of the move depends on the norms of the whole tensor (two passes: the first for
 // state and norms, the second for the move),
+//
 //   T recalled(p, const T* state)     u once more, from the advanced state
 //   trust_ratio(coefficients, p_sq, u_sq)    the ratio, from ‖p‖² and ‖u‖²
 #pragma once
@@ -24,26 +27,39 @@
 
 #include <cstdint>
 
+#include "host_device.h"
 #include "record.h"
-
-#if defined(__CUDACC__)
-#define YFK_FN __host__ __device__ __forceinline__
-#else
-#define YFK_FN inline __attribute__((always_inline))
-#endif
 
 namespace yfk {
 
 // The head of every rule's coefficients.
-#define YFK_GATE(field)                                                        \
+#define YFK_GATE(field)                                                           \
   field(active)     /* 0 when the step is skipped: then nothing may be written */ \
   field(grad_scale) /* unscaling, clips and the sign of `maximize` in one factor */
 struct Gate {
   YFK_RECORD(YFK_GATE)
 };
 
-// The square root, also beside the CPU's vectors. csrc/cuda is compiled with the GPU's fast division
-// and root, good to a few units in the last place.
+// How the coefficients go on that are the user's settings; the gate (gate.h) fills in their head.
+#define YFK_SETTINGS(field)                                             \
+  field(sign)         /* -1 to maximize */                              \
+  field(max_norm)     /* of the whole gradient; infinity for no clip */ \
+  field(lr)                                                             \
+  field(weight_decay)                                                   \
+  field(decoupled)    /* 0 or 1 */
+struct Settings : Gate {
+  using Base = Gate;
+  YFK_RECORD(YFK_SETTINGS)
+};
+
+// Weight decay either added to the gradient (or the direction) or shrinking the parameter.
+YFK_FN double coupled_decay(const Settings& s) { return s.decoupled != 0.0 ? 0.0 : s.weight_decay; }
+YFK_FN double decay_kept(const Settings& s) {
+  return s.decoupled != 0.0 ? 1.0 - s.lr * s.weight_decay : 1.0;
+}
+
+// The square root; cpu/simd.h has it for vectors. Sources in cuda/ that say so are compiled with the
+// GPU's fast division and root, good to a few units in the last place.
 YFK_FN float root(float a) { return sqrtf(a); }
 
 // base^n for a whole n >= 0, in products alone, so that host and device agree to the last bit.
@@ -91,7 +107,7 @@ struct YellowFinCoefficients : Gate {
 // Both momentum forms in one expression:
 //   buffer:  v <- mu v + d,       p <- p - lr v      (torch.optim.SGD)
 //   polyak:  v <- mu v - lr d,    p <- p + v         (the paper)
-// with d = c g + wd p, and  gbar <- b gbar + (1-b) c' g  for variance="exact".
+// with d = c g + wd p, and  ḡ <- b ḡ + (1-b) c' g  for variance="exact".
 //
 // The robust mode wants to know how ‖p‖² has grown. Term by term, because the difference of two
 // norms would drown early growth in rounding.
@@ -152,8 +168,8 @@ struct PreconditionedYellowFin : Move {
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
-        velocity_gain(float(c.velocity_gain * c.update_clip)),
-        square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
+        velocity_gain(float(c.velocity_gain * c.update_clip)), square_decay(float(c.average_decay)),
+        square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
 
   template <class T>
@@ -182,7 +198,8 @@ struct PreconditionedYellowFin : Move {
 
   // What is worked out here a second time the compiler takes from above.
   template <class T>
-  YFK_FN void move_sums(const T& g, const T& before, const T& after, const T* state, T* sums) const {
+  YFK_FN void move_sums(const T& g, const T& before, const T& after, const T* state,
+                        T* sums) const {
     const T d = uphill(g, before);
     const T q = metric(state[1]);
     sums[0] = sums[0] + (after - before) * (after + before) * q;
@@ -192,23 +209,6 @@ struct PreconditionedYellowFin : Move {
 
 // ---------------------------------------------------------------------------------------------
 // Rules whose coefficients are the user's settings
-
-#define YFK_SETTINGS(field)                                            \
-  field(sign)         /* -1 to maximize */                             \
-  field(max_norm)     /* of the whole gradient; infinity for no clip */ \
-  field(lr)                                                            \
-  field(weight_decay)                                                  \
-  field(decoupled)    /* 0 or 1 */
-struct Settings : Gate {
-  using Base = Gate;
-  YFK_RECORD(YFK_SETTINGS)
-};
-
-// Weight decay either added to the gradient (or the direction) or shrinking the parameter.
-YFK_FN double coupled_decay(const Settings& s) { return s.decoupled != 0.0 ? 0.0 : s.weight_decay; }
-YFK_FN double decay_kept(const Settings& s) {
-  return s.decoupled != 0.0 ? 1.0 - s.lr * s.weight_decay : 1.0;
-}
 
 #define YFK_QHM(field) field(beta) field(nu)
 struct QHMCoefficients : Settings {
@@ -330,8 +330,10 @@ struct LAMB : Move {
 };
 
 // ---------------------------------------------------------------------------------------------
-// Every rule, in the order of yfkernels/ops/rules.py: its constant, its name, the passes it can be
-// run in (OnePass, TwoPasses, or Either) and its struct. All else follows from this list.
+// The list
+
+// In the order of yfkernels/ops/rules.py: constant, name, the passes that the rule can be run in
+// (OnePass, TwoPasses or Either), struct.
 #define YFK_RULES(rule)                                                                    \
   rule(kYellowFin, yellowfin, Either, YellowFin<true>)                                     \
   rule(kYellowFinSketch, yellowfin_sketch, Either, YellowFin<false>)                       \
@@ -347,60 +349,5 @@ enum class RuleId : int {
   YFK_RULES(YFK_RULE_ID)
 #undef YFK_RULE_ID
 };
-
-// ---------------------------------------------------------------------------------------------
-// Random bits, from counters: the same on every backend, and nothing to store
-
-// Spreads the bits of x over 32. T: uint32_t, or a vector of them.
-constexpr uint32_t kMix1 = 0x7feb352d, kMix2 = 0x846ca68b, kWeyl = 0x9e3779b1;
-
-template <class T>
-YFK_FN T mixed(T x) {
-  x ^= x >> 16;
-  x *= kMix1;
-  x ^= x >> 15;
-  x *= kMix2;
-  x ^= x >> 16;
-  return x;
-}
-
-// The sketch is a signed sum of the gradient in kTile buckets, bucket = element index mod kTile.
-// 32 random signs for the 32 elements of block `index / 32`: bit i set means minus for element i.
-// One hash serves 32 elements, so that the sign costs less than the load it rides on.
-YFK_FN uint32_t sign_bits(int64_t block) {
-  return mixed(uint32_t(block) ^ uint32_t(uint64_t(block) >> 32));
-}
-
-// Stochastic rounding: element e of the model is rounded by mixed(uint32_t(e) ^ seed), where the
-// seed belongs to the step and to a stretch of 2^32 elements.
-YFK_FN uint32_t rounding_seed(int64_t element, double step) {
-  return mixed(mixed(uint32_t(step)) + uint32_t(uint64_t(element) >> 32));
-}
-
-// Averages of squares in eight bits: six of exponent and two of mantissa, 2^-37 (or less) to 1.75 2^26:
-// of squares relative to their mean, of which one in a model of n elements may be n.
-// Rounded stochastically: to the nearest, an average over a thousand steps would never move.
-constexpr uint32_t kCodeShift = 21;
-constexpr uint32_t kCodeBase = 90u << 23;  // the bits of 2^-37
-
-// Random bits of element e for that: code_weyl(e + seed), which costs no hash for each. From element to
-// element they are evenly spread, which does no harm, and from step to step independent.
-template <class T>
-YFK_FN T code_weyl(T element) {
-  return element * kWeyl;
-}
-
-// T: uint32_t, or a vector of them. float_bits: of a number that is not negative.
-template <class T>
-YFK_FN T code_of(T float_bits, T random) {
-  const T bits = float_bits + (random >> (32 - kCodeShift));
-  const T code = ((bits > kCodeBase ? bits : T{} + kCodeBase) - kCodeBase) >> kCodeShift;
-  return code > 255u ? T{} + 255u : code;
-}
-
-template <class T>
-YFK_FN T float_bits_of(T code) {
-  return (code << kCodeShift) + kCodeBase;
-}
 
 }  // namespace yfk

@@ -14,10 +14,10 @@
 
 namespace yfk {
 
-constexpr int kColumns = 9;       // columns a row has room for
-constexpr int kTile = 4096;       // chunk lengths are multiples of this; also the sketch's width
-constexpr int kMeasured = 5;      // doubles a measurement leaves in each slot
-constexpr int kSums = 6;          // doubles of a slot, all read and written one by one
+constexpr int kColumns = 9;   // columns a row has room for
+constexpr int kTile = 4096;   // chunk lengths are multiples of this; also the sketch's width
+constexpr int kMeasured = 5;  // doubles a measurement leaves in each slot
+constexpr int kSums = 6;      // doubles of a slot, all read and written one by one
 
 // A slot: what a measurement sums, and in the first of a table ‖p‖² before step 0.
 #define YFK_SLOT(field)                                                     \
@@ -37,29 +37,29 @@ struct TensorRow {
 #define YFK_ROW_MEMBER(name) int64_t name;
   YFK_ROW(YFK_ROW_MEMBER)
 #undef YFK_ROW_MEMBER
-  int64_t column[kColumns];       // addresses: gradient, parameter, then the rule's state
+  int64_t column[kColumns];  // addresses, by Column
 };
 
 struct Chunk {
   int64_t row;
-  int64_t first;                  // first element; a multiple of the chunk length
+  int64_t first;  // first element; a multiple of the chunk length
 };
 
 struct Table {
   const TensorRow* rows;
   const Chunk* chunks;
   int64_t num_chunks;
-  int64_t chunk_size;             // elements
+  int64_t chunk_size;  // elements
 };
 
-// What the columns hold. A rule's state is one or two float32 columns from kState on.
-#define YFK_COLUMNS(column)                                                                   \
-  column(kGrad, grad)                                                                        \
-  column(kParam, param)                                                                      \
-  column(kState, state)       /* momentum_buffer, or exp_avg */                              \
-  column(kGradAvg, grad_avg)  /* YellowFin with variance="exact"; else exp_avg_sq */         \
-  column(kMaster, master)     /* float32 copy of a half-precision parameter, if it has one */ \
-  column(kStep, step)         /* float32: steps this tensor has taken, if its rule counts them */
+// What the columns hold. The last are the rule's own: its states, float32 unless it says otherwise,
+// are kState, kState + 1, ... up to the last column.
+#define YFK_COLUMNS(column)                                                                \
+  column(kGrad, grad)                                                                      \
+  column(kParam, param)                                                                    \
+  column(kMaster, master) /* float32 copy of a half-precision parameter, if it has one */  \
+  column(kStep, step)     /* one float32 number: steps taken, if somebody counts them */   \
+  column(kState, state)   /* momentum_buffer, or exp_avg */
 enum Column : int {
 #define YFK_COLUMN(constant, name) constant,
   YFK_COLUMNS(YFK_COLUMN)
@@ -68,9 +68,9 @@ enum Column : int {
 
 // What a reading pass over the gradients is to sum, besides their squares.
 enum class Measure : int {
-  kNorm = 0,                      // nothing
-  kAverage = 1,                   // with the gradients' averages, column kGradAvg
-  kSketch = 2,                    // signed, into kTile buckets
+  kNorm = 0,     // nothing
+  kAverage = 1,  // with the gradients' averages, the second state
+  kSketch = 2,   // signed, into kTile buckets
 };
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };

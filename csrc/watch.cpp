@@ -38,8 +38,7 @@ bool truth_of(const py::object& method, PyObject* self) {
 }  // namespace
 
 bool Watch::Layout::holds(const dlpack::Tensor& tensor) const {
-  if (size_t(tensor.ndim) != shape.size() || !(tensor.dtype == dtype) ||
-      !(tensor.device == device))
+  if (size_t(tensor.ndim) != shape.size() || !(tensor.dtype == dtype) || !(tensor.device == device))
     return false;
   for (size_t dim = 0; dim < shape.size(); ++dim) {
     if (tensor.shape[dim] != shape[dim]) return false;
@@ -57,15 +56,9 @@ Watch::Layout Watch::layout_of(const dlpack::Tensor& tensor) {
 Watch::Watch(py::capsule api, py::object is_neg, py::object is_conj,
              const std::vector<std::pair<int64_t, uintptr_t>>& tables, std::vector<int64_t> sizes,
              py::list entries)
-    : capsule_(std::move(api)),
-      api_(api_in(capsule_)),
-      is_neg_(std::move(is_neg)),
-      is_conj_(std::move(is_conj)),
-      params_key_("params"),
-      grad_name_("grad"),
-      local_name_("_local_tensor"),
-      spec_name_("_spec"),
-      placements_name_("placements"),
+    : capsule_(std::move(api)), api_(api_in(capsule_)), is_neg_(std::move(is_neg)),
+      is_conj_(std::move(is_conj)), params_key_("params"), grad_name_("grad"),
+      local_name_("_local_tensor"), spec_name_("_spec"), placements_name_("placements"),
       sizes_(std::move(sizes)) {
   for (const auto& [rows, host] : tables) {
     Table table{reinterpret_cast<TensorRow*>(host), {}, {}};

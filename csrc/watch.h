@@ -20,7 +20,7 @@ namespace yfk {
 enum Seen : int {
   kSame = 0,
   kMoved = 1,       // addresses of tables on a device: see moved()
-  kCopy = 2,        // some gradient lies otherwise than its parameter, or is a lazy view
+  kCopy = 2,        // some gradient lies differently from its parameter, or is a lazy view
   kPlan = 4,        // the tables do not describe the optimizer any more
   kNoGradient = 8,  // no parameter has one
   kUpdated = 16,    // other parameters, or others that have a gradient: see present()
@@ -28,10 +28,10 @@ enum Seen : int {
 
 // Where the tables have a parameter.
 enum class Place : int {
-  kTable = 0,      // a row of a fused table
-  kNowhere = 1,    // it has not had a gradient yet
-  kEmpty = 2,      // no element of it is here
-  kPlain = 3,      // on the torch backend, which takes tensors and no addresses
+  kTable = 0,    // a row of a fused table
+  kNowhere = 1,  // it has not had a gradient yet
+  kEmpty = 2,    // no element of it is here
+  kPlain = 3,    // on the torch backend, which takes tensors and no addresses
 };
 
 class Watch {
@@ -52,7 +52,9 @@ class Watch {
   pybind11::list moved() const;
 
   // The gradients' addresses in a table, 0 where there is none.
-  const std::vector<int64_t>& present(size_t table) const { return tables_.at(table).addresses[kGrad]; }
+  const std::vector<int64_t>& present(size_t table) const {
+    return tables_.at(table).addresses[kGrad];
+  }
 
   // The gradients' addresses are to be reported again: copies have stood in for them.
   void forget_grads();

@@ -77,7 +77,8 @@ double median(std::vector<double> values) {
 }
 
 int main() {
-  float *g = column(), *p = column(), *v = column(), *average = column(), *m = column(), *s = column();
+  float *g = column(), *p = column(), *v = column(), *average = column(), *m = column(),
+        *s = column();
   const std::vector<float*> published_read = {g, average}, published_apply = {p, v, average, g};
   const std::vector<float*> sketch_read = {g}, sketch_apply = {p, v, g}, adamw = {p, m, s, g};
   const std::vector<float*> lamb_update_state = {m, s, p, g}, lamb_apply = {p, m, s};
@@ -87,16 +88,19 @@ int main() {
       {"the same, 4 places in turn", 1, 0, [&] { pass<1, 0, 4>(sketch_read); }},
       {"p v, read g: sketch apply", 3, 2, [&] { pass<3, 2, 1>(sketch_apply); }},
       {"the same, 2 places in turn", 3, 2, [&] { pass<3, 2, 2>(sketch_apply); }},
-      {"sketch, both passes", 4, 2, [&] { pass<1, 0, 4>(sketch_read), pass<3, 2, 1>(sketch_apply); }},
+      {"sketch, both passes", 4, 2,
+       [&] { pass<1, 0, 4>(sketch_read), pass<3, 2, 1>(sketch_apply); }},
       {"read g average: published measure", 2, 0, [&] { pass<2, 0, 1>(published_read); }},
       {"the same, 2 places in turn", 2, 0, [&] { pass<2, 0, 2>(published_read); }},
       {"the same, 4 places in turn", 2, 0, [&] { pass<2, 0, 4>(published_read); }},
       {"p v average, read g: published apply", 4, 3, [&] { pass<4, 3, 1>(published_apply); }},
       {"the same, 2 places in turn", 4, 3, [&] { pass<4, 3, 2>(published_apply); }},
-      {"published, both passes", 6, 3, [&] { pass<2, 0, 2>(published_read), pass<4, 3, 1>(published_apply); }},
+      {"published, both passes", 6, 3,
+       [&] { pass<2, 0, 2>(published_read), pass<4, 3, 1>(published_apply); }},
       {"m s, read p g: LAMB update_state", 4, 2, [&] { pass<4, 2, 1>(lamb_update_state); }},
       {"p, read m s: LAMB apply", 3, 1, [&] { pass<3, 1, 1>(lamb_apply); }},
-      {"LAMB, both passes", 7, 3, [&] { pass<4, 2, 1>(lamb_update_state), pass<3, 1, 1>(lamb_apply); }},
+      {"LAMB, both passes", 7, 3,
+       [&] { pass<4, 2, 1>(lamb_update_state), pass<3, 1, 1>(lamb_apply); }},
       {"LAMB, with the clip's read", 8, 3,
        [&] {
          pass<1, 0, 4>(sketch_read), pass<4, 2, 1>(lamb_update_state), pass<3, 1, 1>(lamb_apply);

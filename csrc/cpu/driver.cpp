@@ -66,12 +66,12 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
   double total[kSums] = {};
   for (int64_t slot = 0; slot < num_slots; ++slot)
     for (int i = 0; i < kSums; ++i) total[i] += partials[slot * kSums + i];
-  GradientSums sums = {total[0], total[1], total[2], total[3],
-                       total[4], total[0], total[5]};
+  GradientSums sums = {total[0], total[1], total[2], total[3], total[4], total[0], total[5]};
 
-  // the sketch plays the part of the gradient, its average that of gbar
+  // the sketch plays the part of the gradient, its average that of ḡ
+  auto* scalars = reinterpret_cast<TunerState*>(state);
+  double* average = sketch_average_of(options, scalars);
   double sketch[kTile];
-  double* average = state + sizeof(TunerState) / sizeof(double) + options.window;
   if (options.sketch) {
     std::fill_n(sketch, kTile, 0.0);
     for (int64_t slot = 0; slot < num_slots; ++slot)
@@ -84,7 +84,6 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
     }
   }
 
-  auto* scalars = reinterpret_cast<TunerState*>(state);
   const Tuned tuned = tune(options, sums, inv_scale, found_inf, scalars);
   for (int64_t i = 0; i < num_groups; ++i)
     tune_group(options, tuned, i, reinterpret_cast<const GroupHyper*>(groups),
@@ -96,7 +95,7 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 }
 
 void decide(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
-          GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
+            GateState* state, int64_t num_groups, int64_t words, double* coefficients) {
   double norm_sq = 0.0;
   for (int64_t slot = 0; slot < num_slots; ++slot) norm_sq += partials[slot * kSums];
   decide(num_slots > 0, norm_sq, inv_scale, found_inf, state, num_groups, words, coefficients);
@@ -128,7 +127,7 @@ static void end_tensor(const Table& table, int64_t first, int64_t end, const dou
 }
 
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_move_sums, double* move_sums, int threads) {
+            double* chunk_move_sums, double* move_sums, int threads) {
   if (!active(coefficients)) return;
   const Passes passes = kernels().passes(dtype, rule);
   const Runs runs(table, threads);
@@ -148,7 +147,7 @@ void update(const Table& table, DType dtype, RuleId rule, const double* coeffici
 }
 
 void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-            double* chunk_norms, double* norms, int threads) {
+                  double* chunk_norms, double* norms, int threads) {
   if (!active(coefficients)) return;
   const UpdateStateKernel kernel = kernels().passes(dtype, rule).update_state;
   const Runs runs(table, threads);
@@ -161,7 +160,7 @@ void update_state(const Table& table, DType dtype, RuleId rule, const double* co
 }
 
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-          const double* norms, int threads) {
+           const double* norms, int threads) {
   if (!active(coefficients)) return;
   const ApplyKernel kernel = kernels().passes(dtype, rule).apply;
   const Runs runs(table, threads);
@@ -170,8 +169,9 @@ void apply(const Table& table, DType dtype, RuleId rule, const double* coefficie
   });
 }
 
-void update_state_then_apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-                     double* chunk_norms, double* norms, int threads) {
+void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
+                             const double* coefficients, double* chunk_norms, double* norms,
+                             int threads) {
   if (!active(coefficients)) return;
   const Passes passes = kernels().passes(dtype, rule);
   const Runs runs(table, threads);

@@ -2,8 +2,9 @@
 #pragma once
 
 #include "../gate.h"
+#include "../rules.h"
 #include "../table.h"
-#include "../tuner.h"
+#include "../tuner/tuner.h"
 
 namespace yfk {
 namespace cpu {
@@ -23,7 +24,7 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 // slots, if there are any, and fills `active` and `grad_scale` of every group's coefficients, which
 // are `words` doubles each. A non-finite norm or found_inf skips the step.
 void decide(int64_t num_slots, const double* partials, double inv_scale, bool found_inf,
-          GateState* state, int64_t num_groups, int64_t words, double* coefficients);
+            GateState* state, int64_t num_groups, int64_t words, double* coefficients);
 
 // The passes of a rule over every tensor that has a gradient. They do nothing when the coefficients
 // are not active.
@@ -34,13 +35,14 @@ void decide(int64_t num_slots, const double* partials, double inv_scale, bool fo
 //            while the caches still have some of it.
 // chunk_norms, chunk_move_sums: room for two doubles a chunk.
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_move_sums, double* move_sums, int threads);
+            double* chunk_move_sums, double* move_sums, int threads);
 void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-            double* chunk_norms, double* norms, int threads);
+                  double* chunk_norms, double* norms, int threads);
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-          const double* norms, int threads);
-void update_state_then_apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-                     double* chunk_norms, double* norms, int threads);
+           const double* norms, int threads);
+void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
+                             const double* coefficients, double* chunk_norms, double* norms,
+                             int threads);
 
 // Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count);

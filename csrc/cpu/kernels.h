@@ -8,8 +8,8 @@ namespace yfk {
 
 // Every kernel walks chunks [begin, end) of a table and passes over tensors without a gradient.
 
-// Adds to sums[kMeasured] = {Σg², Σ gbar g, Σ gbar², non-zero entries, entries} what was asked for; the
-// second and third only with gbar, the fourth only if wanted. sketch: kTile floats, or null.
+// Adds to sums[kMeasured] = {Σg², Σ ḡ g, Σ ḡ², non-zero entries, entries} what was asked for; the
+// second and third only with ḡ, the fourth only if wanted. sketch: kTile floats, or null.
 using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, double* sums,
                                float* sketch);
 
@@ -17,11 +17,11 @@ using MeasureKernel = void (*)(const Table& table, int64_t begin, int64_t end, d
 // table (‖p‖², ‖u‖²) over its elements, or for each row over the whole tensor. chunk_move_sums: for each
 // chunk the rule's sums of the move, if it has any.
 using UpdateKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
-                               double* chunk_move_sums);
-using UpdateStateKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
-                              double* chunk_norms);
+                              double* chunk_move_sums);
+using UpdateStateKernel = void (*)(const Table& table, int64_t begin, int64_t end,
+                                   const double* groups, double* chunk_norms);
 using ApplyKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* groups,
-                            const double* row_norms);
+                             const double* row_norms);
 
 // The rule in one pass, the last chunk first; or in two: state and norms, then the parameters, each
 // from the end at which the pass before has stopped. Null where a rule does not offer it.
@@ -29,7 +29,7 @@ struct Passes {
   UpdateKernel update;
   UpdateStateKernel update_state;
   ApplyKernel apply;
-  int move_sums = 0;                 // sums that `update` leaves of each chunk
+  int move_sums = 0;  // sums that `update` leaves of each chunk
 };
 
 struct KernelSet {

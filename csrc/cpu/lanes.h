@@ -1,6 +1,7 @@
 // How sixteen elements of a column are read and written, whatever their type.
 #pragma once
 
+#include "../codes.h"
 #include "simd.h"
 
 namespace yfk {
@@ -12,7 +13,7 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
-struct Code {  // of rules.h
+struct Code {  // of codes.h
   uint8_t bits;
 };
 
@@ -24,7 +25,7 @@ YFK_FN FloatVec widen(HalfVec h, BFloat16) {
 
 YFK_FN HalfVec narrow(FloatVec f, BFloat16) {
   const UIntVec u = (UIntVec)f;
-  const UIntVec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;   // to nearest even
+  const UIntVec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest even
   const UIntVec nan = (u >> 16) | 0x40u;
   const UIntVec is_nan = (UIntVec)((u & 0x7fffffffu) > 0x7f800000u);
   return __builtin_convertvector(select(is_nan, nan, rounded), HalfVec);
@@ -48,12 +49,12 @@ YFK_FN HalfVec narrow(FloatVec f, Float16) {
   // below 2^-14: adding 0.5 lets the float unit round to multiples of 2^-24
   const UIntVec small = (UIntVec)((FloatVec)a + 0.5f) - 0x3f000000u;
   UIntVec r = select((UIntVec)(a < (113u << 23)), small, normal);
-  r = select((UIntVec)(a >= 0x477ff000u), UIntVec{} + 0x7c00u, r);   // rounds to infinity
-  r = select((UIntVec)(a > 0x7f800000u), UIntVec{} + 0x7e00u, r);    // NaN
+  r = select((UIntVec)(a >= 0x477ff000u), UIntVec{} + 0x7c00u, r);  // rounds to infinity
+  r = select((UIntVec)(a > 0x7f800000u), UIntVec{} + 0x7e00u, r);   // NaN
   return __builtin_convertvector(r | sign, HalfVec);
 }
 
-// Stochastic rounding: up or down to a neighbour, with a probability that keeps the mean. `random`
+// Stochastic rounding: up or down to a neighbor, with a probability that keeps the mean. `random`
 // are 32 random bits a lane.
 YFK_FN HalfVec narrow(FloatVec f, BFloat16, UIntVec random) {
   const UIntVec u = (UIntVec)f;
@@ -73,10 +74,10 @@ YFK_FN HalfVec narrow(FloatVec f, Float16, UIntVec random) {
   const UIntVec is_small = (UIntVec)(a < (113u << 23));
   const FloatVec share = __builtin_convertvector((IntVec)tail, FloatVec) * 0x1p-13f;
   const FloatVec count = (FloatVec)(a & is_small) * 0x1p24f + share;
-  const UIntVec small = (UIntVec)__builtin_convertvector(count, IntVec);
+  const UIntVec small = (UIntVec) __builtin_convertvector(count, IntVec);
   UIntVec r = select(is_small, small, normal);
-  r = select((UIntVec)(r > 0x7c00u), UIntVec{} + 0x7c00u, r);        // beyond the largest
-  r = select((UIntVec)(a > 0x7f800000u), UIntVec{} + 0x7e00u, r);    // NaN
+  r = select((UIntVec)(r > 0x7c00u), UIntVec{} + 0x7c00u, r);      // beyond the largest
+  r = select((UIntVec)(a > 0x7f800000u), UIntVec{} + 0x7e00u, r);  // NaN
   return __builtin_convertvector(r | sign, HalfVec);
 }
 
@@ -135,15 +136,15 @@ typedef uint8_t BytesVec __attribute__((vector_size(4 * kWidth)));
 #define YFK_FOUR(i) i, i, i, i
 
 YFK_FN void spread(CodesVec codes, UIntVec* part) {
-  const BytesVec twice = __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-                                                 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-                                                 12, 13, 14, 15);
-  part[0] = (UIntVec)__builtin_shufflevector(
-      twice, twice, YFK_FOUR(0), YFK_FOUR(1), YFK_FOUR(2), YFK_FOUR(3), YFK_FOUR(20), YFK_FOUR(21),
-      YFK_FOUR(22), YFK_FOUR(23));
-  part[1] = (UIntVec)__builtin_shufflevector(
-      twice, twice, YFK_FOUR(8), YFK_FOUR(9), YFK_FOUR(10), YFK_FOUR(11), YFK_FOUR(28), YFK_FOUR(29),
-      YFK_FOUR(30), YFK_FOUR(31));
+  const BytesVec twice =
+      __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0,
+                              1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  part[0] = (UIntVec)__builtin_shufflevector(twice, twice, YFK_FOUR(0), YFK_FOUR(1), YFK_FOUR(2),
+                                             YFK_FOUR(3), YFK_FOUR(20), YFK_FOUR(21), YFK_FOUR(22),
+                                             YFK_FOUR(23));
+  part[1] = (UIntVec)__builtin_shufflevector(twice, twice, YFK_FOUR(8), YFK_FOUR(9), YFK_FOUR(10),
+                                             YFK_FOUR(11), YFK_FOUR(28), YFK_FOUR(29), YFK_FOUR(30),
+                                             YFK_FOUR(31));
   for (int k = 0; k < kParts; ++k) part[k] &= 255u;
 }
 

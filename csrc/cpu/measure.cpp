@@ -59,7 +59,7 @@ struct SlotMoments {
 template <class G, bool kAverages, bool kNonzero>
 YFK_FN void measure(const Piece& piece, SlotMoments<kAverages, kNonzero>* slot) {
   const G* g = piece.column<const G>(kGrad);
-  const float* gbar = kAverages ? piece.column<const float>(kGradAvg) : nullptr;
+  const float* gbar = kAverages ? piece.column<const float>(kState + 1) : nullptr;
   constexpr int kPlaces = kAverages ? kReadingTwo : kReadingOne;
   for_each_run<kPlaces>(0, piece.n, [&](int64_t i, int64_t count, auto places) YFK_INLINE_BODY {
     Moments<kAverages, kNonzero> moments;

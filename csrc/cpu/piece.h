@@ -29,7 +29,7 @@ YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
   return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
 }
 
-// An average of squares in codes (rules.h).
+// An average of squares in codes (codes.h).
 struct Codes {
   Code* codes;
   uint32_t first;  // element of the piece, plus the seed of the step

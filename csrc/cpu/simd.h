@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../rules.h"
+#include "../host_device.h"
+#include "../random.h"
 #include "../table.h"
 
 namespace yfk {

@@ -1,4 +1,4 @@
-// The writing passes over chunks of a table: a rule of rules.h, sixteen elements at a time.
+// The writing passes over chunks of a table: a rule of rules/, sixteen elements at a time.
 //
 // Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
@@ -38,14 +38,14 @@ struct States {
 
 // One block of elements; `sums` has room for the rule's sums of the move.
 template <class Rule, class Parameter, class G, class Lanes>
-YFK_FN void update(const States<Rule>& states, const Rule& rule, const Parameter& param,
-                    const G* g, int64_t i, Lanes lanes, Floats* sums) {
+YFK_FN void update(const States<Rule>& states, const Rule& rule, const Parameter& param, const G* g,
+                   int64_t i, Lanes lanes, Floats* sums) {
   const Floats grad = load(g + i, lanes), p = param.read(i, lanes);
   Floats state[Rule::kStates];
   states.read(i, state, lanes);
   const Floats u = rule.direction(grad, p, state);
   const Floats moved = rule.moved(p, u);  // 0 in lanes that are not there
-  // before anything is written: behind a store the compiler would work out all of it again
+  // before anything is written: after a store the compiler would work out all of it again
   if constexpr (Rule::kMoveSums > 0) rule.move_sums(grad, p, moved, state, sums);
   param.write(i, moved, lanes);
   states.write(i, state, lanes);
@@ -53,7 +53,7 @@ YFK_FN void update(const States<Rule>& states, const Rule& rule, const Parameter
 
 template <class Rule, class Parameter, class G>
 YFK_FN void update(const Piece& piece, double step, const Rule& rule, const Parameter& param,
-                    const G* g, double* move_sums) {
+                   const G* g, double* move_sums) {
   const States<Rule> states(piece, step);
   if constexpr (Rule::kMoveSums == 0) {
     for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
@@ -76,7 +76,7 @@ YFK_FN void update(const Piece& piece, double step, const Rule& rule, const Para
 
 template <class Rule, class Parameter, class G>
 YFK_FN void update_state(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
-                   double* norms) {
+                         double* norms) {
   const States<Rule> states(piece, 0.0);
   Sums p_sq = no_sums(), u_sq = no_sums();
   for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
@@ -128,7 +128,7 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
 
 template <class P, class Rule>
 void update_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
-                    double* chunk_move_sums) {
+                   double* chunk_move_sums) {
   for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
     const Piece piece = piece_of(table, chunk);
     const auto* g = piece.column<const P>(kGrad);
@@ -144,7 +144,7 @@ void update_chunks(const Table& table, int64_t begin, int64_t end, const double*
 
 template <class P, class Rule>
 void update_state_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
-                   double* chunk_norms) {
+                         double* chunk_norms) {
   for (int64_t chunk = end - 1; chunk >= begin; --chunk) {
     const Piece piece = piece_of(table, chunk);
     const auto* g = piece.column<const P>(kGrad);
@@ -159,7 +159,7 @@ void update_state_chunks(const Table& table, int64_t begin, int64_t end, const d
 
 template <class P, class Rule>
 void apply_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
-                 const double* row_norms) {
+                  const double* row_norms) {
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const Piece piece = piece_of(table, chunk);
     if (!piece.row.column[kGrad]) continue;
@@ -177,7 +177,7 @@ template <class P, class Rule>
 constexpr Passes kTwoPasses = {nullptr, update_state_chunks<P, Rule>, apply_chunks<P, Rule>};
 template <class P, class Rule>
 constexpr Passes kEither = {update_chunks<P, Rule>, update_state_chunks<P, Rule>,
-                                   apply_chunks<P, Rule>};
+                            apply_chunks<P, Rule>};
 
 template <class P>
 Passes kernels_for(RuleId rule) {

@@ -1,4 +1,4 @@
-// Move: the second of two passes. The parameters follow, by a length that depends on the norms.
+// Apply: the second of two passes. The parameters move by a length that depends on the norms.
 #pragma once
 
 #include "update_state.cuh"
@@ -9,7 +9,7 @@ namespace cuda {
 // Nothing but the parameters is wanted before the next step.
 template <class Rule, class Parameter>
 __device__ __forceinline__ void apply_chunk(const Piece& piece, int rank, const Rule& rule,
-                                           const Parameter& param) {
+                                            const Parameter& param) {
   constexpr int N = Parameter::N;
   using States = StatesOf<Rule, N, Parameter::kAllWide, Reuse::kStream>;
   const States states(piece);
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kBlock, 4)  // 64 registers a thread
 
 template <class P, class Rule>
 void launch_apply(const Table& table, const double* coefficients, const double* norms,
-                 const Queue& queue) {
+                  const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&apply_kernel<P, Rule>);
   const int grid = grid_of(table, kernel, queue.device);

@@ -1,10 +1,11 @@
 // The operations of the module on CUDA devices. Every call is asynchronous on `stream`, allocates
-// nothing, never synchronises and may be captured in a graph. Pointers are device addresses.
+// nothing, never synchronizes and may be captured in a graph. Pointers are device addresses.
 #pragma once
 
 #include "../gate.h"
+#include "../rules.h"
 #include "../table.h"
-#include "../tuner.h"
+#include "../tuner/tuner.h"
 
 namespace yfk {
 namespace cuda {
@@ -37,7 +38,7 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
 // are among those of `gate`, and all others have been measured on the same stream. `ticket` is zero
 // before and zero again afterwards.
 void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       const GateArguments& gate, unsigned* ticket, Queue queue);
+                         const GateArguments& gate, unsigned* ticket, Queue queue);
 
 // The gate alone.
 void decide(const GateArguments& gate, Queue queue);
@@ -54,18 +55,18 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
 // are not active.
 //   update: all at once. Counts the step, and leaves in `move_sums` what the rule sums of the move.
 //   update_state: the state, and norms[row] = (‖p‖², ‖u‖²) of each tensor. Counts the step.
-//   apply:   the parameters, after update_state.
-// chunk_norms, chunk_move_sums: room for two doubles a chunk. tickets: a word for each row of the table,
-// zero before and zero again afterwards, by which the last block to be done with a tensor knows that
-// it is: it counts the step, and in direct adds up the tensor's chunks in order. ticket: the same for
-// the whole table, whose last block adds up the move_sums.
+//   apply: the parameters, after update_state.
+// chunk_norms, chunk_move_sums: room for two doubles a chunk. tickets: a word for each row of the
+// table, zero before and zero again afterwards, by which the last block to be done with a tensor knows
+// that it is: it counts the step, and in update_state adds up the tensor's chunks in order. ticket:
+// the same for the whole table, whose last block adds up the move_sums.
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
-             Queue queue);
+            double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
+            Queue queue);
 void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-            double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
+                  double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-          const double* norms, Queue queue);
+           const double* norms, Queue queue);
 
 // destination[i * stride] = words[i], with the words carried in kernel arguments: no copy to wait
 // for, no pinned buffer to keep alive under a captured graph.

@@ -6,6 +6,7 @@
 //
 // A block has 512 threads, of which a multiprocessor takes two at 64 registers each: all 256 slots
 // run at once from 128 multiprocessors on. One of 1024 would leave half of them to a second wave.
+#include "../random.h"
 #include "chunks.cuh"
 #include "gate.cuh"
 #include "launch.h"
@@ -97,7 +98,7 @@ __device__ __forceinline__ void measure_chunk(const Piece& piece, int rank, int 
   // the update reads the same columns next: what fits the L2 cache should stay there
   const Column<const G, N, kAllWide, Reuse::kKeep> grads(piece.column<const G>(kGrad), wide_grad);
   const Column<const float, N, kAllWide, Reuse::kKeep> averages(
-      kAverage ? piece.column<const float>(kGradAvg) : nullptr, wide_average);
+      kAverage ? piece.column<const float>(kState + 1) : nullptr, wide_average);
   const int64_t origin = piece.row.origin + piece.first;
   const int n = piece.n;
 
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kBlock, 2)
     if (!Dealt<G, kWhat>::has_share(rank, piece.n)) return;
     const int shift = kSketch ? int(uint64_t(piece.row.origin + piece.first) % kTile) : 0;
     const bool wide_grad = on_16_bytes(piece.address<G>(kGrad) - shift * int(sizeof(G)));
-    const bool wide_average = kWhat != Measure::kAverage || piece.wide<float>(kGradAvg);
+    const bool wide_average = kWhat != Measure::kAverage || piece.wide<float>(kState + 1);
     if (wide_grad && wide_average) {
       measure_chunk<G, kWhat, true>(piece, rank, shift, true, true, &moments);
     } else {
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(kBlock, 2)
 
   double* sums = partials + slot * kSums;
   const double values[kMeasured - 1] = {moments.grad_sq, moments.dot, moments.avg_sq,
-                                    double(moments.nonzero)};
+                                        double(moments.nonzero)};
   block_sum(values, sums);
   if (threadIdx.x == 0) sums[kMeasured - 1] = double(count);
   if (kSketch) {
@@ -224,7 +225,7 @@ void measure(const Table& table, DType dtype, Measure what, int64_t num_slots, d
 }
 
 void measure_then_decide(const Table& table, DType dtype, int64_t num_slots, double* partials,
-                       const GateArguments& gate, unsigned* ticket, Queue queue) {
+                         const GateArguments& gate, unsigned* ticket, Queue queue) {
   measure_of(dtype, Measure::kNorm, table, num_slots, partials, nullptr, gate, ticket, queue);
 }
 

@@ -39,7 +39,8 @@ struct MoveSums {
     if (!block_arrives_last(ticket)) return;
     double sums[kMoveSums] = {};
     for (int64_t chunk = threadIdx.x; chunk < num_chunks; chunk += kWarps * kWarp)
-      for (int i = 0; i < kMoveSums; ++i) sums[i] += __ldcg(chunk_move_sums + chunk * kMoveSums + i);
+      for (int i = 0; i < kMoveSums; ++i)
+        sums[i] += __ldcg(chunk_move_sums + chunk * kMoveSums + i);
     block_sum(sums, totals);
     if (threadIdx.x < kMoveSums) move_sums[threadIdx.x] = totals[threadIdx.x];  // its own
   }

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "../rules.h"
+#include "../random.h"
 #include "chunks.cuh"
 #include "vec.cuh"
 
@@ -82,7 +82,7 @@ struct MasteredParameter : AnyParameter<P, kWide> {
   }
 };
 
-// Stochastic rounding: one of the two neighbours of x that the type has, with a probability that
+// Stochastic rounding: one of the two neighbors of x that the type has, with a probability that
 // keeps the mean. The CPU's csrc/cpu/lanes.h makes the same of the same random bits.
 __device__ __forceinline__ float rounded(float x, uint32_t random, __nv_bfloat16) {
   const float r = __uint_as_float((__float_as_uint(x) + (random & 0xffffu)) & 0xffff0000u);

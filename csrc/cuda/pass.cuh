@@ -7,6 +7,7 @@
 
 #include <new>
 
+#include "../rules.h"
 #include "launch.h"
 #include "parameter.cuh"
 #include "ticket.cuh"
@@ -71,8 +72,10 @@ struct StatesOf {
 
   template <class Which>
   __device__ __forceinline__ Value load(int i, Which lanes) const {
-    if constexpr (n == 1) return {first.load(i, lanes)};
-    else return {first.load(i, lanes), last.load(i, lanes)};
+    if constexpr (n == 1)
+      return {first.load(i, lanes)};
+    else
+      return {first.load(i, lanes), last.load(i, lanes)};
   }
   template <class Which>
   __device__ __forceinline__ void store(int i, const Value& value, Which lanes) const {

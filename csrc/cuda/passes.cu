@@ -16,21 +16,21 @@ static Passes passes_of(RuleId rule, DType dtype) {
 }
 
 void update(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-             double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
-             Queue queue) {
+            double* chunk_move_sums, double* move_sums, unsigned* tickets, unsigned* ticket,
+            Queue queue) {
   if (table.num_chunks == 0) return;
   passes_of(rule, dtype)
       .update(table, coefficients, chunk_move_sums, move_sums, tickets, ticket, queue);
 }
 
 void update_state(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-            double* chunk_norms, double* norms, unsigned* tickets, Queue queue) {
+                  double* chunk_norms, double* norms, unsigned* tickets, Queue queue) {
   if (table.num_chunks == 0) return;
   passes_of(rule, dtype).update_state(table, coefficients, chunk_norms, norms, tickets, queue);
 }
 
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
-          const double* norms, Queue queue) {
+           const double* norms, Queue queue) {
   if (table.num_chunks == 0) return;
   passes_of(rule, dtype).apply(table, coefficients, norms, queue);
 }

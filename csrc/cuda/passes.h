@@ -8,12 +8,13 @@ namespace yfk {
 namespace cuda {
 
 using UpdatePass = void (*)(const Table& table, const double* coefficients, double* chunk_move_sums,
-                             double* move_sums, unsigned* tickets, unsigned* ticket,
-                             const Queue& queue);
-using UpdateStatePass = void (*)(const Table& table, const double* coefficients, double* chunk_norms,
-                            double* norms, unsigned* tickets, const Queue& queue);
+                            double* move_sums, unsigned* tickets, unsigned* ticket,
+                            const Queue& queue);
+using UpdateStatePass = void (*)(const Table& table, const double* coefficients,
+                                 double* chunk_norms, double* norms, unsigned* tickets,
+                                 const Queue& queue);
 using ApplyPass = void (*)(const Table& table, const double* coefficients, const double* norms,
-                          const Queue& queue);
+                           const Queue& queue);
 
 // Null where a rule does not offer it.
 struct Passes {

@@ -1,8 +1,7 @@
 // YellowFin, tune: the slots of a measurement become coefficients. Scalars, in one launch.
 //
-// Compiled without contraction (--fmad=false): what tuner.h computes here has to equal the host's
-// bits. Every sum runs in an order that depends on the number of slots alone.
-// The tuner's scalars on the device must match the host's to the last bit.
+// Every sum runs in an order that depends on the number of slots alone. Products are not contracted
+// into sums: what tuner/ computes here has to equal the host's bits.
 // compile with: --fmad=false
 #include "launch.h"
 #include "reduce.cuh"
@@ -29,7 +28,7 @@ struct Arguments {
   int64_t num_groups;
   const GroupHyper* groups;
   YellowFinCoefficients* coefficients;
-  double* folded;    // the sum of each bucket
+  double* folded;  // the sum of each bucket
   unsigned* ticket;
 };
 
@@ -71,13 +70,13 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
   __shared__ double totals[kSums], products[3];
   __shared__ Tuned tuned;
   auto* scalars = reinterpret_cast<TunerState*>(a.state);
-  double* average = a.state + sizeof(TunerState) / sizeof(double) + a.options.window;
+  double* average = sketch_average_of(a.options, scalars);
   double sketch[kBuckets];
 
   if (kSketch) {
     fold_share(a);
     if (!block_arrives_last(a.ticket)) return;
-    // the sketch plays the part of the gradient, its average that of gbar
+    // the sketch plays the part of the gradient, its average that of ḡ
     double values[3] = {};
 #pragma unroll
     for (int k = 0; k < kBuckets; ++k) {

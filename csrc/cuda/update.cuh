@@ -1,4 +1,4 @@
-// Advance: one pass over gradients, state and parameters.
+// Update: one pass over gradients, state and parameters.
 #pragma once
 
 #include "move_sums.cuh"
@@ -8,12 +8,12 @@
 namespace yfk {
 namespace cuda {
 
-// Nothing but the parameters is wanted before the next step. `sums` has room for what the rule
-// move_sums: a thread sums its elements of a chunk, 256 at most, in float.
+// Nothing but the parameters is wanted before the next step. `sums` has room for the rule's sums of
+// the move: a thread sums its elements of a chunk, 256 at most, in float.
 template <class Rule, class Parameter>
 __device__ __forceinline__ void update_chunk(const Piece& piece, uint32_t seed, int rank,
-                                              const Rule& rule, const Parameter& param,
-                                              float* sums) {
+                                             const Rule& rule, const Parameter& param,
+                                             float* sums) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
   const auto grads =
@@ -65,7 +65,7 @@ constexpr int kResident = Rule::kMoveSums > 1 && sizeof(P) == 2 ? 3 : 4;
 template <class P, class Rule>
 __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
     update_kernel(Table table, const typename Rule::Coefficients* groups, double* chunk_move_sums,
-                   double* move_sums, unsigned* tickets, unsigned* ticket) {
+                  double* move_sums, unsigned* tickets, unsigned* ticket) {
   constexpr int kMoveSums = Rule::kMoveSums;
   __shared__ Job<Rule> jobs[kBatch];
   __shared__ MoveSums<kMoveSums, kWarps, Dealt> summed;
@@ -98,12 +98,13 @@ __global__ void __launch_bounds__(kBlock, kResident<P, Rule>)
       summed.end_batch(own ? &jobs[threadIdx.x].piece : nullptr, chunk_move_sums);
   };
   for_each_batch(int(blockIdx.x), int(table.num_chunks), int(gridDim.x), open, update, close);
-  if constexpr (kMoveSums > 0) summed.end_table(chunk_move_sums, table.num_chunks, ticket, move_sums);
+  if constexpr (kMoveSums > 0)
+    summed.end_table(chunk_move_sums, table.num_chunks, ticket, move_sums);
 }
 
 template <class P, class Rule>
 void launch_update(const Table& table, const double* coefficients, double* chunk_move_sums,
-                    double* move_sums, unsigned* tickets, unsigned* ticket, const Queue& queue) {
+                   double* move_sums, unsigned* tickets, unsigned* ticket, const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&update_kernel<P, Rule>);
   const int grid = grid_of(table, kernel, queue.device);

@@ -1,4 +1,4 @@
-// Direct: the first of two passes. State advances, and every tensor gets ‖p‖² and ‖u‖².
+// Update_state: the first of two passes. States advance, and every tensor gets ‖p‖² and ‖u‖².
 #pragma once
 
 #include "pass.cuh"
@@ -28,10 +28,10 @@ struct FloatNorms {
   }
 };
 
-// All columns but the gradients are read again by the move.
+// All columns but the gradients are read again by apply.
 template <class Rule, class Parameter>
-__device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, int rank, const Rule& rule,
-                                                   const Parameter& param) {
+__device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, int rank,
+                                                         const Rule& rule, const Parameter& param) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
   const auto grads =
@@ -72,7 +72,7 @@ __device__ __forceinline__ Norms sum_chunks(const Norms* chunks, unsigned count)
 template <class P, class Rule>
 __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would spill
     update_state_kernel(Table table, const typename Rule::Coefficients* groups, Norms* chunk_norms,
-                  Norms* norms, unsigned* tickets) {
+                        Norms* norms, unsigned* tickets) {
   __shared__ Job<Rule> jobs[kBatch];
   __shared__ Norms ranks[kBatch][kWarps];
   if (groups->active == 0.0) return;
@@ -116,8 +116,8 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
   const auto close = [&](bool own) {
     __syncthreads();  // all warps' sums are there
     if (threadIdx.x >= kWarp) return;
-    const bool last = own && jobs[threadIdx.x].piece.has_grad() &&
-                      end_chunk(jobs[threadIdx.x].piece);
+    const bool last =
+        own && jobs[threadIdx.x].piece.has_grad() && end_chunk(jobs[threadIdx.x].piece);
     for (int k = 0; k < kBatch; ++k) {
       if (!told_by(k, last)) continue;
       const Piece& piece = jobs[k].piece;
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
 
 template <class P, class Rule>
 void launch_update_state(const Table& table, const double* coefficients, double* chunk_norms,
-                   double* norms, unsigned* tickets, const Queue& queue) {
+                         double* norms, unsigned* tickets, const Queue& queue) {
   const DeviceGuard guard(queue.device);
   const auto* kernel = reinterpret_cast<const void*>(&update_state_kernel<P, Rule>);
   const int grid = grid_of(table, kernel, queue.device);

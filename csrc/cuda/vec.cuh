@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../rules.h"
+#include "../codes.h"
 
 namespace yfk {
 namespace cuda {
@@ -63,7 +63,7 @@ struct PairOf<__nv_bfloat16> {
   static __device__ __forceinline__ Type narrow(float2 x) { return __float22bfloat162_rn(x); }
 };
 
-// Codes (../rules.h) are read as what they stand for, and written of numbers that are rounded to one.
+// Codes (../codes.h) are read as what they stand for, and written of numbers that are rounded to one.
 struct Code {
   uint8_t bits;
 };

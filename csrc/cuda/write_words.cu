@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kBlock)
 template <int kWords>
 void launch(int64_t* destination, int64_t stride, const int64_t* words, int count,
             const Queue& queue) {
-  // all arguments, with the padding behind count
+  // all arguments, with the padding after count
   static_assert(sizeof(destination) + sizeof(stride) + sizeof(int64_t) + sizeof(Words<kWords>) <=
                 kRoom);
   Words<kWords> some = {};

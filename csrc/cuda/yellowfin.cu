@@ -1,6 +1,6 @@
 // YellowFin as published, in one pass or, with trust ratios, in two.
-#include "update.cuh"
 #include "apply.cuh"
+#include "update.cuh"
 
 namespace yfk {
 namespace cuda {

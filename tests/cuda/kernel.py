@@ -13,7 +13,7 @@ ARCHS = (80, 90, 100)
 UPDATES = ("update", "update_state", "apply")
 
 # Float32 operations on an element, a fused multiply-add being two: the sums of csrc/cuda/measure.cu
-# and the rules of csrc/rules.h. They tell how many elements a loop takes at a time, whatever it
+# and the rules of csrc/rules. They tell how many elements a loop takes at a time, whatever it
 # reads and writes.
 _FLOPS = {
     ("measure", "norm"): 2,

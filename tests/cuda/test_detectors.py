@@ -80,7 +80,7 @@ def test_a_column_too_many_is_seen(faults: dict[str, Kernel]) -> None:
 
 
 def test_loops_are_found_through_their_jumps() -> None:
-    """A cold block of the inner loop that ptxas has laid behind the whole function counts."""
+    """A cold block of the inner loop that ptxas has laid after the whole function counts."""
     code = Function.parse(
         """
 .L_x_0:

@@ -39,7 +39,7 @@ STATES = {
 def expected(function: str, variant: str, dtype: str | None) -> Traffic:
     """Bytes of an element.
 
-    measure reads g, and gbar for the average. The passes read and write what their rule needs of g,
+    measure reads g, and ḡ for the average. The passes read and write what their rule needs of g,
     the states, and p with its master, if it is a half and has one.
     """
     plain = 2 if dtype in HALVES else 4
@@ -185,7 +185,7 @@ def test_pointers_fill_the_arguments_of_a_launch(cuda_kernels: list[Kernel]) -> 
 
 
 def test_flags_of_single_sources() -> None:
-    """tuner.h promises the host's bits; a division that rounds correctly is a function."""
+    """csrc/tuner promises the host's bits; a division that rounds correctly is a function."""
     fast = ["-prec-div=false", "-prec-sqrt=false"]
     flags = {"tune.cu": ["--fmad=false"], "lamb.cu": fast, "qhadam.cu": fast}
     flags["preconditioned.cu"] = fast

@@ -95,9 +95,9 @@ class Ahead:
 def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     """A table as it would be on a GPU, but for the addresses."""
     columns = {Column.PARAM: torch.zeros(9, dtype=dtype)}
-    columns |= {Column(Column.STATE + k): torch.zeros(9) for k in range(rule.states)}
+    columns |= {Column.state(k): torch.zeros(9) for k in range(rule.states)}
     if rule.coded:
-        columns[Column.GRAD_AVG] = torch.zeros(9, dtype=torch.uint8)
+        columns[Column.state(1)] = torch.zeros(9, dtype=torch.uint8)
     if form == "master":
         columns[Column.MASTER] = torch.zeros(9)
     table = TensorTable(backend_of("triton", "cuda"), [Row(0, 0, 0, columns)])

@@ -41,7 +41,7 @@ def tables(rule: Rule) -> Iterator[TensorTable]:
         for grad in places(chunks * 8, dtype=torch.float32):
             size = grad.numel()
             columns = {Column.PARAM: torch.zeros(size)}
-            columns |= {Column(Column.STATE + k): torch.zeros(size) for k in range(rule.states)}
+            columns |= {Column.state(k): torch.zeros(size) for k in range(rule.states)}
             table = TensorTable(backend, [Row(0, 0, 0, columns)])
             table.chunk_size, table.num_chunks, table.num_slots = 4096, chunks, chunks
             for move_sums in places(2):

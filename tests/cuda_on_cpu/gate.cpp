@@ -1,4 +1,4 @@
-// The gate: as the CPU driver judges, alone and behind a measurement, over a trace of steps.
+// The gate: as the CPU driver decides, alone and after a measurement, over a trace of steps.
 #include <algorithm>
 #include <cmath>
 
@@ -58,16 +58,21 @@ struct Scale {
 
 cuda::GateArguments arguments(const std::vector<double>& partials, const Scale& scale,
                               Gatekeeper& keeper) {
-  return {int64_t(partials.size()) / kSums, partials.empty() ? nullptr : partials.data(),
-          scale.scale(), scale.found(), &keeper.state, keeper.groups(), kWords,
+  return {int64_t(partials.size()) / kSums,
+          partials.empty() ? nullptr : partials.data(),
+          scale.scale(),
+          scale.found(),
+          &keeper.state,
+          keeper.groups(),
+          kWords,
           keeper.coefficients.data()};
 }
 
 void on_cpu(const std::vector<double>& partials, const Scale& scale, Gatekeeper& keeper) {
   cpu::decide(int64_t(partials.size()) / kSums, partials.data(),
-            scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
-            scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
-            keeper.coefficients.data());
+              scale.amp ? 1.0 / double(scale.grad_scale) : 1.0,
+              scale.amp && scale.found_inf != 0.0f, &keeper.state, keeper.groups(), kWords,
+              keeper.coefficients.data());
 }
 
 // A good step, one with a NaN (or an infinity), one that GradScaler has found to overflow, a good
@@ -94,8 +99,8 @@ void check_alone(int64_t slots, int groups, bool amp, Random& random) {
   EXPECT(cuda.state.skipped == (slots ? 1.0 : 0.0) + amp, cuda.state.skipped << " steps skipped");
 }
 
-// Behind the measurement of the last of two tables.
-void check_behind_measurement(DType dtype, Random& random) {
+// After the measurement of the last of two tables.
+void check_after_measurement(DType dtype, Random& random) {
   constexpr int64_t kOther = 3, kOwn = 5;
   const Blueprint blueprint = {dtype, Second::kNone, kTile, awkward_tensors(random),
                                unsigned(random())};
@@ -111,7 +116,7 @@ void check_behind_measurement(DType dtype, Random& random) {
     Gatekeeper cuda = fresh, cpu = fresh;
     unsigned ticket = 0;
     cuda::measure_then_decide(model.table(), dtype, kOwn, &partials[kOther * kSums],
-                            arguments(partials, scale, cuda), &ticket, kQueue);
+                              arguments(partials, scale, cuda), &ticket, kQueue);
     on_cpu(partials, scale, cpu);
     EXPECT(agree(cuda.values(), cpu.values(), 1e-14), "not the CPU's with " << name_of(schedule));
     EXPECT(ticket == 0, "the ticket is " << ticket << " with " << name_of(schedule));
@@ -126,7 +131,7 @@ void check_gate(Random& random) {
   for (const int64_t slots : {0, 1, 31, 256})
     for (const bool amp : {false, true})
       for (const int groups : {1, 33}) check_alone(slots, groups, amp, random);
-  for (const DType dtype : kDTypes) check_behind_measurement(dtype, random);
+  for (const DType dtype : kDTypes) check_after_measurement(dtype, random);
 }
 
 }  // namespace yfk

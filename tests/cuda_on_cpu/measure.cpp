@@ -93,7 +93,7 @@ void check_measure(Random& random) {
       for (const int64_t chunk_size : {kTile, 16 * kTile})
         check_schedules_and_alignment({blueprint(chunk_size, awkward_tensors(random)), what, 2},
                                       random);
-      // alignment decides for each chunk alone: the sums are those of aligned neighbours
+      // alignment decides for each chunk alone: the sums are those of aligned neighbors
       check_schedules_and_alignment({blueprint(kTile, tiny_tensors(random)), what, 3}, random);
       // more chunks than a block reads at a time, and slots without any
       const std::vector<Tensor> tiny(40, Tensor{5, 7, true});

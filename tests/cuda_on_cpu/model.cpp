@@ -13,18 +13,19 @@ namespace yfk {
 namespace {
 
 constexpr int64_t kLine = 64;
-constexpr int64_t kGuardBehind = kAddressSanitizer ? 0 : kLine;
-constexpr int kUsedColumns = kStep + 1;
+constexpr int64_t kGuardAfter = kAddressSanitizer ? 0 : kLine;
+constexpr int kSecond = kState + 1;  // the second state
+constexpr int kUsedColumns = kSecond + 1;
 
 bool is_used(const Blueprint& blueprint, int column) {
-  if (column == kGradAvg) return blueprint.second != Second::kNone;
+  if (column == kSecond) return blueprint.second != Second::kNone;
   if (column == kMaster) return blueprint.master && blueprint.dtype != DType::kFloat32;
   if (column == kStep) return blueprint.counts;
   return true;
 }
 
 bool is_coded(const Blueprint& blueprint, int column) {
-  return column == kGradAvg && blueprint.second == Second::kCodes;
+  return column == kSecond && blueprint.second == Second::kCodes;
 }
 
 bool is_float32(const Blueprint& blueprint, int column) {
@@ -84,13 +85,13 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
     for (float& x : values) x = normal(random);
     if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
     if (uniform(random) < 0.1f) values[kParam] *= 1e-5f;  // subnormal as a float16
-    values[kGradAvg] = values[kGrad] + 0.3f * values[kGradAvg];
-    if (blueprint.second >= Second::kSquare) values[kGradAvg] *= values[kGradAvg];
+    values[kSecond] = values[kGrad] + 0.3f * values[kSecond];
+    if (blueprint.second >= Second::kSquare) values[kSecond] *= values[kSecond];
     values[kMaster] = values[kParam];
     // somebody has written to a half-precision parameter since its master was rounded
     if (uniform(random) < 0.2f) values[kMaster] *= 1.5f;
-    for (int c = 0; c < kStep; ++c)
-      if (is_used(blueprint, c)) write(arrays[c], blueprint, c, i, values[c]);
+    for (int c = 0; c < kUsedColumns; ++c)
+      if (c != kStep && is_used(blueprint, c)) write(arrays[c], blueprint, c, i, values[c]);
   }
 }
 
@@ -106,9 +107,8 @@ std::array<int64_t, kUsedColumns> offsets_of(Alignment alignment, Random& random
 }  // namespace
 
 Array::Array(int64_t numel, int64_t width, int64_t offset)
-    : begin_(kLine + offset * width),
-      size_(numel * width),
-      capacity_(begin_ + size_ + kGuardBehind) {
+    : begin_(kLine + offset * width), size_(numel * width),
+      capacity_(begin_ + size_ + kGuardAfter) {
   void* block = nullptr;
   if (posix_memalign(&block, kLine, size_t(capacity_)) != 0) throw std::bad_alloc();
   block_.reset(static_cast<unsigned char*>(block));
@@ -178,9 +178,7 @@ Table Model::table() const {
   return {rows_.data(), chunks_.data(), int64_t(chunks_.size()), blueprint_.chunk_size};
 }
 
-Array& Model::array(int64_t tensor, int column) {
-  return arrays_[tensor * kUsedColumns + column];
-}
+Array& Model::array(int64_t tensor, int column) { return arrays_[tensor * kUsedColumns + column]; }
 
 std::vector<double> Model::read(int64_t tensor, int column) {
   const int64_t numel = column == kStep ? 1 : rows_[tensor].numel;

@@ -38,7 +38,7 @@ struct Tensor {
   bool has_grad;
 };
 
-// What the second state column holds of the gradients; kCodes: their squares in codes (rules.h).
+// What the second state column holds of the gradients; kCodes: their squares in codes (codes.h).
 enum class Second { kNone, kAverage, kSquare, kCodes };
 
 struct Blueprint {
@@ -47,7 +47,7 @@ struct Blueprint {
   int64_t chunk_size;
   std::vector<Tensor> tensors;
   unsigned seed;
-  bool master = true;  // of half-precision parameters
+  bool master = true;   // of half-precision parameters
   bool counts = false;  // the steps of each tensor
 };
 

@@ -27,7 +27,7 @@ double sign_of(uint64_t e) {
   return x >> (e % 32) & 1 ? -1.0 : 1.0;
 }
 
-// The root in [0, 1] of (1-x)³ = p x, by bisection down to neighbouring numbers.
+// The root in [0, 1] of (1-x)³ = p x, by bisection down to neighboring numbers.
 double cubic_root(double p) {
   double low = 0.0, high = 1.0;
   for (double x = 0.5; low < x && x < high; x = 0.5 * (low + high))
@@ -55,7 +55,7 @@ void Oracle::measure(const std::vector<OracleTensor>& tensors, double loss_scale
   nonzero_share_ = nonzero / count;
 }
 
-// ‖gbar‖² after this step.
+// ‖ḡ‖² after this step.
 double Oracle::average_sq(const std::vector<OracleTensor>& tensors, double loss_scale) {
   const double b = options_.beta, gain = (1.0 - b) * statistics_clip_;
   double sum = 0.0;

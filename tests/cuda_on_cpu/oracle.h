@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "tuner.h"
+#include "tuner/tuner.h"
 
 namespace yfk {
 

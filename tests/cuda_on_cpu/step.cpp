@@ -1,4 +1,4 @@
-// Step: measure, tune and advance together, against YellowFin in float64.
+// Step: measure, tune and update together, against YellowFin in float64.
 //
 // The oracle takes over the kernels' tensors before each step, so that only one step's rounding
 // has to be allowed for; its scalars are its own from the first step on.
@@ -24,7 +24,7 @@ const std::vector<GroupHyper> kHyper = {
     {1.0, 0.0, 0.0, 1.0}, {0.5, 0.01, 1.0, -1.0}, {1e9, 0.1, 0.0, 1.0}};
 
 // A thread adds at most 128 products in float (its share of a chunk), each sum off by 2^-24: 7.6e-6
-// of a sum of squares, and by Cauchy and Schwarz of the norms' product for <gbar, g>. A bucket adds
+// of a sum of squares, and by Cauchy and Schwarz of the norms' product for <ḡ, g>. A bucket adds
 // a dozen or two elements of a slot: some 1e-6 of their sizes.
 constexpr double kSumsOff = 1e-5;
 // Roundings on an element's way, coefficients included, of 2^-24 each.
@@ -39,9 +39,13 @@ std::vector<OracleTensor> tensors_of(Model& model, const Blueprint& blueprint) {
   std::vector<OracleTensor> tensors;
   for (int64_t t = 0; t < int64_t(blueprint.tensors.size()); ++t) {
     const TensorRow& row = model.row(t);
-    OracleTensor tensor = {blueprint.tensors[t].has_grad, row.group, row.origin,
-                           model.read(t, kGrad), model.read(t, kParam), model.read(t, kState),
-                           model.read(t, kGradAvg)};
+    OracleTensor tensor = {blueprint.tensors[t].has_grad,
+                           row.group,
+                           row.origin,
+                           model.read(t, kGrad),
+                           model.read(t, kParam),
+                           model.read(t, kState),
+                           model.read(t, kState + 1)};
     // the master counts, unless somebody has written to the parameter since
     const std::vector<double> master = model.read(t, kMaster);
     const bool half = blueprint.dtype == DType::kFloat16;
@@ -57,13 +61,10 @@ std::vector<OracleTensor> tensors_of(Model& model, const Blueprint& blueprint) {
 class Stepper {
  public:
   Stepper(const Trace& trace, Random& random)
-      : trace_(trace),
-        random_(random),
-        model_(trace.blueprint, Alignment::kOdd),
-        oracle_(trace.options, kHyper),
-        state_(fresh_state(trace.options)),
+      : trace_(trace), random_(random), model_(trace.blueprint, Alignment::kOdd),
+        oracle_(trace.options, kHyper), state_(fresh_state(trace.options)),
         coefficients_(kHyper.size()) {
-    model_.draw(kGradAvg, 0.0, random);
+    model_.draw(kState + 1, 0.0, random);
   }
 
   void step(double size) {
@@ -95,21 +96,20 @@ class Stepper {
     const bool sketched = trace_.options.sketch;
     std::vector<float> sketches(sketched ? kSlots * kTile : 0);
     const float* sketch = sketched ? sketches.data() : nullptr;
-    cuda::measure(model_.table(), blueprint.dtype,
-                  sketched ? Measure::kSketch : Measure::kAverage, kSlots, partials.data(),
-                  sketches.data(), {0, nullptr});
+    cuda::measure(model_.table(), blueprint.dtype, sketched ? Measure::kSketch : Measure::kAverage,
+                  kSlots, partials.data(), sketches.data(), {0, nullptr});
     cuda::yellowfin_tune(trace_.options, kSlots, partials.data(), sketch, &kLossScale, nullptr,
                          state_.data(), int64_t(kHyper.size()), &kHyper[0].lr,
                          &coefficients_[0].active, scratch.data(), {0, nullptr});
     cuda::update(model_.table(), blueprint.dtype,
-                  sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin,
-                  &coefficients_[0].active, nullptr, nullptr, nullptr, nullptr, {0, nullptr});
+                 sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin, &coefficients_[0].active,
+                 nullptr, nullptr, nullptr, nullptr, {0, nullptr});
   }
 
   void near(const char* what, double got, double wanted, double tolerance) const {
-    EXPECT(std::fabs(got - wanted) <= tolerance,
-           what << " of step " << steps_ << ": " << got << ", oracle " << wanted << ", "
-                << name_of(cuda_on_cpu::schedule));
+    EXPECT(std::fabs(got - wanted) <= tolerance, what << " of step " << steps_ << ": " << got
+                                                      << ", oracle " << wanted << ", "
+                                                      << name_of(cuda_on_cpu::schedule));
   }
 
   // How far lr may be off, relatively. The root of SingleStep's cubic moves by less than its

@@ -115,7 +115,7 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             "i < a.num_groups; i += kWarp",
             "i < a.num_groups && i < kWarp; i += kWarp",
             "33 groups",
-            id="judges no more groups than lanes",
+            id="decides on no more groups than lanes",
         ),
         pytest.param(
             *("robust", PLAIN, "move_sums.cuh"),
@@ -171,7 +171,7 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             "if (told_by(0, last)) decide_step(gate);",
             "decide_step(gate);",
             "not the CPU's with",
-            id="every block judges",
+            id="every block decides",
         ),
     ],
 )

@@ -27,7 +27,7 @@ LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half
 
 
 def test_optimizers_run_on_the_kernels(workshop: Workshop) -> None:
-    tests = [f"tests/optim/test_{name}.py" for name in FILES]
+    tests = ["tests/ops/test_native_module.py", *(f"tests/optim/test_{name}.py" for name in FILES)]
     chosen = " and ".join(["native", *(f"not {words}" for words in LEFT_OUT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.kernels_on_cpu", "-k", chosen]
     command += ["-p", "no:cacheprovider", *tests]

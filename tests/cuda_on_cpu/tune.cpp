@@ -30,7 +30,7 @@ std::vector<GroupHyper> hyper_of(int groups) {
 
 // The slots of one measurement.
 struct Slots {
-  double growth, metric_sq;       // what the update before has summed
+  double growth, metric_sq;  // what the update before has summed
   std::vector<double> partials;
   std::vector<float> sketches;
 
@@ -67,9 +67,7 @@ struct Tuner {
   std::vector<double> scratch;
 
   Tuner(const TunerOptions& options, int groups)
-      : hyper(hyper_of(groups)),
-        state(fresh_state(options)),
-        coefficients(groups),
+      : hyper(hyper_of(groups)), state(fresh_state(options)), coefficients(groups),
         scratch(kTile + 1) {}
 
   int64_t groups() const { return int64_t(hyper.size()); }
@@ -91,9 +89,8 @@ struct Tuner {
     move_sums(slots);
     const float scale = kLossScale, found_inf = overflow ? 1.0f : 0.0f;
     cuda::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
-                         amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(),
-                         groups(), &hyper[0].lr, &coefficients[0].active, scratch.data(),
-                         {0, nullptr});
+                         amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(), groups(),
+                         &hyper[0].lr, &coefficients[0].active, scratch.data(), {0, nullptr});
     EXPECT(scratch[kTile] == 0.0, "the ticket is not back at zero");
   }
 
@@ -134,9 +131,9 @@ void check_trace(const TunerOptions& options, int64_t num_slots, bool amp, Rando
       Tuner other = before;
       cuda_on_cpu::schedule = all[(step * kSchedulesAStep + i) % all.size()];
       other.step_on_cuda(options, slots, amp, overflow);
-      EXPECT(other.values() == cuda.values(),
-             "step " << step << ", " << num_slots << " slots: the result changes with "
-                     << name_of(cuda_on_cpu::schedule));
+      EXPECT(other.values() == cuda.values(), "step " << step << ", " << num_slots
+                                                      << " slots: the result changes with "
+                                                      << name_of(cuda_on_cpu::schedule));
     }
     const double off = distance(cpu.values(), cuda.values());
     EXPECT(off <= tolerance, "step " << step << ", " << num_slots << " slots: off by " << off);

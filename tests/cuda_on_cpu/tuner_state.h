@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "table.h"
-#include "tuner.h"
+#include "tuner/tuner.h"
 
 namespace yfk {
 

@@ -23,11 +23,8 @@ struct Side {
   std::vector<unsigned> tickets;  // of the tensors, then of the table
 
   Side(const Blueprint& blueprint, Alignment alignment)
-      : model(blueprint, alignment),
-        chunk_sums(2 * model.chunks(), NAN),
-        norms(2 * model.tensors(), NAN),
-        move_sums(2, NAN),
-        tickets(model.tensors() + 1, 0) {}
+      : model(blueprint, alignment), chunk_sums(2 * model.chunks(), NAN),
+        norms(2 * model.tensors(), NAN), move_sums(2, NAN), tickets(model.tensors() + 1, 0) {}
 
   bool tickets_back() const {
     return std::all_of(tickets.begin(), tickets.end(), [](unsigned t) { return t == 0; });
@@ -70,17 +67,14 @@ bool near(const std::vector<double>& a, const std::vector<double>& b, const Summ
 class Checker {
  public:
   Checker(const RuleCase& rule_case, const Blueprint& blueprint, Alignment alignment)
-      : case_(rule_case),
-        blueprint_(blueprint),
-        alignment_(alignment),
-        words_(rule_case.coefficients.size() / kGroups),
-        inactive_(rule_case.coefficients) {
+      : case_(rule_case), blueprint_(blueprint), alignment_(alignment),
+        words_(rule_case.coefficients.size() / kGroups), inactive_(rule_case.coefficients) {
     for (size_t i = 0; i < inactive_.size(); i += words_) inactive_[i] = 0.0;
   }
 
   void check(const Schedules& schedules) const {
-    if (case_.advances) check_update(schedules);
-    if (case_.directs) check_update_state_then_apply(schedules);
+    if (case_.updates) check_update(schedules);
+    if (case_.applies) check_update_state_then_apply(schedules);
   }
 
  private:
@@ -90,16 +84,16 @@ class Checker {
     // a table without a step column needs no tickets
     unsigned* tickets = blueprint_.counts ? side.tickets.data() : nullptr;
     cuda::update(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
-                  side.chunk_sums.data(), side.move_sums.data(), tickets, &side.tickets.back(),
-                  kQueue);
+                 side.chunk_sums.data(), side.move_sums.data(), tickets, &side.tickets.back(),
+                 kQueue);
   }
   void on_cuda_update_state(Side& side, const double* coefficients) const {
     cuda::update_state(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
-                 side.chunk_sums.data(), side.norms.data(), side.tickets.data(), kQueue);
+                       side.chunk_sums.data(), side.norms.data(), side.tickets.data(), kQueue);
   }
   void on_cuda_apply(Side& side, const double* coefficients, const Side& directed) const {
     cuda::apply(side.model.table(), blueprint_.dtype, case_.rule, coefficients,
-               directed.norms.data(), kQueue);
+                directed.norms.data(), kQueue);
   }
 
   void expect_same(Side& got, Side& wanted, const char* pass) const {
@@ -112,7 +106,7 @@ class Checker {
   void check_update(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_), before(blueprint_, alignment_);
     cpu::update(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
-                 cpu.chunk_sums.data(), cpu.move_sums.data(), 1);
+                cpu.chunk_sums.data(), cpu.move_sums.data(), 1);
     const Summed wanted = summed(before, cpu);
     // a half parameter may be newer than its master, or rounded after it was summed
     if (blueprint_.dtype == DType::kFloat32)
@@ -123,7 +117,8 @@ class Checker {
       Side side(blueprint_, alignment_);
       on_cuda_update(side, coefficients());
       expect_same(side, cpu, "update");
-      EXPECT(near(side.move_sums, cpu.move_sums, wanted), "move_sums off the CPU's: " << name_of(schedule));
+      EXPECT(near(side.move_sums, cpu.move_sums, wanted),
+             "move_sums off the CPU's: " << name_of(schedule));
       if (first.empty()) first = side.move_sums;
       EXPECT(same_bits(side.move_sums, first), "move_sums change with " << name_of(schedule));
       if (&schedule != &schedules.back()) continue;
@@ -146,9 +141,10 @@ class Checker {
       if (!blueprint_.tensors[t].has_grad) continue;
       const double* group = coefficients() + words_ * old.model.row(t).group;
       const auto grad = old.model.read(t, kGrad), before = param(old, t), after = param(moved, t);
-      const auto second = old.model.read(t, kGradAvg), steps = old.model.read(t, kStep);
+      const auto second = old.model.read(t, kState + 1), steps = old.model.read(t, kStep);
       for (size_t i = 0; i < grad.size(); ++i)
-        all.add(case_.move_sums(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
+        all.add(
+            case_.move_sums(group, {grad[i], before[i], after[i], second.empty() ? 0.0 : second[i],
                                     steps.empty() ? 0.0 : steps[0]}));
     }
     return all;
@@ -157,7 +153,7 @@ class Checker {
   void check_update_state_then_apply(const Schedules& schedules) const {
     Side cpu(blueprint_, alignment_);
     cpu::update_state(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
-                cpu.chunk_sums.data(), cpu.norms.data(), 1);
+                      cpu.chunk_sums.data(), cpu.norms.data(), 1);
     std::deque<Side> directed;  // a model stays where it is
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
@@ -175,7 +171,8 @@ class Checker {
     expect_same(last, cpu, "skipped update_state and apply");
     EXPECT(same_bits(last.norms, before), "norms of a skipped step");
     // from the same norms on both sides
-    cpu::apply(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), cpu.norms.data(), 1);
+    cpu::apply(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(), cpu.norms.data(),
+               1);
     for (size_t i = 0; i < schedules.size(); ++i) {
       cuda_on_cpu::schedule = schedules[i];
       on_cuda_apply(directed[i], coefficients(), cpu);

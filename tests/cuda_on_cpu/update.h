@@ -10,15 +10,15 @@ namespace yfk {
 
 // An element of a tensor in a step.
 struct Element {
-  double grad, before, after;          // the parameter in full precision
-  double square_avg, steps;            // before the step, where the rule has them
+  double grad, before, after;  // the parameter in full precision
+  double square_avg, steps;    // before the step, where the rule has them
 };
 
 struct RuleCase {
   RuleId rule;
-  bool advances, directs;              // the passes it offers
-  std::vector<double> coefficients;    // of kGroups parameter groups, as Gate begins them
-  // an element's shares in what advance sums for the tuner, from its group's coefficients
+  bool updates, applies;             // the passes it offers: one, or two
+  std::vector<double> coefficients;  // of kGroups parameter groups, as Gate begins them
+  // an element's shares in what update sums for the tuner, from its group's coefficients
   std::vector<double> (*move_sums)(const double* group, const Element& element) = nullptr;
 };
 

@@ -57,7 +57,7 @@ def pairs(table: TensorTable) -> list[tuple[Row, Tensor]]:
 
 
 def columns_of(rule: Rule, dtype: torch.dtype, mastered: bool) -> list[Column]:
-    states = [Column(Column.STATE + k) for k in range(rule.states)]
+    states = [Column.state(k) for k in range(rule.states)]
     return [Column.PARAM, *states, *([Column.MASTER] if mastered else [])]
 
 
@@ -97,10 +97,10 @@ def draw_table(
         like = torch.empty(size)
         values = {c: normal(rng, like).float() for c in columns_of(rule, dtype, mastered)}
         values[Column.PARAM] = values[Column.PARAM].to(dtype)
-        if Column.GRAD_AVG in values:
-            values[Column.GRAD_AVG] = values[Column.GRAD_AVG].abs()
+        if Column.state(1) in values:
+            values[Column.state(1)] = values[Column.state(1)].abs()
         if rule.coded:
-            values[Column.GRAD_AVG] = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
+            values[Column.state(1)] = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
         if mastered:
             values[Column.MASTER] = masters(values[Column.PARAM], rng)
         grad = normal(rng, like).to(dtype)

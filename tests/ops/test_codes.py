@@ -38,7 +38,7 @@ def codes_after(
     columns = {
         Column.PARAM: torch.zeros_like(like),
         Column.STATE: torch.zeros_like(like),
-        Column(Column.STATE + 1): torch.empty_like(like, dtype=torch.uint8).copy_(codes),
+        Column.state(1): torch.empty_like(like, dtype=torch.uint8).copy_(codes),
         Column.STEP: torch.full((), float(taken), device=site.device),
     }
     table = TensorTable(backend_of(site.backend, site.device), [Row(0, 0, origin, columns)])
@@ -56,7 +56,7 @@ def codes_after(
     coefficients = torch.tensor([row], dtype=torch.float64, device=site.device)
     backend.update(YELLOWFIN_COMPACT, table, coefficients)
     assert float(columns[Column.STEP]) == taken + 1.0
-    return columns[Column(Column.STATE + 1)]
+    return columns[Column.state(1)]
 
 
 def draw_roots(rng: np.random.Generator, size: int) -> Tensor:

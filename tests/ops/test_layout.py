@@ -47,7 +47,7 @@ def test_the_module_agrees() -> None:
     assert loading.differences(loading.compiled.layout()) == []
 
 
-@pytest.mark.parametrize(("entry", "theirs"), altered())
+@pytest.mark.parametrize(("entry", "theirs"), list(altered()))
 def test_a_module_that_differs_is_refused(
     entry: str, theirs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

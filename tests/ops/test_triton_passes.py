@@ -55,7 +55,7 @@ def check_measure(table: TensorTable, what: Measure) -> None:
         expected["nonzero"] += np.count_nonzero(g)
         expected["count"] += g.size
         if what == Measure.AVERAGE:
-            average = row.columns[Column.GRAD_AVG].cpu().double().numpy()
+            average = row.columns[Column.state(1)].cpu().double().numpy()
             expected["avg_dot_grad"] += average @ g
             expected["avg_sq"] += average @ average
         place = (row.origin + np.arange(g.size)) % TILE

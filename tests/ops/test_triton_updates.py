@@ -128,7 +128,7 @@ def test_a_step_equals_the_rule(
             continue
         group = dict(zip(rule.fields, coefficients[index % 2].tolist(), strict=True))
         p, g = newest(old), grad.cpu().double().numpy()
-        states = [Column(Column.STATE + k) for k in range(rule.states)]
+        states = [Column.state(k) for k in range(rule.states)]
         s = [floats_of(old[state]) for state in states]
         u, after, gain, below = direction(rule, group, g, p, s, STEPS + 1)
         s = [abs(x) for x in s]
@@ -215,7 +215,7 @@ def test_codes_bit_for_bit(origin: int, rng: np.random.Generator) -> None:
     columns = {
         Column.PARAM: torch.zeros(size, device=DEVICE),
         Column.STATE: torch.zeros(size, device=DEVICE),
-        Column.GRAD_AVG: torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8)).to(DEVICE),
+        Column.state(1): torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8)).to(DEVICE),
         Column.STEP: torch.tensor(3.0, device=DEVICE),
     }
     table = TensorTable(backend, [Row(0, 0, origin, columns)])
@@ -226,7 +226,7 @@ def test_codes_bit_for_bit(origin: int, rng: np.random.Generator) -> None:
     for step in (4, 5):
         backend.update(YELLOWFIN_COMPACT, table, coefficients)
         expected = torch.from_numpy(coded_randomly(g * g, origin, step))
-        assert_same_bits(columns[Column.GRAD_AVG].cpu(), expected, f"step {step}")
+        assert_same_bits(columns[Column.state(1)].cpu(), expected, f"step {step}")
 
 
 @pytest.mark.parametrize("chunk", [20480, 53248])
@@ -273,7 +273,7 @@ def test_move_sums_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.M
     p, s, moved, square_avg = (
         columns[column].double().numpy()
         for columns in (before, after)
-        for column in (Column.PARAM, Column.GRAD_AVG)
+        for column in (Column.PARAM, Column.state(1))
     )
     group = dict(zip(rule.fields, coefficients[0].tolist(), strict=True))
     g = table.grads[0].cpu().double().numpy()  # type: ignore[union-attr]
@@ -334,7 +334,7 @@ def test_no_ratio_without_a_norm(zero: Column, rng: np.random.Generator) -> None
         group,
         table.grads[0].cpu().double().numpy(),  # type: ignore[union-attr]
         newest(old),
-        [old[Column.STATE].double().numpy(), old[Column.GRAD_AVG].double().numpy()],
+        [old[Column.STATE].double().numpy(), old[Column.state(1)].double().numpy()],
         STEPS + 1,
     )
     assert_allclose(row.param.cpu(), newest(old) + gain * u, rtol=1e-5, atol=1e-6)

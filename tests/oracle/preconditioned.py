@@ -291,7 +291,7 @@ class PreconditionedOracle:
         lr: float,
         momentum: float,
     ) -> None:
-        """Step 7 for one parameter; g: its gradient behind the clips, in units of t."""
+        """Step 7 for one parameter; g: its gradient after the clips, in units of t."""
         x, wd = group.params[i], group.weight_decay
         d, terms, keep = -g if group.maximize else g, np.abs(g), 1.0
         if group.decoupled_weight_decay:

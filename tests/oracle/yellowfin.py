@@ -231,7 +231,7 @@ class YellowFinOracle:
             lr, momentum = single_step(distance, variance, h_min, h_max, e)
             lr *= min(1.0, (k + 1) / (10.0 * self.window))
 
-        # 9 (before 8, as the robust step size hangs on it). Exploding clip: for the update alone.
+        # 9 (before 8, as the robust step size depends on it). Exploding clip: for the update alone.
         explosion = 1.0
         if self.adaptive and exploding:
             explosion = min(1.0, (math.sqrt(envelope) + e) / (norm + e))

@@ -80,7 +80,8 @@ class TestFormat4:
 def test_options_that_were_not_saved_are_those_of_the_reader() -> None:
     saved = SAVED["tuners"][0]
     options = options_of(**saved["arguments"], log_smooth=False, momentum_form="polyak")
-    head = dict(zip(STATE_FIELDS, upgraded(numbers(saved["tuner"]), None, options).tolist()))
+    state = upgraded(numbers(saved["tuner"]), None, options)
+    head = dict(zip(STATE_FIELDS, state.tolist()))
     assert (head["log_smooth"], head["polyak"]) == (0.0, 1.0)
 
 
@@ -97,3 +98,34 @@ def test_the_sketch_goes_along() -> None:
 def test_what_is_no_such_state_is_left_alone(state: list[float]) -> None:
     given = numbers(state)
     assert upgraded(given, None, options_of()) is given
+
+
+def trained_optimizer(**options: Any) -> YellowFin:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = YellowFin([p], **options)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    return optimizer
+
+
+def test_a_state_may_lack_the_last_diagnostics() -> None:
+    """As one does that was saved before they were added."""
+    before = trained_optimizer(window=7)
+    saved = before.state_dict()
+    tuner = saved["param_groups"][0]["tuner"]
+    end = len(STATE_FIELDS)
+    saved["param_groups"][0]["tuner"] = torch.cat(
+        [tuner[:1], numbers([end - 2]), tuner[2 : end - 2], tuner[end:]]
+    )
+    after = trained_optimizer(window=7)
+    after.load_state_dict(saved)
+    loaded = after.param_groups[0]["tuner"]
+    assert torch.equal(loaded[: end - 2], tuner[: end - 2])  # with the number of words
+    assert torch.equal(loaded[end:], tuner[end:])
+    assert loaded[end - 2 : end].tolist() == [0.0, 0.0]
+
+
+def test_a_shorter_window_is_no_shorter_head() -> None:
+    saved = trained_optimizer(window=7).state_dict()
+    with pytest.raises(RuntimeError, match="window=8"):
+        trained_optimizer(window=8).load_state_dict(saved)

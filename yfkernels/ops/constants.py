@@ -13,9 +13,10 @@ from typing import Any
 
 ROW = (
     *("numel", "group", "origin"),
-    *("grad", "param", "state", "grad_avg", "master", "step", "", "", ""),
+    *("grad", "param", "master", "step", "state", "", "", "", ""),
 )
-"""A row: a tensor's length, parameter group and place in the model; then addresses of columns."""
+"""A row: a tensor's length, parameter group and place in the model; then addresses of columns,
+of which those from "state" on are the states of its rule."""
 
 COLUMNS = 9
 HEAD = len(ROW) - COLUMNS
@@ -51,8 +52,15 @@ OPTIONS_IN_STATE = ("robust", "preconditioned", "polyak", "log_smooth")
 MOVE_SUMS = ("unread_growth", "unread_metric_sq")
 """What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
 
+DIAGNOSTICS = (
+    *("h_min", "h_max", "variance", "distance"),
+    *("lr", "momentum", "grad_norm", "clip_coefficient"),
+)
+"""What the last step measured and used. A new one comes last: a state that was saved before says
+in "words" that it lacks it."""
+
 STATE_FIELDS = (
-    "format",
+    *("format", "words"),
     *OPTIONS_IN_STATE,
     "step",
     "skipped",
@@ -73,14 +81,7 @@ STATE_FIELDS = (
     "envelope",
     "mean_sq_avg",
     "scale",
-    "h_min",
-    "h_max",
-    "variance",
-    "distance",
-    "lr",
-    "momentum",
-    "grad_norm",
-    "clip_coefficient",
+    *DIAGNOSTICS,
 )
 """The head of the tuner's float64 state. The window follows it, then a second one with a
 preconditioner, or the sketch's average."""

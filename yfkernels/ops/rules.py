@@ -1,4 +1,4 @@
-"""The update rules as the backends see them; mirrors csrc/rules.h and csrc/gate.h word for word."""
+"""The update rules as the backends see them; mirrors csrc/rules.h word for word."""
 
 from __future__ import annotations
 

@@ -27,10 +27,18 @@ class Column(IntEnum):
 
     GRAD = 0
     PARAM = 1
-    STATE = 2  # momentum_buffer, or exp_avg
-    GRAD_AVG = 3  # or exp_avg_sq: a rule's second state
-    MASTER = 4
-    STEP = 5  # steps taken: one float32 number a tensor
+    MASTER = 2  # float32 copy of a half-precision parameter
+    STEP = 3  # steps taken: one float32 number a tensor
+    STATE = 4  # the first of the rule's own: momentum_buffer, or exp_avg
+    STATE_1 = 5
+    STATE_2 = 6
+    STATE_3 = 7
+    STATE_4 = 8
+
+    @classmethod
+    def state(cls, k: int) -> Column:
+        """The rule's state k, from 0."""
+        return cls(cls.STATE + k)
 
 
 @dataclass(frozen=True)

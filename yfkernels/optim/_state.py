@@ -50,7 +50,7 @@ class StateLayout:
     def of(cls, rule: Rule, stochastic_rounding: bool) -> StateLayout:
         """What a rule keeps."""
         names = rule.state_names
-        columns = {name: Column(Column.STATE + k) for k, name in enumerate(names)}
+        columns = {name: Column.state(k) for k, name in enumerate(names)}
         coded = frozenset(names[-1:] if rule.coded else ())
         return cls(columns, rule.counts, stochastic_rounding, coded)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.constants import DIAGNOSTICS, STATE_FIELDS, STATE_FORMAT
 from yfkernels.ops.options import YellowFinOptions
 
 _FORMAT_4 = (
@@ -21,13 +21,15 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
     """A saved state in the present format, whichever it has.
 
     Args:
-        state: as it was saved. Format 4, of yfkernels 0.1.0, is brought up to date; of any other
-            format it is returned as it is.
+        state: as it was saved. Format 4, of yfkernels 0.1.0, is brought up to date, and the present
+            format without its last diagnostics; of any other format it is returned as it is.
         options_in_state: what format 4 kept apart: [log_smooth, polyak]. None for those of
             `options`.
         options: those of the tuner that is to read it. They stand for what a state before the first
             step does not tell.
     """
+    if state.dim() == 1 and len(state) > 1 and float(state[0]) == STATE_FORMAT:
+        return _with_all_diagnostics(state)
     if state.dim() != 1 or len(state) < len(_FORMAT_4) or float(state[0]) != 4.0:
         return state
     state = state.detach().to(torch.float64)
@@ -40,6 +42,7 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
     fresh = head["step"] == 0.0
     head |= {
         "format": STATE_FORMAT,
+        "words": len(STATE_FIELDS),
         "robust": options.robust if fresh else head["radius"] > 0.0,
         "preconditioned": options.preconditioned if fresh else head["scale"] > 0.0,
         "polyak": polyak,
@@ -48,6 +51,17 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
     begin = [float(head[name]) for name in STATE_FIELDS]
     first = torch.tensor(begin, dtype=torch.float64, device=state.device)
     return torch.cat([first, state[len(_FORMAT_4) :]])
+
+
+def _with_all_diagnostics(state: Tensor) -> Tensor:
+    """Those that it lacks are 0 until the next step."""
+    words = float(state[1])
+    missing = len(STATE_FIELDS) - words
+    if not (0 < missing < len(DIAGNOSTICS) and words <= len(state)):
+        return state
+    head, rest = state[: int(words)].clone(), state[int(words) :]
+    head[1] = len(STATE_FIELDS)
+    return torch.cat([head, head.new_zeros(int(missing)), rest])
 
 
 def accepted(saved: Tensor, options_in_state: Tensor | None, options: YellowFinOptions) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from yfkernels.ops.backend import Backend, backend_of
 from yfkernels.ops.constants import (
+    DIAGNOSTICS,
     GROUP_FIELDS,
     MOVE_SUMS,
     OPTIONS_IN_STATE,
@@ -31,10 +32,7 @@ from yfkernels.tuners.tuner import Tuner
 
 _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0]) + len(MOVE_SUMS))
 _LR = YELLOWFIN.fields.index("lr")
-_SHOWN = (
-    *("lr", "momentum", "h_min", "h_max", "variance", "distance", "radius", "grad_norm"),
-    *("clip_coefficient", "step"),
-)
+_SHOWN = (*DIAGNOSTICS, "radius", "step")
 
 
 class YellowFinTuner(Tuner):
@@ -162,6 +160,7 @@ class YellowFinTuner(Tuner):
         Where the parameters begin, which the robust mode wants to know, `prepare` looks.
         """
         head = dict.fromkeys(STATE_FIELDS, 0.0) | {"format": STATE_FORMAT, "beta_power": 1.0}
+        head["words"] = float(len(head))
         head |= {name: float(getattr(self.options, name)) for name in OPTIONS_IN_STATE}
         begin = torch.tensor(list(head.values()), dtype=torch.float64, device="cpu")
         self.state.zero_()

@@ -17,11 +17,8 @@ std::vector<unsigned> in_order(unsigned n, Random& random) {
   return numbers;
 }
 
-Block::Block(unsigned index, unsigned blocks, unsigned threads,
-             const std::function<void()>& kernel)
-    : kernel_(kernel),
-      fibers_(threads),
-      place_{0, threads, index, blocks},
+Block::Block(unsigned index, unsigned blocks, unsigned threads, const std::function<void()>& kernel)
+    : kernel_(kernel), fibers_(threads), place_{0, threads, index, blocks},
       random_(schedule.seed + 1 + index) {}
 
 void Block::start(Stacks& stacks) {
@@ -53,8 +50,7 @@ void Block::stall(unsigned after) {
 }
 
 bool Block::may_go(const Fiber& fiber) const {
-  return fiber.state == State::kReady &&
-         (!stalling_ || barriers_ < stall_after_ || fiber.leads);
+  return fiber.state == State::kReady && (!stalling_ || barriers_ < stall_after_ || fiber.leads);
 }
 
 bool Block::turn(unsigned limit) {

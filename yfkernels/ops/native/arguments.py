@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import TUNER_OPTIONS, YellowFinOptions
 from yfkernels.ops.table import TensorTable
 
@@ -31,6 +32,6 @@ def table_of(table: TensorTable) -> tuple[int, int, int, int, int]:
 
 
 @cache
-def compiled_options(module: Any, options: YellowFinOptions) -> Any:
+def compiled_options(module: Module, options: YellowFinOptions) -> Any:
     """The options as the compiled module keeps them."""
     return module.TunerOptions(**{name: getattr(options, name) for name in TUNER_OPTIONS})

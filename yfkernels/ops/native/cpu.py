@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
 from yfkernels.ops.native.arguments import address, compiled_options, table_of
+from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
@@ -38,8 +39,9 @@ class NativeCpu(Backend):
     name = "native"
     fused = True
 
-    def __init__(self, compiled: Any = None) -> None:
-        self._c = loading.compiled if compiled is None else compiled
+    def __init__(self, compiled: Module | None = None) -> None:
+        # None where `unusable` says so
+        self._c = cast("Module", loading.compiled if compiled is None else compiled)
 
     def unusable(self, device_type: str) -> str | None:
         return loading.reason if self._c is None else None
@@ -117,8 +119,7 @@ class NativeCpu(Backend):
     def single_step(
         self, distance: float, variance: float, h_min: float, h_max: float
     ) -> tuple[float, float]:
-        lr, momentum = self._c.single_step(distance, variance, h_min, h_max)
-        return lr, momentum
+        return self._c.single_step(distance, variance, h_min, h_max)
 
 
 def compiled_watch(
@@ -131,12 +132,11 @@ def compiled_watch(
     # where the rows are in host memory it writes new addresses there itself
     rows = [(len(t.rows), t.words.data_ptr() if _on_host(t) else 0) for t in tables]
     try:
-        watch: Watch = loading.compiled.Watch(
+        return loading.compiled.Watch(
             api, Tensor.is_neg, Tensor.is_conj, rows, list(sizes), list(entries)
         )
     except RuntimeError:  # memory that DLPack has no name for, or another version of it
         return None
-    return watch
 
 
 def _on_host(table: TensorTable) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,15 +12,15 @@ from torch import Tensor
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
 from yfkernels.ops.native.arguments import address, compiled_options, table_of
+from yfkernels.ops.native.module import CudaModule
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
 
 
 @cache
-def _device_count(module: Any) -> tuple[int, str]:
-    count, reason = module.cuda_device_count()
-    return count, reason
+def _device_count(module: CudaModule) -> tuple[int, str]:
+    return module.cuda_device_count()
 
 
 def runs_on(archs: str, capability: tuple[int, int]) -> bool:
@@ -39,7 +39,7 @@ def runs_on(archs: str, capability: tuple[int, int]) -> bool:
 
 
 @cache
-def _not_compiled_for(module: Any) -> str | None:
+def _not_compiled_for(module: CudaModule) -> str | None:
     """Which visible GPU the module has no code for, if there is one."""
     archs = module.build_info()["cuda_archs"]
     for index in range(torch.cuda.device_count()):
@@ -62,8 +62,9 @@ class NativeCuda(Backend):
     name = "native"
     fused = True
 
-    def __init__(self, compiled: Any = None) -> None:
-        self._c = loading.compiled if compiled is None else compiled
+    def __init__(self, compiled: CudaModule | None = None) -> None:
+        # None, or a module without CUDA, where `unusable` says so
+        self._c = cast("CudaModule", loading.compiled if compiled is None else compiled)
 
     def unusable(self, device_type: str) -> str | None:
         if self._c is None:

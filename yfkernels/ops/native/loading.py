@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yfkernels.ops import constants
+from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import TUNER_OPTIONS
 from yfkernels.ops.rules import RULES, BiasCorrection, Measure, Rule
 from yfkernels.ops.watch import Place, Seen
@@ -58,7 +59,7 @@ def differences(theirs: dict[str, Any]) -> list[str]:
     )
 
 
-def _load() -> tuple[Any, str | None]:
+def _load() -> tuple[Module | None, str | None]:
     try:
         module: Any = import_module("yfkernels._C")
     except ModuleNotFoundError:

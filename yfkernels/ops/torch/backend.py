@@ -55,7 +55,7 @@ class TorchBackend(Backend):
             g = grad.to(row.columns[Column.STATE].dtype)
             dot = avg_sq = g.new_zeros((), dtype=torch.float64)
             if what == Measure.AVERAGE:
-                average = row.columns[Column.GRAD_AVG]
+                average = row.columns[Column.state(1)]
                 dot, avg_sq = total(average * g), total(average * average)
             count = torch.full_like(dot, g.numel())
             sums = torch.stack([total(g * g), dot, avg_sq, g.count_nonzero().double(), count])
@@ -163,7 +163,7 @@ def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
 
 
 def _states(rule: Rule, row: Row) -> list[Tensor]:
-    states = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    states = [row.columns[Column.state(k)] for k in range(rule.states)]
     if rule.coded:
         states[-1] = random.decoded(states[-1]).to(states[0].dtype)
     return states
@@ -171,7 +171,7 @@ def _states(rule: Rule, row: Row) -> list[Tensor]:
 
 def _write_states(rule: Rule, row: Row, states: list[Tensor], active: Tensor) -> None:
     """Writes the advanced states, in this step of the tensor; before it is counted."""
-    columns = [row.columns[Column(Column.STATE + k)] for k in range(rule.states)]
+    columns = [row.columns[Column.state(k)] for k in range(rule.states)]
     if rule.coded:
         order = memory_order(row.param)
         codes = random.coded(flatten(states[-1].float(), order), row.origin, _steps(row) + 1.0)

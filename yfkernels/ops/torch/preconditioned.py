@@ -1,4 +1,4 @@
-"""The tuner with a preconditioner in tensor operations: csrc/preconditioned.h line by line."""
+"""The tuner with a preconditioner in tensor operations: as in csrc/tuner, step by step."""
 
 from __future__ import annotations
 
@@ -7,67 +7,95 @@ from torch import Tensor
 
 from yfkernels.ops.constants import FIRST_TRAVEL, LEAST_MOMENTUM, SQUARE_DECAY
 from yfkernels.ops.torch.single_step import single_step
-from yfkernels.ops.torch.statistics import Curvature, TuningStep, in_range
+from yfkernels.ops.torch.statistics import (
+    Clipped,
+    Curvature,
+    TuningStep,
+    limit_by_decay,
+    limited_h_min,
+)
 
 
-def _digest(step: TuningStep) -> tuple[Tensor, Curvature]:
-    """4. h = t² <d, u> of the step before into the statistics; how far it has come there."""
+def learn_from_update(step: TuningStep) -> tuple[Tensor, Curvature]:
+    """(first window, what SingleStep wants) after the sums of the last update.
+
+    h = t² <d, u> goes into the statistics, and how far the parameters have come in the metric.
+    """
     old, new, k = step.old, step.new, step.k
     h = old["scale"] * old["scale"] * old["unread_metric_sq"]
+    new["unread_metric_sq"] = torch.zeros_like(h)
+    # the part of the first one that was not known before
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    step.travel(old["unread_growth"])
-    new["unread_metric_sq"] = new["unread_growth"] = torch.zeros_like(h)
+    step.advance_radius()
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
-    return window, c._replace(variance=c.variance.clamp(min=step.e), h_min=in_range(c[0], c[1]))
+    variance, h_min = c.variance.clamp(min=step.e), limited_h_min(c.h_min, c.h_max)
+    return window, c._replace(variance=variance, h_min=h_min)
+
+
+def choose_momentum(step: TuningStep) -> tuple[Tensor, Tensor]:
+    """(first window, momentum): SingleStep's, at least a half.
+
+    Before the first step there are no sums of an update, and there is no curvature to go by before
+    k = 2.
+    """
+    k, before = step.k, dict(step.new)
+    window, c = learn_from_update(step)
+    step.new |= c._asdict()
+    step.new |= {name: torch.where(k >= 1, x, before[name]) for name, x in step.new.items()}
+    _, tuned = single_step(c.distance, c.variance, c.h_min, c.h_max, step.e)
+    least = max(step.options.initial_momentum, LEAST_MOMENTUM)
+    momentum = torch.where(k >= 2, tuned.clamp(min=LEAST_MOMENTUM), least)
+    return torch.where(k >= 1, window, step.window()), momentum
+
+
+def advance_envelope(step: TuningStep, g: Clipped) -> Tensor:
+    """The second window; its upper end is what the clips of the next step are told from."""
+    step.new["beta_power"] = step.old["beta_power"] * step.options.beta
+    window, _, high = step.ends_of_window(step.window(1), step.k, g.norm_sq)
+    envelope_avg = step.average("envelope_avg", high)
+    step.new["envelope"] = step.end_of_range(envelope_avg, 1.0 - step.new["beta_power"])
+    return window
+
+
+def advance_scale(step: TuningStep, g: Clipped, count: Tensor) -> Tensor:
+    """t, the root mean square of the gradient, by which the metric's own scale is taken out."""
+    fresh = 1.0 - SQUARE_DECAY
+    mean_sq_avg = SQUARE_DECAY * step.old["mean_sq_avg"] + fresh * (g.norm_sq / count)
+    scale = (mean_sq_avg / (1.0 - SQUARE_DECAY ** (step.k + 1.0))).sqrt()
+    step.new |= {"mean_sq_avg": mean_sq_avg, "scale": scale}
+    return scale
+
+
+def step_along_u(
+    step: TuningStep, momentum: Tensor, scale: Tensor, sums: dict[str, Tensor]
+) -> Tensor:
+    """lr along u. In the first step the sum of h would cancel."""
+    start = FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
+    lr = scale * step.distance_over_gradients(momentum)
+    # but for sqrt(h), which the update has yet to sum
+    step.new["radius"] = torch.where(step.k == 0, start / scale, step.new["radius"])
+    return torch.where(step.k == 0, (1.0 - momentum) * start, lr)
 
 
 def tune_preconditioned(
     step: TuningStep, sums: dict[str, Tensor], state: Tensor, coefficients: Tensor
 ) -> None:
-    """One tuner step in Adam's metric."""
-    options, old, new, k = step.options, step.old, step.new, step.k
-
-    # 4. what the step before has left; before the first there is nothing
-    window, c = _digest(step)
-    new |= c._asdict()
-    new |= {name: torch.where(k >= 1, value, old[name]) for name, value in new.items()}
-    window = torch.where(k >= 1, window, step.window())
-    _, tuned = single_step(c.distance, c.variance, c.h_min, c.h_max, step.e)
-    least = max(options.initial_momentum, LEAST_MOMENTUM)
-    momentum = torch.where(k >= 2, tuned.clamp(min=LEAST_MOMENTUM), least)
-
-    # 1. the clips
-    envelope_sq = old["envelope"]
-    g = step.clipped(envelope_sq)
-    update_clip = step.clip_of_update(g, envelope_sq)
-
-    # 1. the envelope of ‖g‖²
-    new["beta_power"] = old["beta_power"] * options.beta
-    raw_window, _, high = step.ends_of_window(step.window(1), k, g.norm_sq)
-    envelope_avg = step.average("envelope_avg", high)
-    new["envelope"] = step.end_of_range(envelope_avg, 1.0 - new["beta_power"])
-
-    # 2. the scale of the metric
-    fresh = 1.0 - SQUARE_DECAY
-    mean_sq = g.norm_sq / sums["count"]
-    new["mean_sq_avg"] = SQUARE_DECAY * old["mean_sq_avg"] + fresh * mean_sq
-    scale = (new["mean_sq_avg"] / (1.0 - SQUARE_DECAY ** (k + 1.0))).sqrt()
-    new["scale"] = scale
-
-    # 5. the step along u. In the first one the sum of h cancels
-    start = FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
-    lr = scale * step.distance_over_gradients(momentum)
-    lr = torch.where(k == 0, (1.0 - momentum) * start, lr)
-    # but for sqrt(h), which the update has yet to sum
-    new["radius"] = torch.where(k == 0, start / scale, new["radius"])
+    """One tuner step in Adam's metric, and what each group makes of it."""
+    envelope_sq = step.old["envelope"]
+    g = step.clip_gradient(envelope_sq)
+    update_clip = step.clip_update(g, envelope_sq)
+    window, momentum = choose_momentum(step)
+    grad_window = advance_envelope(step, g)
+    scale = advance_scale(step, g, sums["count"])
+    lr = step_along_u(step, momentum, scale, sums)
 
     group, rest = step.group, 1.0 - momentum
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
-    lrs = torch.where(decoupled & (lrs * decay > rest), rest / decay, lrs)
-    new |= {
-        "step": k + 1.0,
+    lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
+    step.new |= {
+        "step": step.k + 1.0,
         "lr": lrs[0],
         "momentum": momentum,
         "grad_norm": g.norm,
@@ -85,8 +113,8 @@ def tune_preconditioned(
         "param_keep": torch.where(decoupled, 1.0 - lrs * decay / rest, ones),
         "param_gain": ones,
         "average_decay": ones * SQUARE_DECAY,
-        "average_gain": ones * fresh,
+        "average_gain": ones * (1.0 - SQUARE_DECAY),
         "update_clip": ones * update_clip,
         "lr": lrs,
     }
-    step.write([window, raw_window], out, state, coefficients)
+    step.write([window, grad_window], out, state, coefficients)

@@ -1,4 +1,5 @@
-"""Random bits from counters, as csrc/rules.h has them: the same on every backend."""
+"""Random bits from counters, as csrc/random.h and csrc/codes.h have them: the same on every
+backend."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def _seed(element: Tensor, step: Tensor) -> Tensor:
 
 
 def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
-    """Floats that are not negative, as 8-bit codes, rounded stochastically; csrc/rules.h has them.
+    """Floats that are not negative, as 8-bit codes, rounded stochastically.
 
     Args:
         values: float32, one dimension, in memory order.

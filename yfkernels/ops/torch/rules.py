@@ -1,4 +1,4 @@
-"""The update rules in tensor operations: csrc/rules.h line by line, on any device."""
+"""The update rules in tensor operations: those of csrc/rules, on any device."""
 
 from __future__ import annotations
 

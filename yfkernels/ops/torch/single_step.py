@@ -1,4 +1,4 @@
-"""SingleStep and the clip factor in tensor operations: csrc/single_step.h line by line."""
+"""SingleStep and the clip factor in tensor operations: as in csrc/tuner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the tuners have in common, in tensor operations: csrc/statistics.h line by line."""
+"""What the tuners have in common, in tensor operations.
+
+The steps are those of clips.h, statistics.h and distance.h in csrc/tuner, by the same names.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Clipped(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """What SingleStep wants to know; variance: before a signal is taken off."""
+    """What SingleStep wants to know; variance: before a signal is subtracted."""
 
     h_min: Tensor
     h_max: Tensor
@@ -92,8 +95,8 @@ class TuningStep:
         self.new[name] = beta * self.old[name] + (1.0 - beta) * value
         return self.new[name]
 
-    def clipped(self, envelope_sq: Tensor) -> Clipped:
-        """1-3. The manual clip, then the guard that caps how fast the statistics can grow."""
+    def clip_gradient(self, envelope_sq: Tensor) -> Clipped:
+        """The user's clip, then the guard that caps how fast the statistics can grow."""
         norm = self.grad_sq.sqrt()
         clip = clip_factor(self.one * self.options.max_norm, norm)
         if self.options.adaptive_clip:
@@ -103,8 +106,8 @@ class TuningStep:
         exploding = (self.k >= 1) & (norm_sq >= envelope_sq)
         return Clipped(norm, clip, norm_sq, norm_sq.sqrt(), exploding)
 
-    def clip_of_update(self, g: Clipped, envelope_sq: Tensor) -> Tensor:
-        """9. What the update alone is clipped by: explosions, and in the robust mode spikes."""
+    def clip_update(self, g: Clipped, envelope_sq: Tensor) -> Tensor:
+        """What the update alone is clipped by: explosions, and in the robust mode spikes."""
         old, update_clip = self.old, self.one
         if self.options.adaptive_clip:
             explosion_clip = clip_factor(envelope_sq.sqrt() + self.e, g.root, self.e)
@@ -139,7 +142,7 @@ class TuningStep:
         return end.exp() if self.options.log_smooth else end
 
     def learn(self, h: Tensor, k: Tensor, debias: Tensor) -> tuple[Tensor, Curvature]:
-        """3-6. (first window, what SingleStep wants) after h, which k others have preceded."""
+        """(first window, what SingleStep wants) after h, which k others have preceded."""
         grad_sq_avg = self.average("grad_sq_avg", h)
         window, low, high = self.ends_of_window(self.window(), k, h)
         h_min = self.end_of_range(self.average("h_min_avg", low), debias)
@@ -148,13 +151,14 @@ class TuningStep:
         distance_avg = self.average("distance_avg", grad_norm_avg / (grad_sq_avg + self.e))
         return window, Curvature(h_min, h_max, grad_sq_avg / debias, distance_avg / debias)
 
-    def travel(self, growth: Tensor) -> None:
-        """Takes in by how much the parameters' squares have grown."""
-        self.new["growth"] = self.old["growth"] + growth
-        self.new["radius"] = torch.maximum(self.new["radius"], self.new["growth"].abs().sqrt())
+    def advance_radius(self) -> None:
+        """The radius, as far as the growth of the parameters' squares in the last update tells."""
+        growth = self.new["growth"] = self.old["growth"] + self.old["unread_growth"]
+        self.new["unread_growth"] = torch.zeros_like(growth)
+        self.new["radius"] = torch.maximum(self.new["radius"], growth.abs().sqrt())
 
     def distance_over_gradients(self, momentum: Tensor) -> Tensor:
-        """The robust step size."""
+        """The robust step size: how far the parameters have come, over the sum of gradients."""
         total = self.new["grad_sq_sum"]
         lr = (1.0 - momentum) * self.new["radius"] / total.sqrt()
         return torch.where(total > 0.0, lr, 0.0)
@@ -176,6 +180,12 @@ class TuningStep:
         coefficients[:, YELLOWFIN.fields.index("active")] = self.active.double()
 
 
-def in_range(h_min: Tensor, h_max: Tensor) -> Tensor:
-    """h_min, at least a thirtieth of h_max."""
+def limited_h_min(h_min: Tensor, h_max: Tensor) -> Tensor:
+    """h_min of a curvature range, and of the momentum that follows, which cannot run away."""
     return torch.maximum(h_min, h_max / WIDEST_RANGE)
+
+
+def limit_by_decay(lr: Tensor, decay: Tensor, momentum: Tensor) -> Tensor:
+    """The statistics do not see weight decay: lr of a very small loss would be too large for it."""
+    rest = 1.0 - momentum
+    return torch.where(lr * decay > rest, rest / decay, lr)

@@ -22,7 +22,7 @@ _WARPS = 8
 
 @triton.jit
 def _flip_signs(grad, tile, rows):
-    """A tile with the sketch's signs; as sign_bits() of csrc/rules.h. tile: its index, int64.
+    """A tile with the sketch's signs; as sign_bits() of csrc/random.h. tile: its index, int64.
 
     One hash gives the signs of 32 elements; it is computed once for each 16-byte row.
     """
@@ -72,7 +72,6 @@ def measure(
     `coefficients` are; without, they are None, as `sketches` is if none is wanted.
     """
     SKETCH: tl.constexpr = sketches is not None
-    COLUMNS: tl.constexpr = ("row.grad", "row.grad_avg") if AVERAGES else ("row.grad",)
     WIDTH: tl.constexpr = 128 // DTYPE.primitive_bitwidth
     REPEATS: tl.constexpr = TILE // (THREADS * WIDTH)
     rows = tl.arange(0, REPEATS)[:, None] * THREADS + tl.arange(0, THREADS)[None, :]
@@ -91,11 +90,11 @@ def measure(
         _, row, _, first, n = piece_at(words, chunks, index, CHUNK, CHUNK)
         g = column(row, "row.grad", first, DTYPE)
         if AVERAGES:
-            gbar = column(row, "row.grad_avg", first, tl.float32)
+            gbar = column(row, "row.state", first, tl.float32, 1)
         origin = tl.load(row + at("row.origin")) + first
         # a small tensor or a shard may begin inside a tile, and then none of its tiles is whole
         shift = (origin % TILE).to(tl.int32) if SKETCH else 0
-        in_tiles = are_aligned(row, COLUMNS) & (shift == 0)
+        in_tiles = are_aligned(row, ("row.grad",), 2 if AVERAGES else 0) & (shift == 0)
         whole = tl.where(in_tiles, n // TILE * TILE, -shift)
 
         grad_sq = tl.full([THREADS], 0.0, tl.float32)

@@ -1,6 +1,6 @@
-"""The tuner with a preconditioner on the device: csrc/preconditioned.h line by line, in one launch.
+"""The tuner with a preconditioner on the device: csrc/tuner/preconditioned.h step by step.
 
-It rounds as the plain one does (tune.py).
+It is one launch, and rounds as the plain one does (tune.py).
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from yfkernels.ops.triton.rules import power
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
-    clip_of_update,
-    clipped,
+    advance_radius,
+    clip_gradient,
+    clip_update,
     distance_over_gradients,
     end_of_range,
     ends_of_window,
-    in_range,
     learn,
+    limit_by_decay,
+    limited_h_min,
     load_averages,
     load_gradient,
     load_numbers,
+    load_radius,
     load_recent,
     load_window,
     numbers_of,
@@ -36,6 +39,83 @@ from yfkernels.ops.triton.statistics import (
     store_curvature,
     store_recent,
 )
+
+
+@triton.jit
+def learn_from_update(
+    averages,
+    values,
+    unread_metric_sq,
+    traveled,
+    grad_sq_sum,
+    scale,
+    k,
+    beta,
+    debias,
+    e,
+    WINDOW: tl.constexpr,
+    LOG_SMOOTH: tl.constexpr,
+):
+    """(h, averages, curvature, growth, radius, grad_sq_sum) after the sums of the last update.
+
+    h = t² <d, u> goes into the statistics, and how far the parameters have come in the metric.
+    values: of the first window; traveled: of load_radius().
+    """
+    h = scale * scale * unread_metric_sq
+    unread_growth, growth, radius = traveled
+    # the part of the first one that was not known before
+    radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
+    growth, radius = advance_radius(unread_growth, growth, radius)
+    grad_sq_sum += h
+    averages, curvature = learn(averages, values, h, k - 1, beta, debias, e, WINDOW, LOG_SMOOTH)
+    h_min, h_max, variance, distance = curvature
+    curvature = (limited_h_min(h_min, h_max), h_max, tl.maximum(variance, e), distance)
+    return h, averages, curvature, growth, radius, grad_sq_sum
+
+
+@triton.jit
+def choose_momentum(curvature, least, k, e):
+    """SingleStep's momentum, at least a half. There is no curvature to go by before k = 2."""
+    h_min, h_max, variance, distance = curvature
+    _, tuned = single_step(distance, variance, h_min, h_max, e)
+    return tl.where(k >= 2, tl.maximum(tuned, number("LEAST_MOMENTUM")), least)
+
+
+@triton.jit
+def advance_envelope(
+    window,
+    envelope_avg,
+    norm_sq,
+    k,
+    beta,
+    debias,
+    e,
+    WINDOW: tl.constexpr,
+    LOG_SMOOTH: tl.constexpr,
+):
+    """(average, envelope): the upper end of the window of ‖g‖², which the clips are told from."""
+    _, high = ends_of_window(window, k, norm_sq, e, WINDOW, LOG_SMOOTH)
+    envelope_avg = beta * envelope_avg + (1.0 - beta) * high
+    return envelope_avg, end_of_range(envelope_avg, debias, LOG_SMOOTH)
+
+
+@triton.jit
+def advance_scale(mean_sq_avg, norm_sq, count, step, square_decay):
+    """(average, t): the gradient's root mean square, which takes the metric's own scale out."""
+    mean_sq_avg = square_decay * mean_sq_avg + (1.0 - square_decay) * (norm_sq / count)
+    return mean_sq_avg, tl.sqrt(mean_sq_avg / (1.0 - power(square_decay, step + 1.0)))
+
+
+@triton.jit
+def step_along_u(momentum, radius, grad_sq_sum, scale, start_sq, count, k):
+    """(lr, radius): lr along u. In the first step the sum of h would cancel."""
+    travel = tl.full([], number("FIRST_TRAVEL"), tl.float64)
+    start = travel * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
+    lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
+    lr = tl.where(k == 0, (1.0 - momentum) * start, lr)
+    # but for sqrt(h), which the update has yet to sum
+    return lr, tl.where(k == 0, start / scale, radius)
+
 
 _VARY = ["num_slots", "partials", "grad_scale", "found_inf", "state"]
 
@@ -62,9 +142,7 @@ def preconditioned_tune(
     skipped = tl.load(state + at("state.skipped"))
     beta_power = tl.load(state + at("state.beta_power"))
     averages = load_averages(state)
-    unread_growth = tl.load(state + at("state.unread_growth"))
-    growth = tl.load(state + at("state.growth"))
-    radius = tl.load(state + at("state.radius"))
+    traveled = load_radius(state)
     grad_sq_sum = tl.load(state + at("state.grad_sq_sum"))
     recent = load_recent(state)
     unread_metric_sq = tl.load(state + at("state.unread_metric_sq"))
@@ -87,68 +165,55 @@ def preconditioned_tune(
         skip(finite, skipped, state, num_groups, coefficients)
         return
 
-    gain = 1.0 - beta
     e = tl.full([], number("TINY"), tl.float64)
     k = step.to(tl.int64)
 
-    # 1. the clips
-    norm, clip, norm_sq = clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP)
-    update_clip, recent = clip_of_update(norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP, True)
+    norm, clip, norm_sq = clip_gradient(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP)
+    update_clip, recent = clip_update(norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP, True)
     store_recent(state, recent)
 
-    # 4. what the step before has left: h = t² <d, u>, and how far it has come, in the metric
-    least = tl.maximum(initial_momentum, number("LEAST_MOMENTUM"))
-    momentum = least
+    momentum = tl.maximum(initial_momentum, number("LEAST_MOMENTUM"))
+    _, growth, radius = traveled
     if k >= 1:
-        h = scale * scale * unread_metric_sq
-        radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
-        growth += unread_growth
-        radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
-        grad_sq_sum += h
-        debias = 1.0 - beta_power
-        averages, curvature = learn(averages, values, h, k - 1, beta, debias, e, WINDOW, LOG_SMOOTH)
-        h_min, h_max, variance, distance = curvature
-        variance = tl.maximum(variance, e)
-        h_min = in_range(h_min, h_max)
-        _, tuned = single_step(distance, variance, h_min, h_max, e)
-        momentum = tl.where(k >= 2, tl.maximum(tuned, number("LEAST_MOMENTUM")), momentum)
+        h, averages, curvature, growth, radius, grad_sq_sum = learn_from_update(
+            averages,
+            values,
+            unread_metric_sq,
+            traveled,
+            grad_sq_sum,
+            scale,
+            k,
+            beta,
+            1.0 - beta_power,
+            e,
+            WINDOW,
+            LOG_SMOOTH,
+        )
+        momentum = choose_momentum(curvature, momentum, k, e)
 
         tl.store(state + at("state.unread_growth"), 0.0)
         tl.store(state + at("state.unread_metric_sq"), 0.0)
         tl.store(state + at("state.growth"), growth)
         tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
         store_averages(state, averages)
-        store_curvature(state, h_min, h_max, variance, distance)
+        store_curvature(state, curvature)
         tl.store(window + (k - 1) % WINDOW, h)
 
-    # 1. the envelope of ‖g‖²
     beta_power = beta_power * beta
-    _, high = ends_of_window(norms, k, norm_sq, e, WINDOW, LOG_SMOOTH)
-    envelope_avg = beta * envelope_avg + gain * high
+    envelope_avg, envelope_sq = advance_envelope(
+        norms, envelope_avg, norm_sq, k, beta, 1.0 - beta_power, e, WINDOW, LOG_SMOOTH
+    )
     tl.store(state + at("state.beta_power"), beta_power)
     tl.store(norm_window + k % WINDOW, norm_sq)
     tl.store(state + at("state.envelope_avg"), envelope_avg)
-    envelope_sq = end_of_range(envelope_avg, 1.0 - beta_power, LOG_SMOOTH)
     tl.store(state + at("state.envelope"), envelope_sq)
 
-    # 2. the scale of the metric
     square_decay = tl.full([], number("SQUARE_DECAY"), tl.float64)
-    fresh = 1.0 - square_decay
-    mean_sq_avg = square_decay * mean_sq_avg + fresh * (norm_sq / count)
-    scale = tl.sqrt(mean_sq_avg / (1.0 - power(square_decay, step + 1.0)))
+    mean_sq_avg, scale = advance_scale(mean_sq_avg, norm_sq, count, step, square_decay)
     tl.store(state + at("state.mean_sq_avg"), mean_sq_avg)
     tl.store(state + at("state.scale"), scale)
 
-    # 5. the step along u. In the first one the sum of h cancels
-    rest = 1.0 - momentum
-    start = (
-        tl.full([], number("FIRST_TRAVEL"), tl.float64) * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
-    )
-    lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
-    lr = tl.where(k == 0, rest * start, lr)
-    # but for sqrt(h), which the update has yet to sum
-    radius = tl.where(k == 0, start / scale, radius)
-
+    lr, radius = step_along_u(momentum, radius, grad_sq_sum, scale, start_sq, count, k)
     tl.store(state + at("state.step"), step + 1.0)
     tl.store(state + at("state.radius"), radius)
     tl.store(state + at("state.momentum"), momentum)
@@ -162,7 +227,7 @@ def preconditioned_tune(
         decoupled = tl.load(group + at("group.decoupled")) != 0.0
         sign = tl.load(group + at("group.sign"))
         group_lr = lr * multiplier
-        group_lr = tl.where(decoupled & (group_lr * decay > rest), rest / decay, group_lr)
+        group_lr = tl.where(decoupled, limit_by_decay(group_lr, decay, momentum), group_lr)
         tl.store(state + at("state.lr"), group_lr, mask=i == 0)
 
         out = coefficients + i * size("yellowfin")
@@ -174,11 +239,11 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.velocity_gain"), -group_lr)
         tl.store(out + at("yellowfin.velocity_keep"), 1.0)
         # as AdamW: lr / (1 - mu) is the whole travel of one u
-        kept = tl.where(decoupled, 1.0 - group_lr * decay / rest, 1.0)
+        kept = tl.where(decoupled, 1.0 - group_lr * decay / (1.0 - momentum), 1.0)
         tl.store(out + at("yellowfin.param_keep"), kept)
         tl.store(out + at("yellowfin.param_gain"), 1.0)
         tl.store(out + at("yellowfin.average_decay"), square_decay)
-        tl.store(out + at("yellowfin.average_gain"), fresh)
+        tl.store(out + at("yellowfin.average_gain"), 1.0 - square_decay)
         tl.store(out + at("yellowfin.update_clip"), update_clip)
         tl.store(out + at("yellowfin.lr"), group_lr)
 

@@ -1,6 +1,6 @@
 """float32 to the half precisions, and the random bits of stochastic rounding.
 
-Bit for bit what csrc/rules.h and csrc/cpu/lanes.h do.
+Bit for bit what csrc/random.h, csrc/codes.h and csrc/cpu/lanes.h do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The update rules of csrc/rules.h, as functions that the passes of update.py are compiled with."""
+"""The update rules of csrc/rules, as functions that the passes of update.py are compiled with."""
 
 from __future__ import annotations
 

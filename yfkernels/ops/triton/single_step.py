@@ -1,4 +1,4 @@
-"""SingleStep and the clip factor: csrc/single_step.h operation for operation."""
+"""SingleStep and the clip factor: as in csrc/tuner, operation for operation."""
 
 from __future__ import annotations
 

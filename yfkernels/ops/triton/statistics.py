@@ -1,5 +1,6 @@
-"""What the tuners have in common: csrc/statistics.h operation for operation, on values.
+"""What the tuners have in common, on values, operation for operation as on the host.
 
+The steps are those of clips.h, statistics.h and distance.h in csrc/tuner, by the same names.
 A tuner reads everything before its first store, behind a barrier: all warps run the same scalars.
 """
 
@@ -97,9 +98,9 @@ def skip(finite, skipped, state, num_groups, coefficients):
 
 
 @triton.jit
-def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
-    """1-3. (norm before the clips, clip, ‖g‖² after them): the manual clip, then the guard that
-    caps how fast the statistics can grow.
+def clip_gradient(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
+    """(norm before the clips, clip, ‖g‖² after them): the user's clip, then the guard that caps how
+    fast the statistics can grow.
 
     envelope_sq: the upper end of the window of ‖g‖² in the step before.
     """
@@ -112,11 +113,11 @@ def clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP: tl.constexpr):
 
 
 @triton.jit
-def clip_of_update(
+def clip_update(
     norm_sq, envelope_sq, recent, k, e, ADAPTIVE_CLIP: tl.constexpr, ROBUST: tl.constexpr
 ):
-    """9. (update_clip, recent after the step): an exploding gradient is clipped in the update,
-    after the statistics saw it; and in the robust mode one that is long beside those before it.
+    """(update_clip, recent after the step): an exploding gradient is clipped in the update, after
+    the statistics have seen it; and in the robust mode one that is long beside those before it.
     """
     root = tl.sqrt(norm_sq)
     recent_sq_avg, recent_power = recent
@@ -162,8 +163,8 @@ def end_of_range(average, debias, LOG_SMOOTH: tl.constexpr):
 
 @triton.jit
 def learn(averages, window, h, k, beta, debias, e, WINDOW: tl.constexpr, LOG_SMOOTH: tl.constexpr):
-    """3-6. (averages after h, (h_min, h_max, variance, distance)). variance: before a signal is
-    taken off.
+    """(averages after h, (h_min, h_max, variance, distance)). variance: before a signal is
+    subtracted.
 
     k: how many h have been before; debias: 1 - beta^(k + 1).
     """
@@ -185,27 +186,46 @@ def learn(averages, window, h, k, beta, debias, e, WINDOW: tl.constexpr, LOG_SMO
 
 
 @triton.jit
-def store_curvature(state, h_min, h_max, variance, distance):
+def store_curvature(state, curvature):
     """What SingleStep was given."""
-    tl.store(state + at("state.h_min"), h_min)
-    tl.store(state + at("state.h_max"), h_max)
-    tl.store(state + at("state.variance"), variance)
-    tl.store(state + at("state.distance"), distance)
+    tl.store(state + at("state.h_min"), curvature[0])
+    tl.store(state + at("state.h_max"), curvature[1])
+    tl.store(state + at("state.variance"), curvature[2])
+    tl.store(state + at("state.distance"), curvature[3])
 
 
 @triton.jit
-def in_range(h_min, h_max):
-    """h_min, at least a thirtieth of h_max."""
+def limited_h_min(h_min, h_max):
+    """h_min of a curvature range, and of the momentum that follows, which cannot run away."""
     return tl.maximum(h_min, h_max / tl.full([], number("WIDEST_RANGE"), tl.float64))
 
 
 @triton.jit
-def first_radius(start_sq):
-    return tl.full([], number("FIRST_RADIUS"), tl.float64) * (1.0 + tl.sqrt(start_sq))
+def load_radius(state):
+    """(unread growth, growth, radius) of advance_radius()."""
+    return (
+        tl.load(state + at("state.unread_growth")),
+        tl.load(state + at("state.growth")),
+        tl.load(state + at("state.radius")),
+    )
+
+
+@triton.jit
+def advance_radius(unread_growth, growth, radius):
+    """(growth, radius), as far as the growth of ‖x‖² in the last update tells."""
+    growth += unread_growth
+    return growth, tl.maximum(radius, tl.sqrt(tl.abs(growth)))
 
 
 @triton.jit
 def distance_over_gradients(momentum, radius, grad_sq_sum):
-    """The robust step size."""
+    """The robust step size: how far the parameters have come, over the sum of gradients."""
     lr = (1.0 - momentum) * radius / tl.sqrt(grad_sq_sum)
     return tl.where(grad_sq_sum > 0.0, lr, 0.0)
+
+
+@triton.jit
+def limit_by_decay(lr, decay, momentum):
+    """The statistics do not see weight decay: lr of a very small loss would be too large for it."""
+    rest = 1.0 - momentum
+    return tl.where(lr * decay > rest, rest / decay, lr)

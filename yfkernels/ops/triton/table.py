@@ -43,36 +43,42 @@ def has_grad(row):
 
 
 @triton.jit
-def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr):
-    """The address of element `first` of one of the row's tensors.
+def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, STATE: tl.constexpr = 0):
+    """The address of element `first` of one of the row's tensors; of "row.state" number STATE.
 
     The compiler is told that tensors begin on 16 bytes. It then gives each thread 16 bytes of a
     tile, and reads and writes them at once where no mask forbids it. A tensor that begins elsewhere
     (are_aligned) must have a mask, which splits every access into elements and leaves everything
     else as it is: the same thread has the same elements, so sums have the same bits.
     """
-    tensor = tl.load(row + at(NAME)).to(tl.pointer_type(DTYPE))
+    tensor = tl.load(row + at(NAME) + STATE).to(tl.pointer_type(DTYPE))
     return tl.multiple_of(tensor, 16) + first
 
 
 @triton.jit
-def are_aligned(row, NAMES: tl.constexpr):
-    """Whether these of the row's tensors begin on 16 bytes; a tensor it does not have is at 0."""
+def are_aligned(row, NAMES: tl.constexpr, STATES: tl.constexpr = 0):
+    """Whether these of the row's tensors, and so many states, begin on 16 bytes.
+
+    A tensor that it does not have is at 0.
+    """
     places = tl.load(row + at(NAMES[0]))
     for k in tl.static_range(1, len(NAMES)):
         places |= tl.load(row + at(NAMES[k]))
+    for k in tl.static_range(STATES):
+        places |= tl.load(row + at("row.state") + k)
     return places & 15 == 0
 
 
 @triton.jit
 def state_columns(row, first, STATES: tl.constexpr, CODED: tl.constexpr = False):
     """The rule's state columns, from element `first` on; the last in codes if it is CODED."""
-    state = column(row, "row.state", first, tl.float32)
-    if STATES == 1:
-        return (state,)
-    else:
-        LAST: tl.constexpr = tl.uint8 if CODED else tl.float32
-        return state, column(row, "row.grad_avg", first, LAST)
+    columns = ()
+    for k in tl.static_range(STATES):
+        if CODED and k == STATES - 1:
+            columns += (column(row, "row.state", first, tl.uint8, k),)  # type: ignore[assignment]
+        else:
+            columns += (column(row, "row.state", first, tl.float32, k),)  # type: ignore[assignment]
+    return columns
 
 
 @triton.jit

@@ -1,8 +1,9 @@
-"""The YellowFin tuner on the device: tune_plain() of csrc/tuner.h line by line, in one launch.
+"""The tuner with one step size on the device: csrc/tuner/plain.h step by step, in one launch.
 
-Launched with `enable_fp_fusion=False`, so that products and sums round as they do on the host. Two
-things differ from the host in the last bits: ln and exp, and the order in which slots and buckets
-are added up, which is fixed too but is that of a tree.
+The published algorithm, and the robust mode. Launched with `enable_fp_fusion=False`, so that
+products and sums round as they do on the host. Two things differ from the host in the last bits: ln
+and exp, and the order in which slots and buckets are added up, which is fixed too but is that of a
+tree.
 Source: Zhang, Mitliagkas, Ré, arXiv 1706.03471.
 """
 
@@ -21,15 +22,17 @@ from yfkernels.ops.triton.reduce import is_last, slot_total
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
-    clip_of_update,
-    clipped,
+    advance_radius,
+    clip_gradient,
+    clip_update,
     distance_over_gradients,
-    first_radius,
-    in_range,
     learn,
+    limit_by_decay,
+    limited_h_min,
     load_averages,
     load_gradient,
     load_numbers,
+    load_radius,
     load_recent,
     load_window,
     numbers_of,
@@ -53,6 +56,61 @@ def _fold_sketches(sketches, num_slots, folded, TILE: tl.constexpr, SHARE: tl.co
         value = tl.load(sketches + slot * TILE + buckets, mask=slot < num_slots, other=0.0)
         total += value.to(tl.float64)
     tl.store(folded + tl.program_id(0) * SHARE + tl.arange(0, SHARE), tl.sum(total, axis=0))
+
+
+@triton.jit
+def next_average_sq(beta, average_gain, avg_dot_grad, avg_sq, avg_grad_sq):
+    """‖ḡ‖² after this step, from the sums of one reading pass, which knows no clip yet."""
+    return (
+        beta * beta * avg_sq
+        + 2.0 * beta * average_gain * avg_dot_grad
+        + average_gain * average_gain * avg_grad_sq
+    )
+
+
+@triton.jit
+def debias_sparsity(partials, num_slots, sparsity_avg, beta, debias, e, curvature):
+    """(sparsity_avg, curvature) of gradients that are mostly zero, by the share that is not."""
+    h_min, h_max, variance, distance = curvature
+    nonzero = slot_total(partials, num_slots, "slot.nonzero")
+    count = slot_total(partials, num_slots, "slot.count")
+    share = tl.where(count > 0.0, nonzero / tl.maximum(count, 1.0), 0.0)
+    sparsity_avg = beta * sparsity_avg + (1.0 - beta) * share
+    share = sparsity_avg / debias
+    distance = distance / (tl.sqrt(share) + e)
+    return sparsity_avg, (h_min * share, h_max * share, variance * share, distance)
+
+
+@triton.jit
+def choose_step(curvature, initial_lr, initial_momentum, step, k, e, WINDOW: tl.constexpr):
+    """(lr, momentum): SingleStep's, whose step size starts slowly, over ten windows."""
+    h_min, h_max, variance, distance = curvature
+    lr, momentum = single_step(distance, variance, h_min, h_max, e)
+    slow_start = (step + 1.0) / (10.0 * WINDOW)
+    lr = tl.where(k >= 1, lr * tl.minimum(slow_start, 1.0), initial_lr)
+    return lr, tl.where(k >= 1, momentum, initial_momentum)
+
+
+@triton.jit
+def robust_lr(momentum, grad_sq, start_sq, k, traveled, grad_sq_sum):
+    """(lr, growth, radius, grad_sq_sum): the robust mode's step size.
+
+    grad_sq: of the gradient as the update uses it. traveled: of load_radius().
+    """
+    unread_growth, growth, radius = traveled
+    first = tl.full([], number("FIRST_RADIUS"), tl.float64) * (1.0 + tl.sqrt(start_sq))
+    radius = tl.where(k == 0, first, radius)
+    growth, radius = advance_radius(unread_growth, growth, radius)
+    grad_sq_sum += grad_sq
+    lr = distance_over_gradients(momentum, radius, grad_sq_sum)
+    return lr, growth, radius, grad_sq_sum
+
+
+@triton.jit
+def cap_move(lr, norm_sq, root):
+    """A step may not move by more than a hundred. root: of norm_sq."""
+    capped = number("LARGEST_MOVE") / tl.sqrt(norm_sq + number("EPSILON"))
+    return tl.where(lr * root >= number("LARGEST_MOVE"), capped, lr)
 
 
 _VARY = ["num_slots", "partials", "grad_scale", "found_inf", "state"]
@@ -100,9 +158,7 @@ def yellowfin_tune(
     beta_power = tl.load(state + at("state.beta_power"))
     averages = load_averages(state)
     sparsity_avg = tl.load(state + at("state.sparsity_avg"))
-    unread_growth = tl.load(state + at("state.unread_growth"))
-    growth = tl.load(state + at("state.growth"))
-    radius = tl.load(state + at("state.radius"))
+    traveled = load_radius(state)
     grad_sq_sum = tl.load(state + at("state.grad_sq_sum"))
     recent = load_recent(state)
     envelope_sq = tl.load(state + at("state.h_max"))
@@ -127,12 +183,10 @@ def yellowfin_tune(
         skip(finite, skipped, state, num_groups, coefficients)
         return
 
-    gain = 1.0 - beta
     e = tl.full([], number("TINY") if ROBUST else number("EPSILON"), tl.float64)
     k = step.to(tl.int64)
 
-    # 1-4, 6
-    norm, clip, h = clipped(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP)
+    norm, clip, h = clip_gradient(grad_sq, max_norm, envelope_sq, k, e, ADAPTIVE_CLIP)
     beta_power = beta_power * beta
     debias = 1.0 - beta_power
     averages, curvature = learn(averages, values, h, k, beta, debias, e, WINDOW, LOG_SMOOTH)
@@ -141,48 +195,31 @@ def yellowfin_tune(
     store_averages(state, averages)
     tl.store(window + k % WINDOW, h)
 
-    # 5. variance: in the robust mode all of ‖g‖², and no average is kept
-    average_gain = gain * clip * inv_scale
-    new_avg_sq = (
-        beta * beta * avg_sq
-        + 2.0 * beta * average_gain * avg_dot_grad
-        + average_gain * average_gain * avg_grad_sq
-    )
+    # the robust mode takes all of ‖g‖² for variance and keeps no average
+    average_gain = (1.0 - beta) * clip * inv_scale
     if not ROBUST:
-        variance -= new_avg_sq / (debias * debias)
+        average_sq = next_average_sq(beta, average_gain, avg_dot_grad, avg_sq, avg_grad_sq)
+        variance -= average_sq / (debias * debias)
     variance = tl.maximum(variance, e)
-
+    curvature = (h_min, h_max, variance, distance)
     if SPARSITY_DEBIAS:
-        nonzero = slot_total(partials, num_slots, "slot.nonzero")
-        count = slot_total(partials, num_slots, "slot.count")
-        share = tl.where(count > 0.0, nonzero / tl.maximum(count, 1.0), 0.0)
-        sparsity_avg = beta * sparsity_avg + gain * share
+        sparsity_avg, curvature = debias_sparsity(
+            partials, num_slots, sparsity_avg, beta, debias, e, curvature
+        )
         tl.store(state + at("state.sparsity_avg"), sparsity_avg)
-        share = sparsity_avg / debias
-        h_min *= share
-        h_max *= share
-        variance *= share
-        distance = distance / (tl.sqrt(share) + e)
-
     if ROBUST:
-        h_min = in_range(h_min, h_max)
-    store_curvature(state, h_min, h_max, variance, distance)
+        h_min, h_max, variance, distance = curvature
+        curvature = (limited_h_min(h_min, h_max), h_max, variance, distance)
+    store_curvature(state, curvature)
 
-    # 7. SingleStep, with a slow start over ten windows
-    lr, momentum = single_step(distance, variance, h_min, h_max, e)
-    warmup = (step + 1.0) / (10.0 * WINDOW)
-    lr = tl.where(k >= 1, lr * tl.minimum(warmup, 1.0), initial_lr)
-    momentum = tl.where(k >= 1, momentum, initial_momentum)
-
-    # 9
-    update_clip, recent = clip_of_update(h, envelope_sq, recent, k, e, ADAPTIVE_CLIP, ROBUST)
+    lr, momentum = choose_step(curvature, initial_lr, initial_momentum, step, k, e, WINDOW)
+    update_clip, recent = clip_update(h, envelope_sq, recent, k, e, ADAPTIVE_CLIP, ROBUST)
     if ROBUST:
-        growth += unread_growth
         start_sq = slot_total(partials, num_slots, "slot.start_sq")
-        radius = tl.where(k == 0, first_radius(start_sq), radius)
-        radius = tl.maximum(radius, tl.sqrt(tl.abs(growth)))
-        grad_sq_sum += update_clip * update_clip * h
-        lr = distance_over_gradients(momentum, radius, grad_sq_sum)
+        used_sq = update_clip * update_clip * h
+        lr, growth, radius, grad_sq_sum = robust_lr(
+            momentum, used_sq, start_sq, k, traveled, grad_sq_sum
+        )
         tl.store(state + at("state.unread_growth"), 0.0)
         tl.store(state + at("state.growth"), growth)
         tl.store(state + at("state.radius"), radius)
@@ -194,20 +231,16 @@ def yellowfin_tune(
     tl.store(state + at("state.grad_norm"), norm)
     tl.store(state + at("state.clip_coefficient"), total_clip)
 
-    # 8. the user's multiplier, and a cap on the move of one step
-    h_root = tl.sqrt(h)
+    root = tl.sqrt(h)
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
         group_lr = lr * multiplier
         if ADAPTIVE_CLIP:
-            capped = number("LARGEST_MOVE") / tl.sqrt(h + number("EPSILON"))
-            group_lr = tl.where(group_lr * h_root >= number("LARGEST_MOVE"), capped, group_lr)
+            group_lr = cap_move(group_lr, h, root)
         decay = tl.load(group + at("group.weight_decay"))
         if ROBUST:
-            # the statistics do not see weight decay: of a small loss lr would be too much for it
-            rest = 1.0 - momentum
-            group_lr = tl.where(group_lr * decay > rest, rest / decay, group_lr)
+            group_lr = limit_by_decay(group_lr, decay, momentum)
         tl.store(state + at("state.lr"), group_lr, mask=i == 0)
         decoupled = tl.load(group + at("group.decoupled")) != 0.0
         sign = tl.load(group + at("group.sign"))

@@ -41,27 +41,26 @@ _PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
 
 @triton.jit
 def _load_states(columns, place, mask, other):
-    state = tl.load(columns[0] + place, mask, other)
-    if len(columns) == 1:
-        return (state,)
-    elif columns[1].dtype.element_ty == tl.uint8:
-        return state, float_of(tl.load(columns[1] + place, mask))
-    else:
-        return state, tl.load(columns[1] + place, mask, other)
+    states = ()
+    for k in tl.static_range(len(columns)):
+        if columns[k].dtype.element_ty == tl.uint8:
+            states += (float_of(tl.load(columns[k] + place, mask)),)  # type: ignore[assignment]
+        else:
+            states += (tl.load(columns[k] + place, mask, other),)  # type: ignore[assignment]
+    return states
 
 
 @triton.jit
 def _store_states(columns, place, mask, states, randomness):
     """randomness: as write_parameter has it, of states in codes."""
-    tl.store(columns[0] + place, states[0], mask)
-    if len(columns) == 2:
-        if columns[1].dtype.element_ty == tl.uint8:
+    for k in tl.static_range(len(columns)):
+        if columns[k].dtype.element_ty == tl.uint8:
             element, seed = randomness
-            # evenly spread over the elements, as csrc/rules.h
+            # evenly spread over the elements, as in csrc/codes.h
             random = (element + place.to(tl.uint32) + seed) * number("WEYL")
-            tl.store(columns[1] + place, code_of(states[1], random), mask)
+            tl.store(columns[k] + place, code_of(states[k], random), mask)
         else:
-            tl.store(columns[1] + place, states[1], mask)
+            tl.store(columns[k] + place, states[k], mask)
 
 
 @triton.jit
@@ -105,7 +104,7 @@ def update(
     MOVE_SUMS_OF makes an element's shares of MOVE_SUMS sums. Without it piece_move_sums, move_sums
     and ticket are None.
     """
-    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
+    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master")
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
@@ -121,7 +120,7 @@ def update(
         # Whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end. Of
         # a tensor that is not aligned all is ragged, but where there are sums to be the same.
         whole = n // TILE * TILE
-        wide = tl.where(are_aligned(row, COLUMNS), whole, 0)
+        wide = tl.where(are_aligned(row, COLUMNS, STATES), whole, 0)
         if MOVE_SUMS > 0:
             totals = no_sums(tl.full([], 0.0, tl.float64), MOVE_SUMS)
         else:
@@ -189,7 +188,7 @@ def update_state(
     THREADS: tl.constexpr,
 ):
     """The state, and the norms. Chunks stay whole: sums must not depend on the device."""
-    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master", "row.state", "row.grad_avg")
+    COLUMNS: tl.constexpr = ("row.grad", "row.param", "row.master")
     END_TILE: tl.constexpr = THREADS * 4
     threads = tl.arange(0, THREADS)[:, None]
     lanes = threads * (TILE // THREADS) + tl.arange(0, TILE // THREADS)[None, :]
@@ -203,7 +202,7 @@ def update_state(
         p_sq = tl.full([THREADS], 0.0, tl.float32)
         u_sq = tl.full([THREADS], 0.0, tl.float32)
         whole = n // TILE * TILE
-        wide = tl.where(are_aligned(row, COLUMNS), whole, 0)
+        wide = tl.where(are_aligned(row, COLUMNS, STATES), whole, 0)
         for RAGGED in tl.static_range(2):
             for MASKED in tl.static_range(RAGGED, 2):
                 begin = whole if RAGGED else (wide if MASKED else 0)
@@ -258,7 +257,7 @@ def apply(
     THREADS: tl.constexpr,
 ):
     """The parameters, after direct."""
-    COLUMNS: tl.constexpr = ("row.param", "row.master", "row.state", "row.grad_avg")
+    COLUMNS: tl.constexpr = ("row.param", "row.master")
     PIECES: tl.constexpr = (CHUNK + PIECE - 1) // PIECE
     END_TILE: tl.constexpr = THREADS * 4
     lanes = tl.arange(0, TILE)
@@ -278,7 +277,7 @@ def apply(
         param_columns = parameter_columns(row, first, DTYPE, MASTERED)
         columns = state_columns(row, first, STATES)
 
-        whole = tl.where(are_aligned(row, COLUMNS), n // TILE * TILE, 0)
+        whole = tl.where(are_aligned(row, COLUMNS, STATES), n // TILE * TILE, 0)
         for RAGGED in tl.static_range(2):
             for i in range(
                 whole if RAGGED else 0, n if RAGGED else whole, END_TILE if RAGGED else TILE

@@ -1,17 +1,16 @@
-// What the YellowFin tuner is given and what it remembers.
+// What the YellowFin tuner remembers from step to step.
 #pragma once
 
-#include <cstdint>
-
-#include "record.h"
+#include "../host_device.h"
+#include "../record.h"
+#include "options.h"
 
 namespace yfk {
 
-// Everything the tuner remembers, in this order, as float64; the window (w values) follows it
-// directly, then with a preconditioner a second one, or with variance="sketch" the sketch of the
-// gradient average (kTile values). yfkernels/ops/constants.py names the same fields.
-#define YFK_TUNER_STATE(field)                                                                     \
+// The head of the state, in this order, as float64; yfkernels/ops/constants.py names the same fields.
+#define YFK_TUNER_STATE(field)                                                                    \
   field(format) /* layout version, checked when a state_dict is loaded */                         \
+  field(words)  /* of this head; fewer in a state saved before the last ones were added */        \
   /* the options, 0 or 1, that say what the other numbers mean: written once, at the start */     \
   field(robust) field(preconditioned) field(polyak) field(log_smooth)                             \
   field(step)          /* steps taken */                                                          \
@@ -45,37 +44,14 @@ struct TunerState {
 
 constexpr double kStateFormat = 5.0;
 
-// Filled by name from yfkernels.ops.options.YellowFinOptions. max_norm: +inf for no manual clip.
-#define YFK_TUNER_OPTIONS(field)                                                       \
-  field(double, beta) field(double, max_norm)                                          \
-  field(double, initial_lr) field(double, initial_momentum)                            \
-  field(int64_t, window)                                                               \
-  field(bool, adaptive_clip) field(bool, polyak) field(bool, log_smooth)               \
-  field(bool, sparsity_debias) field(bool, sketch) field(bool, trust_ratio)            \
-  field(bool, robust) field(bool, preconditioned)
-struct TunerOptions {
-#define YFK_OPTION(Type, name) Type name;
-  YFK_TUNER_OPTIONS(YFK_OPTION)
-#undef YFK_OPTION
-};
-
-// One step's gradient, before any unscaling or clip, and where the parameters began.
-struct GradientSums {
-  double grad_sq;               // ‖g‖²
-  double avg_dot_grad;          // <gbar, g>
-  double avg_sq;                // ‖gbar‖²
-  double nonzero, count;        // entries
-  double avg_grad_sq;           // ‖g‖² as gbar's space sees it: the sketch's own, else grad_sq
-  double start_sq;              // ‖x_0‖²
-};
-
-#define YFK_GROUP(field)                      \
-  field(lr)           /* the user's multiplier */ \
-  field(weight_decay)                         \
-  field(decoupled)    /* 0 or 1 */            \
-  field(sign)         /* -1 to maximize */
-struct GroupHyper {
-  YFK_RECORD(YFK_GROUP)
-};
+// After the head: the last `window` values of h; then with a preconditioner those of ‖g‖², or with
+// variance="sketch" the sketch of the gradients' average (kTile values).
+YFK_FN double* window_of(TunerState* state) { return reinterpret_cast<double*>(state + 1); }
+YFK_FN double* grad_window_of(const TunerOptions& options, TunerState* state) {
+  return window_of(state) + options.window;
+}
+YFK_FN double* sketch_average_of(const TunerOptions& options, TunerState* state) {
+  return window_of(state) + options.window;
+}
 
 }  // namespace yfk

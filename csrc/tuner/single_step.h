@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <cstring>
 
-#include "rules.h"
+#include "../host_device.h"
 
 namespace yfk {
 
-constexpr double kEpsilon = 1e-6;           // e, everywhere in the reference
-constexpr double kTiny = 1e-30;             // in its place in the robust mode, which has no scale
+constexpr double kEpsilon = 1e-6;  // e, everywhere in the reference
+constexpr double kTiny = 1e-30;    // in its place in the robust mode, which has no scale
 constexpr double kLargestCubic = 1e300;
 
 // y = 1 - x for the root x in (0, 1) of (1-x)³ = p x, that is of y³ + p y - p = 0.
@@ -41,8 +41,8 @@ struct StepSize {
   double lr, momentum;
 };
 
-// SingleStep (paper, equation 15): minimise mu D² + lr² C subject to
-// mu >= ((sqrt(r)-1)/(sqrt(r)+1))² with r = h_max/h_min, and lr = (1-sqrt(mu))²/h_min.
+// Minimizes mu D² + lr² C subject to mu >= ((sqrt(r)-1)/(sqrt(r)+1))² with r = h_max/h_min, and
+// lr = (1-sqrt(mu))²/h_min.
 YFK_FN StepSize single_step(double distance, double variance, double h_min, double h_max,
                             double e = kEpsilon) {
   const double h = h_min + e;
@@ -59,14 +59,8 @@ YFK_FN StepSize single_step(double distance, double variance, double h_min, doub
   const double y_robust = 2.0 / (root + 1.0);
 
   const double sqrt_mu = x > x_robust ? x : x_robust;
-  const double gap = y < y_robust ? y : y_robust;   // 1 - sqrt(mu)
+  const double gap = y < y_robust ? y : y_robust;  // 1 - sqrt(mu)
   return {gap * gap / h, sqrt_mu * sqrt_mu};
-}
-
-// e: torch.nn.utils.clip_grad_norm_ has kEpsilon.
-YFK_FN double clip_factor(double target, double norm, double e = kEpsilon) {
-  const double factor = target / (norm + e);
-  return factor < 1.0 ? factor : 1.0;
 }
 
 }  // namespace yfk
