@@ -8,7 +8,8 @@ from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
 from yfkernels.optim.yellowfin import YellowFin
 from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
-from yfkernels.schedules.multistage import MultistageSchedule, Stage
+from yfkernels.schedules.multistage import MultistageSchedule
+from yfkernels.schedules.stage import Stage
 from yfkernels.tuners.single_step import single_step
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import TypedDict
 import torch
 
 from yfkernels._version import __version__
-from yfkernels.ops.backend import archs_from, backend_status, build_info, left_out, preferred
+from yfkernels.ops.backends import archs_from, backend_status, build_info, left_out, preferred
 
 DEVICE_TYPES = ("cpu", "cuda")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import yfkernels
-from yfkernels.ops import backend as ops
+from yfkernels.ops import backends as ops
 
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 

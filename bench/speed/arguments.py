@@ -12,7 +12,7 @@ import torch
 from bench.speed.contestant import DTYPES
 from bench.speed.contestants import CONTESTANTS
 from bench.speed.sizes import DEFAULT_SIZES, Size, parse_size
-from yfkernels.ops.backend import BACKENDS
+from yfkernels.ops.backends import BACKENDS
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

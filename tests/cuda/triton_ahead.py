@@ -25,7 +25,7 @@ import torch
 import triton
 from triton_driver import Driver
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import (

@@ -19,7 +19,7 @@ import triton
 from torch import Tensor
 from triton_driver import Driver
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure, Rule

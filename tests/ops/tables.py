@@ -12,7 +12,7 @@ import torch
 from support.cases import normal
 from torch import Tensor
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import TILE
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, Row, TensorTable

@@ -14,7 +14,7 @@ import torch
 from support.cases import Site, assert_same_bits, normal, why_unusable
 
 from yfkernels import LAMB, YellowFin
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.optim._fused import FusedOptimizer
 
 UNUSABLE = why_unusable(Site("native", "cpu"))

@@ -13,7 +13,7 @@ from oracle.codes import VALUES, WIDTHS, coded, random_words
 from support.cases import Site, memory_order
 from torch import Tensor
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.rules import YELLOWFIN_COMPACT
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random

@@ -16,7 +16,7 @@ from torch import nn
 
 import yfkernels
 from yfkernels import BatchSizeSampler, single_step
-from yfkernels.ops.backend import BACKENDS, backend_of
+from yfkernels.ops.backends import BACKENDS, backend_of
 
 ONE_TABLE = (torch.float32, torch.float32)
 MIXED = (torch.float32, torch.bfloat16, torch.float64, torch.complex64)

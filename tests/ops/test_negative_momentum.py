@@ -12,7 +12,7 @@ from numpy_rules import PRECONDITIONED, YELLOWFINS, direction
 from oracle.codes import VALUES
 from support.cases import Site, normal
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, Row, TensorTable
 

@@ -56,7 +56,9 @@ def in_fresh_python(code: str) -> str:
     return done.stdout.strip()
 
 
-ASK = """from yfkernels.ops.backend import backend_status; print(backend_status("cpu")["triton"])"""
+ASK = (
+    """from yfkernels.ops.backends import backend_status; print(backend_status("cpu")["triton"])"""
+)
 
 
 def test_importing_the_backend_does_not_import_triton() -> None:

@@ -189,7 +189,7 @@ def in_fresh_python(code: str, **variables: str) -> str:
 
 # A machine on which torch has a CUDA device, of which Triton finds the driver's folder.
 PRETENDS = (
-    "import torch; torch.cuda.is_available = lambda: True; from yfkernels.ops.backend import *; "
+    "import torch; torch.cuda.is_available = lambda: True; from yfkernels.ops.backends import *; "
 )
 
 

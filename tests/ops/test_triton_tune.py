@@ -15,7 +15,7 @@ from support.cases import assert_same_bits
 from tables import DEVICE, ON_DEVICE, backend
 from torch import Tensor
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import (
     GROUP_FIELDS,
     MOVE_SUMS,

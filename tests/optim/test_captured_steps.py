@@ -19,7 +19,7 @@ from support.cases import Site, assert_same_bits, normal, why_unusable
 from support.kinds import KINDS, Kind
 from torch import Tensor, nn
 
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.native import cpu as native_cpu
 
 pytestmark = pytest.mark.skipif(

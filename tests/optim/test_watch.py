@@ -13,7 +13,7 @@ from support.kinds import KINDS, Kind
 from test_live_state import MOVES, Pair, clear
 from torch import nn
 
-from yfkernels.ops.backend import build_info
+from yfkernels.ops.backends import build_info
 from yfkernels.ops.native.cpu import compiled_watch
 from yfkernels.ops.watch import PythonWatch, Seen
 

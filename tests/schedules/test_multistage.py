@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from yfkernels import YellowFin
 from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
-from yfkernels.schedules.multistage import MultistageSchedule, Stage
+from yfkernels.schedules.multistage import MultistageSchedule
+from yfkernels.schedules.stage import Stage
 
 
 class BetaSGD(torch.optim.SGD):

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
-from yfkernels.schedules.multistage import MultistageSchedule, Stage
+from yfkernels.schedules.multistage import MultistageSchedule
+from yfkernels.schedules.stage import Stage
 
 
 def weights() -> list[torch.nn.Parameter]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from yfkernels.ops.backend import backend_status
+from yfkernels.ops.backends import backend_status
 
 BACKENDS = ("native", "triton", "torch")
 CANARY = 77.0  # exact in every dtype

@@ -28,8 +28,8 @@ def load(path: str) -> Any:
 
 sys.modules["yfkernels._C"] = load(os.environ["YFK_KERNELS_ON_CPU"])
 
-from yfkernels.ops import backend as backends  # noqa: E402  with that module in it
-from yfkernels.ops import table  # noqa: E402
+from yfkernels.ops import backends, table  # noqa: E402  with that module in it
+from yfkernels.ops.backend import Backend  # noqa: E402
 from yfkernels.ops.native.cuda import NativeCuda  # noqa: E402
 from yfkernels.optim import _planner  # noqa: E402
 
@@ -48,7 +48,7 @@ KERNELS = KernelsOnCpu()
 _backend_of = backends.backend_of
 
 
-def backend_of(name: str, device_type: str) -> backends.Backend:
+def backend_of(name: str, device_type: str) -> Backend:
     return KERNELS if (name, device_type) == ("native", "cpu") else _backend_of(name, device_type)
 
 

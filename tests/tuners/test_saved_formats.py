@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from yfkernels import YellowFin
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import STATE_FIELDS, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN

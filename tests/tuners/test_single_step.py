@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from yfkernels import single_step
-from yfkernels.ops.backend import backend_of
+from yfkernels.ops.backends import backend_of
 
 EPS = Decimal("1e-6")
 

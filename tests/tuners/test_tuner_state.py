@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yfkernels import LAMB, YellowFin
-from yfkernels.ops.backend import backend_status
+from yfkernels.ops.backends import backend_status
 from yfkernels.ops.constants import MOVE_SUMS, STATE_FIELDS, STATE_FORMAT
 from yfkernels.ops.rules import YELLOWFIN
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from yfkernels._checks import require, require_equal_global
-from yfkernels.ops.backend import BACKENDS, choose
+from yfkernels.ops.backends import BACKENDS, choose
 from yfkernels.ops.rules import Rule
 from yfkernels.optim import _statistics
 from yfkernels.optim._group_options import GroupOptions, GroupReader

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels.ops.backend import Backend, choose, watch_over
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.backends import choose, watch_over
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable, origin_after
 from yfkernels.ops.watch import Entry, Place, Seen, Stored, addressable, has_memory

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from yfkernels.ops.backend import backend_of, preferred
+from yfkernels.ops.backends import backend_of, preferred
 from yfkernels.ops.table import TensorTable
 from yfkernels.ops.watch import Seen
 from yfkernels.optim import _statistics as statistics

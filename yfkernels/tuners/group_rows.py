@@ -7,7 +7,8 @@ import struct
 import torch
 from torch import Tensor
 
-from yfkernels.ops.backend import Backend, backend_of
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.backends import backend_of
 
 
 def scalar_on(device: torch.device, value: Tensor | None) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from yfkernels.ops.backend import preferred
+from yfkernels.ops.backends import preferred
 
 
 def single_step(

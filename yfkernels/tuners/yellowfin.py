@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels.ops.backend import Backend, backend_of
+from yfkernels.ops.backend import Backend
+from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import (
     DIAGNOSTICS,
     GROUP_FIELDS,

@@ -21,7 +21,7 @@ from bench.speed.gpu import forecast
 from bench.speed.gpu.part import PartOutcome
 from bench.speed.gpu.parts import PARTS
 from bench.speed.gpu.sanitizers import SANITIZER
-from yfkernels.ops import backend as ops
+from yfkernels.ops import backends as ops
 
 _OPTIONAL = ("rich", "matplotlib", "pytest_benchmark", "xdist", "sklearn", "typer")
 DESCRIPTION = """GPU tests, benchmarks, compute-sanitizer and a page about them, in six minutes.
