@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from from_nvcc import SOURCES, known_archs, source_flags, version
+from from_nvcc import ROOT, SOURCES, known_archs, source_flags, version
 from kernel import ARCHS, Kernel, Traffic
 
 from yfkernels.ops.table import GRANULARITY
@@ -182,6 +182,13 @@ def test_pointers_fill_the_arguments_of_a_launch(cuda_kernels: list[Kernel]) -> 
             words = re.search(r"\.param \.align 8 \.b8 \w+\[(\d+)\]", kernel.ptx)
             assert words, kernel.ptx
             assert int(words[1]) == 8 * {"few": 480, "many": 4000}[kernel.variants[0]]
+
+
+def test_no_source_asks_what_it_is_compiled_for() -> None:
+    """So that one PTX serves all (from_nvcc.py, setup.py)."""
+    headers = sorted((ROOT / "csrc").rglob("*.*h"))
+    for source in (*SOURCES, *headers):
+        assert not re.search(r"__CUDA_ARCH(_LIST)?__", source.read_text()), source
 
 
 def test_flags_of_single_sources() -> None:
