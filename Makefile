@@ -62,6 +62,8 @@ lint: $(requirements) ## ruff, mypy, clang-format
 	$(PYTHON) -m mypy
 	find csrc bench tests -regex ".*\.\(cpp\|h\|cu\|cuh\)" -exec $(clang-format) --dry-run --Werror {} +
 
+# A build without CUDA code would leave the benchmarks and sanitizers nothing of ours to look at.
+gpu: export YFK_BUILD ?= cuda
 gpu: build ## on a CUDA machine, 6 minutes: GPU tests, benchmarks, sanitizers, report; or PART=tests|bench|sanitize|bench-all
 	$(PYTHON) -m bench.speed.gpu $(PART) $(if $(OUT),--out $(OUT))
 

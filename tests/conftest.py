@@ -22,7 +22,7 @@ from support.fast import is_slow_path, leave_out_slow
 from support.interpreter import remember_builtins
 from support.processes import Pair
 from support.repeats import leave_out_repeats
-from support.sharing import scope_of, urgency
+from support.sharing import urgency
 
 SEED = int(os.environ.get("YFK_TEST_SEED") or secrets.randbits(32))
 os.environ["YFK_TEST_SEED"] = str(SEED)  # one for all processes that share the tests
@@ -65,15 +65,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One test after the other to whoever is free, but for those that share what they need.
-
-    (The groups of pytest-xdist 3.8 itself have no effect under pytest 9.2.)
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return scope_of(nodeid)
+    """See support/scheduling.py, which is for those who have pytest-xdist."""
+    from support.scheduling import Scheduling
 
     return Scheduling(config, log)
 

@@ -1,16 +1,27 @@
-"""Run a command under a time limit, showing and keeping its output line by line."""
+"""Run a command under a time limit, showing and keeping its output line by line.
+
+A command runs in a session of its own, to be killed with all that it started. So no signal of a
+terminal reaches it, and a program that runs commands ends them itself when it is told to end:
+`children_end_with_us`.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Timer
+from socket import socketpair
+from threading import Event, Thread, Timer
+from types import FrameType
 
 GRACE = 10.0  # seconds between asking and killing
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # by Ctrl-C, `timeout`, a lost terminal
+_running: set[subprocess.Popen[str]] = set()  # of all threads
+_told_to_end = Event()
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,16 @@ def run_limited(
             killer.start()
 
         def kill() -> None:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
 
+        _running.add(process)
         killer = Timer(grace, kill)
         interrupter = Timer(limit, interrupt)
         interrupter.start()
         assert process.stdout is not None
         try:
+            if _told_to_end.is_set():  # while it started
+                kill()
             for line in process.stdout:
                 print(line, end="", flush=True)
                 file.write(line)
@@ -78,4 +92,51 @@ def run_limited(
         finally:
             interrupter.cancel()
             killer.cancel()
+            _running.discard(process)
     return Ended(process.returncode, "".join(lines), timed_out)
+
+
+@contextmanager
+def children_end_with_us() -> Iterator[None]:
+    """Within it, a signal to end kills the commands of all threads, then raises SystemExit.
+
+    Killed and not asked, because whoever sent the signal may kill this process next. Later ones
+    are ignored, so that what there is can be written: `timeout` sends one, and so does `make`.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    def watch() -> None:
+        # A handler runs in the main thread, which may be waiting for a command, or for a thread
+        # that does, and need not wake up for a signal that another thread received.
+        while came := reader.recv(1):
+            if came[0] in _ENDING:
+                _told_to_end.set()
+                for process in tuple(_running):
+                    _kill(process)
+
+    heeded = [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]  # not by nohup
+    reader, writer = socketpair()
+    writer.setblocking(False)
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    woken_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {each: signal.signal(each, end) for each in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(woken_before)
+        writer.close()
+        watcher.join()
+        reader.close()
+        _told_to_end.clear()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):  # all of them have ended by now
+        os.killpg(process.pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.common.results import write_csv
+from bench.common.results import write_csv, write_text
 from bench.speed import tables
 from bench.speed.result import COPY, RaceResult
 from bench.speed.targets import Verdict
@@ -47,7 +47,7 @@ def write(
         *(tables.race_table(result, device) for result in results),
         tables.target_table(verdicts),
     ]
-    text.write_text("\n".join(table.markdown() for table in sections), encoding="utf-8")
+    write_text(text, "\n".join(table.markdown() for table in sections))
     return [samples, summary, text]
 
 
@@ -102,7 +102,7 @@ def _write_summary(
             for verdict in verdicts
         ],
     }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=2) + "\n")
 
 
 def _summary(result: RaceResult) -> dict[str, object]:

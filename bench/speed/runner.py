@@ -15,6 +15,7 @@ from bench.speed import page, report, tables
 from bench.speed.arguments import parse_arguments
 from bench.speed.contestant import DTYPES
 from bench.speed.contestants import CONTESTANTS
+from bench.speed.profiled import profile_entrants
 from bench.speed.race import race
 from bench.speed.result import RaceResult
 from bench.speed.settings import RaceSettings
@@ -23,6 +24,7 @@ from bench.speed.targets import Verdict, check
 
 MODES = {"cpu": ("eager", "moved"), "cuda": ("eager", "moved", "capturable", "graph")}
 QUICK_ROUNDS = 5
+_PROFILED = 0.15  # of the budget, kept for the profiler, which follows the races on CUDA
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +54,15 @@ def main(argv: list[str]) -> int:
     absent = {name: why for name in wanted if (why := CONTESTANTS[name].why_absent) is not None}
     run = Run(settings, options.out, environment.describe(device, options.backend, absent), wanted)
     show(tables.environment_table(run.facts))
-    run.races([(size, dtype) for dtype in options.dtype for size in sizes], options.budget)
+    planned = [(size, dtype) for dtype in options.dtype for size in sizes]
+    if device.type == "cuda" and options.budget is not None:
+        end = settings.now() + options.budget
+        run.races(planned, options.budget * (1.0 - _PROFILED))
+    else:
+        end = math.inf
+        run.races(planned, options.budget)
+    if device.type == "cuda":
+        run.profile(end)
 
     if options.check:
         show(tables.target_table(run.verdicts))
@@ -129,6 +139,14 @@ class Run:
             self.keep(result)
             show(tables.race_table(result, self.settings.device))
             print(f"({now() - start:.0f} s)\n", flush=True)
+
+    def profile(self, end: float) -> None:
+        """Count launches and time single kernels until `end`. No race may follow."""
+        start = self.settings.now()
+        reason = profile_entrants(self.ordered, self.settings, end, self.keep)
+        if reason:
+            self.facts["launches not counted for all"] = reason
+        print(f"Launches and kernels: {self.settings.now() - start:.0f} s\n", flush=True)
 
     def keep(self, result: RaceResult) -> None:
         """Add what a race has so far, and write all there is."""

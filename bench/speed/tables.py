@@ -23,6 +23,7 @@ LEGEND = (
 def race_table(result: RaceResult, device: torch.device) -> Table:
     """Every contestant at one size."""
     on_cuda = device.type == "cuda"
+    is_counted = any(footprint.launches for footprint in result.footprints.values())
     header = [
         "",
         "B/param",
@@ -34,9 +35,13 @@ def race_table(result: RaceResult, device: torch.device) -> Table:
         "x AdamW",
         "state B/param",
         "allocations",
-        *(["launches"] if on_cuda else []),
+        *(["launches"] if is_counted else []),
     ]
-    rows = [tuple(_race_row(result, key, on_cuda=on_cuda)) for key in result.samples if key != COPY]
+    rows = [
+        tuple(_race_row(result, key, on_cuda=on_cuda, is_counted=is_counted))
+        for key in result.samples
+        if key != COPY
+    ]
     copy_speed = result.gigabytes_per_second(COPY)
     rounds = f"{result.rounds} rounds"
     if result.rounds < result.planned_rounds:
@@ -93,7 +98,7 @@ def environment_table(facts: Mapping[str, object]) -> Table:
     return Table("Environment", ("", "value"), rows)
 
 
-def _race_row(result: RaceResult, key: str, *, on_cuda: bool) -> Iterable[str]:
+def _race_row(result: RaceResult, key: str, *, on_cuda: bool, is_counted: bool) -> Iterable[str]:
     entrant, footprint = result.entrants[key], result.footprints[key]
     reference = result.reference_for(key)
     yield entrant.label
@@ -107,5 +112,5 @@ def _race_row(result: RaceResult, key: str, *, on_cuda: bool) -> Iterable[str]:
     yield "-" if reference is None else f"{result.ratio(key, reference):.3f}"
     yield f"{footprint.state_bytes / result.size.numel:.3g}"
     yield str(footprint.allocations)
-    if on_cuda:
+    if is_counted:
         yield "-" if footprint.launches is None else str(footprint.launches)

@@ -76,7 +76,7 @@ class Track:
             if kind not in built:
                 build = Build(self.settings.backend, entrant.capturable)
                 built[kind] = measure_footprint(
-                    partial(_warmed_up, contestant, build, self.params),
+                    partial(warmed_up, contestant, build, self.params),
                     self.params,
                     self.settings.device,
                 )
@@ -95,7 +95,8 @@ class Track:
             self.result.failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _warmed_up(contestant: RaceContestant, build: Build, params: list[Tensor]) -> Step:
+def warmed_up(contestant: RaceContestant, build: Build, params: list[Tensor]) -> Step:
+    """Build an optimizer and take its first steps."""
     step = contestant.step_function(contestant.make(params, build), params)
     for _ in range(WARMUP_STEPS):
         step()

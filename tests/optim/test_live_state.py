@@ -287,7 +287,8 @@ def test_reset_with_more_groups_than_were_shown_last(
     kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """A program puts other groups there for a while, and takes them back."""
-    params = [torch.nn.Parameter(normal(rng, torch.empty(5)).float()) for _ in range(2)]
+    values = [normal(rng, torch.empty(5)).float().to(site.device) for _ in range(2)]
+    params = [torch.nn.Parameter(value) for value in values]
     optimizer = kind.build([{"params": [p]} for p in params], backend=site.backend)
     for p in params:
         p.grad = torch.ones_like(p)

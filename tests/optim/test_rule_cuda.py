@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.cases import Gradients, Site, assert_same_bits, normal, why_unusable
 
+from bench.common.launches import work_of
 from yfkernels import LAMB, QHM, QHAdam, YellowFin
 
 pytestmark = pytest.mark.cuda
@@ -57,16 +58,7 @@ def test_launches(
     optimizer = kind(params, backend=backend, capturable=True, **options)
     for _ in range(2):  # compiles, builds the table
         optimizer.step()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        optimizer.step()
-        torch.cuda.synchronize()
-    names = [
-        event.name
-        for event in profile.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-        and not event.name.startswith(("Memcpy", "Memset", "Optimizer.step#"))
-    ]
+    names = [work.name for work in work_of(optimizer.step) if work.is_kernel]
     assert 1 <= len(names) <= launches, names
 
 

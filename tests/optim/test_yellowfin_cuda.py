@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.cases import MODES, Gradients, Site, assert_same_bits, normal, why_unusable
 
+from bench.common.launches import work_of
 from yfkernels import YellowFin
 
 pytestmark = pytest.mark.cuda
@@ -202,20 +203,6 @@ def test_no_synchronisation(
     assert optimizer.diagnostics()["skipped_steps"] == 1
 
 
-def kernels_of(optimizer: YellowFin) -> list[str]:
-    """Names of the kernels of one step."""
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        optimizer.step()
-        torch.cuda.synchronize()
-    return [
-        event.name
-        for event in profile.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-        and not event.name.startswith(("Memcpy", "Memset", "Optimizer.step#"))
-    ]
-
-
 def launches_of(mode: str, capturable: bool) -> int:
     """Measure, tune, advance. For the host, which then tunes, torch adds up the slots instead: the
     sums, and with the sketch the sketches as well, and one vector of both."""
@@ -242,8 +229,7 @@ def test_launches(
         p.grad = normal(rng, p).to("cuda", dtype)
     for _ in range(2):  # compiles, and builds the plan, which takes minutes under the profiler
         optimizer.step()
-    kernels_of(optimizer)  # warms the profiler up
-    names = kernels_of(optimizer)
+    names = [work.name for work in work_of(optimizer.step) if work.is_kernel]
     assert 1 <= len(names) <= launches_of(mode, capturable), names
 
 

@@ -3,9 +3,10 @@
     pytest -p support.on_a_device -m cuda -n 12
 
 After an illegal access every later call of CUDA in that process fails. So a worker of pytest-xdist
-whose device no longer answers ends after it has reported, and another takes its place; the test it
-would have run next is reported as crashed. Failures are printed as they come: a run that is
-stopped by a time limit has no summary.
+whose device no longer answers ends, and another takes its place. It ends where its next test would
+start: before that, pytest-xdist does not count the failed one as done, and would have it run again.
+The next one is reported as crashed, and run by another worker. Failures are printed as they come: a
+run that is stopped by a time limit has no summary.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         print(f"\n--- {report.nodeid} ({report.when})\n{report.longreprtext}", flush=True)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logfinish() -> None:
+@pytest.hookimpl(tryfirst=True)  # before the start is announced
+def pytest_runtest_logstart() -> None:
     if _failed and not _answers():
-        time.sleep(1.0)  # the report is on its way
+        time.sleep(1.0)  # the last report is on its way
         os._exit(1)
 
 

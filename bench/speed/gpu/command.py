@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 import torch
 
 from bench.common import environment
+from bench.common.limits import children_end_with_us
 from bench.common.results import RESULTS
 from bench.speed import page
 from bench.speed.gpu import forecast
 from bench.speed.gpu.part import PartOutcome
 from bench.speed.gpu.parts import PARTS
-from bench.speed.gpu.sanitizers import SANITIZER
+from bench.speed.gpu.sanitizers import SANITIZER, find_sanitizer
 from yfkernels.ops import backends as ops
 
 _OPTIONAL = ("rich", "matplotlib", "pytest_benchmark", "xdist", "sklearn", "typer")
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the parts that are named, or all that are there by default.
 
     Returns:
-        The exit status: 1 if a part failed or there is no CUDA device. A missed speed target is
-        reported and is no failure.
+        The exit status: 1 if a part failed, if one that is named could not be run, or if there is
+        no CUDA device. A missed speed target is reported and is no failure.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.speed.gpu", description=DESCRIPTION)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
@@ -77,20 +77,32 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    return run_parts(parts, options.out or RESULTS / default_name(), dry=False)
+    folder = options.out or RESULTS / default_name()
+    return run_parts(parts, folder, dry=False, wanted=options.parts)
 
 
-def run_parts(parts: Sequence[str], folder: Path, dry: bool) -> int:
-    """Run them one after the other, whatever becomes of those before; returns the exit status."""
+def run_parts(parts: Sequence[str], folder: Path, dry: bool, wanted: Container[str] = ()) -> int:
+    """Run them one after the other, whatever becomes of those before; returns the exit status.
+
+    Args:
+        parts: their names.
+        folder: gets the results.
+        dry: without a device.
+        wanted: those whose absence is an error.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {}
-    for part in parts:
-        outcomes[part] = run_part(part, folder, dry)
-        page.write(folder)
+    with children_end_with_us():
+        for part in parts:
+            try:
+                outcomes[part] = run_part(part, folder, dry)
+            finally:
+                page.write(folder)
     for part, outcome in outcomes.items():
         print(f"{part}: {outcome.words}")
     print("Report:", folder / "report.md")
-    return int(any(outcome.failed for outcome in outcomes.values()))
+    absent = [part for part, outcome in outcomes.items() if not outcome.ran and part in wanted]
+    return int(bool(absent) or any(outcome.failed for outcome in outcomes.values()))
 
 
 def show_what_is_here() -> None:
@@ -99,7 +111,7 @@ def show_what_is_here() -> None:
     for backend, reason in ops.backend_status("cuda").items():
         print(f"backend {backend}: {reason or 'ready'}")
     missing = [name for name in _OPTIONAL if find_spec(name) is None]
-    missing += [name for name in (SANITIZER,) if shutil.which(name) is None]
+    missing += [] if find_sanitizer() else [SANITIZER]
     print("Not installed, done without:", ", ".join(missing) or "nothing")
     sys.stdout.flush()
 
@@ -115,16 +127,20 @@ def run_part(part: str, folder: Path, dry: bool = False) -> PartOutcome:
     start = time.monotonic()
     log = folder / f"{part}.log"
     log.write_text("", encoding="utf-8")
+
+    def told(outcome: PartOutcome) -> PartOutcome:
+        verdict = "FAILED" if outcome.failed else "done" if outcome.ran else "NOT RUN"
+        words = f"{verdict} in {time.monotonic() - start:.0f} s: {outcome.words}"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\n{words}\n")
+        print(f"\n{part}: {words}\n", flush=True)
+        return replace(outcome, words=words)
+
     try:
         outcome = PARTS[part].run(log, PARTS[part].limit, dry)
     except Exception as error:  # a fault of this program must not cost the other parts
         outcome = PartOutcome(True, f"{type(error).__name__}: {error}")
-    seconds = time.monotonic() - start
-    outcome = PartOutcome(
-        outcome.failed,
-        f"{'FAILED' if outcome.failed else 'done'} in {seconds:.0f} s: {outcome.words}",
-    )
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"\n{outcome.words}\n")
-    print(f"\n{part}: {outcome.words}\n", flush=True)
-    return outcome
+    except BaseException:
+        told(PartOutcome(True, "stopped from outside"))
+        raise
+    return told(outcome)

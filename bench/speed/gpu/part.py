@@ -12,10 +12,17 @@ from bench.common.limits import GRACE, Ended
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """How a part ended, in a line; only `failed` fails `make gpu`."""
+    """How a part ended, in a line.
+
+    Attributes:
+        failed: fails `make gpu`.
+        words: what came of it.
+        ran: whether it looked at anything; if not, it is no success either.
+    """
 
     failed: bool
     words: str
+    ran: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 from bench.common.limits import Ended, run_limited
 from bench.speed.gpu.part import PartOutcome, child_environment, last_words
@@ -35,31 +37,57 @@ def run_sanitizers(log: Path, limit: float, dry: bool) -> PartOutcome:
         steps = [sys.executable, str(AWKWARD_STEPS), "--device", "cpu", "--backend", "auto"]
         ended = run_limited(steps, log, limit, child_environment())
         return PartOutcome(ended.status != 0, f"without a sanitizer: {last_words(ended)}")
-    if shutil.which(SANITIZER) is None:
-        return PartOutcome(False, f"skipped: {SANITIZER} is not on PATH")
+    if find_sanitizer() is None:
+        words = f"{SANITIZER} is neither on PATH nor beside nvcc; set CUDA_HOME to its toolkit"
+        return PartOutcome(False, words, ran=False)
     # each tensor an allocation of its own, so that a step over its end is seen
     env = child_environment(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
+    one_writes = Lock()
     with tempfile.TemporaryDirectory() as own_logs, ThreadPoolExecutor(len(SANITIZED)) as pool:
 
         def run(name: str) -> Ended:
-            return run_limited(sanitizer_command(name), Path(own_logs, name), limit, env)
+            ended = run_limited(sanitizer_command(name), Path(own_logs, name), limit, env)
+            with one_writes, log.open("a", encoding="utf-8") as file:  # whatever ends the others
+                file.write(f"{name}\n{ended.output}\n")
+            return ended
 
         ends = dict(zip(SANITIZED, pool.map(run, SANITIZED)))
-    with log.open("a", encoding="utf-8") as file:
-        for name, ended in ends.items():
-            file.write(f"{name}\n{ended.output}\n")
     verdicts = {name: sanitizer_verdict(ended) for name, ended in ends.items()}
     return PartOutcome(
         any(failed for failed, _ in verdicts.values()),
         "; ".join(f"{name} {words}" for name, (_, words) in verdicts.items()),
+        ran=not all(words.startswith("skipped") for _, words in verdicts.values()),
     )
+
+
+def find_sanitizer() -> str | None:
+    """The tool on PATH, else beside the nvcc that setup.py finds: toolkits are seldom on PATH."""
+    if found := shutil.which(SANITIZER):
+        return found
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    compilers = [
+        shutil.which(os.environ.get("CUDACXX", "")),
+        *(f"{home}/bin/nvcc" for home in homes),
+        shutil.which("nvcc"),
+        "/usr/local/cuda/bin/nvcc",
+    ]
+    places = [Path(nvcc) for nvcc in compilers if nvcc]
+    # by its real path too: a distribution may link nvcc alone into a folder of PATH
+    folders = [str(folder) for nvcc in places for folder in (nvcc.parent, nvcc.resolve().parent)]
+    return shutil.which(SANITIZER, path=os.pathsep.join(folders))
 
 
 def sanitizer_command(name: str) -> list[str]:
     """A tool over the steps."""
     tool, arguments = SANITIZED[name]
-    command = [SANITIZER, "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS)]
+    command = [
+        find_sanitizer() or SANITIZER,
+        "--tool",
+        tool,
+        "--error-exitcode",
+        str(_FOUND_ERRORS),
+    ]
     if tool == "memcheck":  # calls by which torch asks the driver what it has may fail
         command += ["--report-api-errors", "no"]
     return [*command, sys.executable, str(AWKWARD_STEPS), *arguments]

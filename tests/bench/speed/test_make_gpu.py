@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,11 +15,19 @@ import pytest
 import torch
 
 from bench.common.limits import GRACE, Ended, run_limited
+from bench.common.results import write_text
 from bench.speed import page
 from bench.speed.gpu import command
 from bench.speed.gpu.part import Part, PartOutcome
 from bench.speed.gpu.parts import PARTS
-from bench.speed.gpu.sanitizers import SANITIZED, SANITIZER, run_sanitizers, sanitizer_verdict
+from bench.speed.gpu.sanitizers import (
+    SANITIZED,
+    SANITIZER,
+    find_sanitizer,
+    run_sanitizers,
+    sanitizer_command,
+    sanitizer_verdict,
+)
 from bench.speed.gpu.tests import verdict_on_tests
 
 CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
@@ -77,11 +89,17 @@ def test_verdicts_on_sanitizers(ended: Ended, failed: bool, words: str) -> None:
     assert sanitizer_verdict(ended) == (failed, words)
 
 
-def sanitizer_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    tool = tmp_path / "bin" / SANITIZER
-    tool.parent.mkdir()
+def tool_in(folder: Path, name: str, script: str = "") -> Path:
+    """A program of this name in a folder, which is made."""
+    folder.mkdir(parents=True)
+    tool = folder / name
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
+    return tool
+
+
+def sanitizer_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    tool = tool_in(tmp_path / "bin", SANITIZER, script)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
 
 
@@ -95,9 +113,10 @@ def test_every_sanitizer_runs_the_steps(tmp_path: Path, monkeypatch: pytest.Monk
     assert outcome == PartOutcome(False, "; ".join(f"{name} clean" for name in SANITIZED))
     calls = [line for line in (tmp_path / "log").read_text().splitlines() if "--tool" in line]
     tools = ["memcheck", "racecheck", "racecheck", "synccheck", "initcheck"]
-    assert [call.split()[1] for call in calls] == tools
+    assert sorted(call.split()[1] for call in calls) == sorted(tools)  # as they end
     assert all("tests/gpu/awkward_steps.py" in call and call.endswith(" 1") for call in calls)
-    assert [call for call in calls if "--backend triton --few" in call] == [calls[2]]
+    few = [call for call in calls if "--backend triton --few" in call]
+    assert [call.split()[1] for call in few] == ["racecheck"]
     assert Path(calls[0].split()[-2]).exists()
 
 
@@ -127,12 +146,160 @@ FAILED tests/a.py::test_two[y] - assert 1 == 2
     assert verdict_on_tests(Ended(0, "== 40 passed ==\n", False)) == PartOutcome(False, "40 passed")
 
 
-def test_without_a_sanitizer_the_part_is_skipped(
+@pytest.fixture
+def no_toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No toolkit is named by the environment, and none is on PATH."""
+    for name in ("CUDA_HOME", "CUDA_PATH", "CUDACXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+
+
+def test_without_a_sanitizer_the_part_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_toolkit: None
+) -> None:
+    """Which fails no run of all parts, but one of this part."""
+    monkeypatch.setattr("bench.speed.gpu.sanitizers.find_sanitizer", lambda: None)
+    outcome = run_sanitizers(tmp_path / "log", 60.0, False)
+    assert (outcome.failed, outcome.ran) == (False, False)
+    assert outcome.words.startswith("compute-sanitizer is neither on PATH nor beside nvcc")
+    assert command.run_parts(["sanitize"], tmp_path, dry=False) == 0
+    assert "| sanitize | NOT RUN in 0 s: compute-" in (tmp_path / "report.md").read_text()
+    assert command.run_parts(["sanitize"], tmp_path, dry=False, wanted=["sanitize"]) == 1
+
+
+def test_tools_that_all_refuse_have_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    sanitizer_that(tmp_path, monkeypatch, 'echo "========= Error: Device not supported"; exit 1')
     outcome = run_sanitizers(tmp_path / "log", 60.0, False)
-    assert outcome == PartOutcome(False, "skipped: compute-sanitizer is not on PATH")
+    assert (outcome.failed, outcome.ran) == (False, False)
+
+
+@pytest.mark.parametrize("named_by", ["CUDA_HOME", "CUDA_PATH", "CUDACXX", "PATH"])
+def test_the_sanitizer_is_found_beside_nvcc(
+    named_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_toolkit: None
+) -> None:
+    tool = tool_in(tmp_path / "cuda" / "bin", SANITIZER)
+    nvcc = tool.with_name("nvcc")
+    nvcc.write_text(tool.read_text())
+    nvcc.chmod(0o755)
+    (tmp_path / "empty").mkdir()
+    link = tmp_path / "empty" / "nvcc"
+    if named_by == "PATH":  # which holds a link to nvcc, and no sanitizer
+        link.symlink_to(nvcc)
+    else:
+        monkeypatch.setenv(named_by, str(nvcc if named_by == "CUDACXX" else tmp_path / "cuda"))
+    assert find_sanitizer() == str(tool)
+    assert sanitizer_command("memcheck")[0] == str(tool)
+
+
+# Is told to end while three tools are stuck, in threads, or while a part's one command is.
+STOPPED = """
+import signal, sys
+from pathlib import Path
+from bench.speed.gpu import command
+from bench.common.limits import run_limited
+from bench.speed.gpu.part import Part, PartOutcome
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore some
+
+def stuck(log, limit, dry):
+    run_limited(["sh", "-c", "echo working; echo $$ > pids; exec sleep 60"], log, limit)
+    return PartOutcome(False, "not stuck")
+
+command.PARTS["tests"] = Part(60.0, stuck)
+sys.exit(command.run_parts(sys.argv[1:], Path("out"), dry=False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("tests", signal.SIGINT), ("tests", signal.SIGHUP), ("sanitize", signal.SIGTERM)],
+)
+def test_children_end_with_it(part: str, number: signal.Signals, tmp_path: Path) -> None:
+    """And what there is by then is on disk. The signal comes twice: `make` passes it on as well."""
+    script = """case "$2" in
+memcheck|racecheck) echo "working on $2"; echo $$ >> pids; exec sleep 60;;
+esac
+echo "========= ERROR SUMMARY: 0 errors of $2"
+"""
+    tool = tool_in(tmp_path / "bin", SANITIZER, script)
+    out = tmp_path / "out"
+    root = Path(__file__).resolve().parents[3]
+    path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
+    pythonpath = os.pathsep.join([str(root), str(root / "tests")])
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, part],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": pythonpath},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        log, pids = out / f"{part}.log", tmp_path / "pids"
+        expected = {"tests": (1, "working"), "sanitize": (3, "errors of initcheck")}[part]
+        deadline = time.monotonic() + 60.0
+        while not (
+            pids.exists()
+            and len(pids.read_text().split()) == expected[0]
+            and expected[1] in log.read_text()
+        ):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.send_signal(number)
+        assert process.wait(30.0) == 128 + number
+    for pid in map(int, pids.read_text().split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    text = log.read_text()
+    assert "working" in text
+    assert text.count("working on") == (3 if part == "sanitize" else 0)
+    assert re.search(r"\nFAILED in \d+ s: stopped from outside\n$", text)
+    assert "stopped from outside" in (out / "report.md").read_text()
+
+
+def test_results_are_replaced_in_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that is killed while it writes leaves what it had."""
+    write_text(tmp_path / "summary.json", "{}")
+
+    def killed(path: Path, text: str, **options: str) -> int:
+        with path.open("w") as file:
+            file.write(text[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "summary.json", '{"sizes": {}}')
+    assert (tmp_path / "summary.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "build"),
+    [("gpu", None, "cuda"), ("gpu", "auto", "auto"), ("build", None, ""), ("test", None, "")],
+)
+def test_make_gpu_asks_for_cuda_code(
+    target: str, given: str | None, build: str, tmp_path: Path
+) -> None:
+    """A build without it would be benchmarked as if nothing had happened."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    python = tool_in(tmp_path / "bin", "python", 'echo "$1 $2 of build [$YFK_BUILD]"')
+    env = {n: text for n, text in os.environ.items() if n not in ("YFK_BUILD", "MAKEFLAGS")}
+    if given is not None:
+        env["YFK_BUILD"] = given
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        ["make", target, f"PYTHON={python}"],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = re.findall(r"^\S+ \S+ of build \[.*\]$", done.stdout, re.M)
+    assert told[0] == f"setup.py --quiet of build [{build}]"
+    assert all(line.endswith(f"[{build}]") for line in told)
 
 
 def test_parts_meet_on_one_page(

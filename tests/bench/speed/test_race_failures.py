@@ -13,11 +13,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bench.speed import clocks, footprint, race, runner, settings, track
-from bench.speed.clocks import Sample, Step
+from bench.speed import clocks, race, runner, settings, track
+from bench.speed.clocks import Sample
 from bench.speed.contestant import RaceContestant
 from bench.speed.contestants import CONTESTANTS
-from bench.speed.footprint import Footprint, measure_footprint
 from bench.speed.result import COPY, Entrant, RaceResult
 from bench.speed.settings import RaceSettings
 from bench.speed.sizes import parse_size
@@ -190,27 +189,3 @@ def test_ratios_of_those_who_did_not_meet() -> None:
     assert math.isclose(result.ratio("qhm", "adamw-fused"), 1.0)
     assert math.isclose(result.ratio("qhm", COPY), 30.0)
     assert result.rounds == 4
-
-
-def test_a_late_step_is_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones build plans, of thousands of launches that take the profiler minutes."""
-    profiled: list[int] = []
-    optimizer = Stepping()
-
-    def kernels(step: Step) -> list[tuple[str, float]]:
-        step()
-        profiled.append(optimizer.taken)
-        return [("update", 1e-3)]
-
-    monkeypatch.setattr(footprint, "_cuda_allocations", lambda step: (step(), (0, 0.0))[1])
-    monkeypatch.setattr(footprint, "_kernels", kernels)
-
-    def warmed_up() -> Step:
-        for _ in range(track.WARMUP_STEPS):
-            optimizer.step()
-        return optimizer.step
-
-    _, seen = measure_footprint(warmed_up, [], torch.device("cuda"))
-    assert isinstance(seen, Footprint)
-    assert seen.kernels == {"update": 1e-3}
-    assert profiled == [track.WARMUP_STEPS + 2]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench.speed import runner
 from bench.speed.clocks import Sample
 from bench.speed.contestants import CONTESTANTS, default_contestants
 from bench.speed.footprint import Footprint
+from bench.speed.gpu.races import FEW, FEW_SIZES
 from bench.speed.result import Entrant, RaceResult
+from bench.speed.settings import RaceSettings
 from bench.speed.sizes import parse_size
 from bench.speed.targets import TARGETS, check
 
@@ -30,6 +33,30 @@ def test_rivals_of_other_packages_join_where_they_are_compared() -> None:
         assert ("timm-lamb" in result.samples) == compared
     assert not any(CONTESTANTS[name].package for name in default_contestants("cpu", "gpt2"))
     assert default_contestants("cuda", "gpt2") == tuple(CONTESTANTS)
+
+
+def test_make_gpu_measures_the_targets_of_the_default() -> None:
+    """In the few races of a run on a GPU, of which the large one has one mode."""
+    settings = RaceSettings(torch.device("cuda"), "auto", FEW, runner.MODES["cuda"])
+    results = {}
+    for size in map(parse_size, FEW_SIZES):
+        result = results[size.name] = RaceResult(size, copy_bytes=2**31)
+        result.samples["copy"] = [Sample(1e-3, 1e-3)] * 2
+        for entrant in (Entrant(CONTESTANTS[n], m) for n in FEW for m in settings.modes_for(size)):
+            if entrant.possible:
+                result.entrants[entrant.key] = entrant
+                result.samples[entrant.key] = [Sample(1e-3, 1e-3)] * 2
+                result.footprints[entrant.key] = Footprint(8, 0, 3)
+    verdicts = check(results, "cuda", ("yellowfin-compact",))
+    assert [verdict.target.claim for verdict in verdicts] == [
+        "default, fraction of copy bandwidth",
+        "default / fused AdamW, time",
+        "default, launches a step",
+    ]
+    assert all(verdict.measured is not None for verdict in verdicts)
+    # the bytes allow it: at the copy's speed the time is below the bound
+    row = CONTESTANTS["yellowfin-compact"]
+    assert row.bytes_fp32 / CONTESTANTS["adamw-fused"].bytes_fp32 < verdicts[1].target.bound
 
 
 def test_lamb_is_held_against_the_fastest_of_its_rivals() -> None:
