@@ -37,6 +37,13 @@ YFK_FN Clipped clip_gradient(const TunerOptions& options, double grad_sq, double
   return {norm, clip, norm_sq, sqrt(norm_sq), k >= 1 && norm_sq >= envelope_sq};
 }
 
+// For those who ask what the last step was given, and what it used.
+YFK_FN void show_step(const Clipped& g, double update_clip, double momentum, TunerState* state) {
+  state->momentum = momentum;
+  state->grad_norm = g.norm;
+  state->clip_coefficient = g.clip * update_clip;
+}
+
 // An exploding gradient is clipped in the update, after the statistics have seen it; and in the
 // robust mode one that is long beside those just before it.
 YFK_FN double clip_update(const TunerOptions& options, const Clipped& g, double envelope_sq,

@@ -86,9 +86,7 @@ YFK_FN Tuned tune_plain(const TunerOptions& options, const GradientSums& sums, d
 
   state->step += 1.0;
   show(c, state);
-  state->momentum = next.momentum;
-  state->grad_norm = g.norm;
-  state->clip_coefficient = total_clip;
+  show_step(g, update_clip, next.momentum, state);
 
   tuned.active = true;
   tuned.lr = next.lr;

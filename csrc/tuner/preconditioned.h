@@ -95,9 +95,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   const double lr = step_along_u(momentum, sums, k, state);
 
   state->step += 1.0;
-  state->momentum = momentum;
-  state->grad_norm = g.norm;
-  state->clip_coefficient = g.clip * update_clip;
+  show_step(g, update_clip, momentum, state);
 
   tuned.active = true;
   tuned.lr = lr;

@@ -48,7 +48,7 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
         "polyak": polyak,
         "log_smooth": log_smooth,
     }
-    begin = [float(head[name]) for name in STATE_FIELDS]
+    begin = [float(head.get(name, 0.0)) for name in STATE_FIELDS]  # diagnostics came later
     first = torch.tensor(begin, dtype=torch.float64, device=state.device)
     return torch.cat([first, state[len(_FORMAT_4) :]])
 

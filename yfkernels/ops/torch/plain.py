@@ -115,13 +115,7 @@ def tune_plain(
         lrs = limit_by_decay(lrs, group["weight_decay"], momentum)
 
     new |= c._asdict()
-    new |= {
-        "step": k + 1.0,
-        "lr": lrs[0],
-        "momentum": momentum,
-        "grad_norm": g.norm,
-        "clip_coefficient": total_clip,
-    }
+    step.show(g, update_clip, momentum, lrs)
     ones = torch.ones_like(lrs)
     decoupled = group["decoupled"] != 0.0
     keeps = torch.where(momentum != 0.0, ones, 0.0)

@@ -94,13 +94,7 @@ def tune_preconditioned(
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
-    step.new |= {
-        "step": step.k + 1.0,
-        "lr": lrs[0],
-        "momentum": momentum,
-        "grad_norm": g.norm,
-        "clip_coefficient": g.clip * update_clip,
-    }
+    step.show(g, update_clip, momentum, lrs)
     ones = torch.ones_like(lrs)
     out = {
         "active": ones,

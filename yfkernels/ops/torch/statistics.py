@@ -163,6 +163,16 @@ class TuningStep:
         lr = (1.0 - momentum) * self.new["radius"] / total.sqrt()
         return torch.where(total > 0.0, lr, 0.0)
 
+    def show(self, g: Clipped, update_clip: Tensor, momentum: Tensor, lrs: Tensor) -> None:
+        """Counts the step, and keeps what it was given and used for those who ask."""
+        self.new |= {
+            "step": self.k + 1.0,
+            "lr": lrs[0],
+            "momentum": momentum,
+            "grad_norm": g.norm,
+            "clip_coefficient": g.clip * update_clip,
+        }
+
     def write(
         self, rest: list[Tensor], out: dict[str, Tensor], state: Tensor, coefficients: Tensor
     ) -> None:

@@ -38,6 +38,7 @@ from yfkernels.ops.triton.statistics import (
     store_averages,
     store_curvature,
     store_recent,
+    store_step,
 )
 
 
@@ -214,11 +215,8 @@ def preconditioned_tune(
     tl.store(state + at("state.scale"), scale)
 
     lr, radius = step_along_u(momentum, radius, grad_sq_sum, scale, start_sq, count, k)
-    tl.store(state + at("state.step"), step + 1.0)
     tl.store(state + at("state.radius"), radius)
-    tl.store(state + at("state.momentum"), momentum)
-    tl.store(state + at("state.grad_norm"), norm)
-    tl.store(state + at("state.clip_coefficient"), clip * update_clip)
+    store_step(state, step, norm, clip, update_clip, momentum)
 
     for i in range(num_groups):
         group = groups + i * size("group")

@@ -195,6 +195,15 @@ def store_curvature(state, curvature):
 
 
 @triton.jit
+def store_step(state, step, norm, clip, update_clip, momentum):
+    """Counts the step, and keeps what it was given and used for those who ask."""
+    tl.store(state + at("state.step"), step + 1.0)
+    tl.store(state + at("state.momentum"), momentum)
+    tl.store(state + at("state.grad_norm"), norm)
+    tl.store(state + at("state.clip_coefficient"), clip * update_clip)
+
+
+@triton.jit
 def limited_h_min(h_min, h_max):
     """h_min of a curvature range, and of the momentum that follows, which cannot run away."""
     return tl.maximum(h_min, h_max / tl.full([], number("WIDEST_RANGE"), tl.float64))

@@ -40,6 +40,7 @@ from yfkernels.ops.triton.statistics import (
     store_averages,
     store_curvature,
     store_recent,
+    store_step,
 )
 
 _SHARE = 256  # buckets of the sketch that one program folds
@@ -226,10 +227,7 @@ def yellowfin_tune(
         tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
         store_recent(state, recent)
     total_clip = clip * update_clip
-    tl.store(state + at("state.step"), step + 1.0)
-    tl.store(state + at("state.momentum"), momentum)
-    tl.store(state + at("state.grad_norm"), norm)
-    tl.store(state + at("state.clip_coefficient"), total_clip)
+    store_step(state, step, norm, clip, update_clip, momentum)
 
     root = tl.sqrt(h)
     for i in range(num_groups):
