@@ -11,12 +11,12 @@ import pytest
 import torch
 from oracle.lamb import PRESETS
 from support.cases import SMALL, Gradients, Group, Site, specs
-from support.rule_twin import Optimizer, RuleTwin
+from support.rule_twin import ORACLES, Optimizer, RuleTwin
 
 from yfkernels import LAMB, QHM, QHAdam
 
 SIX_STEPS = Gradients()
-KINDS = (LAMB, QHM, QHAdam)
+KINDS = tuple(ORACLES)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 

@@ -44,7 +44,7 @@ OPTIONS = {
     "QHM": [{}, ROUNDS],
     "QHAdam": [{"capturable": True}, ROUNDS],
 }
-CASES = [(kind, options) for kind in KINDS for options in OPTIONS[kind.name]]
+CASES = [(kind, options) for kind in KINDS for options in OPTIONS.get(kind.name, [{}])]
 
 
 def assert_same_training(a: Any, b: Any, p: Params, q: Params) -> None:
