@@ -21,7 +21,15 @@ FILES = (
         "yellowfin_traces",
         "yellowfin_preconditioned",
     ),
-    *("yellowfin_compact", "stochastic_rounding", "loading", "live_state", "amp", "host_tuning"),
+    *(
+        "yellowfin_compact",
+        "stochastic_rounding",
+        "loading",
+        "live_state",
+        "reset",
+        "amp",
+        "host_tuning",
+    ),
 )
 LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half_a_million")
 
