@@ -11,13 +11,6 @@ PYTHON = .venv/bin/python
 requirements = .venv/.installed
 endif
 
-# Without a GPU to ask, one architecture is enough to prove that the CUDA code compiles, but for
-# what goes to others.
-ifeq ($(filter dist,$(MAKECMDGOALS))$(YFK_CUDA_ARCHS)$(TORCH_CUDA_ARCH_LIST)$(shell nvidia-smi \
-  >/dev/null 2>&1 && echo gpu),)
-export YFK_CUDA_ARCHS = 90
-endif
-
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
 .PHONY: help demo test test-fast test-frameworks test-oldest-torch bench convergence lint gpu build \

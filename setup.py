@@ -132,13 +132,14 @@ def cuda_targets(nvcc: str) -> tuple[list[Target], str]:
         return parse_archs(text, "YFK_CUDA_ARCHS"), "named by YFK_CUDA_ARCHS"
     release = re.search(r"release (\d+)\.(\d+)", _ask(nvcc, "--version"))
     oldest = oldest_arch((int(release[1]), int(release[2])) if release else (12, 2))
+    listed = re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch"))
+    known = [int(number) for number in listed if int(number) >= oldest]
     if text := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
         named = parse_archs(text, "TORCH_CUDA_ARCH_LIST")
         # written for torch, which may support more
+        oldest = min(known, default=oldest)
         if targets := [t for t in named if int(t.ptx.rstrip("af")) >= oldest]:
             return targets, "named by TORCH_CUDA_ARCH_LIST"
-    listed = re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch"))
-    known = [int(number) for number in listed if int(number) >= oldest]
     if not known:
         raise BuildError(f"{nvcc} --list-gpu-arch names no architecture from sm_{oldest} on")
     capabilities = _ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")

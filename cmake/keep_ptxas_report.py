@@ -1,4 +1,4 @@
-"""Runs nvcc and keeps what ptxas says about registers and spills in a file of its own.
+"""Runs nvcc and keeps what it says, of registers and spills above all, in a file of its own.
 
 CMake calls it as ``keep_ptxas_report.py FOLDER nvcc ... -o NAME.cu.o``; the report is then in
 FOLDER/NAME.cu.txt.
@@ -16,6 +16,6 @@ result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
 lines = result.stderr.splitlines(keepends=True)
 report = Path(folder, Path(command[command.index("-o") + 1]).stem + ".txt")
 report.parent.mkdir(exist_ok=True)
-report.write_text("".join(line for line in lines if REPORT_LINE.match(line)))
+report.write_text(result.stderr)
 sys.stderr.writelines(line for line in lines if not REPORT_LINE.match(line))
 sys.exit(result.returncode)

@@ -120,6 +120,7 @@ def test_variables_come_before_gpus(setup: ModuleType, monkeypatch: pytest.Monke
         ("12.4", "5.2 6.0;7.0;8.0 9.0+PTX", ["sm_70", "sm_80", "sm_90", "compute_90"], "named by"),
         ("12.1", "7.5 9.0", ["sm_90"], "named by"),
         ("12.1", "6.0 7.5", ["sm_90"], "the visible GPUs"),
+        ("13.0", "7.0;9.0", ["sm_90"], "named by"),
     ],
 )
 def test_what_torch_supports_and_we_do_not_is_left_out(
@@ -130,7 +131,9 @@ def test_what_torch_supports_and_we_do_not_is_left_out(
     archs: list[str],
     source: str,
 ) -> None:
-    answers = {"--version": f"release {release}, V{release}.1", "--list-gpu-arch": "compute_90"}
+    known = (75, 80, 90) if release == "13.0" else (50, 70, 75, 80, 90)
+    listed = "\n".join(f"compute_{arch}" for arch in known)
+    answers = {"--version": f"release {release}, V{release}.1", "--list-gpu-arch": listed}
     monkeypatch.setattr(setup, "_ask", lambda tool, option, *_: answers.get(option, "9.0\n"))
     monkeypatch.delenv("YFK_CUDA_ARCHS", raising=False)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", named)

@@ -9,12 +9,12 @@ import from_nvcc
 import from_triton
 import pytest
 from kernel import Kernel
-from sass import find_nvdisasm
+from sass import find_tool
 
 
 @pytest.fixture(scope="session")
 def nvdisasm() -> str:
-    tool = find_nvdisasm()
+    tool = find_tool("nvdisasm")
     if tool is None:
         pytest.skip("no nvdisasm on PATH, beside nvcc or in Triton: machine code cannot be read")
     return tool

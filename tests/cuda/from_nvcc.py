@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kernel import ARCHS, UPDATES, Kernel
-from sass import disassemble
+from sass import disassemble, find_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
@@ -97,6 +98,37 @@ def compile_source(nvcc: str, nvdisasm: str, source: Path, folder: Path) -> list
     return list(_kernels(nvdisasm, source, archs, folder, result.stderr))
 
 
+def built_objects() -> dict[Path, Path]:
+    """The objects of each source in the build tree; none if one is missing or out of date."""
+    tag = str(sys.implementation.cache_tag)
+    folder = ROOT / "build" / tag / "CMakeFiles/kernels_cuda.dir"
+    objects = {source: folder / f"csrc/cuda/{source.name}.o" for source in SOURCES}
+    if not all(path.exists() for path in objects.values()):
+        return {}
+    read = (path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh", ".cu"))
+    written = max(path.stat().st_mtime for path in read)
+    oldest = min(path.stat().st_mtime for path in objects.values())
+    return objects if written < oldest else {}
+
+
+def take_apart(
+    cuobjdump: str, nvdisasm: str, source: Path, built: Path, folder: Path
+) -> list[Kernel] | None:
+    """Every kernel of an object; None if it was not built for all architectures from one PTX."""
+    own = folder / source.stem
+    own.mkdir()
+    for kind in ("elf", "ptx"):
+        command = [cuobjdump, f"--extract-{kind}", "all", str(built)]
+        subprocess.run(command, cwd=own, capture_output=True, check=True)
+    names = {path.name for path in own.iterdir()}
+    if len(list(own.glob("*.ptx"))) != 1 or {f"{source.stem}.sm_{a}.cubin" for a in ARCHS} - names:
+        return None
+    report = built.parents[4] / "ptxas" / f"{source.name}.txt"
+    said = report.read_text()
+    assert "warning" not in said, said
+    return list(_kernels(nvdisasm, source, ARCHS, own, said))
+
+
 def _kernels(
     nvdisasm: str, source: Path, archs: Sequence[int], folder: Path, report: str
 ) -> Iterator[Kernel]:
@@ -125,7 +157,12 @@ def _kernels(
 
 
 def compile_all(nvcc: str, nvdisasm: str, folder: Path) -> list[Kernel]:
-    """Every kernel of the package, two sources at a time."""
+    """Every kernel of the package: as the extension was built, or compiled, two at a time."""
+    cuobjdump = find_tool("cuobjdump")
+    if cuobjdump is not None and (objects := built_objects()):
+        parts = [take_apart(cuobjdump, nvdisasm, s, path, folder) for s, path in objects.items()]
+        if all(part is not None for part in parts):
+            return [kernel for part in parts if part is not None for kernel in part]
     kernels = {source: source.read_text().count("_pass<") for source in SOURCES}
     slowest_first = sorted(SOURCES, key=lambda s: (-kernels[s], -s.stat().st_size))
     with ThreadPoolExecutor(2) as pool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import from_nvcc
 import from_triton
 from kernel import Kernel
-from sass import Code, find_nvdisasm
+from sass import Code, find_tool
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/kernels.md"
 COMMAND = "python tests/cuda/kernel_table.py --write"
@@ -104,7 +104,7 @@ def triton_section(kernels: Sequence[Kernel]) -> str:
 
 
 def main() -> None:
-    nvcc, nvdisasm = shutil.which("nvcc"), find_nvdisasm()
+    nvcc, nvdisasm = shutil.which("nvcc"), find_tool("nvdisasm")
     if nvcc is None or nvdisasm is None:
         sys.exit("kernel_table.py: put nvcc and nvdisasm on PATH, or install Triton for nvdisasm")
     with tempfile.TemporaryDirectory() as folder:

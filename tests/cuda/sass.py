@@ -228,15 +228,14 @@ def _dominators(edges: Sequence[Sequence[int]]) -> dict[int, set[int]]:
     return found
 
 
-def find_nvdisasm() -> str | None:
-    """The disassembler on PATH, beside nvcc, or else the one that Triton brings along."""
+def find_tool(name: str) -> str | None:
+    """nvdisasm or cuobjdump: on PATH, beside nvcc, or else the one that Triton brings along."""
     nvcc, triton = shutil.which("nvcc"), find_spec("triton")
     places = [Path(nvcc).resolve().parent] if nvcc else []
     if triton and triton.origin:
         places.append(Path(triton.origin).parent / "backends/nvidia/bin")
-    return shutil.which("nvdisasm") or next(
-        (tool for place in places if (tool := shutil.which("nvdisasm", path=str(place)))), None
-    )
+    found = (shutil.which(name, path=str(place)) for place in places)
+    return shutil.which(name) or next(filter(None, found), None)
 
 
 def disassemble(nvdisasm: str, cubin: Path) -> dict[str, Function]:

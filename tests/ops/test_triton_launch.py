@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from support.cases import assert_same_bits
 from tables import DEVICE, Case, backend, draw_table, on_device
 from torch import Tensor
 
+import yfkernels
 from yfkernels.ops.constants import GATE_STATE, SUMS
 from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN_DIAGONAL, YELLOWFIN_ROBUST, Rule
 from yfkernels.ops.rules import Measure as What
@@ -227,3 +231,21 @@ def test_a_machine_where_kernels_can_be_loaded_is_served_by_triton() -> None:
         "print(backend_of('triton', 'cuda').unusable('cuda'), len(loads))\n"
     )
     assert in_fresh_python(code) == "None 1"
+
+
+def calls_in_kernels() -> Iterator[tuple[Path, ast.Call]]:
+    for file in sorted(Path(yfkernels.__file__).parent.glob("ops/triton/*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                yield from ((file, c) for c in ast.walk(node) if isinstance(c, ast.Call))
+
+
+def test_no_names_are_written_into_a_call() -> None:
+    """Triton 3.6, which is promised, loses the strings of a tuple on its way to a constexpr."""
+    calls = list(calls_in_kernels())
+    assert len(calls) > 100
+    for file, call in calls:
+        for given in (g for g in call.args if isinstance(g, ast.Tuple)):
+            parts = [part.value for part in given.elts if isinstance(part, ast.Constant)]
+            words = [part for part in parts if isinstance(part, str)]
+            assert not words, f"{file.name}:{call.lineno}: {ast.unparse(call)}"

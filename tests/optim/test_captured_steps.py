@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -288,9 +289,9 @@ def test_a_learning_rate_of_any_shape_is_loaded(run: Run, graph: Make, lr: Any) 
 def test_what_begins_anew_does_so_in_place(
     graph: Make, kind: Kind, rng: np.random.Generator, way: str
 ) -> None:
-    """Warm-up steps are undone after the capture, with the parameters where they were."""
+    """Warm-up steps are undone after the capture, and other numbers are to be trained."""
     run = Run(kind, rng)
-    start = [p.detach().clone() for p in run.params]
+    start = [50.0 * p.detach() for p in run.params]
     first = copy.deepcopy(run.optimizer.state_dict())
     for _ in range(2):
         run.step()
@@ -320,6 +321,21 @@ def addresses(run: Run) -> set[int]:
     """Of what an optimizer's tables consist of."""
     tables = run.optimizer._planner.tables
     return {t.data_ptr() for table in tables for t in (table.words, table.chunks, table.tickets)}
+
+
+def test_a_second_graph_over_the_same_tables_keeps_its_state(run: Run, graph: Make) -> None:
+    for _ in range(2):
+        captured = graph()
+        run.fill(run.new_gradients())
+        with captured.capture():
+            run.optimizer.step()
+        states = [weakref.ref(v) for own in run.optimizer.state.values() for v in own.values()]
+        for own in run.optimizer.state.values():
+            for name, value in own.items():
+                own[name] = value.clone()
+        gc.collect()
+        assert all(state() is not None for state in states)
+        run.expected.step()
 
 
 def test_what_a_graph_uses_stays(run: Run, graph: Make) -> None:

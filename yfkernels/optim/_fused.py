@@ -175,6 +175,7 @@ class FusedOptimizer(Optimizer):
     def _adopt_statistics(self) -> None:
         _statistics.adopt(self._tuner, self.param_groups)
         self._planner.drop()  # where the parameters begin, the tuner wants to know too
+        self._planner.look_at_start()
 
     def reset(self, *, statistics: bool = True, state: bool = True) -> None:
         """Forgets what was learnt; options and parameters stay.
@@ -187,6 +188,7 @@ class FusedOptimizer(Optimizer):
         """
         if statistics:
             _statistics.begin(self._tuner, self.param_groups)
+            self._planner.look_at_start()
             if _statistics.is_published(self._tuner, self.param_groups):
                 # not to be taken back from there
                 _statistics.publish(self._tuner, self.param_groups)

@@ -7,11 +7,14 @@ that the device still has what the host wrote last, since a replay may have come
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Start = Callable[[Sequence[Tensor]], None]
+"""What looks where parameters begin."""
 
 
 def capturing() -> bool:
@@ -33,10 +36,22 @@ class Captured:
         """Whether a step over this plan was captured."""
         return plan is self._plan and plan is not None
 
-    def hold(self, plan: Any, *others: Any) -> None:
-        """Keeps a plan and what else its captured step uses."""
+    @property
+    def starts(self) -> list[tuple[Start, list[Tensor]]]:
+        """What looks where the parameters of a captured step begin, and those parameters."""
+        return [(start, params) for _, start, params, *_ in self._held]
+
+    def hold(self, plan: Any, start: Start, params: list[Tensor], *others: Any) -> None:
+        """Keeps a plan and what else its captured step uses.
+
+        Args:
+            plan: the plan.
+            start: what looks where the parameters begin.
+            params: the parameters.
+            others: everything else that the step reads or writes.
+        """
         self._plan = plan
-        self._held.append((plan, *others))
+        self._held.append((plan, start, params, *others))
 
 
 class Streams:

@@ -13,7 +13,7 @@ from yfkernels.ops.watch import Seen
 from yfkernels.optim import _statistics as statistics
 from yfkernels.optim._graphs import Captured, Streams, capturing
 from yfkernels.optim._plan import Groups, Plan, State
-from yfkernels.optim._state import StateLayout
+from yfkernels.optim._state import StateLayout, view_of
 from yfkernels.sharding.processes import Division
 from yfkernels.tuners.tuner import Tuner
 
@@ -96,11 +96,9 @@ class Planner:
         plan, self._plan = self._plan, None
         if plan is not None:
             self._streams.enter()
-            if capture and not self.captured.has(plan):
+            if capture:
                 # even if the capture is refused, or there is no gradient: addresses are written
-                lrs = [group.get("lr") for group in groups]
-                states = [dict(own) for own in state.values()]
-                self.captured.hold(plan, self._tuner.buffers(), states, lrs)
+                self._hold(plan, groups, state)
             if self.captured.has(plan):
                 plan.write_everything()
                 self._tuner.write_again()
@@ -118,6 +116,24 @@ class Planner:
         self._plan = plan
         self._streams.enter()
         return plan if seen == Seen.SAME or self._division.everywhere else None
+
+    def _hold(self, plan: Plan, groups: Groups, state: State) -> None:
+        devices = sorted({str(table.device) for table in plan.tables})
+        if len(devices) > 1:
+            raise RuntimeError(
+                f"{self._owner}.step() cannot be captured with parameters on "
+                f"{' and '.join(devices)}: a CUDA graph has the work of one device; give each an "
+                "optimizer of its own"
+            )
+        lrs = [group.get("lr") for group in groups]
+        states = [dict(own) for own in state.values()]
+        used = (self._tuner.buffers(), states, lrs)
+        self.captured.hold(plan, self._tuner.start(), list(params_of(groups)), *used)
+
+    def look_at_start(self) -> None:
+        """Has captured steps begin where the parameters are, if they are to begin anew."""
+        for start, params in self.captured.starts:
+            start([view_of(param) for param in params])
 
     def _takes_part(self, groups: Groups) -> bool:
         """Whether there is a gradient, or other processes wait for this one's sums."""

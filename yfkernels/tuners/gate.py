@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,9 @@ class Gate(Tuner):
     def write_again(self) -> None:
         self._rows.write_again()
         self._unscaled = True  # rows that are written anew are the settings
+
+    def start(self) -> Callable[[Sequence[Tensor]], None]:
+        return lambda views: None  # of no interest here
 
     def buffers(self) -> list[Tensor]:
         return [self.state, self._rows.rows, *self._measurement.buffers()]

@@ -29,10 +29,11 @@ class _Slots:
         sketches = [None] * len(sizes) if self.sketches is None else self.sketches.split(sizes)
         self.parts = list(zip(tables, self.partials.split(sizes), sketches))
 
-    def measure_start(self) -> None:
+    def measure_start(self, views: Sequence[Tensor] | None) -> None:
         """‖p‖² of each table, into its first slot."""
         for table, partials, _ in self.parts:
-            squares = [table.backend.sum_of_squares(row.param) for row in table.rows]
+            params = [row.param if views is None else views[row.index] for row in table.rows]
+            squares = [table.backend.sum_of_squares(param) for param in params]
             partials[0, SUMS.index("start_sq")] = torch.stack(squares).sum()
 
     def fold(self) -> Tensor:
@@ -70,8 +71,16 @@ class Measurement:
             _Slots([t for t in tables if (t.device, t.shard) == place], what) for place in places
         ]
         if start:
-            for slots in self._slots:
-                slots.measure_start()
+            self.measure_start()
+
+    def measure_start(self, views: Sequence[Tensor] | None = None) -> None:
+        """Looks where the parameters are.
+
+        Args:
+            views: the tables' parameters by index, where the tables have let go of them.
+        """
+        for slots in self._slots:
+            slots.measure_start(views)
 
     def buffers(self) -> list[Tensor]:
         """Room for the sums."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -59,6 +59,12 @@ class Tuner(Protocol):
 
     def write_again(self) -> None:
         """Has the next step write everything, whatever the device has of it."""
+
+    def start(self) -> Callable[[Sequence[Tensor]], None]:
+        """What looks again at where the parameters begin, for the tables of the last `prepare`.
+
+        It is called with the parameters as backends see them, by index.
+        """
 
     # ---- every step
 

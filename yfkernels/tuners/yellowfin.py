@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,10 @@ class YellowFinTuner(Tuner):
 
     def write_again(self) -> None:
         self._rows.write_again()
+
+    def start(self) -> Callable[[Sequence[Tensor]], None]:
+        assert self._measurement is not None, "prepare() comes first"
+        return self._measurement.measure_start
 
     def buffers(self) -> list[Tensor]:
         assert self._measurement is not None, "prepare() comes first"

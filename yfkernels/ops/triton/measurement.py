@@ -72,6 +72,7 @@ def measure(
     `coefficients` are; without, they are None, as `sketches` is if none is wanted.
     """
     SKETCH: tl.constexpr = sketches is not None
+    GRAD: tl.constexpr = ("row.grad",)  # by a name of its own: Triton 3.6 loses a tuple in a call
     WIDTH: tl.constexpr = 128 // DTYPE.primitive_bitwidth
     REPEATS: tl.constexpr = TILE // (THREADS * WIDTH)
     rows = tl.arange(0, REPEATS)[:, None] * THREADS + tl.arange(0, THREADS)[None, :]
@@ -94,7 +95,7 @@ def measure(
         origin = tl.load(row + at("row.origin")) + first
         # a small tensor or a shard may begin inside a tile, and then none of its tiles is whole
         shift = (origin % TILE).to(tl.int32) if SKETCH else 0
-        in_tiles = are_aligned(row, ("row.grad",), 2 if AVERAGES else 0) & (shift == 0)
+        in_tiles = are_aligned(row, GRAD, 2 if AVERAGES else 0) & (shift == 0)
         whole = tl.where(in_tiles, n // TILE * TILE, -shift)
 
         grad_sq = tl.full([THREADS], 0.0, tl.float32)

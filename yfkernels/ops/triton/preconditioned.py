@@ -137,7 +137,7 @@ def preconditioned_tune(
     ADAPTIVE_CLIP: tl.constexpr,
     LOG_SMOOTH: tl.constexpr,
 ):
-    """One program. numbers: of numbers_of(). Others: as in ops/__init__.py."""
+    """One program. numbers: of numbers_of(). Others: as in ops/backend.py."""
     beta, max_norm, _, initial_momentum = load_numbers(numbers)
     step = tl.load(state + at("state.step"))
     skipped = tl.load(state + at("state.skipped"))

@@ -142,7 +142,7 @@ def yellowfin_tune(
     SKETCH: tl.constexpr,
     ROBUST: tl.constexpr,
 ):
-    """numbers: of numbers_of(). Others: as in ops/__init__.py.
+    """numbers: of numbers_of(). Others: as in ops/backend.py.
 
     With a sketch each program folds a share of the buckets into `scratch`, and the last one to be
     done with that tunes; without, there is one program.
