@@ -103,6 +103,10 @@ class SavedState:
                 layout.begin_again(param, live, self._optimizer.state[param])
         for group, lr in zip(self._optimizer.param_groups, self._live_lrs):
             if isinstance(lr, Tensor):
+                value = group["lr"]
                 with torch.no_grad():
-                    lr.copy_(torch.as_tensor(group["lr"]).reshape(lr.shape))
+                    if isinstance(value, Tensor):
+                        lr.copy_(value.reshape(lr.shape))
+                    else:
+                        lr.fill_(value)
                 group["lr"] = lr
