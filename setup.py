@@ -136,9 +136,9 @@ def cuda_targets(nvcc: str) -> tuple[list[Target], str]:
     known = [int(number) for number in listed if int(number) >= oldest]
     if text := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
         named = parse_archs(text, "TORCH_CUDA_ARCH_LIST")
-        # written for torch, which may support more
-        oldest = min(known, default=oldest)
-        if targets := [t for t in named if int(t.ptx.rstrip("af")) >= oldest]:
+        # written for torch, which may support more, and perhaps by another nvcc
+        oldest, newest = min(known, default=oldest), max(known, default=999)
+        if targets := [t for t in named if oldest <= int(t.ptx.rstrip("af")) <= newest]:
             return targets, "named by TORCH_CUDA_ARCH_LIST"
     if not known:
         raise BuildError(f"{nvcc} --list-gpu-arch names no architecture from sm_{oldest} on")

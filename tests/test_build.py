@@ -121,6 +121,7 @@ def test_variables_come_before_gpus(setup: ModuleType, monkeypatch: pytest.Monke
         ("12.1", "7.5 9.0", ["sm_90"], "named by"),
         ("12.1", "6.0 7.5", ["sm_90"], "the visible GPUs"),
         ("13.0", "7.0;9.0", ["sm_90"], "named by"),
+        ("12.4", "9.0;12.0", ["sm_90"], "named by"),
     ],
 )
 def test_what_torch_supports_and_we_do_not_is_left_out(

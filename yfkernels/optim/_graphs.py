@@ -38,8 +38,9 @@ class Captured:
 
     @property
     def starts(self) -> list[tuple[Start, list[Tensor]]]:
-        """What looks where the parameters of a captured step begin, and those parameters."""
-        return [(start, params) for _, start, params, *_ in self._held]
+        """For each plan what looks where its parameters begin, and those parameters."""
+        by_plan = {id(plan): (start, params) for plan, start, params, *_ in self._held}
+        return list(by_plan.values())
 
     def hold(self, plan: Any, start: Start, params: list[Tensor], *others: Any) -> None:
         """Keeps a plan and what else its captured step uses.

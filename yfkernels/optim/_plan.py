@@ -69,7 +69,7 @@ class Plan:
         self.tables: list[TensorTable] = []
         self.empty_parts: list[Tensor] = []
         self._empty_parts: list[int] = []  # which they are
-        params = [param for _, param in _all(groups)]
+        self.params = params = [param for _, param in _all(groups)]
         _refuse_twice(params)
         for index, param in enumerate(params):
             if param.grad is not None:
@@ -203,7 +203,7 @@ class Plan:
         return Seen.SAME
 
     def _follow_params(self, groups: Groups) -> None:
-        params = [param for _, param in _all(groups)]
+        self.params = params = [param for _, param in _all(groups)]
         for index, table in enumerate(self.tables):
             table.params = [_versioned(params[row.index]) for row in table.rows]
             table.update_those(self._watch.present(index))

@@ -35,7 +35,12 @@ class TorchBackend(Backend):
         return None
 
     def write_words(self, target: Tensor, words: list[int]) -> None:
-        target.view(torch.int64).copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
+        places = target.view(torch.int64)
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            for place, word in zip(places, words):  # which travel as arguments of kernels
+                place.fill_(word)
+        else:
+            places.copy_(torch.tensor(words, dtype=torch.int64, device="cpu"))
 
     def upload(self, table: TensorTable, column: Column, pointers: list[int]) -> None:
         """Nothing to do."""
