@@ -136,9 +136,8 @@ def cuda_targets(nvcc: str) -> tuple[list[Target], str]:
     known = [int(number) for number in listed if int(number) >= oldest]
     if text := os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
         named = parse_archs(text, "TORCH_CUDA_ARCH_LIST")
-        # written for torch, which may support more, and perhaps by another nvcc
-        oldest, newest = min(known, default=oldest), max(known, default=999)
-        if targets := [t for t in named if oldest <= int(t.ptx.rstrip("af")) <= newest]:
+        # written for torch, which may support more, and perhaps for another nvcc
+        if targets := [t for t in named if not known or int(t.ptx.rstrip("af")) in known]:
             return targets, "named by TORCH_CUDA_ARCH_LIST"
     if not known:
         raise BuildError(f"{nvcc} --list-gpu-arch names no architecture from sm_{oldest} on")

@@ -101,10 +101,14 @@ def children_end_with_us() -> Iterator[None]:
     """Within it, a signal to end kills the commands of all threads, then raises SystemExit.
 
     Killed and not asked, because whoever sent the signal may kill this process next. Later ones
-    are ignored, so that what there is can be written: `timeout` sends one, and so does `make`.
+    are ignored up to the end of the process, so that what there is can be written: `timeout` sends
+    one, and so does `make`.
     """
+    ending = False
 
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        ending = True
         for each in _ENDING:
             signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
@@ -128,8 +132,9 @@ def children_end_with_us() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not ending:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         signal.set_wakeup_fd(woken_before)
         writer.close()
         watcher.join()

@@ -39,20 +39,19 @@ class Captured:
     @property
     def starts(self) -> list[tuple[Start, list[Tensor]]]:
         """For each plan what looks where its parameters begin, and those parameters."""
-        by_plan = {id(plan): (start, params) for plan, start, params, *_ in self._held}
+        by_plan = {id(plan): (start, plan.params) for plan, start, *_ in self._held}
         return list(by_plan.values())
 
-    def hold(self, plan: Any, start: Start, params: list[Tensor], *others: Any) -> None:
+    def hold(self, plan: Any, start: Start, *others: Any) -> None:
         """Keeps a plan and what else its captured step uses.
 
         Args:
             plan: the plan.
             start: what looks where the parameters begin.
-            params: the parameters.
             others: everything else that the step reads or writes.
         """
         self._plan = plan
-        self._held.append((plan, start, params, *others))
+        self._held.append((plan, start, *others))
 
 
 class Streams:

@@ -128,7 +128,7 @@ class Planner:
         lrs = [group.get("lr") for group in groups]
         states = [dict(own) for own in state.values()]
         used = (self._tuner.buffers(), states, lrs)
-        self.captured.hold(plan, self._tuner.start(), plan.params, *used)
+        self.captured.hold(plan, self._tuner.start(), *used)
 
     def look_at_start(self) -> None:
         """Has captured steps begin where the parameters are, if they are to begin anew."""
