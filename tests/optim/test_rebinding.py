@@ -11,6 +11,8 @@ from support.cases import Site, assert_same_bits, normal
 from support.training import Build
 from torch import Tensor, nn
 
+from yfkernels.optim._plan import _grad_of
+
 pytestmark = pytest.mark.kernel_free
 
 
@@ -101,3 +103,11 @@ def test_gradients_that_are_lazy_views(
             optimizer.step()
     assert steps == [(form == "conjugate", form == "negative")] * 4 + [(False, False)] * 4
     assert_same_bits(params[0].detach(), params[1].detach())
+
+
+def test_a_gradient_on_another_device_is_refused() -> None:
+    """Its address means nothing there. Here "meta" stands for the device of the parameter."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"parameter 4 .* is on meta, its gradient on cpu"):
+        _grad_of(p, p.detach().to("meta"), 4)
