@@ -125,6 +125,16 @@ def test_a_state_may_lack_the_last_diagnostics() -> None:
     assert loaded[end - 2 : end].tolist() == [0.0, 0.0]
 
 
+def test_the_first_states_of_this_format_did_not_say_how_long_their_head_is() -> None:
+    before = trained_optimizer(window=7)
+    saved = before.state_dict()
+    tuner = saved["param_groups"][0]["tuner"]
+    saved["param_groups"][0]["tuner"] = torch.cat([tuner[:1], tuner[2:]])
+    after = trained_optimizer(window=7)
+    after.load_state_dict(saved)
+    assert torch.equal(after.param_groups[0]["tuner"], tuner)
+
+
 def test_a_shorter_window_is_no_shorter_head() -> None:
     saved = trained_optimizer(window=7).state_dict()
     with pytest.raises(RuntimeError, match="window=8"):

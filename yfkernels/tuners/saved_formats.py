@@ -55,6 +55,8 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
 
 def _with_all_diagnostics(state: Tensor) -> Tensor:
     """Those that it lacks are 0 until the next step."""
+    if float(state[1]) in (0.0, 1.0):  # `robust`: the first of this format did not say how many
+        state = torch.cat([state[:1], state.new_tensor([34.0]), state[1:]])
     words = float(state[1])
     missing = len(STATE_FIELDS) - words
     if not (0 < missing < len(DIAGNOSTICS) and words <= len(state)):
