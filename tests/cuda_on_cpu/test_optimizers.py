@@ -18,11 +18,14 @@ FILES = (
     *("loading", "live_state", "reset", "amp", "host_tuning"),
 )
 LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half_a_million")
+# 4,096 threads tune in the sketch, which traces and one loss follow; how state moves in a program
+# does not depend on the rule.
+CHOSEN = "(not YellowFin-sketch or lowers) and (not live_state or YellowFin-native or LAMB-native)"
 
 
 def test_optimizers_run_on_the_kernels(workshop: Workshop) -> None:
     tests = ["tests/ops/test_native_module.py", *(f"tests/optim/test_{name}.py" for name in FILES)]
-    chosen = " and ".join(["native", *(f"not {words}" for words in LEFT_OUT)])
+    chosen = " and ".join(["native", CHOSEN, *(f"not {words}" for words in LEFT_OUT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.kernels_on_cpu", "-k", chosen]
     command += ["-p", "no:cacheprovider", *tests]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

@@ -2,11 +2,19 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace cuda_on_cpu {
 
+// Where a stack has its first frame, once it was used.
+struct Pad {
+  void* registers[5];
+  bool built = false;
+};
+
 struct Context {
   void* registers[5];           // what __builtin_setjmp keeps
+  Pad* pad = nullptr;           // of its stack
   void (*entry)() = nullptr;    // where it begins; null once it has
   const void* stack = nullptr;  // AddressSanitizer has to be told whose it is
   size_t stack_size = 0;
@@ -27,6 +35,7 @@ class Stacks {
 
  private:
   char* memory_;
+  std::vector<Pad> pads_;
 };
 
 // Leaves `from` for `to`; returns when somebody switches back, so never if `from` is at its end.
