@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 
 from support.cases import BACKENDS, Site, why_unusable  # after the environment is set
 from support.fast import is_slow_path, leave_out_slow
-from support.interpreter import remember_builtins
+from support.interpreter import patch_once
 from support.processes import Pair
 from support.repeats import leave_out_repeats
 from support.sharing import urgency
@@ -33,7 +33,7 @@ if torch.cuda.is_available():
     torch.backends.cudnn.allow_tf32 = False
 
 if why_unusable(Site("triton", "cpu")) is None:
-    remember_builtins()
+    patch_once()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.util import find_spec
 
 import from_nvcc
 import from_triton
 import pytest
-from kernel import Kernel
+from kernel import ARCHS, Kernel
 from sass import find_tool
 
 
@@ -36,10 +37,21 @@ def cuda_kernels(
 
 
 @pytest.fixture(scope="session")
-def triton_kernels(nvdisasm: str, tmp_path_factory: pytest.TempPathFactory) -> list[Kernel]:
+def triton_archs() -> tuple[int, ...]:
+    """For which Triton compiles: one of ARCHS, another by another seed; it takes a minute each."""
+    if os.environ.get("YFK_ALL_ARCHS"):
+        return ARCHS
+    return (ARCHS[int(os.environ["YFK_TEST_SEED"]) % len(ARCHS)],)
+
+
+@pytest.fixture(scope="session")
+def triton_kernels(
+    nvdisasm: str, triton_archs: tuple[int, ...], tmp_path_factory: pytest.TempPathFactory
+) -> list[Kernel]:
     if find_spec("triton") is None:
         pytest.skip("Triton is not installed")
-    return from_triton.compile_all(nvdisasm, tmp_path_factory.mktemp("triton"))
+    folder = tmp_path_factory.mktemp("triton")
+    return from_triton.compile_all(nvdisasm, folder, archs=triton_archs)
 
 
 @pytest.fixture(params=["CUDA", "Triton"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -61,11 +62,13 @@ def _compile(nvdisasm: str, arch: int, folder: Path, *which: str) -> list[Kernel
     ]
 
 
-def compile_all(nvdisasm: str, folder: Path, *which: str) -> list[Kernel]:
-    """Every kernel for each of ARCHS, two at a time; Triton caches them from run to run.
+def compile_all(
+    nvdisasm: str, folder: Path, *which: str, archs: Sequence[int] = ARCHS
+) -> list[Kernel]:
+    """Every kernel for each of `archs`, two at a time; Triton caches them from run to run.
 
     which: "whole" for the updates of models whose chunks are not cut into pieces, instead.
     """
     with ThreadPoolExecutor(2) as pool:
-        compiled = pool.map(lambda arch: _compile(nvdisasm, arch, folder, *which), ARCHS)
+        compiled = pool.map(lambda arch: _compile(nvdisasm, arch, folder, *which), archs)
         return [kernel for kernels in compiled for kernel in kernels]

@@ -85,6 +85,18 @@ def committed(page: str, name: str) -> tuple[str, str]:
     return found[1], found[0].rstrip("\n") + "\n"
 
 
+def rows_for(archs: Sequence[int], section: str) -> str:
+    """A section without the rows of other architectures."""
+    lines = section.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if (arch := _arch_of(line)) is None or int(arch[1]) in archs
+    )
+
+
+def _arch_of(line: str) -> re.Match[str] | None:
+    return re.match(r"\| [^|]+ \| (\d+) \|", line)
+
+
 def difference(before: str, now: str) -> str:
     """How two sections differ, and what to do about it; empty if they do not."""
     if before == now:
