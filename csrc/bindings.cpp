@@ -13,6 +13,7 @@
 #include "cpu/driver.h"
 #include "cpu/parallel.h"
 #include "random.h"
+#include "tangents.h"
 #include "watch.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
@@ -108,6 +109,34 @@ py::list rules() {
   return all;
 }
 
+template <class Family>
+py::dict family_of(const char* name) {
+  py::dict family;
+  family["name"] = name;
+  family["fields"] = names_of<typename Family::Coefficients>();
+  family["slots"] = Family::kSlots;
+  family["tangents"] = Family::kTangents;
+  return family;
+}
+
+py::list families() {
+  py::list all;
+#define YFK_DESCRIBE(constant, name, ...) all.append(family_of<__VA_ARGS__>(#name));
+  YFK_FAMILIES(YFK_DESCRIBE)
+#undef YFK_DESCRIBE
+  return all;
+}
+
+py::list projections() {
+  py::list all;
+#define YFK_DESCRIBE(constant, name, ...)                             \
+  all.append(py::dict(py::arg("name") = #name,                        \
+                      py::arg("columns") = int(__VA_ARGS__::kColumns)));
+  YFK_PROJECTIONS(YFK_DESCRIBE)
+#undef YFK_DESCRIBE
+  return all;
+}
+
 py::dict numbers() {
   py::dict all;
   all["TILE"] = kTile;
@@ -145,6 +174,10 @@ py::dict layout() {
   all["settings"] = names_of<Settings>();
   all["options"] = options();
   all["rules"] = rules();
+  all["families"] = families();
+  all["projections"] = projections();
+  all["projection"] = names_of<ProjectionCoefficients>();
+  all["projected"] = names_of<Projected>();
   all["numbers"] = numbers();
   all["seen"] =
       py::dict(py::arg("SAME") = int(kSame), py::arg("MOVED") = int(kMoved),
@@ -273,6 +306,33 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
 
+  m.def(
+      "cpu_advance_tangents",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int threads) {
+        cpu::advance_tangents(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                              at<const double>(coefficients), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_own_derivatives",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int threads) {
+        cpu::own_derivatives(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                             at<const double>(coefficients), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_project",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int projection,
+         int own, int tangent, Address coefficients, Address chunk_sums, Address sums,
+         int threads) {
+        cpu::project(make_table(rows, chunks, num_chunks, chunk_size),
+                     {ProjectionId(projection), own, tangent}, at<const double>(coefficients),
+                     at<double>(chunk_sums), at<double>(sums), threads);
+      },
+      no_gil);
+
   m.def("cpu_write_words",
         [](Address destination, int64_t stride, const std::vector<int64_t>& words) {
           cpu::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()));
@@ -361,6 +421,33 @@ PYBIND11_MODULE(_C, m) {
         cuda::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                     at<const double>(coefficients), at<const double>(norms),
                     {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_advance_tangents",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int device, Address stream) {
+        cuda::advance_tangents(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                               at<const double>(coefficients), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_own_derivatives",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int device, Address stream) {
+        cuda::own_derivatives(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                              at<const double>(coefficients), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_project",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int projection,
+         int own, int tangent, Address coefficients, Address chunk_sums, Address sums,
+         Address tickets, int device, Address stream) {
+        cuda::project(make_table(rows, chunks, num_chunks, chunk_size),
+                      {ProjectionId(projection), own, tangent}, at<const double>(coefficients),
+                      at<double>(chunk_sums), at<double>(sums), at<unsigned>(tickets),
+                      {device, at<void>(stream)});
       },
       no_gil);
   m.def(

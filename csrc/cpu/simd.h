@@ -64,6 +64,14 @@ YFK_FN Floats root(const Floats& a) {
   return r;
 }
 
+// a / b, and 0 where b is 0.
+YFK_FN Floats quotient(const Floats& a, const Floats& b) {
+  Floats r;
+  for (int i = 0; i < kParts; ++i)
+    r.part[i] = (FloatVec)((UIntVec)(a.part[i] / b.part[i]) & (UIntVec)(b.part[i] != 0.0f));
+  return r;
+}
+
 YFK_FN Floats zeros() {
   Floats r;
   for (int i = 0; i < kParts; ++i) r.part[i] = FloatVec{};
