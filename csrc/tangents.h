@@ -16,19 +16,26 @@
 // are: the step of the optimizer comes after.
 #pragma once
 
+#include <string.h>
+
 #include "rules.h"
 #include "table.h"
 
 namespace yfk {
 
-// x, or 0 in its place whatever it is.
-template <class T>
-YFK_FN T when(bool there, const T& x) {
-  return there ? x : T{};
+// Two functions that cpu/simd.h has for vectors. Neither branches, on the GPU either: the compiler
+// would work out a step twice.
+
+// x with those of its bits that the mask has: all of them, or none and so 0, whatever x is.
+YFK_FN float masked(float x, uint32_t mask) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= mask;
+  memcpy(&x, &bits, sizeof bits);
+  return x;
 }
 
-// a / b, and 0 where b is 0; cpu/simd.h has it for vectors. The division comes after the choice, or
-// the GPU would branch around it.
+// a / b, and 0 where b is 0.
 YFK_FN float quotient(float a, float b) {
   const bool there = b != 0.0f;
   return (there ? a : 0.0f) / (there ? b : 1.0f);
@@ -57,13 +64,15 @@ struct Tangents {
 
 // What all families share.
 struct TangentStep {
-  bool damped, keeps_own;  // damped: Z counts
+  bool keeps_own;
+  uint32_t counted;  // a mask: whether Z and h count
   float damping, sign, decay, shrink, keep, lr;
 
   YFK_FN explicit TangentStep(const Tangents& c)
-      : damped(c.damping != 0.0), keeps_own(c.keeps_own != 0.0), damping(float(c.damping)),
-        sign(float(c.sign)), decay(float(c.coupled_decay)), shrink(float(-c.decoupled_decay)),
-        keep(float(1.0 - c.lr * c.decoupled_decay)), lr(float(c.lr)) {}
+      : keeps_own(c.keeps_own != 0.0), counted(c.damping != 0.0 ? ~0u : 0u),
+        damping(float(c.damping)), sign(float(c.sign)), decay(float(c.coupled_decay)),
+        shrink(float(-c.decoupled_decay)), keep(float(1.0 - c.lr * c.decoupled_decay)),
+        lr(float(c.lr)) {}
 
   template <class T>
   YFK_FN T uphill(const T& g, const T& w) const {
@@ -71,12 +80,12 @@ struct TangentStep {
   }
   template <class T>
   YFK_FN T damp(const T& z) const {
-    return when(damped, damping * z);
+    return damping * masked(z, counted);
   }
   // Of the gradient; zw is damped.
   template <class T>
   YFK_FN T tilt(const T& h, const T& zw) const {
-    return sign * when(damped, h) + decay * zw;
+    return sign * masked(h, counted) + decay * zw;
   }
   template <class T>
   YFK_FN T own_of(const T& w, const T& u) const {

@@ -213,8 +213,7 @@ void advance_tangents(const Table& table, FamilyId family, const double* coeffic
   run_over(table, threads, kernels().tangent_passes(family).advance, coefficients);
 }
 
-void own_derivatives(const Table& table, FamilyId family, const double* coefficients,
-                     int threads) {
+void own_derivatives(const Table& table, FamilyId family, const double* coefficients, int threads) {
   run_over(table, threads, kernels().tangent_passes(family).own, coefficients);
 }
 

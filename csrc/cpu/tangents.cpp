@@ -39,7 +39,7 @@ struct Optional {
 
   YFK_FN Optional() {}
   YFK_FN Optional(const Piece& piece, int column) {
-    if (column != kNowhere && piece.row.column[column]) first = piece.column<const float>(column);
+    if (column != kNowhere) first = piece.column<const float>(column);
   }
   template <class Lanes>
   YFK_FN Floats read(int64_t i, Lanes lanes) const {

@@ -2,7 +2,6 @@
 // Divisions and roots of elements: the GPU's own, good to a few units in the last place.
 // compile with: -prec-div=false -prec-sqrt=false
 #include "../tangents.h"
-
 #include "move_sums.cuh"
 #include "pass.cuh"
 
@@ -189,7 +188,7 @@ struct Optional {
 
   __device__ __forceinline__ Optional() {}
   __device__ __forceinline__ Optional(const Piece& piece, int column) {
-    if (column == kNowhere || !piece.row.column[column]) return;
+    if (column == kNowhere) return;
     first = piece.column<const float>(column);
     wide = piece.wide<float>(column);
   }
@@ -263,8 +262,7 @@ __global__ void __launch_bounds__(kBlock, 3)
     if (!Dealt::has_share(rank, piece.n)) return;
     const Form form = jobs[k].rule();
     bool wide = are_wide(piece, kGrad, 2);
-    if (projection.own != kNowhere)
-      wide = wide && are_wide(piece, projection.own, Form::kColumns);
+    if (projection.own != kNowhere) wide = wide && are_wide(piece, projection.own, Form::kColumns);
     if (projection.tangent != kNowhere) wide = wide && are_wide(piece, projection.tangent, 1);
     float own[kProjected] = {};
     if (wide) {
@@ -285,7 +283,8 @@ __global__ void __launch_bounds__(kBlock, 3)
     for (int k = 0; k < kBatch; ++k) {
       if (!told_by(k, last)) continue;
       const Piece& piece = jobs[k].piece;
-      const double* first = chunk_sums + kProjected * (piece.chunk - piece.first / table.chunk_size);
+      const double* first =
+          chunk_sums + kProjected * (piece.chunk - piece.first / table.chunk_size);
       sum_chunks(first, chunks_of(piece, table.chunk_size), sums + kProjected * piece.index);
     }
   };
@@ -330,8 +329,7 @@ void advance_tangents(const Table& table, FamilyId family, const double* coeffic
   }
 }
 
-void own_derivatives(const Table& table, FamilyId family, const double* coefficients,
-                     Queue queue) {
+void own_derivatives(const Table& table, FamilyId family, const double* coefficients, Queue queue) {
   if (table.num_chunks == 0) return;
   const DeviceGuard guard(queue.device);
   switch (family) {

@@ -32,8 +32,9 @@ dS / (2 s) is 0 where s is. `advance_tangents` reads h from the probe and leaves
 `keeps_own` is not 0; `own_derivatives` leaves B where Zw is. The slots and w stay as they are.
 
 `project` finds B where a pass has left it (scale 1, decay 0), or works it out once more from what
-the step has left, B = scale x + decay w with x = u: scale -1 without decoupled decay, else -1 / k
-with decay -decoupled_decay / k, where k = 1 - lr decoupled_decay and w is what it is after the step.
+the step has left, B = scale x + decay w with x = u, u being a momentum buffer or made of Adam's
+moments. With k = 1 - lr decoupled_decay of that step, and w as it is after it, scale is -1 / k and
+decay is -decoupled_decay / k: 0 for most, and then w is not read.
 
 Sources: Donini et al., arXiv 1910.08525; Baydin et al., ICLR 2018.
 """
@@ -127,6 +128,16 @@ class Projection:
     columns: int
     own: Column | None = None
     tangent: Column | None = None
+
+    @property
+    def sources(self) -> list[Column]:
+        """What x is made of."""
+        return [] if self.own is None else [Column(self.own + k) for k in range(self.columns)]
+
+    @property
+    def reads(self) -> list[Column]:
+        """The columns that it reads beside e and, where it decays, w."""
+        return [*self.sources, *([] if self.tangent is None else [self.tangent])]
 
 
 def stored(own: Column | None, tangent: Column | None = None) -> Projection:

@@ -35,7 +35,12 @@ def layout() -> dict[str, Any]:
         "options": list(TUNER_OPTIONS),
         "rules": list(map(_described, RULES)),
         "families": [
-            {"name": f.name, "fields": list(f.fields), "slots": len(f.slots), "tangents": f.tangents}
+            {
+                "name": f.name,
+                "fields": list(f.fields),
+                "slots": len(f.slots),
+                "tangents": f.tangents,
+            }
             for f in FAMILIES
         ],
         "projections": [{"name": p.name, "columns": p.columns} for p in PROJECTIONS],
