@@ -278,7 +278,8 @@ __global__ void __launch_bounds__(kBlock, 3)
     bool last = false;
     if (opened) {
       const Piece& piece = jobs[threadIdx.x].piece;
-      last = thread_arrives_last(tickets + piece.index, chunks_of(piece, table.chunk_size));
+      const unsigned chunks = chunks_of(piece, table.chunk_size);
+      last = thread_arrives_last(tickets + piece.index, chunks);
     }
     for (int k = 0; k < kBatch; ++k) {
       if (!told_by(k, last)) continue;

@@ -59,7 +59,7 @@ def test_every_access_to_a_whole_tile_is_16_bytes(of_arch: list[Kernel]) -> None
 
 def sums_of_tensors(kernel: Kernel) -> bool:
     """Whether a pass that moves or directs leaves sums: those have a third loop."""
-    return kernel.function == "update_state" or kernel.move_sums
+    return kernel.function in ("update_state", "project") or kernel.move_sums
 
 
 # For sm_100 LLVM pairs operations, and in one of two loops does it so that it rounds a product

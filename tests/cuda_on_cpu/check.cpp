@@ -65,6 +65,7 @@ int run(const std::string& subject, unsigned long long seed) {
                                                            {"robust", check_robust},
                                                            {"rounding", check_rounding},
                                                            {"step", check_step},
+                                                           {"tangents", check_tangents},
                                                            {"tune", check_tune},
                                                            {"write_words", check_write_words},
                                                            {"yellowfin", check_yellowfin}};

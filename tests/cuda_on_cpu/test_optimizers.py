@@ -1,4 +1,4 @@
-"""The optimizers' own tests, through the CUDA backend and its kernels."""
+"""The tests of optimizers and tangents, through the CUDA backend and its kernels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half
 
 
 def test_optimizers_run_on_the_kernels(workshop: Workshop) -> None:
-    tests = ["tests/ops/test_native_module.py", *(f"tests/optim/test_{name}.py" for name in FILES)]
+    tests = [f"tests/ops/test_{name}.py" for name in ("native_module", "tangents", "projection")]
+    tests += [f"tests/optim/test_{name}.py" for name in FILES]
     chosen = " and ".join(["native", *(f"not {words}" for words in LEFT_OUT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.kernels_on_cpu", "-k", chosen]
     command += ["-p", "no:cacheprovider", *tests]

@@ -112,14 +112,16 @@ def _momentum_numbers(coefficients):
 @triton.jit
 def _momentum_own(numbers, g, w, slots):
     """Momentum, Nesterov's and quasi-hyperbolic."""
-    common, (momentum, fresh, plain, averaged) = numbers
+    common, own_numbers = numbers
+    momentum, fresh, plain, averaged = own_numbers
     d = _uphill(common, g, w)
     return _own_of(common, w, plain * d + averaged * (momentum * slots[0] + fresh * d))
 
 
 @triton.jit
 def _momentum_advance(numbers, g, w, h, slots, z):
-    common, (momentum, fresh, plain, averaged) = numbers
+    common, own_numbers = numbers
+    momentum, fresh, plain, averaged = own_numbers
     zw = _damped(common, z[0])
     tilted = _tilt(common, h, zw)
     zv = momentum * _damped(common, z[1]) + fresh * tilted
@@ -148,7 +150,8 @@ def _adam_numbers(coefficients):
 @triton.jit
 def _adam_step(numbers, g, w, slots):
     """(g', s, 1 / (s + eps), u) of Adam and QHAdam."""
-    common, (beta1, fresh1, beta2, fresh2, plain1, averaged1, plain2, averaged2, eps) = numbers
+    common, own_numbers = numbers
+    beta1, fresh1, beta2, fresh2, plain1, averaged1, plain2, averaged2, eps = own_numbers
     d = _uphill(common, g, w)
     s = tl.sqrt(plain2 * (d * d) + averaged2 * (beta2 * slots[1] + fresh2 * (d * d)))
     over = 1.0 / (eps + s)
@@ -163,7 +166,8 @@ def _adam_own(numbers, g, w, slots):
 
 @triton.jit
 def _adam_advance(numbers, g, w, h, slots, z):
-    common, (beta1, fresh1, beta2, fresh2, plain1, averaged1, plain2, averaged2, _) = numbers
+    common, own_numbers = numbers
+    beta1, fresh1, beta2, fresh2, plain1, averaged1, plain2, averaged2, _ = own_numbers
     d, s, over, u = _adam_step(numbers, g, w, slots)
     zw = _damped(common, z[0])
     tilted = _tilt(common, h, zw)

@@ -28,15 +28,23 @@ def _number(group, FIELD: tl.constexpr):
 
 
 @triton.jit
-def _direction(row, first, group, place, mask, other, OWN: tl.constexpr, MOMENTS: tl.constexpr):
+def _direction(columns, averages, place, mask, other):
     """x of B = scale x + decay w."""
-    x = tl.load(column(row, "row.state", first, tl.float32, OWN) + place, mask, other)
-    if MOMENTS:
-        second = tl.load(column(row, "row.state", first, tl.float32, OWN + 1) + place, mask, other)
-        spread = tl.sqrt(_number(group, "projection.averaged2") * second)
-        debiased = _number(group, "projection.averaged1") * x
-        x = quotient(debiased, _number(group, "projection.eps") + spread)
+    x = tl.load(columns[0] + place, mask, other)
+    if len(columns) == 2:
+        averaged1, averaged2, eps = averages
+        second = tl.load(columns[1] + place, mask, other)
+        x = quotient(averaged1 * x, eps + tl.sqrt(averaged2 * second))
     return x
+
+
+@triton.jit
+def _columns_from(row, first, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """States of the row, from number FIRST on."""
+    columns = ()
+    for k in tl.static_range(FIRST, FIRST + COUNT):
+        columns += (column(row, "row.state", first, tl.float32, k),)  # type: ignore[assignment]
+    return columns
 
 
 @triton.jit(do_not_specialize=["num_chunks", "coefficients", "sums"])
@@ -69,6 +77,11 @@ def project(
         group = group_of(row, coefficients, size("projection"))
         scale = _number(group, "projection.scale")
         decay = _number(group, "projection.decay")
+        averages = (
+            _number(group, "projection.averaged1"),
+            _number(group, "projection.averaged2"),
+            _number(group, "projection.eps"),
+        )
 
         # float32 over a chunk, float64 beyond; in tiles as update_state has them
         own_dot = tl.full([THREADS], 0.0, tl.float32)
@@ -85,6 +98,10 @@ def project(
                 _, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
                 gradient = column(row, "row.grad", first, tl.float32)
                 param = column(row, "row.param", first, tl.float32)
+                if OWN >= 0:
+                    columns = _columns_from(row, first, OWN, 2 if MOMENTS else 1)
+                if TANGENT >= 0:
+                    tangent = column(row, "row.state", first, tl.float32, TANGENT)
                 for i in range(begin, end, END_TILE if RAGGED else TILE):
                     place = i + (end_lanes if RAGGED else lanes)
                     mask = place < n if MASKED else None
@@ -93,14 +110,13 @@ def project(
                     if OWN >= 0:
                         decays = is_true(decay)
                         w = tl.load(param + place, decays & mask if MASKED else decays, 0.0)
-                        x = _direction(row, first, group, place, mask, other, OWN, MOMENTS)
+                        x = _direction(columns, averages, place, mask, other)
                         b = scale * x + decay * w
                         own_dot += tl.sum(e * b, axis=1)
                         own_sq += tl.sum(b * b, axis=1)
                     if TANGENT >= 0:
-                        zw = column(row, "row.state", first, tl.float32, TANGENT)
-                        z = tl.load(zw + place, mask, other)
-                        tangent_dot += tl.sum(e * z, axis=1)
+                        zw = tl.load(tangent + place, mask, other)
+                        tangent_dot += tl.sum(e * zw, axis=1)
                     e_sq += tl.sum(e * e, axis=1)
 
         # where all this is does not stay in registers over the loops
@@ -144,6 +160,7 @@ def launch_project(
         "TILE": _TILE,
         "THREADS": 32 * _WARPS,
         "num_warps": _WARPS,
+        "maxnreg": 128,  # two blocks fit a multiprocessor
     }
     memory = (table.chunk_sums, sums, table.tickets)
     launch(

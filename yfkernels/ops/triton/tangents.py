@@ -13,7 +13,14 @@ from yfkernels.ops.tangents import Family
 from yfkernels.ops.triton.families import STEPS
 from yfkernels.ops.triton.launch import launch
 from yfkernels.ops.triton.layout import at
-from yfkernels.ops.triton.table import are_aligned, column, group_of, is_true, piece_at
+from yfkernels.ops.triton.table import (
+    are_aligned,
+    column,
+    group_of,
+    is_true,
+    piece_at,
+    state_columns,
+)
 from yfkernels.ops.triton.update import cut
 
 _TILE = 2048
@@ -21,13 +28,11 @@ _WARPS = 8
 
 
 @triton.jit
-def _load(row, first, place, mask, FIRST: tl.constexpr, COUNT: tl.constexpr):
-    """Elements of COUNT of the row's states, from number FIRST on."""
+def _load(columns, place, mask, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """Elements of COUNT of the columns, from number FIRST on."""
     values = ()
     for k in tl.static_range(FIRST, FIRST + COUNT):
-        values += (  # type: ignore[assignment]
-            tl.load(column(row, "row.state", first, tl.float32, k) + place, mask),
-        )
+        values += (tl.load(columns[k] + place, mask),)  # type: ignore[assignment]
     return values
 
 
@@ -60,7 +65,7 @@ def advance(
         keeps_own = is_true(tl.load(group + at("tangents.keeps_own")))
         g = column(row, "row.grad", first, tl.float32)
         w = column(row, "row.param", first, tl.float32)
-        probe = column(row, "row.state", first, tl.float32)
+        columns = state_columns(row, first, STATES)
 
         # whole tiles without a mask but that of B; then the ragged end
         whole = tl.where(are_aligned(row, COLUMNS, STATES), n // TILE * TILE, 0)
@@ -72,14 +77,13 @@ def advance(
                 mask = place < n if RAGGED else None
                 grad = tl.load(g + place, mask)
                 param = tl.load(w + place, mask)
-                h = tl.load(probe + place, mask)
-                slots = _load(row, first, place, mask, 1, SLOTS)
-                z = _load(row, first, place, mask, 1 + SLOTS, 1 + SLOTS)
+                h = tl.load(columns[0] + place, mask)
+                slots = _load(columns, place, mask, 1, SLOTS)
+                z = _load(columns, place, mask, 1 + SLOTS, 1 + SLOTS)
                 own, z = ADVANCE(numbers, grad, param, h, slots, z)
                 for k in tl.static_range(1 + SLOTS):
-                    tangent = column(row, "row.state", first, tl.float32, 1 + SLOTS + k)
-                    tl.store(tangent + place, z[k], mask)
-                tl.store(probe + place, own, keeps_own & mask if RAGGED else keeps_own)
+                    tl.store(columns[1 + SLOTS + k] + place, z[k], mask)
+                tl.store(columns[0] + place, own, keeps_own & mask if RAGGED else keeps_own)
 
 
 @triton.jit(do_not_specialize=["num_chunks", "coefficients"])
@@ -109,7 +113,7 @@ def own(
         numbers = NUMBERS(group_of(row, coefficients, WORDS))
         g = column(row, "row.grad", first, tl.float32)
         w = column(row, "row.param", first, tl.float32)
-        tangent = column(row, "row.state", first, tl.float32, 1 + SLOTS)
+        columns = state_columns(row, first, STATES)
 
         whole = tl.where(are_aligned(row, COLUMNS, STATES), n // TILE * TILE, 0)
         for RAGGED in tl.static_range(2):
@@ -120,8 +124,8 @@ def own(
                 mask = place < n if RAGGED else None
                 grad = tl.load(g + place, mask)
                 param = tl.load(w + place, mask)
-                slots = _load(row, first, place, mask, 1, SLOTS)
-                tl.store(tangent + place, OWN(numbers, grad, param, slots), mask)
+                slots = _load(columns, place, mask, 1, SLOTS)
+                tl.store(columns[1 + SLOTS] + place, OWN(numbers, grad, param, slots), mask)
 
 
 def _structure(family: Family, table: TensorTable) -> dict[str, Any]:
