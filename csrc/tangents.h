@@ -1,5 +1,5 @@
-// Tangents of optimizer steps, one element at a time: how d(w, slots)/d(lr) follows from one step to
-// the next, for tuners that find the step size by hypergradients (Donini et al., arXiv 1910.08525).
+// Tangents of optimizer steps, one element at a time: how d(w, slots)/d(lr) follows from one step
+// to the next, for tuners that find lr by hypergradients (Donini et al., arXiv 1910.08525).
 //
 // As rules.h it is written for a value type T that is `float` on the GPU and a short SIMD vector of
 // floats on the CPU. All numbers of a step come from the host, a record of doubles for each tensor.
@@ -224,8 +224,8 @@ static_assert(kTangent<AdamTangents> + AdamTangents::kTangents <= kColumns, "roo
 // ---------------------------------------------------------------------------------------------
 // Projections on a gradient e
 //
-// B is what `own` would be, from what the last step has left:  B = scale x + decay w,  w as it is now.
-// A form of it offers
+// B is what `own` would be, from what the last step has left:  B = scale x + decay w,  w as it is
+// now. A form of it offers
 //
 //   kColumns          columns that x is made of
 //   T x(const T*)     x, from them

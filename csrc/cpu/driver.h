@@ -48,7 +48,8 @@ void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
 // Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
 //   advance_tangents: Z, and `own` in the probe's place where it is kept.
 //   own_derivatives: `own` in the place of Zw, and nothing of the probe or the rest of Z.
-//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many a chunk.
+//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many
+//   a chunk.
 void advance_tangents(const Table& table, FamilyId family, const double* coefficients, int threads);
 void own_derivatives(const Table& table, FamilyId family, const double* coefficients, int threads);
 void project(const Table& table, const Projection& projection, const double* coefficients,

@@ -33,8 +33,8 @@ struct Passes {
   int move_sums = 0;  // sums that `update` leaves of each chunk
 };
 
-// rows: coefficients of each tensor, of the family's or the projection's own type. chunk_sums: for each
-// chunk of the table what is summed over its elements.
+// rows: coefficients of each tensor, of the family's or the projection's own type. chunk_sums: for
+// each chunk of the table what is summed over its elements.
 using TangentsKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* rows);
 using ProjectKernel = void (*)(const Table& table, int64_t begin, int64_t end,
                                const Projection& projection, const double* rows,

@@ -72,8 +72,8 @@ void apply(const Table& table, DType dtype, RuleId rule, const double* coefficie
 // Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
 //   advance_tangents: Z, and `own` in the probe's place where it is kept.
 //   own_derivatives: `own` in the place of Zw, and nothing of the probe or the rest of Z.
-//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many a
-//   chunk. tickets: as for update_state.
+//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many
+//   a chunk. tickets: as for update_state.
 void advance_tangents(const Table& table, FamilyId family, const double* coefficients, Queue queue);
 void own_derivatives(const Table& table, FamilyId family, const double* coefficients, Queue queue);
 void project(const Table& table, const Projection& projection, const double* coefficients,

@@ -130,16 +130,22 @@ __device__ __forceinline__ void derive_chunk(const Piece& piece, int rank, const
   for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
 }
 
+// By one thread of a block. rows: the coefficients of each tensor.
+template <class Rule>
+__device__ __forceinline__ void open_chunk(const Table& table,
+                                           const typename Rule::Coefficients* rows, int64_t chunk,
+                                           Opened<Rule>* job) {
+  job->piece = piece_of(table, chunk);
+  if (job->piece.has_grad()) job->make(rows[job->piece.row.group]);
+}
+
 // Runs work(piece, rank, rule) on every warp that has a share of a chunk.
 template <class Rule, class Work>
 __device__ __forceinline__ void for_each_share(const Table& table,
                                                const typename Rule::Coefficients* rows, Work work) {
   __shared__ Opened<Rule> jobs[kBatch];
   const int warp = warp_index();
-  const auto open = [&](int k, int64_t chunk) {
-    jobs[k].piece = piece_of(table, chunk);
-    if (jobs[k].piece.has_grad()) jobs[k].make(rows[jobs[k].piece.row.group]);
-  };
+  const auto open = [&](int k, int64_t chunk) { open_chunk(table, rows, chunk, &jobs[k]); };
   const auto share = [&](int k) {
     const Piece& piece = jobs[k].piece;
     const int rank = Dealt::rank(warp, k);
@@ -243,19 +249,20 @@ __device__ __forceinline__ void sum_chunks(const double* chunks, unsigned count,
   }
 }
 
+// Blocks on a multiprocessor: 80 registers a thread, or 128 where those would spill.
+template <class Form>
+constexpr int kProjecting = Form::kColumns == 1 ? 3 : 2;
+
 // The last chunk of a tensor to be done adds all of them up.
 template <class Form>
-__global__ void __launch_bounds__(kBlock, 3)
+__global__ void __launch_bounds__(kBlock, kProjecting<Form>)
     project_kernel(Table table, Projection projection, const ProjectionCoefficients* rows,
                    double* chunk_sums, double* sums, unsigned* tickets) {
   __shared__ Opened<Form> jobs[kBatch];
   __shared__ MoveSums<kProjected, kWarps, Dealt> summed;
   const int warp = warp_index();
 
-  const auto open = [&](int k, int64_t chunk) {
-    jobs[k].piece = piece_of(table, chunk);
-    if (jobs[k].piece.has_grad()) jobs[k].make(rows[jobs[k].piece.row.group]);
-  };
+  const auto open = [&](int k, int64_t chunk) { open_chunk(table, rows, chunk, &jobs[k]); };
   const auto project = [&](int k) {
     const Piece& piece = jobs[k].piece;
     const int rank = Dealt::rank(warp, k);

@@ -105,7 +105,7 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
         ("CUDA", "apply"): 1024,
         ("CUDA", "advance"): 512,  # with so many columns that as much is under way
         ("CUDA", "own"): 1024,
-        ("CUDA", "project"): 768,
+        ("CUDA", "project"): 512,
         ("Triton", "measure"): 512,  # two slots for each multiprocessor
         ("Triton", "update"): 768,
         ("Triton", "update_state"): 512,

@@ -136,12 +136,13 @@ def project(
 @triton.jit
 def _aligned(row, OWN: tl.constexpr, MOMENTS: tl.constexpr, TANGENT: tl.constexpr):
     """Whether all that is read begins on 16 bytes."""
+    COLUMNS: tl.constexpr = ("row.grad", "row.param")
     places = tl.load(row + at("row.state") + OWN) if OWN >= 0 else 0
     if MOMENTS:
         places |= tl.load(row + at("row.state") + OWN + 1)
     if TANGENT >= 0:
         places |= tl.load(row + at("row.state") + TANGENT)
-    return (places & 15 == 0) & are_aligned(row, ("row.grad", "row.param"))
+    return (places & 15 == 0) & are_aligned(row, COLUMNS)
 
 
 def _number_of(column: Column | None) -> int:
