@@ -23,28 +23,23 @@ using Dealt = Deal<kWarps, kSegment>;
 // A chunk and what its block has to know to run a rule over it: worked out once, by one thread,
 // because the doubles in it would cost a whole block more than small tensors take.
 template <class Rule>
-struct Opened {
+struct Job {
   Piece piece;
+  uint32_t seed;  // of stochastic rounding
   alignas(8) unsigned char bytes[sizeof(Rule)];
 
+  // step: of this tensor's, from 1
+  __device__ __forceinline__ void set(const typename Rule::Coefficients& group, double step,
+                                      double ratio) {
+    make(group, step, ratio);
+    seed = rounding_seed(piece.row.origin + piece.first, step);
+  }
   template <class... Given>
   __device__ __forceinline__ void make(const Given&... given) {
     new (bytes) Rule(given...);
   }
   __device__ __forceinline__ const Rule& rule() const {
     return *reinterpret_cast<const Rule*>(bytes);
-  }
-};
-
-template <class Rule>
-struct Job : Opened<Rule> {
-  uint32_t seed;  // of stochastic rounding
-
-  // step: of this tensor's, from 1
-  __device__ __forceinline__ void set(const typename Rule::Coefficients& group, double step,
-                                      double ratio) {
-    this->make(group, step, ratio);
-    seed = rounding_seed(this->piece.row.origin + this->piece.first, step);
   }
 };
 

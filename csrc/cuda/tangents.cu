@@ -134,7 +134,7 @@ __device__ __forceinline__ void derive_chunk(const Piece& piece, int rank, const
 template <class Rule>
 __device__ __forceinline__ void open_chunk(const Table& table,
                                            const typename Rule::Coefficients* rows, int64_t chunk,
-                                           Opened<Rule>* job) {
+                                           Job<Rule>* job) {
   job->piece = piece_of(table, chunk);
   if (job->piece.has_grad()) job->make(rows[job->piece.row.group]);
 }
@@ -143,7 +143,7 @@ __device__ __forceinline__ void open_chunk(const Table& table,
 template <class Rule, class Work>
 __device__ __forceinline__ void for_each_share(const Table& table,
                                                const typename Rule::Coefficients* rows, Work work) {
-  __shared__ Opened<Rule> jobs[kBatch];
+  __shared__ Job<Rule> jobs[kBatch];
   const int warp = warp_index();
   const auto open = [&](int k, int64_t chunk) { open_chunk(table, rows, chunk, &jobs[k]); };
   const auto share = [&](int k) {
@@ -258,7 +258,7 @@ template <class Form>
 __global__ void __launch_bounds__(kBlock, kProjecting<Form>)
     project_kernel(Table table, Projection projection, const ProjectionCoefficients* rows,
                    double* chunk_sums, double* sums, unsigned* tickets) {
-  __shared__ Opened<Form> jobs[kBatch];
+  __shared__ Job<Form> jobs[kBatch];
   __shared__ MoveSums<kProjected, kWarps, Dealt> summed;
   const int warp = warp_index();
 

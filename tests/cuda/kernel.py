@@ -37,7 +37,7 @@ _FLOPS = {
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
 # These have one division an element, by a reciprocal, which tells the same; or as many as that.
 DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal", "yellowfin_compact", "adam", "preconditioned")
-_DIVISIONS = {("advance", "adam"): 2}
+_DIVISIONS: dict[tuple[str, ...], int] = {("advance", "adam"): 2}
 SUMMING = ("yellowfin_robust", "yellowfin_diagonal", "yellowfin_compact")
 # Their last state is in 8-bit codes.
 CODED = ("yellowfin_compact",)
@@ -98,6 +98,11 @@ class Kernel:
         return any(variant.split()[0] in DIVIDING for variant in self.variants)
 
     @property
+    def divisions(self) -> int:
+        """Of an element, for each root, where it has any."""
+        return _DIVISIONS.get((self.function, *self.variants[:1]), 1)
+
+    @property
     def widths(self) -> set[int]:
         """Bytes of an access where all columns lie on 16: of codes one for each of its elements."""
         if not any(variant.split()[0] in CODED for variant in self.variants):
@@ -128,7 +133,7 @@ class Kernel:
             unrolled = loop.loads[16] / self.ptx.count("ld.global.v4.b32")
             return _TRITON_TILES[self.function] / self.block * unrolled
         if self.divides:
-            return len(loop.reciprocals) / _DIVISIONS.get((self.function, variant), 1)
+            return len(loop.reciprocals) / self.divisions
         name, *form = variant.split()
         flops = _FLOPS[self.function, name]
         if form == ["rounded"] and self.function != "update_state" and self.dtype:
