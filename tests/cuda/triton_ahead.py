@@ -218,14 +218,21 @@ def compile_updates_of_whole_chunks() -> Kernels:
     return kernels
 
 
-def compile_tangents() -> Kernels:
+def compile_tangents(num_chunks: int = 1) -> Kernels:
     kernels: Kernels = {}
     for family in FAMILIES:
-        given = (family, tangents_of(family), torch.zeros(1, len(family.fields)).double())
+        table = tangents_of(family)
+        table.num_chunks = num_chunks
+        given = (family, table, torch.zeros(1, len(family.fields)).double())
         tangents.launch_advance(*given)
         kernels["advance", "float32", family.name] = ADVANCE.compiled
         tangents.launch_own(*given)
         kernels["own", "float32", family.name] = OWN.compiled
+    return kernels
+
+
+def compile_projections() -> Kernels:
+    kernels: Kernels = {}
     numbers, sums = (torch.zeros(1, len(names)).double() for names in (PROJECTION, PROJECTED))
     for family, form in {
         MOMENTUM: stored(MOMENTUM.probe, MOMENTUM.tangent()),
@@ -276,10 +283,10 @@ if __name__ == "__main__":
     architecture = int(sys.argv[1])
     triton.runtime.driver.set_active(Driver(architecture))
     if sys.argv[2:] == ["whole"]:
-        kernels = compile_updates_of_whole_chunks()
+        kernels = compile_updates_of_whole_chunks() | compile_tangents(num_chunks=2**20)
     else:
         kernels = compile_measurements() | compile_updates() | compile_tuners()
-        kernels |= compile_tangents()
+        kernels |= compile_tangents() | compile_projections()
     for (function, dtype, variant), kernel in kernels.items():
         found = {
             "function": function,
