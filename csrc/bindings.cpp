@@ -5,14 +5,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <stdexcept>
-#include <type_traits>
 #include <vector>
 
-#include "codes.h"
 #include "cpu/driver.h"
 #include "cpu/parallel.h"
-#include "random.h"
+#include "layout.h"
+#include "tangents.h"
 #include "watch.h"
 #if YFK_WITH_CUDA
 #include "cuda/driver.h"
@@ -42,124 +40,6 @@ T* at(Address address) {
 
 Table make_table(Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size) {
   return {at<const TensorRow>(rows), at<const Chunk>(chunks), num_chunks, chunk_size};
-}
-
-// ---- what Python has to agree with (yfkernels/ops/native/loading.py)
-
-// The fields of a record, those of what it extends first.
-template <class Record, class = void>
-struct Names {
-  static void add(py::list* names) {
-    for (const char* name : Record::kNames) names->append(name);
-  }
-};
-template <class Record>
-struct Names<Record, std::void_t<typename Record::Base>> {
-  static void add(py::list* names) {
-    Names<typename Record::Base>::add(names);
-    for (const char* name : Record::kNames) names->append(name);
-  }
-};
-
-template <class Record>
-py::list names_of() {
-  py::list names;
-  Names<Record>::add(&names);
-  if (py::len(names) * sizeof(double) != sizeof(Record)) throw std::logic_error("a nameless field");
-  return names;
-}
-
-py::list row() {
-  py::list names;
-#define YFK_NAME_OF_WORD(name) names.append(#name);
-  YFK_ROW(YFK_NAME_OF_WORD)
-#undef YFK_NAME_OF_WORD
-#define YFK_NAME_OF_COLUMN(constant, name) names.append(#name);
-  YFK_COLUMNS(YFK_NAME_OF_COLUMN)
-#undef YFK_NAME_OF_COLUMN
-  while (py::len(names) < sizeof(TensorRow) / sizeof(int64_t)) names.append("");
-  return names;
-}
-
-py::list options() {
-  py::list names;
-#define YFK_NAME_OF_OPTION(Type, name) names.append(#name);
-  YFK_TUNER_OPTIONS(YFK_NAME_OF_OPTION)
-#undef YFK_NAME_OF_OPTION
-  return names;
-}
-
-template <class Rule>
-py::dict rule_of(const char* name) {
-  py::dict rule;
-  rule["name"] = name;
-  rule["fields"] = names_of<typename Rule::Coefficients>();
-  rule["states"] = Rule::kStates;
-  rule["move_sums"] = Rule::kMoveSums;
-  rule["coded"] = Rule::kCoded;
-  return rule;
-}
-
-py::list rules() {
-  py::list all;
-#define YFK_DESCRIBE(constant, name, passes, ...) all.append(rule_of<__VA_ARGS__>(#name));
-  YFK_RULES(YFK_DESCRIBE)
-#undef YFK_DESCRIBE
-  return all;
-}
-
-py::dict numbers() {
-  py::dict all;
-  all["TILE"] = kTile;
-  all["COLUMNS"] = kColumns;
-  all["STATE_FORMAT"] = kStateFormat;
-  all["EPSILON"] = kEpsilon;
-  all["TINY"] = kTiny;
-  all["LARGEST_CUBIC"] = kLargestCubic;
-  all["ENVELOPE_GUARD"] = kEnvelopeGuard;
-  all["WIDEST_RANGE"] = kWidestRange;
-  all["FIRST_RADIUS"] = kFirstRadius;
-  all["RECENT"] = kRecent;
-  all["SPIKE"] = kSpike;
-  all["SPIKE_STEPS"] = kSpikeSteps;
-  all["LARGEST_MOVE"] = kLargestMove;
-  all["SQUARE_DECAY"] = kSquareDecay;
-  all["LEAST_MOMENTUM"] = kLeastMomentum;
-  all["FIRST_TRAVEL"] = kFirstTravel;
-  all["METRIC_FLOOR"] = double(kMetricFloor);
-  all["MIX_1"] = kMix1;
-  all["MIX_2"] = kMix2;
-  all["WEYL"] = kWeyl;
-  all["CODE_SHIFT"] = kCodeShift;
-  all["CODE_BASE"] = kCodeBase;
-  return all;
-}
-
-py::dict layout() {
-  py::dict all;
-  all["row"] = row();
-  all["slot"] = names_of<Slot>();
-  all["state"] = names_of<TunerState>();
-  all["group"] = names_of<GroupHyper>();
-  all["gate_state"] = names_of<GateState>();
-  all["settings"] = names_of<Settings>();
-  all["options"] = options();
-  all["rules"] = rules();
-  all["numbers"] = numbers();
-  all["seen"] =
-      py::dict(py::arg("SAME") = int(kSame), py::arg("MOVED") = int(kMoved),
-               py::arg("COPY") = int(kCopy), py::arg("PLAN") = int(kPlan),
-               py::arg("NO_GRADIENT") = int(kNoGradient), py::arg("UPDATED") = int(kUpdated));
-  all["places"] =
-      py::dict(py::arg("TABLE") = int(Place::kTable), py::arg("NOWHERE") = int(Place::kNowhere),
-               py::arg("EMPTY") = int(Place::kEmpty), py::arg("PLAIN") = int(Place::kPlain));
-  all["measures"] =
-      py::dict(py::arg("NORM") = int(Measure::kNorm), py::arg("AVERAGE") = int(Measure::kAverage),
-               py::arg("SKETCH") = int(Measure::kSketch));
-  all["corrections"] = py::dict(py::arg("NONE") = int(BiasCorrection::kNone),
-                                py::arg("MOMENTS") = int(BiasCorrection::kMoments),
-                                py::arg("LR") = int(BiasCorrection::kLr));
-  return all;
 }
 
 TunerOptions options_from(const py::dict& given) {
@@ -273,6 +153,33 @@ PYBIND11_MODULE(_C, m) {
       },
       no_gil);
 
+  m.def(
+      "cpu_advance_tangents",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int threads) {
+        cpu::advance_tangents(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                              at<const double>(coefficients), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_own_derivatives",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int threads) {
+        cpu::own_derivatives(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                             at<const double>(coefficients), threads);
+      },
+      no_gil);
+  m.def(
+      "cpu_project",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int projection,
+         int own, int tangent, Address coefficients, Address chunk_sums, Address sums,
+         int threads) {
+        cpu::project(make_table(rows, chunks, num_chunks, chunk_size),
+                     {ProjectionId(projection), own, tangent}, at<const double>(coefficients),
+                     at<double>(chunk_sums), at<double>(sums), threads);
+      },
+      no_gil);
+
   m.def("cpu_write_words",
         [](Address destination, int64_t stride, const std::vector<int64_t>& words) {
           cpu::write_words(at<int64_t>(destination), stride, words.data(), int64_t(words.size()));
@@ -361,6 +268,33 @@ PYBIND11_MODULE(_C, m) {
         cuda::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                     at<const double>(coefficients), at<const double>(norms),
                     {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_advance_tangents",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int device, Address stream) {
+        cuda::advance_tangents(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                               at<const double>(coefficients), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_own_derivatives",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
+         Address coefficients, int device, Address stream) {
+        cuda::own_derivatives(make_table(rows, chunks, num_chunks, chunk_size), FamilyId(family),
+                              at<const double>(coefficients), {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_project",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int projection,
+         int own, int tangent, Address coefficients, Address chunk_sums, Address sums,
+         Address tickets, int device, Address stream) {
+        cuda::project(make_table(rows, chunks, num_chunks, chunk_size),
+                      {ProjectionId(projection), own, tangent}, at<const double>(coefficients),
+                      at<double>(chunk_sums), at<double>(sums), at<unsigned>(tickets),
+                      {device, at<void>(stream)});
       },
       no_gil);
   m.def(

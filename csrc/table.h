@@ -14,7 +14,7 @@
 
 namespace yfk {
 
-constexpr int kColumns = 9;   // columns a row has room for
+constexpr int kColumns = 10;  // columns a row has room for
 constexpr int kTile = 4096;   // chunk lengths are multiples of this; also the sketch's width
 constexpr int kMeasured = 5;  // doubles a measurement leaves in each slot
 constexpr int kSums = 6;      // doubles of a slot, all read and written one by one

@@ -8,11 +8,14 @@
 
 namespace yfk {
 
-#define YFK_KERNELS(isa)                                                            \
-  namespace isa {                                                                   \
-  MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero);            \
-  Passes passes_of(DType dtype, RuleId rule);                           \
-  constexpr KernelSet kernel_set = {#isa, measure_kernel, passes_of};          \
+#define YFK_KERNELS(isa)                                                                   \
+  namespace isa {                                                                          \
+  MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero);                   \
+  Passes passes_of(DType dtype, RuleId rule);                                              \
+  TangentPasses tangent_passes_of(FamilyId family);                                        \
+  ProjectKernel project_kernel(ProjectionId projection);                                   \
+  constexpr KernelSet kernel_set = {#isa, measure_kernel, passes_of, tangent_passes_of,    \
+                                    project_kernel};                                       \
   }
 YFK_KERNELS(baseline)
 #if YFK_ISA_AVX2
@@ -195,6 +198,33 @@ void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
       if (!runs.whole(begin, end)) passes.apply(table, begin, end, coefficients, norms);
     });
   });
+}
+
+// A kernel over all chunks, in runs of them.
+template <class Kernel, class... Given>
+static void run_over(const Table& table, int threads, Kernel kernel, const Given&... given) {
+  const Runs runs(table, threads);
+  parallel_for(runs.count(), threads,
+               [&](int64_t run) { kernel(table, runs.begin(run), runs.end(run), given...); });
+}
+
+void advance_tangents(const Table& table, FamilyId family, const double* coefficients,
+                      int threads) {
+  run_over(table, threads, kernels().tangent_passes(family).advance, coefficients);
+}
+
+void own_derivatives(const Table& table, FamilyId family, const double* coefficients, int threads) {
+  run_over(table, threads, kernels().tangent_passes(family).own, coefficients);
+}
+
+void project(const Table& table, const Projection& projection, const double* coefficients,
+             double* chunk_sums, double* sums, int threads) {
+  run_over(table, threads, kernels().project(projection.id), projection, coefficients, chunk_sums);
+  for (int64_t chunk = 0; chunk < table.num_chunks; ++chunk) {
+    double* of_tensor = sums + kProjected * table.chunks[chunk].row;
+    if (table.chunks[chunk].first == 0) std::fill_n(of_tensor, kProjected, 0.0);
+    for (int k = 0; k < kProjected; ++k) of_tensor[k] += chunk_sums[kProjected * chunk + k];
+  }
 }
 
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count) {

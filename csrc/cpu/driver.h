@@ -4,6 +4,7 @@
 #include "../gate.h"
 #include "../rules.h"
 #include "../table.h"
+#include "../tangents.h"
 #include "../tuner/tuner.h"
 
 namespace yfk {
@@ -43,6 +44,16 @@ void apply(const Table& table, DType dtype, RuleId rule, const double* coefficie
 void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
                              const double* coefficients, double* chunk_norms, double* norms,
                              int threads);
+
+// Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
+//   advance_tangents: Z, and `own` in the probe's place where it is kept.
+//   own_derivatives: `own` in the place of Zw, and nothing of the probe or the rest of Z.
+//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many
+//   a chunk.
+void advance_tangents(const Table& table, FamilyId family, const double* coefficients, int threads);
+void own_derivatives(const Table& table, FamilyId family, const double* coefficients, int threads);
+void project(const Table& table, const Projection& projection, const double* coefficients,
+             double* chunk_sums, double* sums, int threads);
 
 // Writes words[i] to destination[i * stride] for i < count: addresses of gradients, say.
 void write_words(int64_t* destination, int64_t stride, const int64_t* words, int64_t count);

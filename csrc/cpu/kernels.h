@@ -3,6 +3,7 @@
 
 #include "../rules.h"
 #include "../table.h"
+#include "../tangents.h"
 
 namespace yfk {
 
@@ -32,10 +33,24 @@ struct Passes {
   int move_sums = 0;  // sums that `update` leaves of each chunk
 };
 
+// rows: coefficients of each tensor, of the family's or the projection's own type. chunk_sums: for
+// each chunk of the table what is summed over its elements.
+using TangentsKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* rows);
+using ProjectKernel = void (*)(const Table& table, int64_t begin, int64_t end,
+                               const Projection& projection, const double* rows,
+                               double* chunk_sums);
+
+// The passes of a family of steps.
+struct TangentPasses {
+  TangentsKernel advance, own;
+};
+
 struct KernelSet {
   const char* name;
   MeasureKernel (*measure)(DType dtype, Measure what, bool nonzero);
   Passes (*passes)(DType dtype, RuleId rule);
+  TangentPasses (*tangent_passes)(FamilyId family);
+  ProjectKernel (*project)(ProjectionId projection);
 };
 
 // The best set this processor can run.

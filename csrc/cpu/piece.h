@@ -29,6 +29,12 @@ YFK_FN Piece piece_of(const Table& table, int64_t chunk) {
   return {row, first, rest < table.chunk_size ? rest : table.chunk_size};
 }
 
+// Coefficients of the piece's parameter group.
+template <class Rule>
+YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const double* groups) {
+  return reinterpret_cast<const typename Rule::Coefficients*>(groups)[piece.row.group];
+}
+
 // An average of squares in codes (codes.h).
 struct Codes {
   Code* codes;

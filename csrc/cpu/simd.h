@@ -64,6 +64,21 @@ YFK_FN Floats root(const Floats& a) {
   return r;
 }
 
+// All bits of the lanes, or none.
+YFK_FN Floats masked(const Floats& a, uint32_t mask) {
+  Floats r;
+  for (int i = 0; i < kParts; ++i) r.part[i] = (FloatVec)((UIntVec)a.part[i] & mask);
+  return r;
+}
+
+// a / b, and 0 where b is 0.
+YFK_FN Floats quotient(const Floats& a, const Floats& b) {
+  Floats r;
+  for (int i = 0; i < kParts; ++i)
+    r.part[i] = (FloatVec)((UIntVec)(a.part[i] / b.part[i]) & (UIntVec)(b.part[i] != 0.0f));
+  return r;
+}
+
 YFK_FN Floats zeros() {
   Floats r;
   for (int i = 0; i < kParts; ++i) r.part[i] = FloatVec{};

@@ -120,12 +120,6 @@ YFK_FN void with_parameter(const Piece& piece, double step, Body body) {
   }
 }
 
-// Coefficients of the piece's parameter group.
-template <class Rule>
-YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const double* groups) {
-  return reinterpret_cast<const typename Rule::Coefficients*>(groups)[piece.row.group];
-}
-
 template <class P, class Rule>
 void update_chunks(const Table& table, int64_t begin, int64_t end, const double* groups,
                    double* chunk_move_sums) {

@@ -5,6 +5,7 @@
 #include "../gate.h"
 #include "../rules.h"
 #include "../table.h"
+#include "../tangents.h"
 #include "../tuner/tuner.h"
 
 namespace yfk {
@@ -67,6 +68,16 @@ void update_state(const Table& table, DType dtype, RuleId rule, const double* co
                   double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
            const double* norms, Queue queue);
+
+// Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
+//   advance_tangents: Z, and `own` in the probe's place where it is kept.
+//   own_derivatives: `own` in the place of Zw, and nothing of the probe or the rest of Z.
+//   project: sums[row][kProjected]; 0 of a tensor without a gradient. chunk_sums: room for as many
+//   a chunk. tickets: as for update_state.
+void advance_tangents(const Table& table, FamilyId family, const double* coefficients, Queue queue);
+void own_derivatives(const Table& table, FamilyId family, const double* coefficients, Queue queue);
+void project(const Table& table, const Projection& projection, const double* coefficients,
+             double* chunk_sums, double* sums, unsigned* tickets, Queue queue);
 
 // destination[i * stride] = words[i], with the words carried in kernel arguments: no copy to wait
 // for, no pinned buffer to keep alive under a captured graph.

@@ -31,8 +31,12 @@ struct Job {
   // step: of this tensor's, from 1
   __device__ __forceinline__ void set(const typename Rule::Coefficients& group, double step,
                                       double ratio) {
-    new (bytes) Rule(group, step, ratio);
+    make(group, step, ratio);
     seed = rounding_seed(piece.row.origin + piece.first, step);
+  }
+  template <class... Given>
+  __device__ __forceinline__ void make(const Given&... given) {
+    new (bytes) Rule(given...);
   }
   __device__ __forceinline__ const Rule& rule() const {
     return *reinterpret_cast<const Rule*>(bytes);

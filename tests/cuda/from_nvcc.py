@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kernel import ARCHS, UPDATES, Kernel
+from kernel import ARCHS, TANGENTS, UPDATES, Kernel
 from sass import disassemble, find_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,11 @@ _VARIANTS = {
     "3QHME": "qhm",
     "6QHAdamE": "qhadam",
     "4LAMBE": "lamb",
+    "PlainTangents": "plain",
+    "MomentumTangents": "momentum",
+    "AdamTangents": "adam",
+    "StoredProjection": "stored",
+    "AdamProjection": "preconditioned",
     "Lb0E": "exact",
     "Lb1E": "sketch",
     "Li480E": "few",
@@ -140,7 +145,8 @@ def _kernels(
         for mangled, body in ptx.items():
             name = _NAME.search(mangled)
             assert name, f"{mangled}: tests/cuda/from_nvcc.py cannot read this kernel's name"
-            function, dtype = name[1], _DTYPES.get(name[2])
+            function = name[1]
+            dtype = "float32" if function in TANGENTS else _DTYPES.get(name[2])
             *spilled, registers, shared = (int(n or 0) for n in figures[mangled, arch])
             yield Kernel(
                 backend="CUDA",

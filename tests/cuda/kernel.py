@@ -11,6 +11,7 @@ from sass import Code, Function
 ARCHS = (80, 90, 100)
 
 UPDATES = ("update", "update_state", "apply")
+TANGENTS = ("advance", "own", "project")
 
 # Float32 operations on an element, a fused multiply-add being two: the sums of csrc/cuda/measure.cu
 # and the rules of csrc/rules. They tell how many elements a loop takes at a time, whatever it
@@ -26,17 +27,24 @@ _FLOPS = {
     ("update_state", "yellowfin"): 14,
     ("update_state", "yellowfin_sketch"): 11,
     ("apply", "yellowfin"): 3,
+    ("advance", "plain"): 13,
+    ("advance", "momentum"): 26,
+    ("own", "plain"): 5,
+    ("own", "momentum"): 11,
+    ("project", "stored"): 11,
 }
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
-# These have one division an element, by a reciprocal, which tells the same.
-DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal", "yellowfin_compact")
+# These have one division an element, by a reciprocal, which tells the same; or as many as that.
+DIVIDING = ("qhadam", "lamb", "yellowfin_diagonal", "yellowfin_compact", "adam", "preconditioned")
+_DIVISIONS: dict[tuple[str, ...], int] = {("advance", "adam"): 2}
 SUMMING = ("yellowfin_robust", "yellowfin_diagonal", "yellowfin_compact")
 # Their last state is in 8-bit codes.
 CODED = ("yellowfin_compact",)
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"measure": 4096, "update": 2048, "update_state": 2048, "apply": 2048}
+_TRITON_TILES |= dict.fromkeys(TANGENTS, 2048)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,11 @@ class Kernel:
         return any(variant.split()[0] in DIVIDING for variant in self.variants)
 
     @property
+    def divisions(self) -> int:
+        """Of an element, for each root, where it has any."""
+        return _DIVISIONS.get((self.function, *self.variants[:1]), 1)
+
+    @property
     def widths(self) -> set[int]:
         """Bytes of an access where all columns lie on 16: of codes one for each of its elements."""
         if not any(variant.split()[0] in CODED for variant in self.variants):
@@ -120,7 +133,7 @@ class Kernel:
             unrolled = loop.loads[16] / self.ptx.count("ld.global.v4.b32")
             return _TRITON_TILES[self.function] / self.block * unrolled
         if self.divides:
-            return len(loop.reciprocals)
+            return len(loop.reciprocals) / self.divisions
         name, *form = variant.split()
         flops = _FLOPS[self.function, name]
         if form == ["rounded"] and self.function != "update_state" and self.dtype:

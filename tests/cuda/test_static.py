@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from from_nvcc import ROOT, SOURCES, known_archs, source_flags, version
-from kernel import Kernel, Traffic
+from kernel import TANGENTS, Kernel, Traffic
 
 from yfkernels.ops.table import GRANULARITY
 
@@ -14,11 +14,11 @@ HALVES = ("bfloat16", "float16")
 
 # By dtype measure for three sums, update for seven rules, update_state for three and apply for
 # two; then tune by variance (Triton: and by log_smooth), gate, and write_words for few words and
-# for many.
-CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2
+# for many; advance and own for three families, project in two forms.
+CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
 # Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one.
-TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2
+TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2 + (3 + 3 + 2)
 
 # 32 bytes, outside the loops over elements (tested below); one register more would halve residency.
 SPILLS_ONCE_A_PIECE = {"Triton update<bfloat16, yellowfin_compact master> sm_100"}
@@ -40,8 +40,10 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
     """Bytes of an element.
 
     measure reads g, and ḡ for the average. The passes read and write what their rule needs of g,
-    the states, and p with its master, if it is a half and has one.
+    the states, and p with its master, if it is a half and has one. Those of tangents: below.
     """
+    if function in TANGENTS:
+        return expected_of_tangents(function, variant)
     plain = 2 if dtype in HALVES else 4
     if function == "measure":
         return Traffic(read=plain + (4 if variant == "average" else 0), written=0)
@@ -55,6 +57,20 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
     assert function == "apply"
     recalled = 4 if name == "yellowfin" else states  # the velocity alone
     return Traffic(read=param + recalled, written=param)
+
+
+def expected_of_tangents(function: str, variant: str) -> Traffic:
+    """Bytes of an element, if B is kept and everything is projected.
+
+    advance and own read g, w and the slots; advance also h and Z, which are written with B in the
+    place of h. project reads e, w, Zw and what B is made of.
+    """
+    if function == "project":
+        return Traffic(read=4 * {"stored": 4, "preconditioned": 5}[variant], written=0)
+    slots = {"plain": 0, "momentum": 1, "adam": 2}[variant]
+    if function == "own":
+        return Traffic(read=4 * (2 + slots), written=4)
+    return Traffic(read=4 * (3 + slots + 1 + slots), written=4 * (1 + 1 + slots))
 
 
 def elementwise(kernels: list[Kernel]) -> list[Kernel]:
@@ -89,10 +105,16 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
         ("CUDA", "update"): 1024,
         ("CUDA", "update_state"): 768,
         ("CUDA", "apply"): 1024,
+        ("CUDA", "advance"): 512,  # with so many columns that as much is under way
+        ("CUDA", "own"): 1024,
+        ("CUDA", "project"): 512,
         ("Triton", "measure"): 512,  # two slots for each multiprocessor
         ("Triton", "update"): 768,
         ("Triton", "update_state"): 512,
         ("Triton", "apply"): 768,
+        ("Triton", "advance"): 512,
+        ("Triton", "own"): 768,
+        ("Triton", "project"): 512,
     }
     few = {
         str(kernel): kernel.resident
@@ -197,5 +219,5 @@ def test_flags_of_single_sources() -> None:
     """csrc/tuner promises the host's bits; a division that rounds correctly is a function."""
     fast = ["-prec-div=false", "-prec-sqrt=false"]
     flags = {"tune.cu": ["--fmad=false"], "lamb.cu": fast, "qhadam.cu": fast}
-    flags["preconditioned.cu"] = fast
+    flags["preconditioned.cu"] = flags["tangents.cu"] = fast
     assert {s.name: source_flags(s) for s in SOURCES if source_flags(s)} == flags

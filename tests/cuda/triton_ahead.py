@@ -41,7 +41,28 @@ from yfkernels.ops.rules import (
     Rule,
 )
 from yfkernels.ops.table import GRANULARITY, Column, Row, TensorTable
-from yfkernels.ops.triton import gate, measurement, preconditioned, tune, update, words
+from yfkernels.ops.tangents import (
+    ADAM,
+    FAMILIES,
+    MOMENTUM,
+    PROJECTED,
+    PROJECTION,
+    Family,
+    stored,
+)
+from yfkernels.ops.tangents import (
+    preconditioned as of_moments,
+)
+from yfkernels.ops.triton import (
+    gate,
+    measurement,
+    preconditioned,
+    projection,
+    tangents,
+    tune,
+    update,
+    words,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The rules of each pass; yellowfin_sketch moves as yellowfin does.
@@ -105,6 +126,16 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     return table
 
 
+def tangents_of(family: Family) -> TensorTable:
+    """Likewise, with all columns of a family."""
+    states = 1 + len(family.slots) + family.tangents
+    columns = {Column.PARAM: torch.zeros(9)}
+    columns |= {Column.state(k): torch.zeros(9) for k in range(states)}
+    table = TensorTable(backend_of("triton", "cuda"), [Row(0, 0, 0, columns)])
+    table.chunk_size = GRANULARITY["cuda"].chunk
+    return table
+
+
 MEASURE = measurement.measure = Ahead(measurement.measure)
 GATE = gate.gate = Ahead(gate.gate)
 UPDATE = update.update = Ahead(update.update)
@@ -112,6 +143,9 @@ UPDATE_STATE = update.update_state = Ahead(update.update_state)
 APPLY = update.apply = Ahead(update.apply)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
 TUNE_PRECONDITIONED = preconditioned.preconditioned_tune = Ahead(preconditioned.preconditioned_tune)
+ADVANCE = tangents.advance = Ahead(tangents.advance)
+OWN = tangents.own = Ahead(tangents.own)
+PROJECT = projection.project = Ahead(projection.project)
 WRITE = words.write = Ahead(words.write)
 LAUNCHES = {
     "update": (update.launch_update, UPDATE),
@@ -184,6 +218,31 @@ def compile_updates_of_whole_chunks() -> Kernels:
     return kernels
 
 
+def compile_tangents(num_chunks: int = 1) -> Kernels:
+    kernels: Kernels = {}
+    for family in FAMILIES:
+        table = tangents_of(family)
+        table.num_chunks = num_chunks
+        given = (family, table, torch.zeros(1, len(family.fields)).double())
+        tangents.launch_advance(*given)
+        kernels["advance", "float32", family.name] = ADVANCE.compiled
+        tangents.launch_own(*given)
+        kernels["own", "float32", family.name] = OWN.compiled
+    return kernels
+
+
+def compile_projections() -> Kernels:
+    kernels: Kernels = {}
+    numbers, sums = (torch.zeros(1, len(names)).double() for names in (PROJECTION, PROJECTED))
+    for family, form in {
+        MOMENTUM: stored(MOMENTUM.probe, MOMENTUM.tangent()),
+        ADAM: of_moments(ADAM.slot(0), ADAM.tangent()),
+    }.items():
+        projection.launch_project(form, tangents_of(family), numbers, sums)
+        kernels["project", "float32", form.name] = PROJECT.compiled
+    return kernels
+
+
 def compile_tuners() -> Kernels:
     kernels: Kernels = {}
     groups = torch.zeros(1, len(GROUP_FIELDS), dtype=torch.float64)
@@ -224,9 +283,10 @@ if __name__ == "__main__":
     architecture = int(sys.argv[1])
     triton.runtime.driver.set_active(Driver(architecture))
     if sys.argv[2:] == ["whole"]:
-        kernels = compile_updates_of_whole_chunks()
+        kernels = compile_updates_of_whole_chunks() | compile_tangents(num_chunks=2**20)
     else:
         kernels = compile_measurements() | compile_updates() | compile_tuners()
+        kernels |= compile_tangents() | compile_projections()
     for (function, dtype, variant), kernel in kernels.items():
         found = {
             "function": function,

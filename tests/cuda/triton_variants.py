@@ -22,8 +22,9 @@ from triton_driver import Driver
 from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
-from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure, Rule
+from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN, YELLOWFIN_ROBUST, Measure
 from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.tangents import MOMENTUM, PROJECTED, PROJECTION, stored
 from yfkernels.ops.triton import launch, words
 
 OPTIONS = YellowFinOptions(sparsity_debias=True, preconditioner=None)
@@ -36,12 +37,12 @@ def places(*size: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [room[:-1].view(size), room[1:].view(size)]
 
 
-def tables(rule: Rule) -> Iterator[TensorTable]:
+def tables(states: int) -> Iterator[TensorTable]:
     for chunks in (1, 16, 17):
         for grad in places(chunks * 8, dtype=torch.float32):
             size = grad.numel()
             columns = {Column.PARAM: torch.zeros(size)}
-            columns |= {Column.state(k): torch.zeros(size) for k in range(rule.states)}
+            columns |= {Column.state(k): torch.zeros(size) for k in range(states)}
             table = TensorTable(backend, [Row(0, 0, 0, columns)])
             table.chunk_size, table.num_chunks, table.num_slots = 4096, chunks, chunks
             for move_sums in places(2):
@@ -58,10 +59,10 @@ def scalars() -> Iterator[tuple[Tensor | None, Tensor | None]]:
 
 def take_every_step() -> None:
     for rule in (YELLOWFIN, YELLOWFIN_ROBUST, QHM):
-        for table in tables(rule):
+        for table in tables(rule.states):
             for coefficients in places(1, len(rule.fields)):
                 backend.update(rule, table, coefficients)
-    for table in tables(LAMB):
+    for table in tables(LAMB.states):
         for coefficients in places(1, len(LAMB.fields)):
             backend.update_state_then_apply(LAMB, table, coefficients)
     for slots in (1, 16, 17):
@@ -69,7 +70,7 @@ def take_every_step() -> None:
             for groups in (1, 2, 16):
                 for scaler in scalars():
                     decide(partials, groups, scaler)
-    for table in tables(QHM):
+    for table in tables(QHM.states):
         for own in places(table.num_slots, len(SUMS)):
             for what in (Measure.NORM, Measure.AVERAGE):
                 backend.measure(table, what, own)
@@ -78,6 +79,15 @@ def take_every_step() -> None:
             )
             for scaler in scalars():
                 backend.measure_then_decide(table, own, own, *scaler, state[0], coefficients)
+
+
+def take_every_tangent() -> None:
+    for table in tables(2 + 2 * len(MOMENTUM.slots)):
+        for coefficients in places(1, len(MOMENTUM.fields)):
+            backend.advance_tangents(MOMENTUM, table, coefficients)
+            backend.own_derivatives(MOMENTUM, table, coefficients)
+        for numbers, sums in zip(places(1, len(PROJECTION)), places(1, len(PROJECTED))):
+            backend.project(stored(MOMENTUM.tangent()), table, numbers, sums)
 
 
 def decide(partials: Tensor, groups: int, scaler: tuple[Tensor | None, Tensor | None]) -> None:
@@ -115,6 +125,7 @@ if __name__ == "__main__":
 
     triton.knobs.runtime.jit_cache_hook = count
     take_every_step()
+    take_every_tangent()
     write_words()
     own = {name_of[kernel]: len(variants) for (kernel, _), variants in launch._launched.items()}
     print(json.dumps({name: [len(found), own.get(name)] for name, found in sorted(keys.items())}))

@@ -22,6 +22,7 @@ void check_qhm(Random& random);
 void check_robust(Random& random);
 void check_rounding(Random& random);
 void check_step(Random& random);
+void check_tangents(Random& random);
 void check_tune(Random& random);
 void check_write_words(Random& random);
 void check_yellowfin(Random& random);

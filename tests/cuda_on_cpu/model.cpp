@@ -15,10 +15,13 @@ namespace {
 constexpr int64_t kLine = 64;
 constexpr int64_t kGuardAfter = kAddressSanitizer ? 0 : kLine;
 constexpr int kSecond = kState + 1;  // the second state
-constexpr int kUsedColumns = kSecond + 1;
+constexpr int kThird = kSecond + 1;
+constexpr int kUsedColumns = kColumns;
 
 bool is_used(const Blueprint& blueprint, int column) {
+  if (column > kState && column < kState + blueprint.states) return true;
   if (column == kSecond) return blueprint.second != Second::kNone;
+  if (column >= kThird) return false;
   if (column == kMaster) return blueprint.master && blueprint.dtype != DType::kFloat32;
   if (column == kStep) return blueprint.counts;
   return true;
@@ -81,13 +84,15 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
   std::uniform_real_distribution<float> uniform;
   if (blueprint.counts) write(arrays[kStep], blueprint, kStep, 0, float(random() % 100));
   for (int64_t i = 0; i < numel; ++i) {
-    float values[kUsedColumns];
-    for (float& x : values) x = normal(random);
+    float values[kUsedColumns] = {};
+    for (int c = 0; c < kThird; ++c) values[c] = normal(random);
     if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
     if (uniform(random) < 0.1f) values[kParam] *= 1e-5f;  // subnormal as a float16
     values[kSecond] = values[kGrad] + 0.3f * values[kSecond];
     if (blueprint.second >= Second::kSquare) values[kSecond] *= values[kSecond];
     values[kMaster] = values[kParam];
+    for (int c = kThird; c < kState + blueprint.states; ++c) values[c] = normal(random);
+    if (blueprint.states) values[kThird] *= values[kThird];  // an average of squares, for Adam
     // somebody has written to a half-precision parameter since its master was rounded
     if (uniform(random) < 0.2f) values[kMaster] *= 1.5f;
     for (int c = 0; c < kUsedColumns; ++c)
@@ -96,9 +101,11 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
 }
 
 // Elements by which each column lies off a 64-byte line.
-std::array<int64_t, kUsedColumns> offsets_of(Alignment alignment, Random& random) {
+std::array<int64_t, kUsedColumns> offsets_of(const Blueprint& blueprint, Alignment alignment,
+                                             Random& random) {
   std::array<int64_t, kUsedColumns> offsets = {};
-  if (alignment == Alignment::kOneOdd) offsets[random() % kUsedColumns] = 1 + random() % 3;
+  const int columns = std::max(kThird, kState + blueprint.states);
+  if (alignment == Alignment::kOneOdd) offsets[random() % columns] = 1 + random() % 3;
   if (alignment == Alignment::kOdd)
     for (int64_t& offset : offsets) offset = random() % 9;
   return offsets;
@@ -157,7 +164,7 @@ Model::Model(const Blueprint& blueprint, Alignment alignment)
     const int64_t index = int64_t(rows_.size());
     Array* arrays = &arrays_[index * kUsedColumns];
     TensorRow row = {tensor.numel, index % kGroups, tensor.origin, {}};
-    const auto offsets = offsets_of(alignment, places);
+    const auto offsets = offsets_of(blueprint, alignment, places);
     for (int c = 0; c < kUsedColumns; ++c) {
       if (!is_used(blueprint, c)) continue;
       const int64_t numel = c == kStep ? 1 : tensor.numel;

@@ -49,6 +49,7 @@ struct Blueprint {
   unsigned seed;
   bool master = true;   // of half-precision parameters
   bool counts = false;  // the steps of each tensor
+  int states = 0;       // float32 state columns, where there are more than the second
 };
 
 // Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.

@@ -21,15 +21,16 @@ BARRIERS = [
 ]
 # Files whose barriers lie in functions that not every kernel calls which includes them.
 USERS = {
-    "move_sums.cuh": ["robust"],
+    "move_sums.cuh": ["robust", "tangents"],
     "reduce.cuh": ["measure", "robust", "tune"],
     "ticket.cuh": ["robust", "tune"],
 }
 SUBJECTS = [
     *("gate", "lamb", "measure", "preconditioned", "qhadam", "qhm", "robust", "rounding", "step"),
-    *("tune", "write_words", "yellowfin"),
+    *("tangents", "tune", "write_words", "yellowfin"),
 ]
-KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tune", "write_words"]  # sanitized in themselves
+# sanitized in themselves
+KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tangents", "tune", "write_words"]
 SEED = "1"  # of broken copies: whether one is seen should not change from run to run
 
 
@@ -130,6 +131,20 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             "r < kWarps",
             "norms",
             id="adds up shares that nobody has",
+        ),
+        pytest.param(
+            *("tangents", PLAIN, "tangents.cu"),
+            "last = thread_arrives_last(tickets + piece.index, chunks);",
+            "last = piece.first + table.chunk_size >= piece.row.numel;",
+            "sums change with",
+            id="projects a tensor before all its chunks are done",
+        ),
+        pytest.param(
+            *("tangents", PLAIN, "tangents.cu"),
+            "if (family.keeps_own) probe.store",
+            "probe.store",
+            "not the CPU's values: advance",
+            id="keeps what nobody asked for",
         ),
         pytest.param(
             *("write_words", PLAIN, "write_words.cu"),

@@ -1,4 +1,4 @@
-"""The optimizers' own tests, through the CUDA backend and its kernels."""
+"""The tests of optimizers and tangents, through the CUDA backend and its kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ CHOSEN = "(not YellowFin-sketch or lowers) and (not live_state or YellowFin-nati
 
 
 def test_optimizers_run_on_the_kernels(workshop: Workshop) -> None:
-    tests = ["tests/ops/test_native_module.py", *(f"tests/optim/test_{name}.py" for name in FILES)]
+    tests = [f"tests/ops/test_{name}.py" for name in ("native_module", "tangents", "projection")]
+    tests += [f"tests/optim/test_{name}.py" for name in FILES]
     chosen = " and ".join(["native", CHOSEN, *(f"not {words}" for words in LEFT_OUT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.kernels_on_cpu", "-k", chosen]
     command += ["-p", "no:cacheprovider", *tests]

@@ -13,6 +13,7 @@ from yfkernels.ops.native import loading
 
 pytestmark = pytest.mark.skipif(loading.compiled is None, reason=str(loading.reason))
 RECORDS = ("row", "slot", "state", "group", "gate_state", "settings", "options")
+RECORDS += ("projection", "projected")
 CHOICES = ("seen", "places", "measures", "corrections")
 
 
@@ -35,12 +36,13 @@ def altered() -> Iterator[Any]:
         first, second, *_ = theirs[entry]
         theirs[entry][first], theirs[entry][second] = theirs[entry][second], theirs[entry][first]
         yield pytest.param(entry, theirs, id=entry)
-    for index, rule in enumerate(ours["rules"]):
-        for key in rule:
-            theirs = copy.deepcopy(ours)
-            value = theirs["rules"][index][key]
-            theirs["rules"][index][key] = value[::-1] if hasattr(value, "__len__") else value + 1
-            yield pytest.param("rules", theirs, id=f"{key} of {rule['name']}")
+    for entry in ("rules", "families", "projections"):
+        for index, described in enumerate(ours[entry]):
+            for key, value in described.items():
+                theirs = copy.deepcopy(ours)
+                other = value[::-1] if hasattr(value, "__len__") else value + 1
+                theirs[entry][index][key] = other
+                yield pytest.param(entry, theirs, id=f"{key} of {described['name']}")
 
 
 def test_the_module_agrees() -> None:

@@ -259,7 +259,7 @@ def test_move_sums_of_cut_chunks(rng: np.random.Generator, monkeypatch: pytest.M
     seed = int(rng.integers(2**32))
     seen: list[Any] = []
     for programs in (1, 3):
-        monkeypatch.setattr(update, "_most_programs", lambda device, n=programs: n)
+        monkeypatch.setattr(update, "most_programs", lambda device, n=programs: n)
         case = Case([65536 + 20000, 5], missing=[1])
         table = draw_table(case, rule, torch.float32, False, np.random.default_rng(seed), STEPS)
         assert table.num_chunks == 3
@@ -305,7 +305,7 @@ def test_the_norms_are_the_same_bits_each_time(
     seed = int(rng.integers(2**32))
     seen: list[Any] = []
     for programs in (1, 3):
-        monkeypatch.setattr(update, "_most_programs", lambda device, n=programs: n)
+        monkeypatch.setattr(update, "most_programs", lambda device, n=programs: n)
         case = Case([1, 9000, 1023])
         table = draw_table(case, LAMB, torch.bfloat16, True, np.random.default_rng(seed), STEPS)
         run("adapt", LAMB, table, draw_coefficients(LAMB, np.random.default_rng(seed)))

@@ -10,6 +10,7 @@ from torch import Tensor
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, TensorTable
+from yfkernels.ops.tangents import Family, Projection
 
 
 class Backend(Protocol):
@@ -139,6 +140,41 @@ class Backend(Protocol):
         """Both passes, where no other process has parts of the tensors."""
         self.update_state(rule, table, coefficients)
         self.apply(rule, table, coefficients)
+
+    # ---- tangents, of tensors that have a gradient (ops/tangents.py has columns and formulas)
+
+    def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        """Advances Z over the optimizer's step that comes next; B into the probe if it is kept.
+
+        Args:
+            family: the kind of step.
+            table: g, w, the probe with h, the slots and all of Z.
+            coefficients: float64 [rows, fields of the family], by Row.group.
+        """
+        ...
+
+    def own_derivatives(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        """B of the optimizer's step that comes next, into the place of Zw.
+
+        Args:
+            family: the kind of step.
+            table: g, w, the slots and Zw; other columns are neither read nor written.
+            coefficients: as for `advance_tangents`; damping and keeps_own do not count.
+        """
+        ...
+
+    def project(
+        self, projection: Projection, table: TensorTable, coefficients: Tensor, sums: Tensor
+    ) -> None:
+        """Sums of e B, e Zw, e² and B² over every tensor, e being the table's gradients.
+
+        Args:
+            projection: where B and Zw are.
+            table: its columns, and w where a decay is not 0; none is written.
+            coefficients: float64 [rows, PROJECTION], by Row.group.
+            sums: float64 [rows, PROJECTED], written; 0 for a tensor without a gradient.
+        """
+        ...
 
     # ---- outside the step
 

@@ -34,6 +34,7 @@ class Column(IntEnum):
     STATE_2 = 6
     STATE_3 = 7
     STATE_4 = 8
+    STATE_5 = 9
 
     @classmethod
     def state(cls, k: int) -> Column:

@@ -11,8 +11,10 @@ from torch import Tensor
 from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import TUNER_OPTIONS, YellowFinOptions
 from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tangents import Projection
 
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NOWHERE = -1  # a column that is not there, as csrc/tangents.h has it
 
 
 def address(tensor: Tensor | None) -> int:
@@ -28,6 +30,15 @@ def table_of(table: TensorTable) -> tuple[int, int, int, int, int]:
         table.num_chunks,
         table.chunk_size,
         _DTYPE[table.dtype],
+    )
+
+
+def projection_of(projection: Projection) -> tuple[int, int, int]:
+    """(form, column of B, column of Zw), as the passes take them."""
+    return (
+        projection.id,
+        _NOWHERE if projection.own is None else projection.own,
+        _NOWHERE if projection.tangent is None else projection.tangent,
     )
 
 

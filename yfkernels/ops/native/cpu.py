@@ -10,11 +10,12 @@ from torch import Tensor
 
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
-from yfkernels.ops.native.arguments import address, compiled_options, table_of
+from yfkernels.ops.native.arguments import address, compiled_options, projection_of, table_of
 from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tangents import Family, Projection
 from yfkernels.ops.watch import Entry, Watch
 
 _PARALLEL_NUMEL = 1 << 16  # below this a second thread costs more than it brings
@@ -115,6 +116,21 @@ class NativeCpu(Backend):
         given = (*table_of(table), rule.id, coefficients.data_ptr())
         norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
         self._c.cpu_update_state_then_apply(*given, *norms, _threads(table))
+
+    def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())
+        self._c.cpu_advance_tangents(*given, _threads(table))
+
+    def own_derivatives(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())
+        self._c.cpu_own_derivatives(*given, _threads(table))
+
+    def project(
+        self, projection: Projection, table: TensorTable, coefficients: Tensor, sums: Tensor
+    ) -> None:
+        given = (*table_of(table)[:-1], *projection_of(projection), coefficients.data_ptr())
+        places = (table.chunk_sums.data_ptr(), sums.data_ptr())
+        self._c.cpu_project(*given, *places, _threads(table))
 
     def single_step(
         self, distance: float, variance: float, h_min: float, h_max: float

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
-from yfkernels.ops.native.arguments import address, compiled_options, table_of
+from yfkernels.ops.native.arguments import address, compiled_options, projection_of, table_of
 from yfkernels.ops.native.module import CudaModule
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tangents import Family, Projection
 
 
 @cache
@@ -185,3 +186,18 @@ class NativeCuda(Backend):
     def apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         given = (*table_of(table), rule.id, coefficients.data_ptr(), table.norms.data_ptr())
         self._c.cuda_apply(*given, *self._queue(table.device))
+
+    def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())
+        self._c.cuda_advance_tangents(*given, *self._queue(table.device))
+
+    def own_derivatives(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())
+        self._c.cuda_own_derivatives(*given, *self._queue(table.device))
+
+    def project(
+        self, projection: Projection, table: TensorTable, coefficients: Tensor, sums: Tensor
+    ) -> None:
+        given = (*table_of(table)[:-1], *projection_of(projection), coefficients.data_ptr())
+        places = (table.chunk_sums.data_ptr(), sums.data_ptr(), table.tickets.data_ptr())
+        self._c.cuda_project(*given, *places, *self._queue(table.device))

@@ -11,6 +11,7 @@ from yfkernels.ops import constants
 from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import TUNER_OPTIONS
 from yfkernels.ops.rules import RULES, BiasCorrection, Measure, Rule
+from yfkernels.ops.tangents import FAMILIES, PROJECTED, PROJECTION, PROJECTIONS
 from yfkernels.ops.watch import Place, Seen
 
 _RECORD = Path(__file__).parents[2] / "_build.json"
@@ -33,6 +34,18 @@ def layout() -> dict[str, Any]:
         "settings": list(constants.SETTINGS),
         "options": list(TUNER_OPTIONS),
         "rules": list(map(_described, RULES)),
+        "families": [
+            {
+                "name": f.name,
+                "fields": list(f.fields),
+                "slots": len(f.slots),
+                "tangents": f.tangents,
+            }
+            for f in FAMILIES
+        ],
+        "projections": [{"name": p.name, "columns": p.columns} for p in PROJECTIONS],
+        "projection": list(PROJECTION),
+        "projected": list(PROJECTED),
         "numbers": constants.numbers(),
         "seen": {name: value for name, value in vars(Seen).items() if name.isupper()},
         "places": {place.name: int(place) for place in Place},

@@ -143,6 +143,49 @@ class Module(Protocol):
     ) -> None:
         """Both passes, tensor by tensor."""
 
+    def cpu_advance_tangents(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        family: int,
+        coefficients: int,
+        threads: int,
+        /,
+    ) -> None:
+        """Z over the step that comes next."""
+
+    def cpu_own_derivatives(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        family: int,
+        coefficients: int,
+        threads: int,
+        /,
+    ) -> None:
+        """The step's own derivative, in the place of Zw."""
+
+    def cpu_project(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        projection: int,
+        own: int,
+        tangent: int,
+        coefficients: int,
+        chunk_sums: int,
+        sums: int,
+        threads: int,
+        /,
+    ) -> None:
+        """Sums of every tensor; columns that are not wanted are -1."""
+
 
 class CudaModule(Module, Protocol):
     """What a build with CUDA has besides. Launches go to (device, stream), waited for by nobody."""
@@ -265,3 +308,50 @@ class CudaModule(Module, Protocol):
         /,
     ) -> None:
         """The second of two passes: parameters."""
+
+    def cuda_advance_tangents(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        family: int,
+        coefficients: int,
+        device: int,
+        stream: int,
+        /,
+    ) -> None:
+        """Z over the step that comes next."""
+
+    def cuda_own_derivatives(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        family: int,
+        coefficients: int,
+        device: int,
+        stream: int,
+        /,
+    ) -> None:
+        """The step's own derivative, in the place of Zw."""
+
+    def cuda_project(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        projection: int,
+        own: int,
+        tangent: int,
+        coefficients: int,
+        chunk_sums: int,
+        sums: int,
+        tickets: int,
+        device: int,
+        stream: int,
+        /,
+    ) -> None:
+        """Sums of every tensor; columns that are not wanted are -1."""

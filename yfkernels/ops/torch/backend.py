@@ -6,8 +6,9 @@ float64 parameters are measured and moved in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ from yfkernels.ops.memory import flatten, memory_order, unflatten
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, Row, TensorTable
-from yfkernels.ops.torch import random
+from yfkernels.ops.tangents import Family, Projection
+from yfkernels.ops.torch import random, tangents
 from yfkernels.ops.torch.rules import Formula, Scalars, formula_of
 from yfkernels.ops.torch.sums import sketch as sketch_of
 from yfkernels.ops.torch.sums import total
 from yfkernels.ops.torch.tuner import tune_yellowfin
+
+_Beside = TypeVar("_Beside")
 
 
 class TorchBackend(Backend):
@@ -56,7 +60,7 @@ class TorchBackend(Backend):
         # added up in new tensors: a wrapper subclass may carry out what is in place more than once
         totals = torch.zeros_like(partials[0, : len(MEASURED)])
         sketch = None if sketches is None else torch.zeros_like(sketches[0])
-        for _, row, grad in _pairs(table):
+        for _, row, grad in _pairs(table, table.rows):
             g = grad.to(row.columns[Column.STATE].dtype)
             dot = avg_sq = g.new_zeros((), dtype=torch.float64)
             if what == Measure.AVERAGE:
@@ -98,7 +102,7 @@ class TorchBackend(Backend):
     def update(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         active = coefficients[0, 0] != 0.0
         move_sums = torch.zeros_like(table.move_sums[: rule.move_sums])
-        for _, row, grad in _pairs(table):
+        for _, row, grad in _pairs(table, table.rows):
             formula, param, u, advanced = _directed(rule, row, grad, coefficients)
             moved = formula.moved(param, u)
             if rule.move_sums:
@@ -112,7 +116,7 @@ class TorchBackend(Backend):
 
     def update_state(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         active = coefficients[0, 0] != 0.0
-        for norms, row, grad in _pairs(table):
+        for norms, row, grad in _pairs(table, table.norms):
             _, param, u, advanced = _directed(rule, row, grad, coefficients)
             _write(norms, torch.stack([total(param * param), total(u * u)]), active)
             _write_states(rule, row, advanced, active)
@@ -120,7 +124,7 @@ class TorchBackend(Backend):
 
     def apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         active = coefficients[0, 0] != 0.0
-        for norms, row, _ in _pairs(table):
+        for norms, row, _ in _pairs(table, table.norms):
             scalars, param, step = (
                 _scalars(rule, row, coefficients),
                 _current_param(row),
@@ -130,6 +134,18 @@ class TorchBackend(Backend):
             formula = formula_of(rule)(scalars, step, ratio)
             u = formula.recalled(param, _states(rule, row))
             _write_param(row, formula.moved(param, u), step, active)
+
+    def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        tangents.advance(family, _pairs(table, table.norms), coefficients)
+
+    def own_derivatives(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        tangents.own_derivatives(family, _pairs(table, table.norms), coefficients)
+
+    def project(
+        self, projection: Projection, table: TensorTable, coefficients: Tensor, sums: Tensor
+    ) -> None:
+        sums.zero_()
+        tangents.project(projection, _pairs(table, sums), coefficients)
 
     def tune_yellowfin(
         self,
@@ -147,15 +163,15 @@ class TorchBackend(Backend):
         tune_yellowfin(options, partials, sketches, *scaler, *memory)
 
 
-def _pairs(table: TensorTable) -> Iterator[tuple[Tensor, Row, Tensor]]:
-    """(its norms, row, gradient) of every tensor that has a gradient in this step.
+def _pairs(table: TensorTable, beside: Iterable[_Beside]) -> Iterator[tuple[_Beside, Row, Tensor]]:
+    """(what is beside it, row, gradient) of every tensor that has a gradient in this step.
 
     One without dimension is seen as a list of one element: torch would work out the product of two
     numbers without dimension, itself and a coefficient, in the coefficient's float64.
     """
-    for norms, row, grad in zip(table.norms, table.rows, table.grads):
+    for own, row, grad in zip(beside, table.rows, table.grads):
         if grad is not None:
-            yield norms, row if grad.dim() else _as_list(row), torch.atleast_1d(grad)
+            yield own, row if grad.dim() else _as_list(row), torch.atleast_1d(grad)
 
 
 def _as_list(row: Row) -> Row:

@@ -11,6 +11,7 @@ from yfkernels.ops.backend import Backend
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tangents import Family, Projection
 from yfkernels.ops.triton import availability
 
 
@@ -125,3 +126,23 @@ class TritonBackend(Backend):
 
         with _on(table.device):
             update.launch_apply(rule, table, coefficients)
+
+    def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        from yfkernels.ops.triton import tangents
+
+        with _on(table.device):
+            tangents.launch_advance(family, table, coefficients)
+
+    def own_derivatives(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
+        from yfkernels.ops.triton import tangents
+
+        with _on(table.device):
+            tangents.launch_own(family, table, coefficients)
+
+    def project(
+        self, projection: Projection, table: TensorTable, coefficients: Tensor, sums: Tensor
+    ) -> None:
+        from yfkernels.ops.triton import projection as kernels
+
+        with _on(table.device):
+            kernels.launch_project(projection, table, coefficients, sums)

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from yfkernels.ops import constants
 from yfkernels.ops.rules import RULES, BiasCorrection
+from yfkernels.ops.tangents import FAMILIES, PROJECTED, PROJECTION, TANGENTS
 
 _RECORDS = tl.constexpr(
     {
@@ -23,6 +24,11 @@ _RECORDS = tl.constexpr(
         "gate": constants.GATE,
         "settings": constants.SETTINGS,
         **{rule.name: rule.fields for rule in RULES},
+        # and those of all families of tangents
+        "tangents": TANGENTS,
+        **{family.name: family.fields for family in FAMILIES},
+        "projection": PROJECTION,
+        "projected": PROJECTED,
     }
 )
 _NUMBERS = tl.constexpr(constants.numbers())

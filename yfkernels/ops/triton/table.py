@@ -43,6 +43,18 @@ def has_grad(row):
 
 
 @triton.jit
+def group_of(row, coefficients, WORDS: tl.constexpr):
+    """The coefficients of the tensor's group."""
+    return coefficients + tl.load(row + at("row.group")) * WORDS
+
+
+@triton.jit
+def is_true(number):
+    """Whether a number is not 0, as a part of a mask: the interpreter takes none from floats."""
+    return tl.where(number != 0.0, 1, 0) != 0
+
+
+@triton.jit
 def column(row, NAME: tl.constexpr, first, DTYPE: tl.constexpr, STATE: tl.constexpr = 0):
     """The address of element `first` of one of the row's tensors; of "row.state" number STATE.
 

@@ -28,6 +28,7 @@ from yfkernels.ops.triton.table import (
     DTYPES,
     are_aligned,
     column,
+    group_of,
     has_grad,
     piece_at,
     state_columns,
@@ -61,12 +62,6 @@ def _store_states(columns, place, mask, states, randomness):
             tl.store(columns[k] + place, code_of(states[k], random), mask)
         else:
             tl.store(columns[k] + place, states[k], mask)
-
-
-@triton.jit
-def _group(row, coefficients, WORDS: tl.constexpr):
-    """The coefficients of the tensor's group."""
-    return coefficients + tl.load(row + at("row.group")) * WORDS
 
 
 @triton.jit
@@ -114,7 +109,7 @@ def update(
     for piece in range(tl.program_id(0), num_pieces, tl.num_programs(0)):
         tensor, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
         step = steps(row) + 1.0
-        move, numbers = NUMBERS(_group(row, coefficients, WORDS), step, 1.0)
+        move, numbers = NUMBERS(group_of(row, coefficients, WORDS), step, 1.0)
         keep, gain = move
 
         # Whole tiles without a mask, so that every access is 16 bytes wide; then the ragged end. Of
@@ -196,7 +191,7 @@ def update_state(
     active = tl.load(coefficients + at("gate.active")) != 0.0
     for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
         tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
-        numbers = NUMBERS(_group(row, coefficients, WORDS), steps(row) + 1.0, 1.0)[1]
+        numbers = NUMBERS(group_of(row, coefficients, WORDS), steps(row) + 1.0, 1.0)[1]
 
         # float32 over a chunk, float64 beyond; the tiles as in advance with sums
         p_sq = tl.full([THREADS], 0.0, tl.float32)
@@ -268,7 +263,7 @@ def apply(
         piece = num_pieces - 1 - turn  # what direct has written last may still be in the cache
         tensor, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
         step = steps(row)  # counted by now
-        group = _group(row, coefficients, WORDS)
+        group = group_of(row, coefficients, WORDS)
         p_sq = tl.load(norms + 2 * tensor)
         u_sq = tl.load(norms + 2 * tensor + 1)
         move, numbers = NUMBERS(group, step, TRUST_RATIO(group, p_sq, u_sq))
@@ -292,19 +287,19 @@ def apply(
 
 
 @cache
-def _most_programs(device: torch.device) -> int:
+def most_programs(device: torch.device) -> int:
     """Far more than run at once, so that they end together; few for the interpreter."""
     if device.type == "cpu":
         return 4
     return 64 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _cut(table: TensorTable, evenly: bool = False) -> tuple[int, int]:
+def cut(table: TensorTable, evenly: bool = False) -> tuple[int, int]:
     """(elements of a piece, programs) for a pass whose chunks may be cut up.
 
     evenly: whatever the device, because pieces are summed.
     """
-    most = _most_programs(table.device)
+    most = most_programs(table.device)
     if table.num_chunks >= most and not evenly:
         return table.chunk_size, most
     piece = min(table.chunk_size, _PIECE)
@@ -346,7 +341,7 @@ def _of_table(table: TensorTable) -> tuple[Tensor, Tensor, int]:
 def launch_update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """Advances every tensor of the table that has a gradient."""
     formula = FORMULAS[rule.name]
-    piece, programs = _cut(table, evenly=rule.move_sums > 0)
+    piece, programs = cut(table, evenly=rule.move_sums > 0)
     sums = (table.chunk_sums, table.move_sums) if rule.move_sums else (None, None)
     registers = 80 if _is_half(table) else None
     ticket = table.tickets[-1:] if rule.move_sums else None
@@ -369,7 +364,7 @@ def launch_update_state(rule: Rule, table: TensorTable, coefficients: Tensor) ->
     """The first of two passes."""
     launch(
         update_state,
-        min(table.num_chunks, _most_programs(table.device)),
+        min(table.num_chunks, most_programs(table.device)),
         table.device,
         _purpose(rule, table),
         (*_of_table(table), coefficients, table.chunk_sums, table.norms, table.tickets),
@@ -380,7 +375,7 @@ def launch_update_state(rule: Rule, table: TensorTable, coefficients: Tensor) ->
 
 def launch_apply(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     """The second of two passes."""
-    piece, programs = _cut(table)
+    piece, programs = cut(table)
     launch(
         apply,
         programs,
