@@ -73,8 +73,11 @@ def differentiated(
     loss: Tensor, params: Sequence[Tensor], *, create_graph: bool = False
 ) -> Tensors:
     """The gradient of a loss; refuses what a closure must not have done."""
+    # Functions marked as once_differentiable refuse to be differentiated twice only where what
+    # comes back to them needs a gradient, which a loss's own 1 does not.
+    one = torch.ones_like(loss, requires_grad=create_graph)
     try:
-        grads = torch.autograd.grad(loss, params, create_graph=create_graph, allow_unused=True)
+        grads = torch.autograd.grad(loss, params, one, create_graph=create_graph, allow_unused=True)
     except RuntimeError as error:
         if "through the graph a second time" not in str(error):
             raise

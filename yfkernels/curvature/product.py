@@ -58,7 +58,9 @@ def gradient_and_product(
         TypeError: `closure` returned no tensor, or `params` or `vectors` hold something else.
         ValueError: the loss is no scalar or needs no gradient, shapes differ, the method is
             unknown, or jvp does not find a parameter in `modules`.
-        RuntimeError: an operation lacks the derivative that "reverse" or "jvp" needs.
+        RuntimeError: an operation lacks the derivative that "reverse" or "jvp" needs. One thing
+            cannot be noticed: an autograd.Function whose backward only scales what its forward has
+            stored, such as fused losses, has a second derivative of 0 for "reverse"; use "central".
 
     Example:
         >>> import torch
@@ -87,6 +89,7 @@ class HessianProduct:
         self.method = method
         self.modules = None if modules is None else list(modules)
         self.settled = _EXACT if method == "auto" else method
+        self._inspected = False
 
     def __call__(
         self, closure: Closure, params: Sequence[Tensor], vectors: Sequence[Tensor]
@@ -124,7 +127,9 @@ class HessianProduct:
         try:
             with before.watching():
                 if method == "reverse":
-                    return reverse(closure, params, vectors)
+                    result = reverse(closure, params, vectors, inspect=not self._inspected)
+                    self._inspected = True
+                    return result
                 if method == "jvp":
                     return jvp(closure, params, vectors, self.modules)
                 central = method == "central"

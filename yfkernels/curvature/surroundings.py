@@ -36,22 +36,20 @@ class Buffers:
     """The buffers of modules: their places, and a copy of what they hold."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor, int]] = {}
+        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
 
     def keep(self, modules: Iterable[nn.Module]) -> None:
         for module in modules:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    copy = buffer.detach().clone()
-                    self._kept[module, name] = (buffer, copy, buffer._version)
+                    self._kept[module, name] = (buffer, buffer.detach().clone())
 
     def put_back(self) -> None:
         """The same tensors at the same places, with the same content."""
-        for (module, name), (buffer, copy, version) in self._kept.items():
-            module._buffers[name] = buffer
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(copy)
+        with torch.no_grad():
+            for (module, name), (buffer, copy) in self._kept.items():
+                module._buffers[name] = buffer
+                buffer.copy_(copy)  # BatchNorm's kernels count no version that would tell
 
     def modules(self) -> list[nn.Module]:
         return list(dict.fromkeys(module for module, _ in self._kept))
