@@ -105,7 +105,7 @@ def test_an_error_of_the_closure_is_no_missing_derivative() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for method in METHODS:
-            with pytest.raises(RuntimeError, match="^out of paper$"):
+            with pytest.raises(RuntimeError, match=r"^out of paper$"):
                 gradient_and_product(
                     closure, problem.params, problem.vectors, method=method, modules=problem.modules
                 )
@@ -139,7 +139,7 @@ def test_a_closure_of_another_minibatch() -> None:
         size = next(sizes)
         return nn.functional.cross_entropy(problem.model(problem.x[:size]), problem.y[:size])
 
-    with pytest.raises(ValueError, match="evaluation calls relu otherwise .* the same minibatch"):
+    with pytest.raises(ValueError, match=r"evaluation calls relu otherwise .* the same minibatch"):
         gradient_and_product(closure, problem.params, problem.vectors, method="forward")
 
 

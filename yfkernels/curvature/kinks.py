@@ -78,8 +78,9 @@ _TF32 = 2.0**-10  # its machine epsilon
 class Pieces:
     """The pieces on which the first evaluation was, and how coarsely it computed.
 
-    Known are relu, leaky_relu, relu6, hardtanh and max pooling, as modules and as functions. What
-    was recorded keeps the outputs of these functions in memory until the last evaluation.
+    Known are relu, leaky_relu, relu6, hardtanh and max pooling, as modules and as functions; but
+    not what torch.utils.checkpoint computes anew in the backward pass. The outputs of these
+    functions stay in memory until the last evaluation.
     """
 
     def __init__(self, params: Iterable[Tensor]) -> None:

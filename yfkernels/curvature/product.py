@@ -39,7 +39,7 @@ def gradient_and_product(
 
     Args:
         closure: returns a scalar loss and does not call backward(). Each call computes the same
-            loss of the same minibatch, random numbers of torch aside.
+            loss of the same minibatch, with random numbers from torch's default generators alone.
         params: the parameters, all with requires_grad.
         vectors: z, a tensor for each parameter, of its shape and on its device.
         method: "reverse": exact, one evaluation, differentiated twice. "jvp": exact, by dual
