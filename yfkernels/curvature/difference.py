@@ -42,16 +42,14 @@ def difference(
     """
     pieces, vectors = Pieces(params), [z.detach() for z in vectors]
     with uncompiled():
-        with pieces.record():
-            loss, grads = gradient(closure, params)
+        loss, grads = gradient(pieces.recording(closure), params)
         afterwards = surroundings.now()
         distance, inverse = _distance(params, vectors, pieces.epsilon, central)
 
         def displaced(sign: float) -> Gradient:
             surroundings.put_back()
             _move(places, vectors, distance, sign)
-            with pieces.hold():
-                return gradient(closure, params)
+            return gradient(pieces.holding(closure), params)
 
         try:
             with _restored(params) as places:

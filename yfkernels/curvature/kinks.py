@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from yfkernels.curvature.closures import Closure
+
 _aten: Any = torch.ops.aten
 Arguments: TypeAlias = dict[str, Any]
 
@@ -29,21 +31,21 @@ def _named(args: Sequence[Any], kwargs: Arguments, names: Sequence[str]) -> Argu
 
 
 def _relu(x: Tensor, was: Tensor, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    held: Tensor = _aten.threshold_backward(x, was, 0)
+    held: Tensor = _aten.threshold_backward.default(x, was, 0)
     return held
 
 
 def _leaky_relu(x: Tensor, was: Tensor, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     slope = _named(args, kwargs, ("negative_slope",)).get("negative_slope", 0.01)
-    held: Tensor = _aten.leaky_relu_backward(x, was, slope, False)
+    held: Tensor = _aten.leaky_relu_backward.default(x, was, slope, False)
     return held
 
 
 def _hardtanh(x: Tensor, was: Tensor, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     given = _named(args, kwargs, ("min_val", "max_val"))
     low, high = given.get("min_val", -1.0), given.get("max_val", 1.0)
-    saturated = was - _aten.hardtanh_backward(was, was, low, high)
-    held: Tensor = _aten.hardtanh_backward(x, was, low, high) + saturated
+    saturated = was - _aten.hardtanh_backward.default(was, was, low, high)
+    held: Tensor = _aten.hardtanh_backward.default(x, was, low, high) + saturated
     return held
 
 
@@ -89,13 +91,20 @@ class Pieces:
         self.devices = {p.device.type for p in params}
         self.epsilon = max(torch.finfo(p.dtype).eps for p in params)
 
-    def record(self) -> TorchFunctionMode:
-        """The context of the first evaluation."""
-        return _Recording(self)
+    def recording(self, closure: Closure) -> Closure:
+        """The closure for the first evaluation."""
+        return self._under(_Recording, closure)
 
-    def hold(self) -> TorchFunctionMode:
-        """The context of another evaluation of the same closure."""
-        return _Holding(self)
+    def holding(self, closure: Closure) -> Closure:
+        """The closure for another evaluation."""
+        return self._under(_Holding, closure)
+
+    def _under(self, mode: Callable[[Pieces], TorchFunctionMode], closure: Closure) -> Closure:
+        def evaluate() -> Tensor:
+            with mode(self):
+                return closure()
+
+        return evaluate
 
     def note_precision(self, function: Any) -> None:
         """Autocast and TF32 compute with coarser numbers than the parameters have."""
