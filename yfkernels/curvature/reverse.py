@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from yfkernels.curvature.batch_norm import TwiceDifferentiableBatchNorm
 from yfkernels.curvature.closures import Closure, Product, differentiated, evaluated
 from yfkernels.curvature.eager import twice_differentiable
 
@@ -22,7 +23,8 @@ def reverse(
             about 3 us an operation. Once a model is enough.
     """
     with twice_differentiable():
-        loss = evaluated(closure)
+        with TwiceDifferentiableBatchNorm():
+            loss = evaluated(closure)
         grads = differentiated(loss, params, create_graph=True)
         if inspect:
             _refuse_once_differentiable(grads)
