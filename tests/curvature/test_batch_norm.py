@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yfkernels.curvature.batch_norm import TwiceDifferentiableBatchNorm
+from yfkernels.curvature.layers import ShortSecondDerivatives
 
 SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5), (2, 3, 2, 3, 2)]
 
 
 def normalized(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    with TwiceDifferentiableBatchNorm():
+    with ShortSecondDerivatives():
         return F.batch_norm(x, None, None, weight, bias, training=True)
 
 
@@ -35,7 +35,7 @@ def test_the_same_as_torch(layout: torch.memory_format) -> None:
     x = torch.randn(4, 3, 5, 6).to(memory_format=layout).requires_grad_()
     layers = [torch.nn.BatchNorm2d(3) for _ in range(2)]
     outputs = layers[0](x)
-    with TwiceDifferentiableBatchNorm():
+    with ShortSecondDerivatives():
         ours = layers[1](x)
     assert "_Forward" in type(ours.grad_fn).__name__
     assert torch.equal(ours, outputs)
@@ -51,7 +51,7 @@ def test_the_same_as_torch(layout: torch.memory_format) -> None:
 
 def test_what_is_left_to_torch() -> None:
     x = torch.randn(4, 3)
-    with TwiceDifferentiableBatchNorm():
+    with ShortSecondDerivatives():
         assert torch.nn.BatchNorm1d(3, affine=False)(x).shape == x.shape
         assert torch.nn.BatchNorm1d(3).eval()(x).shape == x.shape
         assert torch.nn.BatchNorm1d(3)(x.bfloat16()).dtype == torch.bfloat16

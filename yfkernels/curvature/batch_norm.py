@@ -1,35 +1,18 @@
-"""BatchNorm whose second derivative is a few passes; torch's own takes forty in plain operations.
-
-Those were a third of the time of a Hessian-vector product by reverse over reverse of a conv net.
-"""
+"""BatchNorm whose second derivative is a few passes; torch's own is forty plain operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.overrides import TorchFunctionMode
 
 _aten: Any = torch.ops.aten
 
 
-class TwiceDifferentiableBatchNorm(TorchFunctionMode):
-    """The context in which F.batch_norm, and so nn.BatchNorm*d, is the one below in training."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _batch_norm(
+def batch_norm(
     input: Tensor,  # the names are those of F.batch_norm
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -39,6 +22,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
+    """As F.batch_norm, and with its values and gradients."""
     if not training or weight is None or bias is None or not _is_taken(input, weight):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _Forward.apply(input, weight, bias, running_mean, running_var, momentum, eps)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from yfkernels.curvature.batch_norm import TwiceDifferentiableBatchNorm
 from yfkernels.curvature.closures import Closure, Product, differentiated, evaluated
 from yfkernels.curvature.eager import twice_differentiable
+from yfkernels.curvature.layers import ShortSecondDerivatives
 
 
 def reverse(
@@ -23,7 +23,7 @@ def reverse(
             about 3 us an operation. Once a model is enough.
     """
     with twice_differentiable():
-        with TwiceDifferentiableBatchNorm():
+        with ShortSecondDerivatives():
             loss = evaluated(closure)
         grads = differentiated(loss, params, create_graph=True)
         if inspect:
