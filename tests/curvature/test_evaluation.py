@@ -56,3 +56,16 @@ def test_train_is_not_called(problem: Problem, monkeypatch: pytest.MonkeyPatch) 
     """Some modules merge weights in train(), or refuse to leave eval mode."""
     monkeypatch.setattr(torch.nn.Module, "train", lambda *_: pytest.fail("called"))
     validation_gradient(problem.closure, problem.params, problem.modules)
+
+
+def test_a_compiled_model(problem: Problem) -> None:
+    compiled = torch.compile(problem.model, backend="aot_eager")
+
+    def closure() -> Tensor:
+        return torch.nn.functional.cross_entropy(compiled(problem.x), problem.y)
+
+    before = Surroundings(problem)
+    loss = validation_gradient(closure, problem.params).loss
+    assert torch.equal(loss, validation_gradient(problem.closure, problem.params).loss)
+    assert all(module.training for module in problem.modules)
+    assert before.unchanged()

@@ -193,15 +193,20 @@ def test_unknown_method() -> None:
 
 @pytest.mark.parametrize("method", ["reverse", "jvp", "central", "forward"])
 def test_compiled_models_run_as_they_were_written(method: str) -> None:
-    problem = Problem("mlp")
+    problem = Problem("conv net")
+    before = Surroundings(problem)
     _, wanted = expected(problem)
     compiled = torch.compile(problem.model, backend="aot_eager")
 
     def closure() -> Tensor:
         return nn.functional.cross_entropy(compiled(problem.x), problem.y)
 
-    gradient(closure, problem.params)
-    found = gradient_and_product(
-        closure, problem.params, problem.vectors, method=method, modules=problem.modules
-    )
-    same(found.products, wanted, TOLERANCES[method])
+    _, _, modules = discover(closure, problem.params)
+    assert set(problem.modules) <= set(modules)
+    before.put_back()
+    for given in [modules] if method == "jvp" else [modules, None]:
+        found = gradient_and_product(
+            closure, problem.params, problem.vectors, method=method, modules=given
+        )
+        same(found.products, wanted, TOLERANCES[method])
+        before.put_back()

@@ -32,8 +32,10 @@ def validation_gradient(
     modes: dict[nn.Module, bool] = {}
 
     def to_eval(inside: Iterable[nn.Module]) -> None:
+        inside = list(inside)
         for module in inside:
             modes.setdefault(module, module.training)
+        for module in inside:  # a compiled model passes its mode on to the one in it
             module.training = False
 
     random = RandomStates(params)

@@ -16,8 +16,9 @@ from yfkernels.curvature.reverse import reverse
 from yfkernels.curvature.surroundings import Surroundings
 
 METHODS = ("auto", "reverse", "jvp", "central", "forward")
-# What "auto" tries. Reverse is exact, needs no modules, and was faster than jvp in every measured
-# network; a central difference takes any operation.
+# What "auto" tries. Reverse is exact and needs no modules. In plain steps it took 2.3 to 2.8 for an
+# MLP, a conv net and a transformer where jvp took 3.2 to 4.5, and less memory. A central difference
+# takes any operation.
 _EXACT, _ANY = "reverse", "central"
 
 
@@ -45,8 +46,9 @@ def gradient_and_product(
         method: "reverse": exact, one evaluation, differentiated twice. "jvp": exact, by dual
             numbers in the modules; needs `modules`. "central": three gradients; takes any
             operation; relative error about 1e-3 in float32, 1e-9 in float64. "forward": two
-            gradients, about 1e-2 and 1e-7; the cheapest. "auto": reverse; central with a warning
-            where an operation has no second derivative.
+            gradients, about 1e-2 and 1e-7; the cheapest for conv nets. Under autocast to bfloat16
+            the exact ones err by 1e-2 to 1e-1, and differences keep a rough direction at best.
+            "auto": reverse; central with a warning where an operation has no second derivative.
         modules: all of model.modules(), or what discover() found. None: the modules that the
             closure calls.
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from yfkernels.curvature.eager import uncompiled
+
 
 class RandomStates:
     """The states of torch's default generators: the CPU's and those of the given tensors' devices.
@@ -101,8 +103,9 @@ def called(visit: Callable[[list[nn.Module]], None]) -> Iterator[None]:
             seen.update(new)
             visit(new)
 
-    handle = register_module_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    with uncompiled():  # torch.compile would compile the hook
+        handle = register_module_forward_pre_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
