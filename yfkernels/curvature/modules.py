@@ -1,0 +1,71 @@
+"""Which modules a closure runs, and which of them own a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from yfkernels.curvature.closures import Closure, Tensors, described, gradient
+from yfkernels.curvature.surroundings import called
+
+
+class Discovered(NamedTuple):
+    """A loss and its gradient, and the modules that computed them."""
+
+    loss: Tensor
+    grads: Tensors
+    modules: list[nn.Module]
+
+
+def discover(closure: Closure, params: Sequence[Tensor]) -> Discovered:
+    """An ordinary gradient, during which a hook records the modules that were called.
+
+    Modules inside a called one are among them.
+
+    Args:
+        closure: returns a scalar loss and does not call backward().
+        params: the parameters, all with requires_grad.
+
+    Raises:
+        TypeError, ValueError: as `gradient` does.
+    """
+    found: list[nn.Module] = []
+    with called(found.extend):
+        loss, grads = gradient(closure, params)
+    return Discovered(loss, grads, found)
+
+
+class Owner(NamedTuple):
+    """A place where a parameter is registered; a tied one has several."""
+
+    module: nn.Module
+    name: str
+    number: int  # in params
+
+
+def owners(params: Sequence[Tensor], modules: Iterable[nn.Module] | None) -> list[Owner]:
+    """All places of all parameters.
+
+    Raises:
+        ValueError: `modules` is None, or no module owns some parameter.
+    """
+    if modules is None:
+        raise ValueError('Invalid modules: None; hvp="jvp" needs them, such as model.modules()')
+    indices = {id(p): index for index, p in enumerate(params)}
+    found = [
+        Owner(module, name, indices[id(p)])
+        for module in modules
+        for name, p in module._parameters.items()
+        if p is not None and id(p) in indices
+    ]
+    missing = sorted(set(indices.values()) - {owner.number for owner in found})
+    if missing:
+        shown = ", ".join(f"params[{i}], {described(params[i])}" for i in missing[:3])
+        more = f", and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"Invalid modules: none of them owns {shown}{more}; give all of model.modules(), "
+            'or use hvp="reverse" or hvp="central", which need no modules'
+        )
+    return found
