@@ -5,7 +5,7 @@ Environment variables:
         installs pure Python. ``cuda`` and ``cpu`` build exactly that or fail; ``none`` compiles
         nothing.
     YFK_CUDA_ARCHS: GPU architectures, ``90`` or ``8.0;9.0+PTX``. Else ``TORCH_CUDA_ARCH_LIST``,
-        else the GPUs that nvidia-smi sees, else code that runs on every GPU (PORTABLE).
+        else the GPUs that nvidia-smi sees, else code for all from Ampere on (PORTABLE).
     YFK_SANITIZE: for tests, sanitizers of the CPU code, ``address``. Such a module is loaded only
         with the sanitizer's library before it: build it elsewhere, with ``build_ext --build-lib``.
     CMAKE_BUILD_PARALLEL_LEVEL: compilers at a time; default: as many as there are processors.
@@ -58,12 +58,11 @@ class Target(NamedTuple):
         return f"--generate-code=arch=compute_{self.ptx},code={self.code}"
 
 
-# Without a GPU to ask: machine code for each generation from Turing on, where the later models of a
-# generation (sm_86, sm_89, sm_103, sm_121) run that of the first, and PTX for the rest and for GPUs
-# to come. Writing PTX is four fifths of nvcc's time, so Ampere's serves its successors too: no
-# kernel uses what only they have. Turing has no bfloat16 instructions and needs its own.
+# Without a GPU to ask: machine code for each generation from Ampere on, where the later models of a
+# generation (sm_86, sm_89, sm_103, sm_121) run that of the first, and PTX for GPUs to come. Writing
+# PTX is four fifths of nvcc's time, so Ampere's serves its successors too: no kernel uses what only
+# they have. Turing has no bfloat16 instructions and would need its own, for as long again.
 PORTABLE = (
-    Target("75", "sm_75"),
     *(Target("80", f"sm_{arch}") for arch in (80, 90, 100, 120)),
     Target("80", "compute_80"),
 )

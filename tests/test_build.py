@@ -94,9 +94,9 @@ def test_a_wrong_arch_list_is_named(setup: ModuleType, text: str) -> None:
 
 def test_without_a_gpu_every_generation_is_built_from_two_ptx(setup: ModuleType) -> None:
     ampere_on = ["sm_90 of 80", "sm_100 of 80", "sm_120 of 80", "compute_80"]
-    assert codes(setup.targets_for([], NVCC_13)) == ["sm_75", "sm_80", *ampere_on]
+    assert codes(setup.targets_for([], NVCC_13)) == ["sm_80", *ampere_on]
     older = codes(setup.targets_for([], (50, 75, 80, 86, 90)))
-    assert older == ["sm_75", "sm_80", "sm_90 of 80", "compute_80"]
+    assert older == ["sm_80", "sm_90 of 80", "compute_80"]
 
 
 def test_visible_gpus_decide(setup: ModuleType) -> None:

@@ -1,0 +1,174 @@
+"""The passes of a hypergradient tuner over whatever tensors an optimizer has in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from yfkernels.ops.backends import choose
+from yfkernels.ops.memory import is_dense, same_layout
+from yfkernels.ops.table import Column, Row, TensorTable
+from yfkernels.ops.tangents import PROJECTED, PROJECTION, TANGENTS, Family, Projection, stored
+from yfkernels.optim._closed_forms import Coefficients
+
+# B as it lies in a column.
+AS_STORED = dict(zip(PROJECTION, (1.0, 0.0, 0.0, 0.0, 0.0), strict=True))
+
+
+@dataclass
+class Member:
+    """A parameter in this step.
+
+    Attributes:
+        group: its parameter group's number.
+        param, grad: itself, and what stands in the column GRAD.
+        columns: the other columns that the passes will touch.
+        family: of its optimizer's step.
+        step: the coefficients of the family.
+        projection, recall: how to project, and the coefficients.
+    """
+
+    group: int
+    param: Tensor
+    grad: Tensor
+    columns: dict[Column, Tensor]
+    family: Family
+    step: Coefficients = field(default_factory=dict)
+    projection: Projection = field(default_factory=lambda: stored(None))
+    recall: Coefficients = field(default_factory=lambda: dict(AS_STORED))
+
+
+@dataclass
+class _Kept:
+    """A table that is good as long as everything lies where it lay."""
+
+    places: list[int]
+    table: TensorTable
+
+
+class Passes:
+    """Advances and projects members, in a launch for each kind of them.
+
+    Args:
+        backend: "auto", or the name of one.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._tables: dict[object, _Kept] = {}
+
+    def advance(self, members: Iterable[Member]) -> None:
+        """Z by one step of the optimizer, which has yet to be taken."""
+        for same in _alike(members, lambda m: m.family):
+            table, family = self._over(same), same[0].family
+            table.backend.advance_tangents(family, table, _rows(same, family.fields, "step"))
+
+    def own_derivatives(self, members: Iterable[Member]) -> None:
+        """B in the place of Zw."""
+        for same in _alike(members, lambda m: m.family):
+            table, family = self._over(same), same[0].family
+            table.backend.own_derivatives(family, table, _rows(same, family.fields, "step"))
+
+    def project(self, members: Sequence[Member], groups: int) -> list[dict[str, float]]:
+        """Of each group the sums PROJECTED, on the host."""
+        waiting: list[tuple[list[Member], Tensor]] = []
+        for same in _alike(members, lambda m: m.projection):
+            table, projection = self._over(same), same[0].projection
+            sums = torch.zeros(len(same), len(PROJECTED), dtype=torch.float64, device=table.device)
+            given = _rows(same, PROJECTION, "recall")
+            table.backend.project(projection, table, given, sums)
+            waiting.append((same, sums))
+        totals = [[0.0] * len(PROJECTED) for _ in range(groups)]
+        for same, sums in waiting:
+            for member, row in zip(same, sums.tolist()):
+                totals[member.group] = [a + b for a, b in zip(totals[member.group], row)]
+        return [dict(zip(PROJECTED, total)) for total in totals]
+
+    def _over(self, members: Sequence[Member]) -> TensorTable:
+        """A table of members that are alike, with their gradients."""
+        first = members[0]
+        backend = choose(self._backend, first.param.device, first.param.dtype, _fusible(first))
+        if not backend.fused:
+            table = TensorTable(backend, _table_rows(members))
+        else:
+            places = [p for m in members for p in _places(m)]
+            key = (backend.name, first.param.device, first.family, tuple(sorted(first.columns)))
+            kept = self._tables.get(key)
+            if kept is None or kept.places != places:
+                kept = _Kept(places, TensorTable(backend, _table_rows(members)))
+                kept.table.settle()
+                self._tables[key] = kept
+            table = kept.table
+            backend.upload(table, Column.GRAD, [m.grad.data_ptr() for m in members])
+        table.bind([m.grad for m in members])
+        return table
+
+
+def _alike(members: Iterable[Member], kind: Callable[[Member], Hashable]) -> list[list[Member]]:
+    """Members that one table can hold, in their order."""
+    found: dict[Hashable, list[Member]] = {}
+    for m in members:
+        if not m.param.numel():
+            continue
+        columns = frozenset(m.columns)
+        form = (m.param.device, m.param.dtype, _fusible(m), m.family, columns, kind(m))
+        found.setdefault(form, []).append(m)
+    return list(found.values())
+
+
+def _fusible(member: Member) -> bool:
+    """Whether the kernels take it: float32, and all columns in one order in one stretch."""
+    param = member.param
+    tensors = (param, member.grad, *member.columns.values())
+    return is_dense(param) and all(
+        t.dtype == torch.float32 and same_layout(t, param) for t in tensors
+    )
+
+
+def _places(member: Member) -> list[int]:
+    columns = (member.columns[column].data_ptr() for column in sorted(member.columns))
+    return [member.param.numel(), member.param.data_ptr(), *columns]
+
+
+def _table_rows(members: Sequence[Member]) -> list[Row]:
+    return [
+        Row(index=k, group=k, origin=0, columns={Column.PARAM: m.param.detach(), **m.columns})
+        for k, m in enumerate(members)
+    ]
+
+
+def _rows(members: Sequence[Member], fields: Sequence[str], which: str) -> Tensor:
+    """The coefficients of each member, where the table is."""
+    rows = [[getattr(m, which)[name] for name in fields] for m in members]
+    return torch.tensor(rows, dtype=torch.float64, device="cpu").to(members[0].param.device)
+
+
+def head(
+    *,
+    damping: float = 0.0,
+    maximize: bool = False,
+    decay: tuple[float, float],
+    lr: float,
+    keeps_own: bool = False,
+) -> Coefficients:
+    """How the coefficients of every family begin.
+
+    Args:
+        damping: mu.
+        maximize: whether the optimizer ascends.
+        decay: weight decay in the gradient, and beside it.
+        lr: of the step that comes.
+        keeps_own: whether B is to be left in the probe.
+    """
+    values = (damping, -1.0 if maximize else 1.0, *decay, lr, float(keeps_own))
+    return dict(zip(TANGENTS, values))
+
+
+def recall_head(projected: Coefficients, decay: tuple[float, float], lr: float) -> Coefficients:
+    """The coefficients with which B = -u - decay w is found after a step with that lr."""
+    kept = 1.0 - lr * decay[1]
+    given = {"averaged1": 0.0, "averaged2": 0.0, "eps": 0.0, **projected}
+    return {"scale": -1.0 / kept, "decay": -decay[1] / kept, **given}

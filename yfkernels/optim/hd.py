@@ -1,0 +1,233 @@
+"""HD: the learning rate of any optimizer with a closed form, by hypergradient descent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from yfkernels._checks import check_positive, require
+from yfkernels.ops.tangents import ADAM, stored
+from yfkernels.optim._closed_forms import closed_form, steps_of
+from yfkernels.optim._tangents import Member, Passes, head, recall_head
+from yfkernels.optim._tuned_lr import TUNED, applied, tuned_lr
+
+if TYPE_CHECKING:
+    from collections import defaultdict
+
+FORMS = ("multiplicative", "additive")
+OWN = "lr_derivative"  # in the state of a parameter: B of its last step
+HYPER_LR = {"multiplicative": 0.02, "additive": 1e-6}
+ADAM_HYPER_LR = 1e-8  # additive
+
+
+class HD(Optimizer):
+    r"""Hypergradient descent: the learning rate follows the gradient that it has itself.
+
+    The last step moved the parameters by lr B, B = -u - weight_decay w its direction. The next
+    gradient g tells how the loss would have changed with a longer step, and lr goes there:
+
+        multiplicative   lr <- lr (1 - hyper_lr <g, B> / (‖g‖ ‖B‖))
+        additive         lr <- max(lr - hyper_lr <g, B>, 0)
+
+    It wraps an optimizer and is one: `backward()`, then `step()`. Groups and state are the base's.
+    `group["lr"]` stays what the user or a schedule makes it; the learning rate in use is in
+    `group["tuned_lr"]` and `diagnostics()`, and a schedule acts as a factor on it. A step costs one
+    sum over all tensors more, and waits for it.
+
+    A step whose gradient is not finite changes nothing and is counted.
+
+    Args:
+        base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
+            max_norm. Its learning rates are where the tuning begins; they must be above 0 in the
+            multiplicative form.
+        form: "multiplicative" does not depend on the scale of the loss; "additive" is the paper's.
+        hyper_lr: step size of the learning rate. Default: 0.02; additive 1e-6, and 1e-8 for Adam.
+        backend: "auto", "native", "triton" or "torch".
+
+    Raises:
+        TypeError: the base has no closed form.
+        ValueError: an option out of its range.
+
+    Memory: none for Adam, AdamW and SGD with plain momentum; one number a parameter for the others.
+
+    Source: Baydin et al., "Online learning rate adaptation with hypergradient descent", ICLR 2018.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 1)
+        >>> opt = HD(torch.optim.AdamW(model.parameters(), lr=1e-4))
+        >>> for _ in range(2):
+        ...     opt.zero_grad()
+        ...     model(torch.ones(1, 4)).square().sum().backward()
+        ...     opt.step()
+        >>> opt.diagnostics()["lr"][0] > 1e-4
+        True
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        form: str = "multiplicative",
+        hyper_lr: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self._form = closed_form(base, "HD")
+        require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
+        if hyper_lr is not None:
+            check_positive("hyper_lr", hyper_lr)
+        for group in base.param_groups:
+            self._form.check(group)
+        self.base = base
+        super().__init__(base.param_groups, base.defaults)
+        self.form = form
+        self.hyper_lr = hyper_lr
+        self._passes = Passes(backend)
+        self._skipped = 0
+        self._guard()
+
+    # ---- groups and state are the base's
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if groups:  # torch's constructor begins with none
+            self.base.param_groups = groups
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        return self.base.state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        if state:
+            self.base.state = state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if not any(param_group is group for group in self.base.param_groups):
+            self._form.check({**self.base.defaults, **param_group})
+            self.base.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_guarding",)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._guard()
+
+    def _guard(self) -> None:
+        self._stepping = False
+        self._guarding = self.base.register_step_pre_hook(self._refuse_by_hand)
+
+    def _refuse_by_hand(self, *_: object) -> None:
+        if not self._stepping:
+            raise RuntimeError(
+                f"{type(self.base).__name__}.step() was called while HD tunes its learning rate; "
+                "call step() of the HD optimizer alone"
+            )
+
+    # ---- the step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the base at a learning rate that the gradient has corrected.
+
+        Args:
+            closure: computes the loss with its gradients and returns it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        members = self._members()
+        if not members:
+            return loss
+        sums = self._passes.project(members, len(self.param_groups))
+        if not all(math.isfinite(each["e_sq"]) for each in sums):
+            self._skipped += 1
+            return loss
+        for group, each in zip(self.param_groups, sums):
+            self._tune(group, each)
+        kept = self._to_keep(members)
+        self._passes.own_derivatives(kept)
+        self._stepping = True
+        try:
+            with applied(self.param_groups):
+                self.base.step()
+        finally:
+            self._stepping = False
+        for m in kept:  # only now: Adam takes a state that has anything in it for its own
+            self.state[m.param][OWN] = m.columns[m.family.tangent()]
+        return loss
+
+    def _tune(self, group: dict[str, Any], sums: dict[str, float]) -> None:
+        """Moves the learning rate of a group."""
+        lr = tuned_lr(group)
+        dot, sizes = sums["e_dot_own"], math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
+        if not math.isfinite(dot) or not sizes > 0.0:
+            return
+        hyper_lr = self.hyper_lr
+        if self.form == "additive":
+            if hyper_lr is None:
+                adam = self._form.family(group) is ADAM
+                hyper_lr = ADAM_HYPER_LR if adam else HYPER_LR[self.form]
+            group[TUNED] = max(lr - hyper_lr * dot, 0.0)
+        else:
+            hyper_lr = HYPER_LR[self.form] if hyper_lr is None else hyper_lr
+            group[TUNED] = lr * (1.0 - hyper_lr * dot / sizes)
+
+    def _to_keep(self, members: list[Member]) -> list[Member]:
+        """Those whose slots will not tell the direction of this step; with room for it."""
+        kept = []
+        for m in members:
+            if self._form.recall(self.param_groups[m.group], 1) is None:
+                for k in range(len(m.family.slots)):
+                    m.columns.setdefault(m.family.slot(k), torch.zeros_like(m.param))
+                m.columns.setdefault(m.family.tangent(), torch.zeros_like(m.param))
+                kept.append(m)
+        return kept
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What the tuning has come to: `lr` of each group, and `skipped` steps."""
+        return {"lr": [tuned_lr(group) for group in self.param_groups], "skipped": self._skipped}
+
+    def _members(self) -> list[Member]:
+        """The parameters with gradients, and what is known of their last step."""
+        members = []
+        params = [p for group in self.param_groups for p in group["params"]]
+        steps = steps_of(self.state, [p for p in params if p.grad is not None])
+        for index, group in enumerate(self.param_groups):
+            family, decay = self._form.family(group), self._form.decay(group)
+            last_lr = float(group.get(TUNED, 0.0))
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.get(p, {})
+                slots = [state[name] for name in family.slots if state.get(name) is not None]
+                columns = {family.slot(k): slot for k, slot in enumerate(slots)}
+                member = Member(index, p, p.grad, columns, family)
+                member.step = head(maximize=bool(group["maximize"]), decay=decay, lr=last_lr)
+                step = steps.get(p, 0)
+                member.step |= self._form.coefficients(group, begun=bool(slots), step=step + 1)
+                recalled = self._form.recall(group, max(step, 1))
+                if recalled is not None and slots:
+                    member.projection, given = recalled
+                    member.recall = recall_head(given, decay, last_lr)
+                elif OWN in state:
+                    columns[family.tangent()] = state[OWN]
+                    member.projection = stored(family.tangent())
+                members.append(member)
+        return members
