@@ -2,7 +2,9 @@
 
 from yfkernels._version import __version__
 from yfkernels.config import show_config
+from yfkernels.optim.hd import HD
 from yfkernels.optim.lamb import LAMB
+from yfkernels.optim.marthe import MARTHE, RTHO
 from yfkernels.optim.param_groups import param_groups
 from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
@@ -13,8 +15,11 @@ from yfkernels.schedules.stage import Stage
 from yfkernels.tuners.single_step import single_step
 
 __all__ = [
+    "HD",
     "LAMB",
+    "MARTHE",
     "QHM",
+    "RTHO",
     "BatchSizeSampler",
     "MultistageSchedule",
     "QHAdam",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,9 @@ class Passes:
     def __init__(self, backend: str) -> None:
         self._backend = backend
         self._tables: dict[object, _Kept] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_backend": self._backend, "_tables": {}}  # addresses are of this process
 
     def advance(self, members: Iterable[Member]) -> None:
         """Z by one step of the optimizer, which has yet to be taken."""

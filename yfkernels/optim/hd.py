@@ -122,15 +122,15 @@ class HD(Optimizer):
         self.base.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_guarding",)}
+        return {k: v for k, v in vars(self).items() if not k.startswith("_optimizer_")}  # hooks
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        super().__setstate__(state)
         self._guard()
 
     def _guard(self) -> None:
         self._stepping = False
-        self._guarding = self.base.register_step_pre_hook(self._refuse_by_hand)
+        self.base.register_step_pre_hook(self._refuse_by_hand)
 
     def _refuse_by_hand(self, *_: object) -> None:
         if not self._stepping:
@@ -176,7 +176,8 @@ class HD(Optimizer):
     def _tune(self, group: dict[str, Any], sums: dict[str, float]) -> None:
         """Moves the learning rate of a group."""
         lr = tuned_lr(group)
-        dot, sizes = sums["e_dot_own"], math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
+        dot = -sums["e_dot_own"] if group["maximize"] else sums["e_dot_own"]
+        sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
         if not math.isfinite(dot) or not sizes > 0.0:
             return
         hyper_lr = self.hyper_lr

@@ -1,0 +1,225 @@
+"""HD: its dot product is what it claims to be, and it passes for the optimizer in it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from support.cases import Site
+from torch import Tensor, nn
+
+from yfkernels import HD, QHM, QHAdam
+
+SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+BASES: dict[str, Callable[..., Any]] = {
+    "SGD": lambda p, **o: SGD(p, lr=0.01, weight_decay=0.01, **o),
+    "momentum": lambda p, **o: SGD(p, lr=0.01, momentum=0.9, dampening=0.1, weight_decay=0.01, **o),
+    "Nesterov": lambda p, **o: SGD(p, lr=0.01, momentum=0.9, nesterov=True, **o),
+    "Adam": lambda p, **o: Adam(p, lr=1e-3, weight_decay=0.01, **o),
+    "AdamW": lambda p, **o: AdamW(p, lr=1e-3, weight_decay=0.1, **o),
+    "AdamW-fused": lambda p, **o: AdamW(p, lr=1e-3, weight_decay=0.1, fused=True, **o),
+    "QHM": lambda p, **o: QHM(p, lr=0.1, weight_decay=0.1, decoupled_weight_decay=True, **o),
+    "QHAdam": lambda p, **o: QHAdam(p, lr=1e-3, weight_decay=0.01, **o),
+}
+KEEPS = ("SGD", "Nesterov", "QHM", "QHAdam")  # one number a parameter
+of_every_base = pytest.mark.parametrize("name", BASES)
+
+
+class Run:
+    """A regression: the model, the optimizer, and losses of minibatches."""
+
+    def __init__(self, name: str, seed: int, dtype: torch.dtype, device: str, **options: Any):
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(40, 16, 6, generator=generator).to(device, dtype)
+        self.y = self.x.sum(2, keepdim=True).sin()
+        self.model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 1)).to(device, dtype)
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator) / 3)
+        maximize = options.pop("maximize", False)
+        self.sign = -1.0 if maximize else 1.0
+        given = {"maximize": True} if maximize else {}
+        self.base = BASES[name](self.model.parameters(), **given)
+        self.optimizer = HD(self.base, **options)
+
+    def backward(self, t: int) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.sign * (self.model(self.x[t]) - self.y[t]).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    def steps(self, which: range) -> Iterator[Tensor]:
+        for t in which:
+            yield self.backward(t)
+            self.optimizer.step()
+
+    def vector(self, of_grads: bool = False) -> Tensor:
+        tensors = [p.grad if of_grads else p.detach() for p in self.model.parameters()]
+        return torch.cat([t.flatten().clone() for t in tensors if t is not None]).double()
+
+    @property
+    def lr(self) -> float:
+        rate: float = self.optimizer.diagnostics()["lr"][0]
+        return rate
+
+
+@pytest.fixture
+def seed(rng: Any) -> int:
+    return int(rng.integers(2**31))
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("form", ["multiplicative", "additive"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@of_every_base
+def test_the_learning_rate_follows_gradient_times_last_move(
+    name: str, dtype: torch.dtype, form: str, maximize: bool, site: Site, seed: int
+) -> None:
+    """The move itself, as it was, over the learning rate of it: B."""
+    hyper_lr = 0.05 if form == "multiplicative" else 1e-4
+    given = {"form": form, "hyper_lr": hyper_lr, "backend": site.backend, "maximize": maximize}
+    run = Run(name, seed, dtype, site.device, **given)
+    own: Tensor | None = None
+    steps = 3 if site.interpreted else 8
+    for t in range(steps):
+        run.backward(t)
+        g, before, lr = run.vector(of_grads=True), run.vector(), run.lr
+        run.optimizer.step()
+        expected = lr
+        if own is not None:
+            dot = run.sign * float(g @ own)
+            if form == "additive":
+                expected = max(lr - hyper_lr * dot, 0.0)
+            else:
+                expected = lr * (1.0 - hyper_lr * dot / float(g.norm() * own.norm()))
+        exact = dtype == torch.float64
+        assert run.lr == pytest.approx(expected, rel=1e-9 if exact else 2e-5)
+        own = (run.vector() - before) / run.lr
+
+
+@of_every_base
+def test_what_it_keeps(name: str, seed: int) -> None:
+    run = Run(name, seed, torch.float32, "cpu")
+    list(run.steps(range(3)))
+    for state in run.base.state.values():
+        assert ("lr_derivative" in state) == (name in KEEPS)
+
+
+@of_every_base
+def test_resumes_bit_for_bit(name: str, seed: int) -> None:
+    run = Run(name, seed, torch.float32, "cpu")
+    list(run.steps(range(5)))
+    saved = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict()))
+    expected = list(run.steps(range(5, 10)))
+    other = Run(name, seed + 1, torch.float32, "cpu")
+    other.x, other.y = run.x, run.y
+    other.model.load_state_dict(saved[0])
+    other.optimizer.load_state_dict(saved[1])
+    assert list(other.steps(range(5, 10))) == expected
+    assert other.lr == run.lr
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_copy_goes_on_alike(way: str, seed: int) -> None:
+    run = Run("Adam", seed, torch.float32, "cpu")
+    list(run.steps(range(3)))
+    if way == "deepcopy":
+        model, optimizer = copy.deepcopy((run.model, run.optimizer))
+    else:
+        model, optimizer = pickle.loads(pickle.dumps((run.model, run.optimizer)))
+    expected = list(run.steps(range(3, 6)))
+    run.model, run.optimizer = model, optimizer
+    assert list(run.steps(range(3, 6))) == expected
+
+
+def test_a_schedule_is_a_factor(seed: int) -> None:
+    """Also one that works the learning rate out from the first one."""
+    run = Run("Adam", seed, torch.float32, "cpu")
+    schedule = torch.optim.lr_scheduler.LambdaLR(run.optimizer, lambda t: 0.5**t)
+    for t in range(5):
+        before = run.lr
+        list(run.steps(range(t, t + 1)))
+        tuned = run.lr
+        assert tuned == pytest.approx(before, rel=0.021)
+        schedule.step()
+        assert run.lr == pytest.approx(0.5 * tuned)
+        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5 ** (t + 1))
+
+
+@pytest.mark.parametrize("poison", [math.inf, math.nan])
+@of_every_base
+def test_a_gradient_that_is_not_finite_changes_nothing(name: str, poison: float, seed: int) -> None:
+    run = Run(name, seed, torch.float32, "cpu")
+    list(run.steps(range(3)))
+    before = copy.deepcopy((run.vector(), run.optimizer.state_dict(), run.lr))
+    run.backward(3)
+    next(run.model.parameters()).grad[0, 0] = poison  # type: ignore[index]
+    run.optimizer.step()
+    after = (run.vector(), run.optimizer.state_dict(), run.lr)
+    torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
+    assert run.optimizer.diagnostics()["skipped"] == 1
+
+
+def test_under_a_gradient_scaler(seed: int) -> None:
+    plain, scaled = (Run("AdamW", seed, torch.float32, "cpu") for _ in range(2))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for t in range(5):
+        list(plain.steps(range(t, t + 1)))
+        scaled.optimizer.zero_grad()
+        loss = (scaled.model(scaled.x[t]) - scaled.y[t]).square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(scaled.optimizer)
+        scaler.update()
+    torch.testing.assert_close(scaled.vector(), plain.vector())
+    assert scaled.lr == pytest.approx(plain.lr, rel=1e-4)
+
+
+def test_parameters_without_gradients_and_late_groups(seed: int) -> None:
+    run = Run("AdamW", seed, torch.float32, "cpu")
+    list(run.steps(range(2)))
+    late = nn.Parameter(torch.ones(3))
+    run.optimizer.add_param_group({"params": [late], "lr": 0.1})
+    for t in range(2, 5):
+        run.backward(t)
+        late.grad = torch.ones(3) if t > 2 else None
+        run.optimizer.step()
+    first, second = run.optimizer.diagnostics()["lr"]
+    assert run.base.param_groups is run.optimizer.param_groups
+    assert second > 0.1  # its gradient never changes
+    assert torch.all(late < 1.0)
+    assert first != 1e-3
+
+
+def test_a_closure(seed: int) -> None:
+    run, plain = (Run("SGD", seed, torch.float32, "cpu") for _ in range(2))
+    expected = list(plain.steps(range(4)))
+    losses = [run.optimizer.step(lambda t=t: run.backward(t)) for t in range(4)]
+    assert losses == expected
+
+
+def test_the_base_alone_is_refused(seed: int) -> None:
+    run = Run("SGD", seed, torch.float32, "cpu")
+    run.backward(0)
+    with pytest.raises(RuntimeError, match=r"SGD\.step\(\) was called while HD tunes"):
+        run.base.step()
+
+
+def test_bad_options_are_named() -> None:
+    params = [nn.Parameter(torch.ones(2))]
+    with pytest.raises(TypeError, match=r"RMSprop; HD knows how"):
+        HD(torch.optim.RMSprop(params))
+    with pytest.raises(TypeError, match=r"Invalid base type: builtins\.list"):
+        HD(params)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Invalid form value: 'fast'; it must be one of"):
+        HD(SGD(params, lr=0.1), form="fast")
+    with pytest.raises(ValueError, match=r"Invalid hyper_lr value: -1\.0"):
+        HD(SGD(params, lr=0.1), hyper_lr=-1.0)
+    with pytest.raises(ValueError, match="Invalid amsgrad value: True"):
+        HD(Adam(params, amsgrad=True))
+    with pytest.raises(ValueError, match=r"Invalid max_norm value: 1\.0"):
+        HD(QHM(params, max_norm=1.0))

@@ -1,0 +1,93 @@
+"""What a hypergradient does to a learning rate: the rules of MARTHE, HD and RTHO."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a learning rate follows its hypergradient.
+
+    Attributes:
+        mu: how much of Z each step keeps, in [0, 1]; None: adaptive.
+        hyper_lr: step size of the learning rate; None: free of scale.
+        alpha: step size of hyper_lr itself; None: it is fixed.
+        clip: bound on the hypergradient.
+    """
+
+    mu: float | None
+    hyper_lr: float | None
+    alpha: float | None
+    clip: float
+
+
+# Of the form that is free of scale: what a hypergradient along Z in full moves, a fiftieth.
+FREE = 0.02
+FIRST_HYPER_LR = 1e-8  # where alpha begins
+
+
+@dataclass
+class Descent:
+    """The state of one learning rate.
+
+    Attributes:
+        mu: how much of Z the next step keeps.
+        count: c of the adaptive rule: for how long mu has kept Z.
+        hyper_lr: beta.
+        last: the last hypergradient.
+        skipped: hypergradients that were not finite.
+    """
+
+    mu: float = 0.0
+    count: float = 0.0
+    hyper_lr: float = 0.0
+    last: float = 0.0
+    skipped: int = 0
+
+    @classmethod
+    def begin(cls, rule: Rule) -> Descent:
+        first = rule.hyper_lr
+        if first is None:
+            first = FREE if rule.alpha is None else FIRST_HYPER_LR
+        return cls(mu=rule.mu or 0.0, hyper_lr=first)
+
+    def follow(self, rule: Rule, lr: float, sums: dict[str, float]) -> float:
+        """The next learning rate; if the hypergradient is not finite, the same.
+
+        Args:
+            rule: the user's choices.
+            lr: the learning rate of the last step.
+            sums: e_dot_tangent, e_dot_own, and for the form that is free of scale e_sq, tangent_sq.
+
+        Source: Donini et al., arXiv 1910.08525, algorithm 1 and section 4.
+        """
+        raw = sums["e_dot_tangent"]
+        if not math.isfinite(raw):
+            self.skipped += 1
+            return lr
+        delta = min(max(raw, -rule.clip), rule.clip)
+        if rule.alpha is not None:
+            self.hyper_lr = max(self.hyper_lr + rule.alpha * delta * self.last, 0.0)
+        if rule.hyper_lr is None and rule.alpha is None:
+            sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["tangent_sq"])
+            if sizes > 0.0 and math.isfinite(sizes):
+                lr *= 1.0 - self.hyper_lr * raw / sizes
+        else:
+            lr = max(lr - self.hyper_lr * delta, 0.0)
+        if rule.mu is None:
+            self._adapt(delta, sums["e_dot_own"])
+        self.last = delta
+        return lr
+
+    def _adapt(self, delta: float, own: float) -> None:
+        """mu is small where the history points elsewhere than the step itself."""
+        ratio = delta / own if own and math.isfinite(own) else 0.0
+        agreement = min(max(ratio, 0.0), 1.0)
+        self.count = (self.count + 1.0) * self.mu
+        self.mu = agreement ** (1.0 / (self.count + 1.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
