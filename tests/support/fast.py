@@ -21,6 +21,18 @@ SLOW = (
     "programs",
     "sharding",
     "test_build.py",
+    "ops/test_selected_on_a_device.py",
+    "optim/test_captured_memory.py",
+)
+# Of these the other tests of their files say most.
+SLOW_TESTS = (
+    "test_any_number_of_threads",
+    "test_extension_missing_or_broken",
+    "test_follows_the_oracle_with_a_hyper_lr_that_adapts",
+    "test_long_trace",
+    "test_many_small_tensors",
+    "test_reproduces_the_published_trace",
+    "test_state_follows_the_backend",
 )
 
 
@@ -40,5 +52,7 @@ def is_slow(test: pytest.Item) -> bool:
     if not isinstance(test, pytest.Function):
         return False
     parameters = test.callspec.params if hasattr(test, "callspec") else {}
-    interpreted = any(isinstance(p, Site) and p.interpreted for p in parameters.values())
-    return interpreted or "pair" in test.fixturenames
+    interpreted = "triton" in parameters.values() or any(
+        isinstance(p, Site) and p.interpreted for p in parameters.values()
+    )
+    return interpreted or "pair" in test.fixturenames or test.originalname in SLOW_TESTS
