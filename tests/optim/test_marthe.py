@@ -164,7 +164,7 @@ def run_beside_the_oracle(
 
 @pytest.mark.parametrize("mu", [0.0, 0.9, 0.99, 1.0, None])
 @pytest.mark.parametrize("name", ["Nesterov", "AdamW"])
-def test_follows_the_oracle(name: str, mu: float | None, seed: int) -> None:
+def test_two_hundred_steps_follow_the_oracle(name: str, mu: float | None, seed: int) -> None:
     run_beside_the_oracle(name, mu, seed)
 
 

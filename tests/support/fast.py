@@ -29,6 +29,7 @@ SLOW_TESTS = (
     "test_any_number_of_threads",
     "test_extension_missing_or_broken",
     "test_follows_the_oracle_with_a_hyper_lr_that_adapts",
+    "test_two_hundred_steps_follow_the_oracle",
     "test_long_trace",
     "test_many_small_tensors",
     "test_reproduces_the_published_trace",
