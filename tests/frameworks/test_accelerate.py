@@ -16,10 +16,10 @@ import torch.distributed as dist
 from support.processes import WORLD, Pair
 from support.resume import (
     BATCH,
-    BUILDS,
     BY_PLACE,
     EQUALS,
     FEW,
+    IN_FRAMEWORKS,
     OURS,
     STEPS,
     Build,
@@ -127,9 +127,9 @@ def run(
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, precision: str, tmp_path: Path) -> None:
-    assert_resumes(partial(run, mixed_precision=precision), BUILDS[name], tmp_path)
+    assert_resumes(partial(run, mixed_precision=precision), IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", EQUALS)
@@ -138,16 +138,18 @@ def test_equals_torch(name: str) -> None:
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_in_two_processes(name: str, tmp_path: Path, pair: Pair) -> None:
     pair(check_resumes_in_two_processes, name, tmp_path)
 
 
 def check_resumes_in_two_processes(rank: int, name: str, folder: Path) -> None:
-    assert_resumes(partial(run, make_accelerator=partial(among_two, rank)), BUILDS[name], folder)
+    assert_resumes(
+        partial(run, make_accelerator=partial(among_two, rank)), IN_FRAMEWORKS[name], folder
+    )
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 @pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
 def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Pair) -> None:
     pair(check_resumes_with_fsdp2, name, form, tmp_path)
@@ -155,7 +157,7 @@ def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Pair) ->
 
 def check_resumes_with_fsdp2(rank: int, name: str, form: str, folder: Path) -> None:
     make_accelerator = partial(sharded, rank, state_dict_type=form)
-    assert_resumes(partial(run, make_accelerator=make_accelerator), BUILDS[name], folder)
+    assert_resumes(partial(run, make_accelerator=make_accelerator), IN_FRAMEWORKS[name], folder)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -168,7 +170,7 @@ def check_equals_one_process_with_fsdp1(rank: int, name: str) -> None:
 
     (No resume: what Accelerate loads of FSDP1's state on CPUs does not reach torch's SGD either.)
     """
-    build = BUILDS[name]
+    build = IN_FRAMEWORKS[name]
     alone = make_model(outputs=2)
     train(alone, build(alone.parameters()), range(STEPS))
     with sharded(rank, version=1, use_orig_params=True, sync_module_states=False) as accelerator:
@@ -182,12 +184,12 @@ def check_equals_one_process_with_fsdp1(rank: int, name: str) -> None:
     torch.testing.assert_close(values, [p.detach() for p in alone.parameters()], **loose)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_says_that_a_step_was_skipped(name: str) -> None:
     """Of a loss scale that overflows, as with float16, which Accelerate offers on GPUs only."""
     with plain():
         model = make_model()
-        optimizer = BUILDS[name](model.parameters())
+        optimizer = IN_FRAMEWORKS[name](model.parameters())
         scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)
         wrapped = accelerate.optimizer.AcceleratedOptimizer(optimizer, scaler=scaler)
         skipped = []

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.resume import (
     BATCH,
-    BUILDS,
     CUT,
     EPOCH,
     EQUALS,
+    IN_FRAMEWORKS,
     STEPS,
     Build,
     Snapshot,
@@ -71,9 +71,9 @@ def run(
     return snapshot(learn.model, learn.opt.opt)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    assert_resumes(run, BUILDS[name], tmp_path)
+    assert_resumes(run, IN_FRAMEWORKS[name], tmp_path)
 
 
 def test_equals_torch() -> None:
@@ -82,20 +82,20 @@ def test_equals_torch() -> None:
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_schedules_run(name: str, tmp_path: Path) -> None:
     """One that sets the learning rate and, where there is a momentum to set, one for both."""
-    learn = make_learner(BUILDS[name], tmp_path)
+    learn = make_learner(IN_FRAMEWORKS[name], tmp_path)
     with learn.no_bar(), learn.no_logging():
-        learn.fit_flat_cos(2, lr=own_lr(BUILDS[name]))
+        learn.fit_flat_cos(2, lr=own_lr(IN_FRAMEWORKS[name]))
         if "mom" in learn.opt.hypers[0]:
-            learn.fit_one_cycle(2, lr_max=own_lr(BUILDS[name]))
+            learn.fit_one_cycle(2, lr_max=own_lr(IN_FRAMEWORKS[name]))
 
 
 @pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB", "QHM", "QHAdam"])
 def test_cleared_state_starts_again(name: str, tmp_path: Path) -> None:
     """After `clear_state` come the first steps of a new optimizer."""
-    build = BUILDS[name]
+    build = IN_FRAMEWORKS[name]
     learn, other = make_learner(build, tmp_path), make_learner(build, tmp_path)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, lr=own_lr(build))

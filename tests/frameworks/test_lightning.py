@@ -12,9 +12,9 @@ import pytest
 import torch
 from support.resume import (
     BATCH,
-    BUILDS,
     EPOCH,
     EQUALS,
+    IN_FRAMEWORKS,
     OURS,
     STEPS,
     Build,
@@ -116,21 +116,21 @@ def fit(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, precision: str, tmp_path: Path) -> None:
     train = partial(fit, tmp_path, precision=precision, gradient_clip_val=CLIP)
-    assert_resumes(train, BUILDS[name], tmp_path)
+    assert_resumes(train, IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["SGD", "YellowFin", "YellowFin-robust", "LAMB", "QHM", "QHAdam"])
 def test_resumes_parameters_in_half_precision(name: str, tmp_path: Path) -> None:
-    assert_resumes(partial(fit, tmp_path, precision="bf16-true"), BUILDS[name], tmp_path)
+    assert_resumes(partial(fit, tmp_path, precision="bf16-true"), IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["AdamW", "YellowFin", "LAMB", "QHM", "QHAdam"])
 def test_resumes_under_manual_optimization(name: str, tmp_path: Path) -> None:
     train = partial(fit, tmp_path, precision="bf16-mixed", make_module=ManualModule)
-    assert_resumes(train, BUILDS[name], tmp_path)
+    assert_resumes(train, IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("clip", [0.05, None], ids=["clipped", "unclipped"])

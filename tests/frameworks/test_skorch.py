@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.resume import (
     BATCH,
-    BUILDS,
     EPOCH,
     EQUALS,
+    IN_FRAMEWORKS,
     STEPS,
     Build,
     Snapshot,
@@ -60,9 +60,9 @@ def run(
     return snapshot(net.module_, net.optimizer_)
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    assert_resumes(run, BUILDS[name], tmp_path)
+    assert_resumes(run, IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", EQUALS)

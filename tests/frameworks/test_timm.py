@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from support.resume import (
-    BUILDS,
     EQUALS,
+    IN_FRAMEWORKS,
     STEPS,
     Build,
     Snapshot,
@@ -92,10 +92,10 @@ def run(
 
 
 @pytest.mark.parametrize("wrap", [None, partial(Lookahead, k=2)], ids=["plain", "lookahead"])
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, wrap: Wrap, tmp_path: Path) -> None:
     """With the slow weights, which Lookahead keeps in the state of the optimizer inside."""
-    assert_resumes(partial(run, wrap=wrap), BUILDS[name], tmp_path)
+    assert_resumes(partial(run, wrap=wrap), IN_FRAMEWORKS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", EQUALS)

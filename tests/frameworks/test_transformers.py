@@ -11,9 +11,9 @@ import pytest
 import torch
 from support.resume import (
     BATCH,
-    BUILDS,
     CUT,
     EQUALS,
+    IN_FRAMEWORKS,
     OURS,
     STEPS,
     Build,
@@ -107,17 +107,17 @@ def run(
 
 
 @pytest.mark.parametrize("schedule", [None, constant], ids=["linear", "constant"])
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", IN_FRAMEWORKS)
 def test_resumes_bit_for_bit(name: str, schedule: Any, tmp_path: Path) -> None:
     train = partial(run, folder=tmp_path / "whole", schedule=schedule)
-    assert_resumes(train, BUILDS[name], tmp_path / "cut")
+    assert_resumes(train, IN_FRAMEWORKS[name], tmp_path / "cut")
 
 
 @pytest.mark.parametrize("name", ["AdamW", "YellowFin", "LAMB", "QHM", "QHAdam"])
 def test_resumes_in_mixed_precision_with_accumulation(name: str, tmp_path: Path) -> None:
     options = {"bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
     train = partial(run, folder=tmp_path / "whole", **options)
-    assert_resumes(train, BUILDS[name], tmp_path / "cut")
+    assert_resumes(train, IN_FRAMEWORKS[name], tmp_path / "cut")
 
 
 @pytest.mark.parametrize("name", EQUALS)

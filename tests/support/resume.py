@@ -31,6 +31,14 @@ YARDSTICKS = {
 }
 OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
 BUILDS = {**YARDSTICKS, **OURS}
+
+
+def hypergradient_descent(params: Any, **options: Any) -> torch.optim.Optimizer:
+    """HD, which keeps a tensor of its own beside Nesterov's momentum."""
+    return yfkernels.HD(torch.optim.SGD(params, momentum=0.9, nesterov=True, **options))
+
+
+IN_FRAMEWORKS = {**BUILDS, "HD": partial(hypergradient_descent, lr=0.05)}
 # Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
 # number of processes rounds the codes otherwise, or signs the sketch. Allowed for that, some twice
 # what was seen: of parameters, absolute, and of diagnostics, relative.

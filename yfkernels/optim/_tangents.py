@@ -14,7 +14,9 @@ from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tangents import PROJECTED, PROJECTION, TANGENTS, Family, Projection, stored
 from yfkernels.optim._closed_forms import Coefficients
+from yfkernels.sharding.shards import ShardGroup, Sharding
 
+WHOLE = Sharding()
 # B as it lies in a column.
 AS_STORED = dict(zip(PROJECTION, (1.0, 0.0, 0.0, 0.0, 0.0), strict=True))
 
@@ -25,11 +27,13 @@ class Member:
 
     Attributes:
         group: its parameter group's number.
-        param, grad: itself, and what stands in the column GRAD.
+        param, grad: this process's part of it, and what stands in the column GRAD.
         columns: the other columns that the passes will touch.
         family: of its optimizer's step.
         step: the coefficients of the family.
         projection, recall: how to project, and the coefficients.
+        shard: the processes that hold the other parts.
+        owner: the parameter as the optimizer has it, if that is not `param`.
     """
 
     group: int
@@ -40,6 +44,8 @@ class Member:
     step: Coefficients = field(default_factory=dict)
     projection: Projection = field(default_factory=lambda: stored(None))
     recall: Coefficients = field(default_factory=lambda: dict(AS_STORED))
+    shard: ShardGroup | None = None
+    owner: Any = None
 
 
 @dataclass
@@ -76,20 +82,33 @@ class Passes:
             table, family = self._over(same), same[0].family
             table.backend.own_derivatives(family, table, _rows(same, family.fields, "step"))
 
-    def project(self, members: Sequence[Member], groups: int) -> list[dict[str, float]]:
-        """Of each group the sums PROJECTED, on the host."""
+    def project(
+        self, members: Sequence[Member], groups: int, sharding: Sharding = WHOLE
+    ) -> list[dict[str, float]]:
+        """Of each group the sums PROJECTED over all processes, on the host.
+
+        Args:
+            members: those of this process.
+            groups: how many parameter groups there are.
+            sharding: of the optimizer's parameters; where it is not WHOLE, all processes call this.
+        """
         waiting: list[tuple[list[Member], Tensor]] = []
         for same in _alike(members, lambda m: m.projection):
             table, projection = self._over(same), same[0].projection
             sums = torch.zeros(len(same), len(PROJECTED), dtype=torch.float64, device=table.device)
-            given = _rows(same, PROJECTION, "recall")
-            table.backend.project(projection, table, given, sums)
+            table.backend.project(projection, table, _rows(same, PROJECTION, "recall"), sums)
             waiting.append((same, sums))
-        totals = [[0.0] * len(PROJECTED) for _ in range(groups)]
-        for same, sums in waiting:
-            for member, row in zip(same, sums.tolist()):
-                totals[member.group] = [a + b for a, b in zip(totals[member.group], row)]
-        return [dict(zip(PROJECTED, total)) for total in totals]
+        known = [(m, row) for same, sums in waiting for m, row in zip(same, sums.tolist())]
+
+        def part(shard: ShardGroup | None, device: torch.device) -> Tensor:
+            totals = [[0.0] * len(PROJECTED) for _ in range(groups)]
+            for m, row in known:
+                if m.shard == shard:
+                    totals[m.group] = [a + b for a, b in zip(totals[m.group], row)]
+            return torch.tensor(totals, dtype=torch.float64, device="cpu").to(device)
+
+        total = sharding.total(part, torch.device("cpu"))
+        return [dict(zip(PROJECTED, row)) for row in total.tolist()]
 
     def _over(self, members: Sequence[Member]) -> TensorTable:
         """A table of members that are alike, with their gradients."""

@@ -15,6 +15,8 @@ from yfkernels.ops.tangents import ADAM, stored
 from yfkernels.optim._closed_forms import closed_form, steps_of
 from yfkernels.optim._tangents import Member, Passes, head, recall_head
 from yfkernels.optim._tuned_lr import TUNED, applied, tuned_lr
+from yfkernels.sharding.processes import Division
+from yfkernels.sharding.shards import Sharding, grad_part, like, local
 
 if TYPE_CHECKING:
     from collections import defaultdict
@@ -48,6 +50,8 @@ class HD(Optimizer):
         form: "multiplicative" does not depend on the scale of the loss; "additive" is the paper's.
         hyper_lr: step size of the learning rate. Default: 0.02; additive 1e-6, and 1e-8 for Adam.
         backend: "auto", "native", "triton" or "torch".
+        process_group: the processes that hold the other parts of the model, if the parameters do
+            not say so themselves as DTensors (FSDP2) do.
 
     Raises:
         TypeError: the base has no closed form.
@@ -75,6 +79,7 @@ class HD(Optimizer):
         form: str = "multiplicative",
         hyper_lr: float | None = None,
         backend: str = "auto",
+        process_group: Any = None,
     ) -> None:
         self._form = closed_form(base, "HD")
         require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
@@ -87,6 +92,7 @@ class HD(Optimizer):
         self.form = form
         self.hyper_lr = hyper_lr
         self._passes = Passes(backend)
+        self._division = Division(process_group)
         self._skipped = 0
         self._guard()
 
@@ -152,10 +158,10 @@ class HD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        members = self._members()
-        if not members:
+        members, sharding = self._members(), self._sharding()
+        if not members and not sharding:
             return loss
-        sums = self._passes.project(members, len(self.param_groups))
+        sums = self._passes.project(members, len(self.param_groups), sharding)
         if not all(math.isfinite(each["e_sq"]) for each in sums):
             self._skipped += 1
             return loss
@@ -170,7 +176,7 @@ class HD(Optimizer):
         finally:
             self._stepping = False
         for m in kept:  # only now: Adam takes a state that has anything in it for its own
-            self.state[m.param][OWN] = m.columns[m.family.tangent()]
+            self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
         return loss
 
     def _tune(self, group: dict[str, Any], sums: dict[str, float]) -> None:
@@ -205,6 +211,13 @@ class HD(Optimizer):
         """What the tuning has come to: `lr` of each group, and `skipped` steps."""
         return {"lr": [tuned_lr(group) for group in self.param_groups], "skipped": self._skipped}
 
+    def _sharding(self) -> Sharding:
+        """How the parameters are split over processes, the same on each."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        groups = dict.fromkeys(map(self._division.shard_group, params))
+        between = self._division.between(params, params[0].device) if params else None
+        return Sharding(tuple(group for group in groups if group is not None), between)
+
     def _members(self) -> list[Member]:
         """The parameters with gradients, and what is known of their last step."""
         members = []
@@ -217,9 +230,10 @@ class HD(Optimizer):
                 if p.grad is None:
                     continue
                 state = self.state.get(p, {})
-                slots = [state[name] for name in family.slots if state.get(name) is not None]
+                slots = [local(state[k]) for k in family.slots if state.get(k) is not None]
                 columns = {family.slot(k): slot for k, slot in enumerate(slots)}
-                member = Member(index, p, p.grad, columns, family)
+                member = Member(index, local(p.detach()), grad_part(p.grad, p), columns, family)
+                member.owner, member.shard = p, self._division.shard_group(p)
                 member.step = head(maximize=bool(group["maximize"]), decay=decay, lr=last_lr)
                 step = steps.get(p, 0)
                 member.step |= self._form.coefficients(group, begun=bool(slots), step=step + 1)
@@ -228,7 +242,7 @@ class HD(Optimizer):
                     member.projection, given = recalled
                     member.recall = recall_head(given, decay, last_lr)
                 elif OWN in state:
-                    columns[family.tangent()] = state[OWN]
+                    columns[family.tangent()] = local(state[OWN])
                     member.projection = stored(family.tangent())
                 members.append(member)
         return members

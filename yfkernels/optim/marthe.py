@@ -24,6 +24,8 @@ from yfkernels.ops.tangents import stored
 from yfkernels.optim._closed_forms import closed_form, steps_of
 from yfkernels.optim._tangents import Member, Passes, head
 from yfkernels.optim._tuned_lr import TUNED, applied, tuned_lr
+from yfkernels.sharding.processes import is_flat
+from yfkernels.sharding.shards import is_dtensor
 from yfkernels.tuners.hypergradient import Descent, Rule
 
 
@@ -154,6 +156,7 @@ class MARTHE:
         groups = self.base.param_groups
         for group in groups:
             self._form.check(group)
+        self._refuse_parts()
         while len(self._descents) < len(groups):
             self._descents.append(Descent.begin(self.rule))
         loss, members, products = self._differentiate(training_closure)
@@ -170,6 +173,20 @@ class MARTHE:
             self._validate(validation_closure, members)
         return loss
 
+    def _refuse_parts(self) -> None:
+        """Gradients are taken here, where no wrapper adds them up over processes."""
+        parts = any(is_dtensor(p) or is_flat(p) for p in self._params())
+        wrapped = any(
+            isinstance(module, nn.parallel.DistributedDataParallel)
+            for module in self._product.modules or ()
+        )
+        if parts or wrapped:
+            raise RuntimeError(
+                f"{type(self).__name__} takes its gradients without backward(), which is where "
+                "DistributedDataParallel and FSDP add them up over processes: train the plain "
+                "model in one process, or use HD"
+            )
+
     def _params(self) -> list[Tensor]:
         return [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
 
@@ -183,6 +200,7 @@ class MARTHE:
             products = None
             if self._product.modules is None:
                 loss, grads, self._product.modules = discover(closure, params)
+                self._refuse_parts()
             else:
                 loss, grads = gradient(closure, params)
         return loss, self._members(params, grads, products), products
