@@ -126,6 +126,9 @@ class Passes:
                 self._tables[key] = kept
             table = kept.table
             backend.upload(table, Column.GRAD, [m.grad.data_ptr() for m in members])
+            if (probe := first.family.probe) in first.columns:  # as new in each step as a gradient
+                probes = [m.columns[probe].data_ptr() for m in members]
+                backend.upload(table, probe, probes)
         table.bind([m.grad for m in members])
         return table
 
@@ -144,16 +147,18 @@ def _alike(members: Iterable[Member], kind: Callable[[Member], Hashable]) -> lis
 
 def _fusible(member: Member) -> bool:
     """Whether the kernels take it: float32, and all columns in one order in one stretch."""
-    param = member.param
+    param, strides = member.param, member.param.stride()
     tensors = (param, member.grad, *member.columns.values())
     return is_dense(param) and all(
-        t.dtype == torch.float32 and same_layout(t, param) for t in tensors
+        t.dtype == torch.float32 and (t.stride() == strides or same_layout(t, param))
+        for t in tensors
     )
 
 
 def _places(member: Member) -> list[int]:
-    columns = (member.columns[column].data_ptr() for column in sorted(member.columns))
-    return [member.param.numel(), member.param.data_ptr(), *columns]
+    columns = sorted(member.columns.keys() - {member.family.probe})
+    places = (member.columns[column].data_ptr() for column in columns)
+    return [member.param.numel(), member.param.data_ptr(), *places]
 
 
 def _table_rows(members: Sequence[Member]) -> list[Row]:
