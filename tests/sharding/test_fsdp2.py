@@ -8,7 +8,17 @@ import pytest
 import torch.distributed as dist
 from support.cases import assert_same_bits
 from support.processes import NO_FSDP2, WORLD, Pair, everyones
-from support.resume import BUILDS, CUT, EQUALS, STEPS, assert_close, make_model, snapshot, train
+from support.resume import (
+    BUILDS,
+    CUT,
+    EQUALS,
+    IN_FRAMEWORKS,
+    STEPS,
+    assert_close,
+    make_model,
+    snapshot,
+    train,
+)
 from torch import nn
 
 if not dist.is_gloo_available():
@@ -104,6 +114,22 @@ def check_equals_torch(rank: int, name: str) -> None:
         train(model, optimizer, range(STEPS), rank, WORLD)
         snapshots.append(snapshot(model, optimizer))
     assert_close(*snapshots)
+
+
+def test_hypergradients_are_those_of_the_whole_model(pair: Pair) -> None:
+    pair(check_hypergradients_are_those_of_the_whole_model)
+
+
+def check_hypergradients_are_those_of_the_whole_model(rank: int) -> None:
+    build = IN_FRAMEWORKS["HD"]
+    model, whole = sharded(), make_model()
+    optimizer, alone = build(model.parameters()), build(whole.parameters())
+    train(model, optimizer, range(STEPS), rank, WORLD)
+    train(whole, alone, range(STEPS))
+    assert_close(snapshot(model, optimizer, whole=True), snapshot(whole, alone))
+    here, expected = (each.diagnostics()["lr"] for each in (optimizer, alone))
+    assert here == pytest.approx(expected, rel=1e-6)
+    assert len(set(map(str, everyones(optimizer.diagnostics())))) == 1
 
 
 @pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB"])
