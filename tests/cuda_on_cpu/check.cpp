@@ -57,13 +57,21 @@ std::string name_of(const cuda_on_cpu::Schedule& schedule) {
 
 int run(const std::string& subject, unsigned long long seed) {
   const std::map<std::string, void (*)(Random&)> checks = {
-      {"gate", check_gate},          {"lamb", check_lamb},
-      {"measure", check_measure},    {"preconditioned", check_preconditioned},
-      {"qhadam", check_qhadam},      {"qhm", check_qhm},
-      {"robust", check_robust},      {"rounding", check_rounding},
-      {"step", check_step},          {"tangents", check_tangents},
-      {"tune", check_tune},          {"write_words", check_write_words},
-      {"yellowfin", check_yellowfin}};
+      {"gate", check_gate},
+      {"lamb", check_lamb},
+      {"measure", check_measure},
+      {"preconditioned", check_preconditioned},
+      {"qhadam", check_qhadam},
+      {"qhm", check_qhm},
+      {"robust", check_robust},
+      {"rounding", check_rounding},
+      {"runtime", check_runtime},
+      {"step", check_step},
+      {"tangents", check_tangents},
+      {"tune", check_tune},
+      {"write_words", check_write_words},
+      {"yellowfin", check_yellowfin},
+  };
   const auto check = checks.find(subject);
   if (check == checks.end()) {
     std::fprintf(stderr, "SUBJECT=%s is unknown\n", subject.c_str());

@@ -21,6 +21,7 @@ void check_qhadam(Random& random);
 void check_qhm(Random& random);
 void check_robust(Random& random);
 void check_rounding(Random& random);
+void check_runtime(Random& random);
 void check_step(Random& random);
 void check_tangents(Random& random);
 void check_tune(Random& random);

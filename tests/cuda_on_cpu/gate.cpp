@@ -5,12 +5,12 @@
 #include "cpu/driver.h"
 #include "cuda/driver.h"
 #include "model.h"
+#include "queue.h"
 #include "update.h"
 
 namespace yfk {
 namespace {
 
-constexpr cuda::Queue kQueue = {0, nullptr};
 constexpr float kLossScale = 1024.0f;
 constexpr int64_t kWords = sizeof(QHMCoefficients) / sizeof(double);
 

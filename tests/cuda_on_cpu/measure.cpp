@@ -6,6 +6,7 @@
 #include "cpu/driver.h"
 #include "cuda/driver.h"
 #include "model.h"
+#include "queue.h"
 
 namespace yfk {
 namespace {
@@ -38,7 +39,7 @@ Measurement on_cuda(const Model& model, const Case& c, cuda_on_cpu::Schedule sch
   Measurement result = c.empty();
   cuda_on_cpu::schedule = schedule;
   cuda::measure(model.table(), c.blueprint.dtype, c.what, c.slots, result.partials.data(),
-                result.sketch_data(), {0, nullptr});
+                result.sketch_data(), kQueue);
   return result;
 }
 

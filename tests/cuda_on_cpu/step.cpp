@@ -7,6 +7,7 @@
 #include "cuda/driver.h"
 #include "model.h"
 #include "oracle.h"
+#include "queue.h"
 #include "small_float.h"
 #include "tuner_state.h"
 
@@ -97,13 +98,13 @@ class Stepper {
     std::vector<float> sketches(sketched ? kSlots * kTile : 0);
     const float* sketch = sketched ? sketches.data() : nullptr;
     cuda::measure(model_.table(), blueprint.dtype, sketched ? Measure::kSketch : Measure::kAverage,
-                  kSlots, partials.data(), sketches.data(), {0, nullptr});
+                  kSlots, partials.data(), sketches.data(), kQueue);
     cuda::yellowfin_tune(trace_.options, kSlots, partials.data(), sketch, &kLossScale, nullptr,
                          state_.data(), int64_t(kHyper.size()), &kHyper[0].lr,
-                         &coefficients_[0].active, scratch.data(), {0, nullptr});
+                         &coefficients_[0].active, scratch.data(), kQueue);
     cuda::update(model_.table(), blueprint.dtype,
                  sketched ? RuleId::kYellowFinSketch : RuleId::kYellowFin, &coefficients_[0].active,
-                 nullptr, nullptr, nullptr, nullptr, {0, nullptr});
+                 nullptr, nullptr, nullptr, nullptr, kQueue);
   }
 
   void near(const char* what, double got, double wanted, double tolerance) const {

@@ -9,6 +9,7 @@
 #include "cpu/driver.h"
 #include "cuda/driver.h"
 #include "model.h"
+#include "queue.h"
 #include "update.h"
 
 namespace yfk {
@@ -16,7 +17,6 @@ namespace {
 
 using Schedules = std::vector<cuda_on_cpu::Schedule>;
 
-constexpr cuda::Queue kQueue = {0, nullptr};
 constexpr double kTolerance = 2e-6;  // both drivers sum floats of some hundred elements
 
 // What all families have: one group is not damped, and one keeps its own derivative.

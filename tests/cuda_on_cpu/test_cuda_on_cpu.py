@@ -26,8 +26,18 @@ USERS = {
     "ticket.cuh": ["robust", "tune"],
 }
 SUBJECTS = [
-    *("gate", "lamb", "measure", "preconditioned", "qhadam", "qhm", "robust", "rounding", "step"),
-    *("tangents", "tune", "write_words", "yellowfin"),
+    *(
+        "gate",
+        "lamb",
+        "measure",
+        "preconditioned",
+        "qhadam",
+        "qhm",
+        "robust",
+        "rounding",
+        "runtime",
+    ),
+    *("step", "tangents", "tune", "write_words", "yellowfin"),
 ]
 # sanitized in themselves
 KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tangents", "tune", "write_words"]
@@ -152,6 +162,13 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
             "int(threadIdx.x)",
             "words at stride",
             id="all blocks write the first words",
+        ),
+        pytest.param(
+            *("write_words", PLAIN, "write_words.cu"),
+            "const DeviceGuard guard(queue.device);",
+            "",
+            "a stream of another device",
+            id="launches on the device that is current",
         ),
         pytest.param(
             *("lamb", PLAIN, "update_state.cuh"),

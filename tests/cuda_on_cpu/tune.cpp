@@ -6,6 +6,7 @@
 #include "check.h"
 #include "cpu/driver.h"
 #include "cuda/driver.h"
+#include "queue.h"
 #include "tuner_state.h"
 
 namespace yfk {
@@ -90,7 +91,7 @@ struct Tuner {
     const float scale = kLossScale, found_inf = overflow ? 1.0f : 0.0f;
     cuda::yellowfin_tune(options, slots.count(), slots.partials.data(), slots.sketch_data(),
                          amp ? &scale : nullptr, amp ? &found_inf : nullptr, state.data(), groups(),
-                         &hyper[0].lr, &coefficients[0].active, scratch.data(), {0, nullptr});
+                         &hyper[0].lr, &coefficients[0].active, scratch.data(), kQueue);
     EXPECT(scratch[kTile] == 0.0, "the ticket is not back at zero");
   }
 

@@ -8,13 +8,12 @@
 #include "cpu/driver.h"
 #include "cuda/driver.h"
 #include "model.h"
+#include "queue.h"
 
 namespace yfk {
 namespace {
 
 using Schedules = std::vector<cuda_on_cpu::Schedule>;
-
-constexpr cuda::Queue kQueue = {0, nullptr};
 
 // A model, and what the passes leave beside it. NaN, so that a place that nobody writes shows up.
 struct Side {

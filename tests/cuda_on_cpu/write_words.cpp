@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "cuda/driver.h"
+#include "queue.h"
 
 namespace yfk {
 
@@ -19,7 +20,7 @@ void check_write_words(Random& random) {
           expected[i * stride] = words[i];
         }
         std::vector<int64_t> got(expected.size(), kUntouched);
-        cuda::write_words(got.data(), stride, words.data(), count, {0, nullptr});
+        cuda::write_words(got.data(), stride, words.data(), count, kQueue);
         EXPECT(got == expected, count << " words at stride " << stride);
       }
     }

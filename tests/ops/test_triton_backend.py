@@ -12,6 +12,8 @@ import pytest
 import torch
 from tables import DEVICE, ON_DEVICE, backend
 
+from yfkernels.ops.triton import availability
+
 REASON = backend.unusable(DEVICE)
 needs_triton = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
@@ -72,3 +74,20 @@ def test_says_why_it_is_unusable() -> None:
     late = "import triton.language, os; os.environ['TRITON_INTERPRET'] = '1'; " + ASK
     assert in_fresh_python(late) == "set TRITON_INTERPRET before Triton is imported"
     assert "mps" in str(backend.unusable("mps"))
+
+
+def test_says_that_triton_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
+    assert availability.unusable.__wrapped__("cpu") == "Triton is not installed"
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_says_what_is_wrong_with_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the optimizers would say it in a traceback of Triton's."""
+    with monkeypatch.context() as patched:
+        patched.setattr("triton.__version__", "3.5.1")
+        old = availability._refusal(interpreter=True)
+    assert old == "Triton 3.5.1 is too old: install 3.6 or newer"
+    monkeypatch.setitem(sys.modules, "triton.language", None)
+    broken = str(availability._refusal(interpreter=True))
+    assert broken.startswith("Triton cannot be imported: import of triton.language halted")

@@ -20,7 +20,7 @@ from tables import DEVICE, Case, backend, draw_table, on_device
 from torch import Tensor
 
 import yfkernels
-from yfkernels.ops.constants import GATE_STATE, SUMS
+from yfkernels.ops.constants import GATE_STATE, SUMS, TILE
 from yfkernels.ops.rules import LAMB, QHM, YELLOWFIN_DIAGONAL, YELLOWFIN_ROBUST, Rule
 from yfkernels.ops.rules import Measure as What
 from yfkernels.ops.table import TensorTable
@@ -107,6 +107,20 @@ def test_what_is_new_in_a_capture_is_named(capture: Capture, rng: np.random.Gene
     half.take(None, None, measures=True)
     capture.on = True
     half.take(None, None, measures=True)
+
+
+@needs_triton
+@on_device
+def test_an_argument_that_was_not_there_is_named(
+    capture: Capture, rng: np.random.Generator
+) -> None:
+    table = Step(torch.float32, rng).table
+    own = torch.zeros(table.num_slots, len(SUMS), dtype=torch.float64, device=DEVICE)
+    backend.measure(table, What.NORM, own)
+    capture.on = True
+    sketches = torch.zeros(table.num_slots, TILE, device=DEVICE)
+    with pytest.raises(RuntimeError, match=r"\(sketches = torch.float32, not None"):
+        backend.measure(table, What.SKETCH, own, sketches)
 
 
 @needs_triton

@@ -63,30 +63,45 @@ def test_a_load_goes_into_what_was_captured(run: Run, graph: Make) -> None:
     assert_same_bits(saved, kept)
 
 
-@pytest.mark.parametrize("lr", [0.5, [0.5]], ids=["scalar", "vector"])
-def test_a_learning_rate_of_any_shape_is_loaded(run: Run, graph: Make, lr: Any) -> None:
-    for optimizer in (run.optimizer, run.expected):
-        optimizer.param_groups[0]["lr"] = torch.tensor(lr)
+@pytest.mark.parametrize(
+    ("live", "saved_lr"),
+    [
+        (torch.tensor(0.5), torch.tensor(0.5)),
+        (torch.tensor([0.5]), torch.tensor([0.5])),
+        (torch.tensor(0.5), torch.tensor([0.5])),
+        (torch.tensor([0.5]), 0.5),
+    ],
+    ids=["scalar", "vector", "scalar from vector", "vector from number"],
+)
+def test_a_learning_rate_of_any_shape_is_loaded(
+    run: Run, graph: Make, live: torch.Tensor, saved_lr: Any
+) -> None:
+    there = run.optimizer.param_groups[0]["lr"] = live.clone()
+    run.expected.param_groups[0]["lr"] = copy.deepcopy(saved_lr)
     run.step()
     captured, its = graph(), run.new_gradients()
     with captured.capture():
         run.optimizer.step()
     saved = copy.deepcopy(run.expected.state_dict())
     run.step(captured, its)
-    run.optimizer.param_groups[0]["lr"].fill_(0.25)
+    there.fill_(0.25)
     for optimizer in (run.optimizer, run.expected):
         optimizer.load_state_dict(saved)
     run.step(captured, its)
-    run.assert_equal()
+    run.assert_same_parameters()
+    assert_same_bits(run.optimizer.state_dict()["state"], run.expected.state_dict()["state"])
+    assert run.optimizer.param_groups[0]["lr"] is there
+    assert there == 0.5
 
 
 @pytest.mark.parametrize("kind", CAPTURABLE, ids=str)
 @pytest.mark.parametrize("way", ["load", "reset", "reset the state alone"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_begins_anew_does_so_in_place(
-    graph: Make, kind: Kind, rng: np.random.Generator, way: str
+    graph: Make, kind: Kind, rng: np.random.Generator, way: str, dtype: torch.dtype
 ) -> None:
     """Warm-up steps are undone after the capture, and other numbers are to be trained."""
-    run = Run(kind, rng)
+    run = Run(kind, rng, dtype)
     start = [50.0 * p.detach() for p in run.params]
     first = copy.deepcopy(run.optimizer.state_dict())
     for _ in range(2):

@@ -5,13 +5,18 @@ Without a device (support/recorded_graph.py); tests/optim/test_*_cuda.py have re
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.cases import Site, why_unusable
+from support.kinds import Kind
 from support.recorded_graph import CAPTURABLE, Make, Run, recorded_graphs
+from torch import nn
+
+from yfkernels import QHM
 
 pytestmark = pytest.mark.skipif(
     why_unusable(Site("native", "cpu")) is not None, reason="records the compiled module's calls"
@@ -133,3 +138,48 @@ def test_a_scaler_between_replays(run: Run, graph: Make) -> None:
             del optimizer.grad_scale, optimizer.found_inf
         run.step(captured, its)
         run.assert_equal()
+
+
+def test_what_the_host_decides_is_not_captured(graph: Make) -> None:
+    p = nn.Parameter(torch.ones(4))
+    p.grad = torch.ones(4)
+    optimizer = QHM([p], lr=0.1)
+    with graph().capture(), pytest.raises(RuntimeError, match=r"QHM\(capturable=False\) cannot be"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(4))
+
+
+def test_parameters_on_two_devices_are_not_captured(
+    run: Run, graph: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph has the work of one. Here "meta" stands for the other."""
+    [table] = run.optimizer._planner._plan.tables
+    other = SimpleNamespace(device=torch.device("meta"))
+    monkeypatch.setattr(run.optimizer._planner._plan, "tables", [table, other])
+    run.new_gradients()
+    with graph().capture(), pytest.raises(RuntimeError, match="with parameters on cpu and meta"):
+        run.optimizer.step()
+    assert not run.optimizer._planner.captured
+
+
+class OnDevice(torch.Tensor):
+    """Says that it lies on a device: to read it on the host would wait for that."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+    def __float__(self) -> float:
+        raise AssertionError("read on the host")
+
+
+@pytest.mark.parametrize("kind", CAPTURABLE, ids=str)
+def test_a_learning_rate_on_a_device_is_read_there(kind: Kind, rng: np.random.Generator) -> None:
+    """As a program writes it, in every step."""
+    run = Run(kind, rng)
+    start = run.optimizer.param_groups[0]["lr"]
+    there = torch.tensor(start, dtype=torch.float64).as_subclass(OnDevice)
+    run.optimizer.param_groups[0]["lr"] = there
+    for factor in (1.0, 0.5, 0.5, 2.0):
+        run.expected.param_groups[0]["lr"] = factor * start
+        there.fill_(factor * start)
+        run.step()
+        run.assert_same_parameters()

@@ -6,6 +6,7 @@ Without a device the same way is gone with parameters on the CPU, and every copy
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.common.launches import work_of
+from yfkernels import YellowFin
+from yfkernels.ops.backends import backend_of, preferred
+from yfkernels.sharding.shards import Sharding
 
 TUNED = [kind for kind in KINDS if kind.saves == "tuner"]
 SHAPES = ((5, 3), (7,), (1025,))
@@ -115,6 +119,22 @@ def test_copies(kind: Kind, rng: np.random.Generator, *, scaled: bool, remote: N
     expected = Counter(copy_=2 + staged + kept)
     sketch = 1 if "sketch" in kind.name else 0
     assert counted.calls - Counter(_to_copy=sketch) == expected + on_the_host
+
+
+def test_a_host_without_the_tables_backend_tunes_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton has no compiler for CPUs."""
+    optimizer = YellowFin([nn.Parameter(torch.ones(3))])
+    prepared: list[Any] = []
+    monkeypatch.setattr(optimizer._tuner, "prepare", lambda *given: prepared.append(given))
+    monkeypatch.setattr(backend_of("triton", "cpu"), "unusable", lambda device_type: "no compiler")
+    table = SimpleNamespace(device=torch.device("cuda", 0), backend=backend_of("triton", "cuda"))
+    plan: Any = SimpleNamespace(tables=[table], sharding=Sharding())
+    optimizer._planner._prepare_tuner(plan, 1)
+    [(tables, sharding, num_groups, device, backend)] = prepared
+    assert (tables, sharding, num_groups) == (plan.tables, plan.sharding, 1)
+    assert (device.type, backend) == ("cpu", preferred("cpu"))
 
 
 @pytest.mark.cuda

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 from typing import Any
 
@@ -76,6 +77,13 @@ def test_presets_set_the_groups() -> None:
     assert LAMB([p], preset="apex").param_groups == LAMB([p]).param_groups
     for options in ({"max_grad_norm": None}, {"always_adapt": True}, {"betas": (0.8, 0.9)}):
         LAMB([p], preset="paper", **options)  # what it fixes, or leaves open: no contradiction
+
+
+def test_help_shows_the_defaults_without_a_preset() -> None:
+    """Not the objects by which they are told from a user's own values."""
+    parameters = inspect.signature(LAMB).parameters
+    assert repr(parameters["eps"].default) == "1e-06"
+    assert repr(parameters["trust_clip"].default) == "None"
 
 
 # ---- trust ratios

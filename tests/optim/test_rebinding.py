@@ -11,7 +11,9 @@ from support.cases import Site, assert_same_bits, normal
 from support.training import Build
 from torch import Tensor, nn
 
-from yfkernels.optim._plan import _grad_of
+from yfkernels.ops.watch import Seen
+from yfkernels.optim import _plan
+from yfkernels.optim._plan import Plan, _grad_of
 
 pytestmark = pytest.mark.kernel_free
 
@@ -111,3 +113,41 @@ def test_a_gradient_on_another_device_is_refused() -> None:
     p.grad = torch.ones(3)
     with pytest.raises(RuntimeError, match=r"parameter 4 .* is on meta, its gradient on cpu"):
         _grad_of(p, p.detach().to("meta"), 4)
+
+
+def test_parameters_that_are_never_where_they_were_are_refused(
+    build: Build, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables that are not true as soon as they are made would be made for ever."""
+    p = nn.Parameter(torch.ones(3, device=site.device))
+    p.grad = torch.ones_like(p)
+    optimizer = build([p])
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "bind", lambda self, groups, state: Seen.PLAN)
+        with pytest.raises(RuntimeError, match="changed while the step was being set up"):
+            optimizer.step()
+    assert torch.equal(p.detach(), torch.ones_like(p))
+    optimizer.step()
+    assert not torch.equal(p.detach(), torch.ones_like(p))
+
+
+def test_versions_rise_where_torch_takes_one_tensor_a_call(
+    build: Build, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch before 2.6 does. Autograd compares the versions."""
+    increment = torch.autograd.graph.increment_version
+
+    def increment_one(tensor: Tensor) -> None:
+        assert isinstance(tensor, Tensor)
+        increment(tensor)
+
+    monkeypatch.setattr(torch.autograd.graph, "increment_version", increment_one)
+    monkeypatch.setattr(_plan, "_TAKES_LISTS", _plan._takes_lists())
+    params = [nn.Parameter(torch.ones(n, device=site.device)) for n in (3, 5)]
+    optimizer = build(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = [p._version for p in params]
+    optimizer.step()
+    assert not _plan._TAKES_LISTS
+    assert all(p._version > version for p, version in zip(params, before))

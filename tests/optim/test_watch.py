@@ -15,7 +15,7 @@ from torch import nn
 
 from yfkernels.ops.backends import build_info
 from yfkernels.ops.native.cpu import compiled_watch
-from yfkernels.ops.watch import PythonWatch, Seen
+from yfkernels.ops.watch import Entry, Place, PythonWatch, Seen
 
 pytestmark = [
     pytest.mark.kernel_free,
@@ -138,6 +138,12 @@ def test_the_python_walk_serves_all(
             moved_parameters(pair)
             pair.train(1)
         pair.assert_equal()
+
+
+def test_memory_without_a_name_is_left_to_python() -> None:
+    """DLPack has names for the memory of some devices."""
+    nameless = torch.ones(3, device="meta")
+    assert compiled_watch([], [1], [Entry(Place.NOWHERE, 0, 0, nameless, False, [])]) is None
 
 
 def test_a_watch_keeps_nothing_alive() -> None:

@@ -41,7 +41,7 @@ class KernelsOnCpu(NativeCuda):
         return None if device_type == "cpu" else super().unusable(device_type)
 
     def _queue(self, device: torch.device) -> tuple[int, int]:
-        return 0, 0
+        return 1, 1  # a stream of a device that is not the current one (cuda_runtime.h)
 
 
 KERNELS = KernelsOnCpu()

@@ -88,9 +88,15 @@ def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Make:
 class Run:
     """An optimizer that may be captured, and one like it that takes the same steps eagerly."""
 
-    def __init__(self, kind: Kind, rng: np.random.Generator, **options: Any) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        rng: np.random.Generator,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> None:
         self.rng = rng
-        self.params = [nn.Parameter(normal(rng, torch.empty(s)).float()) for s in SHAPES]
+        self.params = [nn.Parameter(normal(rng, torch.empty(s)).to(dtype)) for s in SHAPES]
         self.expected_params = [nn.Parameter(p.detach().clone()) for p in self.params]
         options |= {"backend": "native", "capturable": True}
         self.optimizer = kind.build(self.params, **options)
@@ -105,7 +111,7 @@ class Run:
 
     def fill(self, grads: list[Tensor]) -> None:
         for grad, q in zip(grads, self.expected_params):
-            q.grad = normal(self.rng, q).float()
+            q.grad = normal(self.rng, q).to(q.dtype)
             grad.copy_(q.grad)
 
     def step(self, replayed: Graph | None = None, into: list[Tensor] | None = None) -> None:
@@ -119,8 +125,11 @@ class Run:
             replayed.replay()
         self.expected.step()
 
-    def assert_equal(self) -> None:
+    def assert_same_parameters(self) -> None:
         assert_same_bits(
             [p.detach() for p in self.params], [q.detach() for q in self.expected_params]
         )
+
+    def assert_equal(self) -> None:
+        self.assert_same_parameters()
         assert_same_bits(self.optimizer.state_dict(), self.expected.state_dict())

@@ -205,3 +205,23 @@ def test_lr_of_each_group_is_a_coefficient(arguments: dict[str, Any], backend: s
         assert lrs == (-coefficients).tolist()
     step(optimizer, params, 4, math.nan)
     assert lrs == optimizer.tuned_lrs()
+
+
+@each_backend
+@each_mode
+def test_what_is_assigned_to_a_readout_lasts_until_the_next_step(
+    preconditioner: str | None, backend: str
+) -> None:
+    """And has no effect on it."""
+    params, twins = parameters(ONE_TABLE), parameters(ONE_TABLE)
+    optimizer = YellowFin(params, preconditioner=preconditioner, backend=backend)
+    expected = YellowFin(twins, preconditioner=preconditioner, backend=backend)
+    for seed in range(4):
+        step(optimizer, params, seed)
+        step(expected, twins, seed)
+        [group], [other] = optimizer.param_groups, expected.param_groups
+        for name in ("tuned_lr", "momentum"):
+            assert torch.equal(group[name], other[name])
+            group[name] = 0.75
+    for p, q in zip(params, twins):
+        assert torch.equal(p, q)

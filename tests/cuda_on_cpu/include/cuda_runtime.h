@@ -47,8 +47,11 @@ struct Index {
 #define blockIdx (::cuda_on_cpu::Index{::cuda_on_cpu::here().block})
 #define gridDim (::cuda_on_cpu::Index{::cuda_on_cpu::here().blocks})
 
-#define YFK_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ::cuda_on_cpu::launch((grid), (block), [&] { (kernel)(__VA_ARGS__); })
+#define YFK_LAUNCH(kernel, grid, block, shared, stream, ...)                \
+  do {                                                                      \
+    ::cuda_on_cpu::require_current(stream);                                 \
+    ::cuda_on_cpu::launch((grid), (block), [&] { (kernel)(__VA_ARGS__); }); \
+  } while (0)
 
 // Intrinsics -------------------------------------------------------------------------------------
 
@@ -129,25 +132,61 @@ inline unsigned __float_as_uint(float x) {
 
 #define CUDART_VERSION 13000  // launches with arguments of up to 32,764 bytes
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorNoDevice = 100 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 using cudaStream_t = struct CUstream_st*;
 
-inline const char* cudaGetErrorName(cudaError_t) { return "no name"; }
-inline const char* cudaGetErrorString(cudaError_t) { return "no description"; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+namespace cuda_on_cpu {
+// The runtime of a machine with some devices. A check may have every call fail.
+struct Runtime {
+  int devices = 2, current = 0;
+  cudaError_t answer = cudaSuccess;
+  cudaError_t untold = cudaSuccess;  // what cudaGetLastError will say
 
+  cudaError_t answered() {
+    if (answer != cudaSuccess) untold = answer;
+    return answer;
+  }
+};
+inline Runtime runtime;
+
+// A stream of a device: its handle is the ordinal, and null a stream of the device that is current.
+inline cudaStream_t stream_on(int device) {
+  return reinterpret_cast<cudaStream_t>(uintptr_t(device));
+}
+inline void require_current(cudaStream_t stream) {
+  if (stream != nullptr && stream != stream_on(runtime.current))
+    trap("a launch on a stream of another device than the current one");
+}
+}  // namespace cuda_on_cpu
+
+inline const char* cudaGetErrorName(cudaError_t status) {
+  return status == cudaErrorNoDevice ? "cudaErrorNoDevice" : "cudaErrorInsufficientDriver";
+}
+inline const char* cudaGetErrorString(cudaError_t status) {
+  return status == cudaErrorNoDevice ? "no device" : "the driver is too old";
+}
+inline cudaError_t cudaGetLastError() {
+  const cudaError_t last = cuda_on_cpu::runtime.untold;
+  cuda_on_cpu::runtime.untold = cudaSuccess;
+  return last;
+}
+
+inline cudaError_t cudaSetDevice(int device) {
+  const cudaError_t status = cuda_on_cpu::runtime.answered();
+  if (status == cudaSuccess) cuda_on_cpu::runtime.current = device;
+  return status;
+}
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
+  *device = cuda_on_cpu::runtime.current;
+  return cuda_on_cpu::runtime.answered();
 }
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = cuda_on_cpu::runtime.devices;
+  return cuda_on_cpu::runtime.answered();
 }
 
-// A device of six blocks: few enough that each of them has to stride over the chunks.
+// Devices of six blocks: few enough that each of them has to stride over the chunks.
 inline cudaError_t cudaDeviceGetAttribute(int* multiprocessors, cudaDeviceAttr, int) {
   *multiprocessors = 3;
   return cudaSuccess;
