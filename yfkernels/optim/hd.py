@@ -45,8 +45,8 @@ class HD(Optimizer):
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
-            max_norm. Its learning rates are where the tuning begins; they must be above 0 in the
-            multiplicative form.
+            max_norm. Its learning rates are where the tuning begins; where a schedule makes one 0,
+            as in the first step of a warm-up, it begins anew after that.
         form: "multiplicative" does not depend on the scale of the loss; "additive" is the paper's.
         hyper_lr: step size of the learning rate. Default: 0.02; additive 1e-6, and 1e-8 for Adam.
         backend: "auto", "native", "triton" or "torch".

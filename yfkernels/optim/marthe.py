@@ -49,7 +49,7 @@ class MARTHE:
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
-            max_norm, over float32 or float64 parameters in particular.
+            max_norm, over whole parameters in one process.
         mu: how much of Z each step keeps, in [0, 1]; None: the authors' adaptive rule.
         hyper_lr: step size of the learning rate, the paper's beta. None: a form that is free of
             scale, lr <- lr (1 - 0.02 <e, Z> / (‖e‖ ‖Z‖)), e = grad E; with alpha, 1e-8.
