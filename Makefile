@@ -37,7 +37,7 @@ test-frameworks: .venv-frameworks/.installed ## tests with the real frameworks, 
 
 test-oldest-torch: .venv-oldest-torch/.installed ## tests with the oldest torch that is promised, in another
 	.venv-oldest-torch/bin/python setup.py --quiet build_ext --inplace
-	.venv-oldest-torch/bin/python -m pytest tests/optim tests/sharding
+	.venv-oldest-torch/bin/python -m pytest tests/curvature tests/optim tests/sharding
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.lab.cli bench --check

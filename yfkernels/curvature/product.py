@@ -35,8 +35,9 @@ def gradient_and_product(
     Whatever the method: `p.grad` is not touched; afterwards the parameters are what they were bit
     for bit, and buffers (BatchNorm's statistics) and torch's random states are what one evaluation
     leaves. A failed call leaves them as they were before it. The Hessian is autograd's, without
-    the kinks of ReLU and the like. Models of torch.compile run uncompiled meanwhile. Gradients are
-    those of this process: DistributedDataParallel reduces only what backward() computes.
+    the kinks of ReLU and the like. Models of torch.compile run uncompiled meanwhile (torch >= 2.6).
+    Gradients are those of this process: DistributedDataParallel reduces only what backward()
+    computes.
 
     Args:
         closure: returns a scalar loss and does not call backward(). Each call computes the same
