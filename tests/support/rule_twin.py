@@ -133,14 +133,21 @@ class RuleTwin(SideBySide):
         seen = self.optimizer.trust_ratios()
         for i, (p, ratio) in enumerate(zip(self.params, ratios, strict=True)):
             if p.grad is not None and p.numel():
-                assert abs(seen[str(i)] - ratio) <= self.drift(i) * ratio, i
+                assert abs(seen[str(i)] - ratio) <= self.drift(i, ratio) * ratio, i
 
-    def drift(self, index: int) -> float:
-        """Relative error of a trust ratio: of ‖p‖, of p itself, and of ‖u‖ where terms cancel."""
+    def drift(self, index: int, ratio: float) -> float:
+        """Relative error of a trust ratio: of ‖p‖, of p itself, and of ‖u‖ where terms cancel.
+
+        With lr 0 the move does not tell how far they do. ‖u‖ = ‖p‖ / ratio tells: the elements of
+        Adam's terms are about 1 at most.
+        """
         path, p = self.reached()[index]
         error = np.linalg.norm(self.tolerance * path + self.roundings[index])
         inherited = float(error / np.linalg.norm(p)) if p.any() else 0.0
-        return self.tolerance * (4.0 + 2.0 * self.cancelled(index)) + 2.0 * inherited
+        cancelled = self.cancelled(index)
+        if p.any() and np.array_equal(p, self.before[index][1]):
+            cancelled = max(1.0, math.sqrt(p.size) * ratio / float(np.linalg.norm(p)))
+        return self.tolerance * (4.0 + 2.0 * cancelled) + 2.0 * inherited
 
     def cancelled(self, index: int) -> float:
         """How many times larger the terms of this step's move are than the move, as norms."""
