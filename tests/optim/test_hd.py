@@ -195,6 +195,29 @@ def test_parameters_without_gradients_and_late_groups(seed: int) -> None:
     assert first != 1e-3
 
 
+def test_reading_changes_nothing(seed: int) -> None:
+    """Also between a schedule and the step that it is for."""
+    runs = [Run("AdamW", seed, torch.float32, "cpu") for _ in range(2)]
+    for run, reads in zip(runs, (False, True)):
+        schedule = torch.optim.lr_scheduler.ExponentialLR(run.optimizer, 0.5)
+        for t in range(4):
+            list(run.steps(range(t, t + 1)))
+            schedule.step()
+            if reads:
+                run.optimizer.diagnostics()
+    assert torch.equal(runs[0].vector(), runs[1].vector())
+    assert runs[0].lr == runs[1].lr
+
+
+def test_a_state_that_is_replaced_is_the_bases(seed: int) -> None:
+    run = Run("AdamW", seed, torch.float32, "cpu")
+    list(run.steps(range(2)))
+    run.optimizer.state = type(run.base.state)(dict)
+    assert not run.base.state
+    list(run.steps(range(2, 4)))
+    assert all(int(state["step"]) == 2 for state in run.base.state.values())
+
+
 def test_a_closure(seed: int) -> None:
     run, plain = (Run("SGD", seed, torch.float32, "cpu") for _ in range(2))
     expected = list(plain.steps(range(4)))
@@ -219,6 +242,8 @@ def test_bad_options_are_named() -> None:
         HD(SGD(params, lr=0.1), form="fast")
     with pytest.raises(ValueError, match=r"Invalid hyper_lr value: -1\.0"):
         HD(SGD(params, lr=0.1), hyper_lr=-1.0)
+    with pytest.raises(ValueError, match=r"Invalid hyper_lr value: 1\.5; it must be below 1"):
+        HD(SGD(params, lr=0.1), hyper_lr=1.5)
     with pytest.raises(ValueError, match="Invalid amsgrad value: True"):
         HD(Adam(params, amsgrad=True))
     with pytest.raises(ValueError, match=r"Invalid max_norm value: 1\.0"):

@@ -15,7 +15,6 @@ from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
 
 Group = dict[str, Any]
-Slots = Mapping[str, Tensor]
 Coefficients = dict[str, float]
 
 

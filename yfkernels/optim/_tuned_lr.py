@@ -19,13 +19,14 @@ def tuned_lr(group: Group) -> float:
     work a learning rate out from the first one too.
     """
     lr = float(group["lr"])
-    seen = group.get(SEEN)
-    if seen is None or TUNED not in group:
-        group[TUNED] = lr
-    elif lr != seen:
-        group[TUNED] = group[TUNED] * (lr / seen) if seen else lr
-    group[SEEN] = lr
-    return float(group[TUNED])
+    if not group.get(SEEN):  # nothing yet, or 0, of which nothing is a multiple
+        return lr
+    return float(group[TUNED] * (lr / group[SEEN]))
+
+
+def tune(group: Group, lr: float) -> None:
+    """Makes `lr` the group's learning rate from the next step on."""
+    group[TUNED], group[SEEN] = lr, float(group["lr"])
 
 
 @contextmanager

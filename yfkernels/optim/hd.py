@@ -14,7 +14,7 @@ from yfkernels._checks import check_positive, require
 from yfkernels.ops.tangents import ADAM, stored
 from yfkernels.optim._closed_forms import closed_form, steps_of
 from yfkernels.optim._tangents import Member, Passes, head, recall_head
-from yfkernels.optim._tuned_lr import TUNED, applied, tuned_lr
+from yfkernels.optim._tuned_lr import TUNED, applied, tune, tuned_lr
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
 
@@ -48,7 +48,8 @@ class HD(Optimizer):
             max_norm. Its learning rates are where the tuning begins; where a schedule makes one 0,
             as in the first step of a warm-up, it begins anew after that.
         form: "multiplicative" does not depend on the scale of the loss; "additive" is the paper's.
-        hyper_lr: step size of the learning rate. Default: 0.02; additive 1e-6, and 1e-8 for Adam.
+        hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.02;
+            additive 1e-6, and 1e-8 for Adam.
         backend: "auto", "native", "triton" or "torch".
         process_group: the processes that hold the other parts of the model, if the parameters do
             not say so themselves as DTensors (FSDP2) do.
@@ -85,10 +86,14 @@ class HD(Optimizer):
         require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
         if hyper_lr is not None:
             check_positive("hyper_lr", hyper_lr)
+            fits = form == "additive" or hyper_lr < 1.0
+            require(fits, "hyper_lr", hyper_lr, "below 1, or a step could turn lr negative")
         for group in base.param_groups:
             self._form.check(group)
         self.base = base
+        self._wrapping = True
         super().__init__(base.param_groups, base.defaults)
+        self._wrapping = False
         self.form = form
         self.hyper_lr = hyper_lr
         self._passes = Passes(backend)
@@ -104,7 +109,7 @@ class HD(Optimizer):
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        if groups:  # torch's constructor begins with none
+        if not self._wrapping:  # torch's constructor begins with none
             self.base.param_groups = groups
 
     @property
@@ -113,7 +118,7 @@ class HD(Optimizer):
 
     @state.setter
     def state(self, state: defaultdict[Tensor, Any]) -> None:
-        if state:
+        if not self._wrapping:
             self.base.state = state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -166,7 +171,7 @@ class HD(Optimizer):
             self._skipped += 1
             return loss
         for group, each in zip(self.param_groups, sums):
-            self._tune(group, each)
+            tune(group, self._next_lr(group, each))
         kept = self._to_keep(members)
         self._passes.own_derivatives(kept)
         self._stepping = True
@@ -179,22 +184,21 @@ class HD(Optimizer):
             self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
         return loss
 
-    def _tune(self, group: dict[str, Any], sums: dict[str, float]) -> None:
-        """Moves the learning rate of a group."""
+    def _next_lr(self, group: dict[str, Any], sums: dict[str, float]) -> float:
+        """Where the hypergradient takes the learning rate of a group."""
         lr = tuned_lr(group)
         dot = -sums["e_dot_own"] if group["maximize"] else sums["e_dot_own"]
         sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
         if not math.isfinite(dot) or not sizes > 0.0:
-            return
+            return lr
         hyper_lr = self.hyper_lr
         if self.form == "additive":
             if hyper_lr is None:
                 adam = self._form.family(group) is ADAM
                 hyper_lr = ADAM_HYPER_LR if adam else HYPER_LR[self.form]
-            group[TUNED] = max(lr - hyper_lr * dot, 0.0)
-        else:
-            hyper_lr = HYPER_LR[self.form] if hyper_lr is None else hyper_lr
-            group[TUNED] = lr * (1.0 - hyper_lr * dot / sizes)
+            return max(lr - hyper_lr * dot, 0.0)
+        hyper_lr = HYPER_LR[self.form] if hyper_lr is None else hyper_lr
+        return lr * (1.0 - hyper_lr * dot / sizes)
 
     def _to_keep(self, members: list[Member]) -> list[Member]:
         """Those whose slots will not tell the direction of this step; with room for it."""

@@ -23,7 +23,7 @@ from yfkernels.ops.memory import new_state, same_layout
 from yfkernels.ops.tangents import stored
 from yfkernels.optim._closed_forms import closed_form, steps_of
 from yfkernels.optim._tangents import Member, Passes, head
-from yfkernels.optim._tuned_lr import TUNED, applied, tuned_lr
+from yfkernels.optim._tuned_lr import applied, tune, tuned_lr
 from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 from yfkernels.tuners.hypergradient import Descent, Rule
@@ -279,6 +279,8 @@ class MARTHE:
                 p.grad = None
         for m in members:
             m.param.grad = m.grad
+        for group in self.base.param_groups:
+            tune(group, tuned_lr(group))
         self._stepping = True
         try:
             with applied(self.base.param_groups):
@@ -307,7 +309,7 @@ class MARTHE:
         for group, descent, each in zip(self.base.param_groups, self._descents, sums):
             if group["maximize"]:
                 each |= {name: -each[name] for name in ("e_dot_own", "e_dot_tangent")}
-            group[TUNED] = descent.follow(self.rule, tuned_lr(group), each)
+            tune(group, descent.follow(self.rule, tuned_lr(group), each))
 
     def diagnostics(self) -> dict[str, Any]:
         """What the tuning has come to.
