@@ -201,6 +201,28 @@ def test_resumes_bit_for_bit(name: str, seed: int) -> None:
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("hvp", ["jvp", "central", "forward"])
+def test_resumes_with_every_method(hvp: str, seed: int) -> None:
+    """A resumed tuner has not seen yet which modules there are."""
+    task = Task(mlp, 4, seed)
+    losses = []
+    model, saved = task.model(), None
+    for steps in (range(2), range(2, 4)):
+        tuner = MARTHE(torch.optim.SGD(model.parameters(), lr=0.02), mu=0.9, hvp=hvp)
+        if saved is not None:
+            tuner.load_state_dict(saved)
+        for t in steps:
+            loss = tuner.step(lambda t=t: task.training(model, t), lambda: task.validation(model))
+            losses.append(loss)
+        saved = copy.deepcopy(tuner.state_dict())
+        model = copy.deepcopy(model)
+    whole = task.model()
+    tuner = MARTHE(torch.optim.SGD(whole.parameters(), lr=0.02), mu=0.9, hvp=hvp)
+    for t in range(4):
+        loss = tuner.step(lambda t=t: task.training(whole, t), lambda: task.validation(whole))
+        assert loss == losses[t]
+
+
 def test_statistics_of_a_batch_norm_are_those_of_the_training(seed: int) -> None:
     def net() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))

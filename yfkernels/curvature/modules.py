@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from yfkernels.curvature.closures import Closure, Tensors, described, gradient
-from yfkernels.curvature.surroundings import called
+from yfkernels.curvature.closures import Closure, Tensors, described, evaluated, gradient
+from yfkernels.curvature.surroundings import Surroundings, called
 
 
 class Discovered(NamedTuple):
@@ -35,6 +35,26 @@ def discover(closure: Closure, params: Sequence[Tensor]) -> Discovered:
     with called(found.extend):
         loss, grads = gradient(closure, params)
     return Discovered(loss, grads, found)
+
+
+def find_modules(closure: Closure, params: Sequence[Tensor]) -> list[nn.Module]:
+    """The modules that a closure calls, in an evaluation of which nothing else is left.
+
+    Args:
+        closure: returns a scalar loss and does not call backward().
+        params: the parameters, all with requires_grad.
+
+    Raises:
+        TypeError, ValueError: as `gradient` does.
+    """
+    found: list[nn.Module] = []
+    before = Surroundings(params, None)
+    try:
+        with before.watching(), called(found.extend):
+            evaluated(closure)
+    finally:
+        before.put_back()
+    return found
 
 
 class Owner(NamedTuple):

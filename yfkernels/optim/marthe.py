@@ -16,6 +16,7 @@ from yfkernels.curvature import (
     HessianProduct,
     Tensors,
     discover,
+    find_modules,
     gradient,
     validation_gradient,
 )
@@ -194,6 +195,8 @@ class MARTHE:
         """The loss, the parameters that it reaches, and H z for z = mu Zw; None where z is 0."""
         params = self._params()
         if any(d.mu for d in self._descents) and self._tangents:
+            if self._product.settled == "jvp" and self._product.modules is None:  # resumed
+                self._product.modules = find_modules(closure, params)
             result = self._product(closure, params, self._damped())
             loss, grads, products = result.loss, result.grads, result.products
         else:
