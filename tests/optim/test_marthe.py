@@ -215,7 +215,6 @@ def test_resumes_with_every_method(hvp: str, seed: int) -> None:
             loss = tuner.step(lambda t=t: task.training(model, t), lambda: task.validation(model))
             losses.append(loss)
         saved = copy.deepcopy(tuner.state_dict())
-        model = copy.deepcopy(model)
     whole = task.model()
     tuner = MARTHE(torch.optim.SGD(whole.parameters(), lr=0.02), mu=0.9, hvp=hvp)
     for t in range(4):
