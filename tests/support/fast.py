@@ -26,14 +26,21 @@ SLOW = (
 )
 # Of these the other tests of their files say most.
 SLOW_TESTS = (
+    "test_all_sizes_at_once",
+    "test_an_element_alone_moves_by_its_sign",
     "test_any_number_of_threads",
     "test_extension_missing_or_broken",
+    "test_fake_tensors",
     "test_follows_the_oracle_with_a_hyper_lr_that_adapts",
-    "test_two_hundred_steps_follow_the_oracle",
     "test_long_trace",
     "test_many_small_tensors",
+    "test_preset",
     "test_reproduces_the_published_trace",
+    "test_same_bits_on_any_number_of_threads",
     "test_state_follows_the_backend",
+    "test_the_same_on_any_number_of_threads",
+    "test_threads_changed_between_steps",
+    "test_two_hundred_steps_follow_the_oracle",
 )
 
 
