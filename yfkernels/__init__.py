@@ -3,11 +3,13 @@
 from yfkernels._version import __version__
 from yfkernels.config import show_config
 from yfkernels.optim.hd import HD
+from yfkernels.optim.hyper_lr_search import find_hyper_lr
 from yfkernels.optim.lamb import LAMB
-from yfkernels.optim.marthe import MARTHE, RTHO
+from yfkernels.optim.marthe import MARTHE
 from yfkernels.optim.param_groups import param_groups
 from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
+from yfkernels.optim.rtho import RTHO
 from yfkernels.optim.yellowfin import YellowFin
 from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
 from yfkernels.schedules.multistage import MultistageSchedule
@@ -26,6 +28,7 @@ __all__ = [
     "Stage",
     "YellowFin",
     "__version__",
+    "find_hyper_lr",
     "param_groups",
     "show_config",
     "single_step",

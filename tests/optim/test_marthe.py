@@ -261,7 +261,8 @@ def test_a_validation_loss_that_is_not_finite_leaves_the_learning_rate(seed: int
     tuner = MARTHE(torch.optim.Adam(model.parameters(), lr=0.01))
     tuner.step(lambda: task.training(model, 0), lambda: task.validation(model))
     before = tuner.diagnostics()
-    tuner.step(lambda: task.training(model, 1), lambda: task.validation(model) * float("inf"))
+    with pytest.warns(UserWarning, match="The validation loss is inf; has it diverged"):
+        tuner.step(lambda: task.training(model, 1), lambda: task.validation(model) * float("inf"))
     after = tuner.diagnostics()
     assert after["lr"] == before["lr"]
     assert after["skipped"] == 1
@@ -270,9 +271,14 @@ def test_a_validation_loss_that_is_not_finite_leaves_the_learning_rate(seed: int
 def test_the_base_alone_is_refused() -> None:
     model = mlp()
     base = torch.optim.SGD(model.parameters(), lr=0.1)
-    MARTHE(base)
+    tuner = MARTHE(base)
     with pytest.raises(RuntimeError, match=r"SGD\.step\(\) was called while MARTHE tunes"):
         base.step()
+    twin = copy.deepcopy(tuner)
+    with pytest.raises(RuntimeError, match=r"SGD\.step\(\) was called while MARTHE tunes"):
+        twin.base.step()
+    del tuner
+    base.step()  # nobody tunes it any more
 
 
 @pytest.mark.parametrize(
@@ -297,6 +303,29 @@ def test_a_base_without_a_closed_form_is_named() -> None:
         MARTHE(torch.optim.RMSprop(mlp().parameters()))
     with pytest.raises(ValueError, match="Invalid amsgrad value: True"):
         MARTHE(torch.optim.Adam(mlp().parameters(), amsgrad=True))
+
+
+def test_an_empty_validation_set_is_said(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = mlp().double()
+    tuner = MARTHE(torch.optim.SGD(model.parameters(), lr=0.1))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="The validation loss is nan; .* minibatch empty"):
+        tuner.step(lambda: model(x).square().mean(), lambda: model(x[:0]).square().mean())
+    assert tuner.diagnostics()["lr"] == [0.1]
+    assert tuner.diagnostics()["skipped"] == 1
+
+
+def test_a_parameter_of_another_shape_is_named() -> None:
+    w = nn.Parameter(torch.ones(3))
+    tuner = MARTHE(torch.optim.SGD([w], lr=0.1))
+    tuner.step(lambda: w.square().sum(), lambda: w.square().sum())
+    before = tuner.diagnostics()
+    w.data = torch.ones(4)
+    with pytest.raises(RuntimeError, match=r"of shape \(3,\) and is now of \(4,\); make a new"):
+        tuner.step(lambda: w.square().sum(), lambda: w.square().sum())
+    assert tuner.diagnostics() == before
+    assert torch.equal(w, torch.ones(4))
 
 
 @pytest.mark.parametrize("wrong", ["training", "validation"])

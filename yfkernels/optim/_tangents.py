@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from yfkernels.ops.backends import choose
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tangents import PROJECTED, PROJECTION, TANGENTS, Family, Projection, stored
-from yfkernels.optim._closed_forms import Coefficients
-from yfkernels.sharding.shards import ShardGroup, Sharding
+from yfkernels.optim._closed_forms import ClosedForm, Coefficients, steps_of
+from yfkernels.sharding.shards import ShardGroup, Sharding, local
 
 WHOLE = Sharding()
 # B as it lies in a column.
@@ -27,25 +28,61 @@ class Member:
 
     Attributes:
         group: its parameter group's number.
+        owner: the parameter as the optimizer has it.
         param, grad: this process's part of it, and what stands in the column GRAD.
         columns: the other columns that the passes will touch.
         family: of its optimizer's step.
+        taken: steps that the optimizer has counted.
         step: the coefficients of the family.
         projection, recall: how to project, and the coefficients.
         shard: the processes that hold the other parts.
-        owner: the parameter as the optimizer has it, if that is not `param`.
     """
 
     group: int
+    owner: Tensor
     param: Tensor
     grad: Tensor
     columns: dict[Column, Tensor]
     family: Family
+    taken: int = 0
     step: Coefficients = field(default_factory=dict)
     projection: Projection = field(default_factory=lambda: stored(None))
     recall: Coefficients = field(default_factory=lambda: dict(AS_STORED))
     shard: ShardGroup | None = None
-    owner: Any = None
+
+
+def gather(
+    form: ClosedForm,
+    base: Optimizer,
+    grads: Mapping[Tensor, Tensor],
+    lr_of: Callable[[dict[str, Any]], float],
+) -> list[Member]:
+    """The parameters with gradients, their slots, and the coefficients of the step that comes.
+
+    Args:
+        form: of the optimizer.
+        base: the optimizer.
+        grads: this process's part of the gradient of each parameter that has one.
+        lr_of: the learning rate of a group.
+    """
+    members = []
+    steps = steps_of(base.state, list(grads))
+    for index, group in enumerate(base.param_groups):
+        family, decay, lr = form.family(group), form.decay(group), lr_of(group)
+        for p in group["params"]:
+            if p not in grads:
+                continue
+            state = base.state.get(p, {})
+            slots = {
+                family.slot(k): local(state[name])
+                for k, name in enumerate(family.slots)
+                if state.get(name) is not None
+            }
+            member = Member(index, p, local(p.detach()), grads[p], slots, family, steps.get(p, 0))
+            member.step = head(maximize=bool(group["maximize"]), decay=decay, lr=lr)
+            member.step |= form.coefficients(group, begun=bool(slots), step=member.taken + 1)
+            members.append(member)
+    return members
 
 
 @dataclass
@@ -74,13 +111,15 @@ class Passes:
         """Z by one step of the optimizer, which has yet to be taken."""
         for same in _alike(members, lambda m: m.family):
             table, family = self._over(same), same[0].family
-            table.backend.advance_tangents(family, table, _rows(same, family.fields, "step"))
+            rows = _rows(family.fields, [m.step for m in same], table.device)
+            table.backend.advance_tangents(family, table, rows)
 
     def own_derivatives(self, members: Iterable[Member]) -> None:
         """B in the place of Zw."""
         for same in _alike(members, lambda m: m.family):
             table, family = self._over(same), same[0].family
-            table.backend.own_derivatives(family, table, _rows(same, family.fields, "step"))
+            rows = _rows(family.fields, [m.step for m in same], table.device)
+            table.backend.own_derivatives(family, table, rows)
 
     def project(
         self, members: Sequence[Member], groups: int, sharding: Sharding = WHOLE
@@ -96,7 +135,8 @@ class Passes:
         for same in _alike(members, lambda m: m.projection):
             table, projection = self._over(same), same[0].projection
             sums = torch.zeros(len(same), len(PROJECTED), dtype=torch.float64, device=table.device)
-            table.backend.project(projection, table, _rows(same, PROJECTION, "recall"), sums)
+            rows = _rows(PROJECTION, [m.recall for m in same], table.device)
+            table.backend.project(projection, table, rows, sums)
             waiting.append((same, sums))
         known = [(m, row) for same, sums in waiting for m, row in zip(same, sums.tolist())]
 
@@ -168,31 +208,23 @@ def _table_rows(members: Sequence[Member]) -> list[Row]:
     ]
 
 
-def _rows(members: Sequence[Member], fields: Sequence[str], which: str) -> Tensor:
-    """The coefficients of each member, where the table is."""
-    rows = [[getattr(m, which)[name] for name in fields] for m in members]
-    return torch.tensor(rows, dtype=torch.float64, device="cpu").to(members[0].param.device)
+def _rows(
+    fields: Sequence[str], coefficients: Sequence[Coefficients], device: torch.device
+) -> Tensor:
+    """A row a tensor, where the table is."""
+    rows = [[each[name] for name in fields] for each in coefficients]
+    return torch.tensor(rows, dtype=torch.float64, device="cpu").to(device)
 
 
-def head(
-    *,
-    damping: float = 0.0,
-    maximize: bool = False,
-    decay: tuple[float, float],
-    lr: float,
-    keeps_own: bool = False,
-) -> Coefficients:
-    """How the coefficients of every family begin.
+def head(*, maximize: bool = False, decay: tuple[float, float], lr: float) -> Coefficients:
+    """How the coefficients of every family begin; mu is 0, and B is left nowhere.
 
     Args:
-        damping: mu.
         maximize: whether the optimizer ascends.
         decay: weight decay in the gradient, and beside it.
         lr: of the step that comes.
-        keeps_own: whether B is to be left in the probe.
     """
-    values = (damping, -1.0 if maximize else 1.0, *decay, lr, float(keeps_own))
-    return dict(zip(TANGENTS, values))
+    return dict(zip(TANGENTS, (0.0, -1.0 if maximize else 1.0, *decay, lr, 0.0)))
 
 
 def recall_head(projected: Coefficients, decay: tuple[float, float], lr: float) -> Coefficients:

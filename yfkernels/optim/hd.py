@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 
 from yfkernels._checks import check_positive, require
 from yfkernels.ops.tangents import ADAM, stored
-from yfkernels.optim._closed_forms import closed_form, steps_of
-from yfkernels.optim._tangents import Member, Passes, head, recall_head
-from yfkernels.optim._tuned_lr import TUNED, applied, tune, tuned_lr
+from yfkernels.optim._base_steps import BaseSteps
+from yfkernels.optim._closed_forms import closed_form
+from yfkernels.optim._tangents import Member, Passes, gather, recall_head
+from yfkernels.optim._tuned_lr import TUNED, tune, tuned_lr
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMS = ("multiplicative", "additive")
 OWN = "lr_derivative"  # in the state of a parameter: B of its last step
+SKIPPED = "skipped_steps"  # in a group
 HYPER_LR = {"multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
 
@@ -98,8 +100,7 @@ class HD(Optimizer):
         self.hyper_lr = hyper_lr
         self._passes = Passes(backend)
         self._division = Division(process_group)
-        self._skipped = 0
-        self._guard()
+        self._steps = BaseSteps(base, "HD")
 
     # ---- groups and state are the base's
 
@@ -135,21 +136,6 @@ class HD(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if not k.startswith("_optimizer_")}  # hooks
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._guard()
-
-    def _guard(self) -> None:
-        self._stepping = False
-        self.base.register_step_pre_hook(self._refuse_by_hand)
-
-    def _refuse_by_hand(self, *_: object) -> None:
-        if not self._stepping:
-            raise RuntimeError(
-                f"{type(self.base).__name__}.step() was called while HD tunes its learning rate; "
-                "call step() of the HD optimizer alone"
-            )
-
     # ---- the step
 
     @torch.no_grad()
@@ -168,18 +154,14 @@ class HD(Optimizer):
             return loss
         sums = self._passes.project(members, len(self.param_groups), sharding)
         if not all(math.isfinite(each["e_sq"]) for each in sums):
-            self._skipped += 1
+            for group in self.param_groups:
+                group[SKIPPED] = group.get(SKIPPED, 0) + 1
             return loss
         for group, each in zip(self.param_groups, sums):
             tune(group, self._next_lr(group, each))
         kept = self._to_keep(members)
         self._passes.own_derivatives(kept)
-        self._stepping = True
-        try:
-            with applied(self.param_groups):
-                self.base.step()
-        finally:
-            self._stepping = False
+        self._steps.take()
         for m in kept:  # only now: Adam takes a state that has anything in it for its own
             self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
         return loss
@@ -213,7 +195,8 @@ class HD(Optimizer):
 
     def diagnostics(self) -> dict[str, Any]:
         """What the tuning has come to: `lr` of each group, and `skipped` steps."""
-        return {"lr": [tuned_lr(group) for group in self.param_groups], "skipped": self._skipped}
+        skipped = max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
+        return {"lr": [tuned_lr(group) for group in self.param_groups], "skipped": skipped}
 
     def _sharding(self) -> Sharding:
         """How the parameters are split over processes, the same on each."""
@@ -224,29 +207,27 @@ class HD(Optimizer):
 
     def _members(self) -> list[Member]:
         """The parameters with gradients, and what is known of their last step."""
-        members = []
-        params = [p for group in self.param_groups for p in group["params"]]
-        steps = steps_of(self.state, [p for p in params if p.grad is not None])
-        for index, group in enumerate(self.param_groups):
-            family, decay = self._form.family(group), self._form.decay(group)
-            last_lr = float(group.get(TUNED, 0.0))
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state.get(p, {})
-                slots = [local(state[k]) for k in family.slots if state.get(k) is not None]
-                columns = {family.slot(k): slot for k, slot in enumerate(slots)}
-                member = Member(index, local(p.detach()), grad_part(p.grad, p), columns, family)
-                member.owner, member.shard = p, self._division.shard_group(p)
-                member.step = head(maximize=bool(group["maximize"]), decay=decay, lr=last_lr)
-                step = steps.get(p, 0)
-                member.step |= self._form.coefficients(group, begun=bool(slots), step=step + 1)
-                recalled = self._form.recall(group, max(step, 1))
-                if recalled is not None and slots:
-                    member.projection, given = recalled
-                    member.recall = recall_head(given, decay, last_lr)
-                elif OWN in state:
-                    columns[family.tangent()] = local(state[OWN])
-                    member.projection = stored(family.tangent())
-                members.append(member)
+        grads = {
+            p: grad_part(p.grad, p)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        }
+        members = gather(self._form, self.base, grads, _last_lr)
+        for m in members:
+            group = self.param_groups[m.group]
+            m.shard = self._division.shard_group(m.owner)
+            recalled = self._form.recall(group, max(m.taken, 1))
+            own = self.state.get(m.owner, {}).get(OWN)
+            if recalled is not None and m.columns:
+                m.projection, given = recalled
+                m.recall = recall_head(given, self._form.decay(group), _last_lr(group))
+            elif own is not None:
+                m.columns[m.family.tangent()] = local(own)
+                m.projection = stored(m.family.tangent())
         return members
+
+
+def _last_lr(group: dict[str, Any]) -> float:
+    """Of the last step."""
+    return float(group.get(TUNED, 0.0))

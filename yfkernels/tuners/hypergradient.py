@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from yfkernels._checks import check_positive, require, require_number
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -16,12 +18,32 @@ class Rule:
         hyper_lr: step size of the learning rate; None: free of scale.
         alpha: step size of hyper_lr itself; None: it is fixed.
         clip: bound on the hypergradient.
+
+    Raises:
+        TypeError: one is no number.
+        ValueError: one is out of its range.
     """
 
     mu: float | None
     hyper_lr: float | None
     alpha: float | None
     clip: float
+
+    def __post_init__(self) -> None:
+        if self.mu is not None:
+            require_number("mu", self.mu)
+            require(0.0 <= self.mu <= 1.0, "mu", self.mu, "in [0, 1], or None to adapt")
+        for name, value in (("hyper_lr", self.hyper_lr), ("alpha", self.alpha)):
+            if value is not None:
+                require_number(name, value)
+                ok = math.isfinite(value) and value >= 0.0
+                require(ok, name, value, "finite and >= 0, or None")
+        check_positive("clip", self.clip)
+
+    @property
+    def scale_free(self) -> bool:
+        """Whether only the direction of the hypergradient counts."""
+        return self.hyper_lr is None and self.alpha is None
 
 
 # Of the form that is free of scale: what a hypergradient along Z in full moves, a fiftieth.
@@ -71,7 +93,7 @@ class Descent:
         delta = min(max(raw, -rule.clip), rule.clip)
         if rule.alpha is not None:
             self.hyper_lr = max(self.hyper_lr + rule.alpha * delta * self.last, 0.0)
-        if rule.hyper_lr is None and rule.alpha is None:
+        if rule.scale_free:
             sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["tangent_sq"])
             if sizes > 0.0 and math.isfinite(sizes):
                 lr *= 1.0 - self.hyper_lr * raw / sizes

@@ -1,0 +1,56 @@
+"""The steps of an optimizer that a tuner wraps: taken by the tuner, refused by hand."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch.optim import Optimizer
+
+from yfkernels.optim._tuned_lr import applied
+
+
+class BaseSteps:
+    """Takes the base's steps at the tuned learning rates.
+
+    As long as this object lives the base's own step() raises RuntimeError: it would move the
+    parameters where the tuner does not see it.
+
+    Args:
+        base: the optimizer.
+        owner: what the tuner is called, for messages.
+    """
+
+    def __init__(self, base: Optimizer, owner: str) -> None:
+        self._base, self._owner = base, owner
+        self._watch()
+
+    def _watch(self) -> None:
+        self._stepping = False
+        here = weakref.ref(self)
+
+        def refuse_by_hand(*_: object) -> None:
+            steps = here()
+            if steps is not None and not steps._stepping:
+                raise RuntimeError(
+                    f"{type(steps._base).__name__}.step() was called while {steps._owner} tunes "
+                    f"its learning rate; call step() of the {steps._owner} object alone"
+                )
+
+        weakref.finalize(self, self._base.register_step_pre_hook(refuse_by_hand).remove)
+
+    def take(self) -> None:
+        """One step of the base."""
+        self._stepping = True
+        try:
+            with applied(self._base.param_groups):
+                self._base.step()
+        finally:
+            self._stepping = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_base": self._base, "_owner": self._owner}  # torch copies no hooks
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._watch()

@@ -1,0 +1,217 @@
+"""Steps of an optimizer that carry Z along, and the hypergradients after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from yfkernels._warn import warn
+from yfkernels.curvature import (
+    Closure,
+    HessianProduct,
+    Tensors,
+    discover,
+    find_modules,
+    gradient,
+    validation_gradient,
+)
+from yfkernels.ops.memory import new_state
+from yfkernels.ops.tangents import stored
+from yfkernels.optim._base_steps import BaseSteps
+from yfkernels.optim._closed_forms import ClosedForm
+from yfkernels.optim._kept_tangents import KeptTangents, laid_out
+from yfkernels.optim._tangents import Member, Passes, gather
+from yfkernels.optim._tuned_lr import tune, tuned_lr
+from yfkernels.sharding.processes import is_flat
+from yfkernels.sharding.shards import is_dtensor
+
+
+class TangentSteps:
+    """Takes the steps of `base`, whose own step() is refused meanwhile.
+
+    Args:
+        base: the optimizer.
+        form: of its steps.
+        owner: what the tuner is called, for messages.
+        product: multiplies by the Hessian.
+        backend: "auto", or the name of one.
+
+    Attributes:
+        tangents: Z of every parameter.
+        skipped: steps that were left out because their gradient was not finite.
+    """
+
+    def __init__(
+        self, base: Optimizer, form: ClosedForm, owner: str, product: HessianProduct, backend: str
+    ) -> None:
+        self._base, self._form, self._owner, self._product = base, form, owner, product
+        self._passes = Passes(backend)
+        self._steps = BaseSteps(base, owner)
+        self.tangents = KeptTangents()
+        self.skipped = 0
+
+    @property
+    def params(self) -> list[Tensor]:
+        """Of all groups, the frozen ones too."""
+        return [p for group in self._base.param_groups for p in group["params"]]
+
+    def take(self, closure: Closure, mus: Sequence[float]) -> tuple[Tensor, list[Member]]:
+        """One step, at the tuned learning rates.
+
+        Args:
+            closure: computes the training loss.
+            mus: of each group, how much of Z the step keeps.
+
+        Returns:
+            The loss before the step, and the parameters that moved: none where the loss reaches
+            none, or its gradient is not finite.
+        """
+        self._refuse_parts()
+        for p in self.params:
+            self.tangents.check(p)
+        loss, members, products = self._differentiate(closure, mus)
+        if members and not self._usable(members, products):
+            self.skipped += 1
+            return loss, []
+        if members:
+            with torch.no_grad():
+                self._passes.advance(members)
+                self._move(members)
+        return loss, members
+
+    def hypergradients(
+        self, closure: Closure, members: list[Member], *, sizes: bool
+    ) -> list[dict[str, float]]:
+        """Of each group e·B, e·Zw, ‖e‖² and ‖B‖², e being the gradient after the step.
+
+        Args:
+            closure: computes the validation loss.
+            members: that moved in the step.
+            sizes: whether tangent_sq = ‖Zw‖² is wanted besides.
+        """
+        params = [m.owner for m in members]
+        loss, grads = validation_gradient(closure, params, self._product.modules)
+        reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
+        for m, grad in reached:
+            m.grad = grad
+            m.projection = stored(m.family.probe, m.family.tangent())
+        there, count = [m for m, _ in reached], len(self._base.param_groups)
+        sums = self._passes.project(there, count)
+        if sizes:
+            for m in there:
+                m.projection = stored(m.family.tangent())
+            for each, of_tangent in zip(sums, self._passes.project(there, count)):
+                each["tangent_sq"] = of_tangent["own_sq"]
+        if not loss.isfinite():  # of an empty minibatch the gradient may still be: 0
+            warn(f"The validation loss is {loss:g}; has it diverged, or is the minibatch empty?")
+            sums = [dict.fromkeys(each, math.nan) for each in sums]
+        for group, each in zip(self._base.param_groups, sums):
+            if group["maximize"]:
+                each |= {name: -each[name] for name in ("e_dot_own", "e_dot_tangent")}
+        return sums
+
+    def _refuse_parts(self) -> None:
+        """Gradients are taken here, where no wrapper adds them up over processes."""
+        parts = any(is_dtensor(p) or is_flat(p) for p in self.params)
+        wrapped = any(
+            isinstance(module, nn.parallel.DistributedDataParallel)
+            for module in self._product.modules or ()
+        )
+        if parts or wrapped:
+            raise RuntimeError(
+                f"{self._owner} takes its gradients without backward(), which is where "
+                "DistributedDataParallel and FSDP add them up over processes: train the plain "
+                "model in one process, or use HD"
+            )
+
+    def _differentiate(
+        self, closure: Closure, mus: Sequence[float]
+    ) -> tuple[Tensor, list[Member], Tensors | None]:
+        """The loss, the parameters that it reaches, and H z for z = mu Zw; None where z is 0."""
+        params = [p for p in self.params if p.requires_grad]
+        if not self.tangents or not any(mus):
+            loss, grads = self._gradient(closure, params)
+            return loss, self._members(params, grads, None, mus), None
+        if self._product.settled == "jvp" and self._product.modules is None:  # resumed
+            self._product.modules = find_modules(closure, params)
+        vectors = [
+            self.tangents.damped(p, mu)
+            for group, mu in zip(self._base.param_groups, mus)
+            for p in group["params"]
+            if p.requires_grad
+        ]
+        loss, grads, products = self._product(closure, params, vectors)
+        return loss, self._members(params, grads, products, mus), products
+
+    def _gradient(self, closure: Closure, params: list[Tensor]) -> tuple[Tensor, Tensors]:
+        if self._product.modules is not None:
+            return gradient(closure, params)
+        loss, grads, self._product.modules = discover(closure, params)
+        self._refuse_parts()
+        return loss, grads
+
+    def _members(
+        self,
+        params: list[Tensor],
+        gradients: Tensors,
+        products: Tensors | None,
+        mus: Sequence[float],
+    ) -> list[Member]:
+        """The parameters that the loss reaches, with Z, H z and the slots that are to come."""
+        grads = {p: grad for p, grad in zip(params, gradients) if grad is not None}
+        probes = dict(zip(params, products or ()))
+        members = gather(self._form, self._base, grads, tuned_lr)
+        for m in members:
+            family = m.family
+            for k in range(len(family.slots)):
+                if family.slot(k) not in m.columns:
+                    m.columns[family.slot(k)] = new_state(m.owner, m.grad.dtype)
+            for k, z in enumerate(self.tangents.of(m.owner, family.tangents)):
+                m.columns[family.tangent(k)] = z
+            probe = probes.get(m.owner)
+            if probe is None:
+                probe = new_state(m.owner, m.grad.dtype)
+            m.columns[family.probe] = laid_out(probe, m.owner)
+            m.step |= {"damping": 0.0 if products is None else mus[m.group], "keeps_own": 1.0}
+        return members
+
+    def _usable(self, members: list[Member], products: Tensors | None) -> bool:
+        """Whether the gradient is finite; where only H z is not, Z begins anew."""
+        for m in members:
+            m.projection = stored(None if products is None else m.family.probe)
+        sums = self._passes.project(members, len(self._base.param_groups))
+        if not all(math.isfinite(each["e_sq"]) for each in sums):
+            return False
+        if not all(math.isfinite(each["own_sq"]) for each in sums):
+            for m in members:
+                m.step["damping"] = 0.0
+        return True
+
+    def _move(self, members: list[Member]) -> None:
+        """The base's step, at the tuned learning rates."""
+        grads = {m.owner: m.grad for m in members}
+        for p in self.params:
+            if p.requires_grad:
+                p.grad = grads.get(p)
+        for group in self._base.param_groups:
+            tune(group, tuned_lr(group))
+        self._steps.take()
+
+    # ---- saving
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "base": self._base.state_dict(),
+            "tangents": self.tangents.state_dict(self.params),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        tangents = KeptTangents.load(state_dict["tangents"], self.params)
+        self._base.load_state_dict(state_dict["base"])
+        self.tangents, self.skipped = tangents, state_dict["skipped"]
