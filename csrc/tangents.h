@@ -231,7 +231,8 @@ static_assert(kTangent<AdamTangents> + AdamTangents::kTangents <= kColumns, "roo
 //   T x(const T*)     x, from them
 
 // What a projection sums over a tensor.
-#define YFK_PROJECTED(field) field(e_dot_own) field(e_dot_tangent) field(e_sq) field(own_sq)
+#define YFK_PROJECTED(field) \
+  field(e_dot_own) field(e_dot_tangent) field(e_sq) field(own_sq) field(tangent_sq)
 struct Projected {
   YFK_RECORD(YFK_PROJECTED)
 };
@@ -260,6 +261,7 @@ struct AnyProjection {
     sums[1] = sums[1] + e * zw;
     sums[2] = sums[2] + e * e;
     sums[3] = sums[3] + own * own;
+    sums[4] = sums[4] + zw * zw;
   }
 };
 

@@ -72,8 +72,11 @@ def projected(projection: Projection, tensors: Tensors, numbers: Sequence[float]
         reach = abs(own - decayed) + abs(decayed)
     if projection.tangent is not None:
         tangent = v[projection.tangent]
-    sums = [oracle.dot(a, b) for a, b in ((e, own), (e, tangent), (e, e), (own, own))]
-    sizes = [(e, reach), (e, tangent), (e, e), (reach, reach)]
+    sums = [
+        oracle.dot(a, b)
+        for a, b in ((e, own), (e, tangent), (e, e), (own, own), (tangent, tangent))
+    ]
+    sizes = [(e, reach), (e, tangent), (e, e), (reach, reach), (tangent, tangent)]
     return np.array([sums, [oracle.dot(abs(a), abs(b)) for a, b in sizes]])
 
 
@@ -141,7 +144,7 @@ def test_the_step_leaves_enough_to_know_it(family: Family, rng: np.random.Genera
         m = each.options.momentum[0]
         each.options = o = replace(each.options, momentum=(m, 1.0, 0.0, 1.0), nus=(1.0, 1.0))
         own, v = each.own(), each.values
-        wanted.append([oracle.dot(e, own), 0.0, oracle.dot(e, e), oracle.dot(own, own)])
+        wanted.append([oracle.dot(e, own), 0.0, oracle.dot(e, e), oracle.dot(own, own), 0.0])
         after = STEPS[family](o, o.lr, v[Column.PARAM], each.slots, v[Column.GRAD])
         v |= dict(zip((Column.PARAM, *slots), after))
         v[Column.GRAD] = e

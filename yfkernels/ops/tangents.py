@@ -5,7 +5,7 @@ Over a table that has those columns a backend offers three passes:
 
     advance_tangents   before the optimizer's step, with the same w, g and slots: advances Z
     own_derivatives    in its place for mu = 0: only B, the step's own derivative of w to lr
-    project            after a step: sums of e B, e Zw, e² and B² over each tensor
+    project            after a step: sums of e B, e Zw, e², B² and Zw² over each tensor
 
 The columns of a table are GRAD (g; or e, whatever gradient is projected on) and PARAM (w), then
 from STATE on the probe, the optimizer's slots, and Z: Zw, then one column for each slot. A column
@@ -51,8 +51,8 @@ TANGENTS = ("damping", "sign", "coupled_decay", "decoupled_decay", "lr", "keeps_
 PROJECTION = ("scale", "decay", "averaged1", "averaged2", "eps")
 """The coefficients of a projection, for each tensor. Where decay is 0, w is not read."""
 
-PROJECTED = ("e_dot_own", "e_dot_tangent", "e_sq", "own_sq")
-"""What a projection sums over a tensor: e·B, e·Zw, ‖e‖² and ‖B‖²."""
+PROJECTED = ("e_dot_own", "e_dot_tangent", "e_sq", "own_sq", "tangent_sq")
+"""What a projection sums over a tensor: e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖²."""
 
 
 @dataclass(frozen=True)

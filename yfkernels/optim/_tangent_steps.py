@@ -84,15 +84,12 @@ class TangentSteps:
                 self._move(members)
         return loss, members
 
-    def hypergradients(
-        self, closure: Closure, members: list[Member], *, sizes: bool
-    ) -> list[dict[str, float]]:
-        """Of each group e·B, e·Zw, ‖e‖² and ‖B‖², e being the gradient after the step.
+    def hypergradients(self, closure: Closure, members: list[Member]) -> list[dict[str, float]]:
+        """Of each group e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖², e being the gradient after the step.
 
         Args:
             closure: computes the validation loss.
             members: that moved in the step.
-            sizes: whether tangent_sq = ‖Zw‖² is wanted besides.
         """
         params = [m.owner for m in members]
         loss, grads = validation_gradient(closure, params, self._product.modules)
@@ -100,14 +97,8 @@ class TangentSteps:
         for m, grad in reached:
             m.grad = grad
             m.projection = stored(m.family.probe, m.family.tangent())
-        there, count = [m for m, _ in reached], len(self._base.param_groups)
-        sums = self._passes.project(there, count)
-        if sizes:
-            for m in there:
-                m.projection = stored(m.family.tangent())
-            for each, of_tangent in zip(sums, self._passes.project(there, count)):
-                each["tangent_sq"] = of_tangent["own_sq"]
-        if not loss.isfinite():  # of an empty minibatch the gradient may still be: 0
+        sums = self._passes.project([m for m, _ in reached], len(self._base.param_groups))
+        if not math.isfinite(loss.item()):  # of an empty minibatch the gradient may still be: 0
             warn(f"The validation loss is {loss:g}; has it diverged, or is the minibatch empty?")
             sums = [dict.fromkeys(each, math.nan) for each in sums]
         for group, each in zip(self._base.param_groups, sums):

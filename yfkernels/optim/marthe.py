@@ -132,9 +132,7 @@ class MARTHE:
         loss, members = self._steps.take(training_closure, [d.mu for d in self._descents])
         self._taken += bool(members)
         if members and validation_closure is not None and self._taken % self.validate_every == 0:
-            all_sums = self._steps.hypergradients(
-                validation_closure, members, sizes=self.rule.scale_free
-            )
+            all_sums = self._steps.hypergradients(validation_closure, members)
             for group, descent, sums in zip(groups, self._descents, all_sums):
                 tune(group, descent.follow(self.rule, tuned_lr(group), sums))
         return loss

@@ -82,7 +82,8 @@ class Descent:
         Args:
             rule: the user's choices.
             lr: the learning rate of the last step.
-            sums: e_dot_tangent, e_dot_own, and for the form that is free of scale e_sq, tangent_sq.
+            sums: e_dot_tangent, e_dot_own, and for the form that is free of scale e_sq and
+                tangent_sq.
 
         Source: Donini et al., arXiv 1910.08525, algorithm 1 and section 4.
         """

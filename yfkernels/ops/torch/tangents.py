@@ -143,7 +143,7 @@ def project(projection: Projection, given: Given, coefficients: Tensor) -> None:
             own = c["scale"] * _direction(projection, row, c) + c["decay"] * w
         if projection.tangent is not None:
             tangent = row.columns[projection.tangent]
-        shares = (e * own, e * tangent, e * e, own * own)
+        shares = (e * own, e * tangent, e * e, own * own, tangent * tangent)
         sums.copy_(torch.stack([total(share) for share in shares]))
 
 

@@ -88,6 +88,7 @@ def project(
         tangent_dot = tl.full([THREADS], 0.0, tl.float32)
         e_sq = tl.full([THREADS], 0.0, tl.float32)
         own_sq = tl.full([THREADS], 0.0, tl.float32)
+        tangent_sq = tl.full([THREADS], 0.0, tl.float32)
         whole = n // TILE * TILE
         wide = tl.where(_aligned(row, OWN, MOMENTS, TANGENT), whole, 0)
         for RAGGED in tl.static_range(2):
@@ -117,6 +118,7 @@ def project(
                     if TANGENT >= 0:
                         zw = tl.load(tangent + place, mask, other)
                         tangent_dot += tl.sum(e * zw, axis=1)
+                        tangent_sq += tl.sum(zw * zw, axis=1)
                     e_sq += tl.sum(e * e, axis=1)
 
         # where all this is does not stay in registers over the loops
@@ -126,6 +128,7 @@ def project(
         tl.store(parts + at("projected.e_dot_tangent"), tl.sum(tangent_dot.to(tl.float64)))
         tl.store(parts + at("projected.e_sq"), tl.sum(e_sq.to(tl.float64)))
         tl.store(parts + at("projected.own_sq"), tl.sum(own_sq.to(tl.float64)))
+        tl.store(parts + at("projected.tangent_sq"), tl.sum(tangent_sq.to(tl.float64)))
         num_parts = tl.cdiv(tl.load(row + at("row.numel")), CHUNK)
         if is_last(tickets + tensor, num_parts):
             parts = chunk_sums + SUMS * (chunk - first // CHUNK)
