@@ -19,7 +19,7 @@ from yfkernels import HD, MARTHE, RTHO, find_hyper_lr
 
 TUNERS: dict[str, Callable[..., Any]] = {
     "HD": lambda base: HD(base, form="additive"),
-    "HD-multiplicative": HD,
+    "HD-normalized": HD,
     "MARTHE": MARTHE,
     "RTHO": RTHO,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -171,6 +172,30 @@ def test_two_hundred_steps_follow_the_oracle(name: str, mu: float | None, seed: 
 @pytest.mark.parametrize("name", [name for name in BASES if name not in ("Nesterov", "AdamW")])
 def test_follows_the_oracle_with_a_hyper_lr_that_adapts(name: str, seed: int) -> None:
     run_beside_the_oracle(name, 0.9, seed, alpha=1e-6, steps=60)
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0])
+def test_the_normalized_form(mu: float, seed: int) -> None:
+    """Plain SGD on a quadratic, whose Z is known: Z <- mu (1 - lr H) Z - g."""
+    generator = torch.Generator().manual_seed(seed)
+    curvature = torch.rand(5, generator=generator, dtype=torch.float64) + 0.1
+    w = nn.Parameter(torch.randn(5, generator=generator, dtype=torch.float64))
+    wanted = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    tuner = MARTHE(torch.optim.SGD([w], lr=0.1), mu=mu)
+    at, z, lr, squares = w.detach().clone(), torch.zeros(5, dtype=torch.float64), 0.1, 0.0
+    for goal in wanted:
+        tuner.step(
+            lambda: 0.5 * (curvature * w * w).sum(),
+            lambda goal=goal: 0.5 * (w - goal).square().sum(),  # type: ignore[misc]
+        )
+        z = mu * (1.0 - lr * curvature) * z - curvature * at
+        at = at - lr * curvature * at
+        e = at - goal
+        cosine = float(e @ z / (e.norm() * z.norm()))
+        squares += cosine**2
+        lr *= math.exp(-0.5 * cosine / math.sqrt(squares))
+        torch.testing.assert_close(w.detach(), at)
+        assert tuner.diagnostics()["lr"] == [pytest.approx(lr, rel=1e-12)]
 
 
 @of_every_base

@@ -18,14 +18,16 @@ from yfkernels.optim._tangents import Member, Passes, gather, recall_head
 from yfkernels.optim._tuned_lr import TUNED, tune, tuned_lr
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
+from yfkernels.tuners.hypergradient import NORMALIZED, normalized_step
 
 if TYPE_CHECKING:
     from collections import defaultdict
 
-FORMS = ("multiplicative", "additive")
+FORMS = ("normalized", "multiplicative", "additive")
 OWN = "lr_derivative"  # in the state of a parameter: B of its last step
 SKIPPED = "skipped_steps"  # in a group
-HYPER_LR = {"multiplicative": 0.02, "additive": 1e-6}
+TOTAL = "squared_cosines"  # likewise, in the normalized form
+HYPER_LR = {"normalized": NORMALIZED, "multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
 
 
@@ -35,7 +37,8 @@ class HD(Optimizer):
     The last step moved the parameters by lr B, B = -u - weight_decay w its direction. The next
     gradient g tells how the loss would have changed with a longer step, and lr goes there:
 
-        multiplicative   lr <- lr (1 - hyper_lr <g, B> / (‖g‖ ‖B‖))
+        normalized       lr <- lr exp(-hyper_lr c / sqrt(sum of all c²)),  c = <g, B> / (‖g‖ ‖B‖)
+        multiplicative   lr <- lr (1 - hyper_lr c)
         additive         lr <- max(lr - hyper_lr <g, B>, 0)
 
     It wraps an optimizer and is one: `backward()`, then `step()`. Groups and state are the base's.
@@ -49,9 +52,10 @@ class HD(Optimizer):
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
             max_norm. Its learning rates are where the tuning begins; where a schedule makes one 0,
             as in the first step of a warm-up, it begins anew after that.
-        form: "multiplicative" does not depend on the scale of the loss; "additive" is the paper's.
-        hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.02;
-            additive 1e-6, and 1e-8 for Adam.
+        form: "normalized" and "multiplicative" do not depend on the scale of the loss; "additive"
+            is the paper's.
+        hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.5;
+            multiplicative 0.02; additive 1e-6, and 1e-8 for Adam.
         backend: "auto", "native", "triton" or "torch".
         process_group: the processes that hold the other parts of the model, if the parameters do
             not say so themselves as DTensors (FSDP2) do.
@@ -79,7 +83,7 @@ class HD(Optimizer):
         self,
         base: Optimizer,
         *,
-        form: str = "multiplicative",
+        form: str = "normalized",
         hyper_lr: float | None = None,
         backend: str = "auto",
         process_group: Any = None,
@@ -88,7 +92,7 @@ class HD(Optimizer):
         require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
         if hyper_lr is not None:
             check_positive("hyper_lr", hyper_lr)
-            fits = form == "additive" or hyper_lr < 1.0
+            fits = form != "multiplicative" or hyper_lr < 1.0
             require(fits, "hyper_lr", hyper_lr, "below 1, or a step could turn lr negative")
         for group in base.param_groups:
             self._form.check(group)
@@ -173,14 +177,16 @@ class HD(Optimizer):
         sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
         if not math.isfinite(dot) or not sizes > 0.0:
             return lr
-        hyper_lr = self.hyper_lr
-        if self.form == "additive":
-            if hyper_lr is None:
-                adam = self._form.family(group) is ADAM
-                hyper_lr = ADAM_HYPER_LR if adam else HYPER_LR[self.form]
-            return max(lr - hyper_lr * dot, 0.0)
-        hyper_lr = HYPER_LR[self.form] if hyper_lr is None else hyper_lr
-        return lr * (1.0 - hyper_lr * dot / sizes)
+        hyper_lr = HYPER_LR[self.form] if self.hyper_lr is None else self.hyper_lr
+        if self.form == "normalized":
+            total = group.get(TOTAL, 0.0)
+            lr, group[TOTAL] = normalized_step(lr, dot, sizes, total, hyper_lr)
+            return lr
+        if self.form == "multiplicative":
+            return lr * (1.0 - hyper_lr * dot / sizes)
+        if self.hyper_lr is None and self._form.family(group) is ADAM:
+            hyper_lr = ADAM_HYPER_LR
+        return max(lr - hyper_lr * dot, 0.0)
 
     def _to_keep(self, members: list[Member]) -> list[Member]:
         """Those whose slots will not tell the direction of this step; with room for it."""

@@ -20,7 +20,7 @@ from yfkernels.optim.marthe import MARTHE
 
 DIVERGED = 10.0  # times the first loss
 FIRST = {"hyper_lr": 1.0, "alpha": 1e-3}
-FIRST_MULTIPLICATIVE = 0.5
+FIRST_OF_HD = {"normalized": 4.0, "multiplicative": 0.5, "additive": 1.0}
 
 
 class Stateful(Protocol):
@@ -60,8 +60,8 @@ def find_hyper_lr(
             data as the training will: a DataLoader is iterated anew.
         model: whose parameters the tuner has; its buffers are put back too.
         option: "hyper_lr", or "alpha" of MARTHE.
-        first: the value to begin with. Default: hyper_lr 1, in HD's multiplicative form 0.5;
-            alpha 1e-3.
+        first: the value to begin with. Default: hyper_lr 1, in HD's normalized form 4 and in the
+            multiplicative one 0.5; alpha 1e-3.
         factor: between a value and the next, above 1.
         trials: how many at most.
         others: what else a trial changes: generators of data loaders, schedulers.
@@ -98,8 +98,7 @@ def find_hyper_lr(
     require(factor > 1.0, "factor", factor, "above 1")
     require(isinstance(trials, int) and trials >= 1, "trials", trials, "a whole number from 1 on")
     if first is None:
-        multiplicative = isinstance(tuner, HD) and tuner.form == "multiplicative"
-        first = FIRST_MULTIPLICATIVE if multiplicative else FIRST[option]
+        first = FIRST_OF_HD[tuner.form] if isinstance(tuner, HD) else FIRST[option]
     check_positive("first", first)
 
     for value in (first / factor**k for k in range(trials)):
