@@ -30,14 +30,16 @@ def build_base(
         wd: weight decay; None: the optimizer's default, 0.01 for adamw, 0 for the others.
 
     Raises:
-        OptionError: the optimizer has no momentum to set, or lr is 0.
-        ValueError: the optimizer refuses a value.
+        OptionError: the optimizer has no momentum to set, or momentum or lr is out of range.
+        ValueError: the optimizer refuses another value.
     """
     if momentum is not None and name not in MOMENTUM:
         having = " or ".join(MOMENTUM)
         raise OptionError(
             "momentum", momentum, f"{name} has betas instead; leave it out, or choose {having}"
         )
+    if momentum is not None and not momentum < 1.0:
+        raise OptionError("momentum", momentum, "it must be below 1")
     if lr is not None and not lr > 0.0:
         raise OptionError("lr", lr, "it must be above 0")
     given = {"lr": lr, MOMENTUM.get(name, "momentum"): momentum, "weight_decay": wd}
