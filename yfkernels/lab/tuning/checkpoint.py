@@ -35,10 +35,11 @@ def load(folder: Path) -> dict[str, Any]:
 
 def random_states() -> dict[str, Any]:
     """Those of torch, NumPy and Python, as plain values and tensors."""
-    _, keys, *place = np.random.get_state(legacy=True)  # noqa: NPY002
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *place = numpy
     return {
         "torch": torch.get_rng_state(),
-        "numpy": [keys.tolist(), *place],
+        "numpy": (name, keys.tolist(), *place),
         "python": random.getstate(),
     }
 
@@ -46,7 +47,7 @@ def random_states() -> dict[str, Any]:
 def set_random_states(states: dict[str, Any]) -> None:
     """Puts back what `random_states` saw."""
     torch.set_rng_state(states["torch"])
-    np.random.set_state(("MT19937", *states["numpy"]))  # noqa: NPY002
+    np.random.set_state(states["numpy"])  # noqa: NPY002
     random.setstate(states["python"])
 
 

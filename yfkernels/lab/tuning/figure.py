@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from yfkernels.lab.recorder import Series
@@ -34,6 +34,8 @@ LEGEND: dict[str, Any] = {
 MARKED = 60  # epochs up to which each has a dot
 WIDE = 4.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 FEW = 100.0  # ratio up to which such an axis is marked at 2 and 5 too
+
+Floats = NDArray[np.float64]
 
 
 def plot_tuning(
@@ -64,13 +66,14 @@ def plot_tuning(
         axes.draw_thin(losses, courses["loss"], TRAINING, "single batches")
         axes.draw_epochs(losses, courses["train_loss"], TRAINING, "training")
         axes.draw_epochs(losses, courses["validation_loss"], VALIDATION, "validation")
-        losses.set(title="Loss", ylabel="cross entropy [nats]", yscale="log")
+        losses.set(title="Loss", ylabel="cross entropy [nats]")
+        _make_log(losses, courses["loss"].values)
 
         accuracies = axes.prepared(figure.add_subplot(grid[0, half:]))
         axes.draw_epochs(accuracies, courses["validation_accuracy"], VALIDATION, "validation")
         axes.draw_epochs(accuracies, courses["test_accuracy"], TEST, "test")
         accuracies.set(title="Accuracy", ylabel="right answers")
-        accuracies.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        accuracies.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100.0 * share:g}%"))
 
         for panel in (losses, accuracies):  # beside the title, where no line can be
             panel.legend(**LEGEND)
@@ -103,6 +106,7 @@ class _Epochs:
     def prepared(self, panel: Axes) -> Axes:
         panel.set_xlabel("epoch")
         panel.set_xlim(0.0, 1.01 * self.count)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         return panel
 
     def draw_thin(self, panel: Axes, series: Series, color: str, label: str = "") -> None:
@@ -127,16 +131,25 @@ def _draw_tuned(axes: _Epochs, panel: Axes, name: str, series: Series) -> None:
     panel.plot(series.steps / axes.length, series.values, color=TUNING, linewidth=1.8)
 
 
-def _fit_scale(panel: Axes, values: NDArray[np.float64]) -> None:
+def _fit_scale(panel: Axes, values: Floats) -> None:
     """Logarithmic where the values differ much, else linear from 0."""
-    positive = values[(values > 0.0) & np.isfinite(values)]
-    low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
-    if high < WIDE * low:
-        panel.set_ylim(0.0, 1.1 * high)
+    low, high = _range(values)
+    if high >= WIDE * low:
+        _make_log(panel, values)
     else:
-        panel.set_yscale("log")
-        panel.yaxis.set_major_locator(
-            LogLocator(subs=(1.0, 2.0, 5.0) if high < FEW * low else (1.0,))
-        )
-        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_ylim(0.0, 1.1 * high)
+
+
+def _make_log(panel: Axes, values: Floats) -> None:
+    """A logarithmic axis for these, with plain numbers at it."""
+    low, high = _range(values)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < FEW * low else (1.0,)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def _range(values: Floats) -> tuple[float, float]:
+    """The smallest and the largest of those that a logarithm has."""
+    fit = values[(values > 0.0) & np.isfinite(values)]
+    return (float(fit.min()), float(fit.max())) if len(fit) else (1.0, 1.0)
