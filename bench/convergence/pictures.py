@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.summary import Summary
-from yfkernels.lab.plots import PALETTE, STYLE
+from yfkernels.lab.style import PALETTE, STYLE
 
 INCHES = (10.0, 5.6)
 DOTS_PER_INCH = 100

@@ -14,8 +14,9 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from yfkernels.lab.plots import PALETTE, mean_of, plot_batch_sizes, plot_comparison
+from yfkernels.lab.plots import mean_of, plot_batch_sizes, plot_comparison
 from yfkernels.lab.recorder import Recorder
+from yfkernels.lab.style import PALETTE
 
 LOSS, ACCURACY, LR, MOMENTUM, CURVATURE = range(5)
 STEPS = 60

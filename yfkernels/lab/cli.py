@@ -1,4 +1,4 @@
-"""The ``yfkernels`` command: demo, compare, large-batch, bench, config."""
+"""The ``yfkernels`` command: demo, compare, large-batch, tune, bench, config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yfkernels.lab.registry import OPTIMIZERS
 if TYPE_CHECKING:
     from yfkernels.lab.workloads.training import Task
 
-OPTIONAL_PACKAGES = ("matplotlib", "numpy", "rich", "sklearn", "typer")
+OPTIONAL_PACKAGES = ("matplotlib", "mlxtend", "numpy", "rich", "sklearn", "typer")
 
 
 def _exit_without(package: str) -> NoReturn:
@@ -24,6 +24,9 @@ def _exit_without(package: str) -> NoReturn:
 
 try:
     import typer
+
+    from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder
+    from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
     _exit_without(str(error.name))
 
@@ -49,16 +52,10 @@ Recipes = Annotated[
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Trainings for each optimizer.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
-Out = Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")]
 
 SHOWN = ["yellowfin", "adamw", "sgd"]
 COMPARED = [*(row.name for row in OPTIMIZERS), "adamw", "sgd"]
 FOR_LARGE_BATCHES = ["lamb", "adamw", "sgd"]
-
-# One thread is quick enough for so small a net. Where other programs hold the cores, two threads
-# wait for each other at every layer: measured on a busy machine, 8 times the time of one.
-THREADS = 1
 
 
 @app.command()
@@ -81,7 +78,7 @@ def demo(
         steps=steps,
         seeds=[seed],
         threads=THREADS,
-        folder=_folder(out),
+        folder=made_folder(out),
         name="demo",
     )
 
@@ -106,7 +103,7 @@ def compare(
         steps=steps,
         seeds=range(seeds),
         threads=threads,
-        folder=_folder(out),
+        folder=made_folder(out),
         name="compare",
     )
 
@@ -146,7 +143,7 @@ def large_batch(
         epochs=epochs,
         seeds=range(seeds),
         threads=threads,
-        folder=_folder(out),
+        folder=made_folder(out),
     )
 
 
@@ -168,15 +165,7 @@ def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Task
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(
-            f"cannot make the folder {path}: {error.strerror}; name one you may write to",
-            param_hint="'--out'",
-        ) from None
-    return path
+app.command()(tune)
 
 
 @app.command(

@@ -9,36 +9,22 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from yfkernels.lab.recorder import Recorder, Series
+from yfkernels.lab.style import (
+    INCHES,
+    PALETTE,
+    SMALL_INCHES,
+    STYLE,
+    TITLE_FONT,
+    add_note,
+    blank_figure,
+)
 
-# Okabe and Ito's palette, which the color-blind can tell apart; grey stands for its black.
-PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INCHES = (12.0, 7.0)
-SMALL_INCHES = (12.0, 5.0)
 LEGEND_COLUMNS = 4
 COLUMNS = 6  # of the grid: one, two or three panels fill a row
 TUNING = {"lr": "lr", "momentum": "momentum", "curvature": "h_min"}  # panel: what it cannot lack
-DOTS_PER_INCH = 150
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.labelcolor": "#444444",
-    "axes.edgecolor": "#999999",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E8E8E8",
-    "xtick.color": "#666666",
-    "ytick.color": "#666666",
-    "legend.frameon": False,
-}
 
 
 class Trained(Protocol):
@@ -119,7 +105,7 @@ def plot_batch_sizes(
         lambda outcome: outcome.train_loss,
     )
     with matplotlib.rc_context(STYLE):
-        figure = _figure(SMALL_INCHES)
+        figure = blank_figure(SMALL_INCHES)
         errors, losses = panels = figure.subplots(1, 2)
         errors.set(title="Test set: wrong answers", yscale="log")
         errors.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -142,11 +128,6 @@ def plot_batch_sizes(
     return figure
 
 
-def _figure(inches: tuple[float, float]) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    return Figure(figsize=inches, dpi=DOTS_PER_INCH, layout=layout)
-
-
 def _panels(courses: Mapping[str, Sequence[Recorder]]) -> tuple[Figure, dict[str, Axes]]:
     """The loss, and of the other panels those that have something to show."""
 
@@ -154,7 +135,7 @@ def _panels(courses: Mapping[str, Sequence[Recorder]]) -> tuple[Figure, dict[str
         return any(name in recorders[0] for recorders in courses.values())
 
     below = [panel for panel, name in TUNING.items() if recorded(name)]
-    figure = _figure(INCHES if below else SMALL_INCHES)
+    figure = blank_figure(INCHES if below else SMALL_INCHES)
     grid = figure.add_gridspec(2 if below else 1, COLUMNS)
     edge = 2 * COLUMNS // 3 if recorded("test_accuracy") else COLUMNS
     panels = {"loss": figure.add_subplot(grid[0, :edge])}
@@ -183,13 +164,13 @@ def _add_legend(figure: Figure, panel: Axes, title: str, note: str) -> None:
         handles[::-1],
         labels[::-1],
         title=title,
-        title_fontproperties={"size": 15, "weight": "bold"},
+        title_fontproperties=TITLE_FONT,
         loc="outside upper left",
         alignment="left",
         ncols=min(len(labels), LEGEND_COLUMNS),
         borderpad=0,
     )
-    figure.supxlabel(note, x=0.006, ha="left", fontsize=9, color="#666666")
+    add_note(figure, note)
 
 
 def _name_panels(panels: Mapping[str, Axes], smoothing: int) -> None:

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from yfkernels.lab.compare.console import (
+from yfkernels.lab.console import (
     MEAN_AND_RANGE,
     counted,
     mean_and_range,

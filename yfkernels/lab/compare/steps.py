@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from yfkernels.lab.compare.console import (
+from yfkernels.lab.console import (
     MEAN_AND_RANGE,
     counted,
     full_name,

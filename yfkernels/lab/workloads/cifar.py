@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yfkernels.lab.workloads.examples import ExamplesTask
+from yfkernels.lab.workloads.examples import ExamplesTask, last_off
 from yfkernels.lab.workloads.training import Batch
 
 PADDING = 4  # pixels round an image before it is cropped at random
-EVALUATED = 1000  # images at once
 HELD_OUT = 5000  # images
 
 # classes: folder, training files, test file, key of the labels
@@ -43,7 +42,21 @@ def why_absent(data: Path | None, classes: int) -> str | None:
 
 
 def cifar_resnet(data: Path, classes: int) -> CifarTask:
-    """ResNet-20, 0.27M parameters.
+    """ResNet-20, 0.27M parameters; arguments and errors as of `cifar_images`."""
+    training, test = cifar_images(data, classes)
+    return CifarTask(
+        f"CIFAR-{classes}, ResNet-20",
+        partial(_resnet20, classes),
+        F.cross_entropy,
+        training,
+        test,
+        batch_size=128,
+        split=split_off,
+    )
+
+
+def cifar_images(data: Path, classes: int) -> tuple[Batch, Batch]:
+    """Training and test images, uint8, (n, 3, 32, 32), and their labels, int64.
 
     Args:
         data: holds the folder unpacked from the authors' archive. Its files are pickles, so only
@@ -57,15 +70,7 @@ def cifar_resnet(data: Path, classes: int) -> CifarTask:
     if reason is not None:
         raise FileNotFoundError(reason)
     folder, training, test, key = FILES[classes]
-    return CifarTask(
-        f"CIFAR-{classes}, ResNet-20",
-        partial(_resnet20, classes),
-        F.cross_entropy,
-        _read(data / folder, training, key),
-        _read(data / folder, [test], key),
-        batch_size=128,
-        split=_last_off,
-    )
+    return _read(data / folder, training, key), _read(data / folder, [test], key)
 
 
 class CifarTask(ExamplesTask):
@@ -77,13 +82,13 @@ class CifarTask(ExamplesTask):
     def _shown(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return _varied(_floats(inputs), generator)
 
-    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        return torch.cat([model(_floats(some)) for some in inputs.split(EVALUATED)])
+    def _plain(self, inputs: Tensor) -> Tensor:
+        return _floats(inputs)
 
 
-def _last_off(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
+def split_off(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
     """Splits off the last 5000 images as the test set."""
-    return (images[:-HELD_OUT], labels[:-HELD_OUT]), (images[-HELD_OUT:], labels[-HELD_OUT:])
+    return last_off(images, labels, count=HELD_OUT)
 
 
 class _Residual(nn.Module):

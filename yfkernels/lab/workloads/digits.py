@@ -43,17 +43,17 @@ def digits_mlp() -> ExamplesTask:
 
 
 def _classification(title: str, build_model: Callable[[], nn.Module]) -> ExamplesTask:
-    training, test = _balanced_quarter_off(*all_digits())
-    return ExamplesTask(
-        title, build_model, F.cross_entropy, training, test, split=_balanced_quarter_off
-    )
+    training, test = balanced_off(*all_digits())
+    return ExamplesTask(title, build_model, F.cross_entropy, training, test, split=balanced_off)
 
 
-def _balanced_quarter_off(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
-    """Splits off a quarter of the images, with the classes in balance, as the test set."""
+def balanced_off(
+    images: Tensor, labels: Tensor, *, share: float = TEST_FRACTION
+) -> tuple[Batch, Batch]:
+    """Splits off a share of the images, with the classes in balance, as the test set."""
     training, test = train_test_split(
         torch.arange(len(labels)),
-        test_size=TEST_FRACTION,
+        test_size=share,
         stratify=labels,
         random_state=SPLIT_SEED,
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from yfkernels._checks import require
+from yfkernels.lab.workloads.batches import ShuffledBatches
 from yfkernels.lab.workloads.supervised import SupervisedTask
 from yfkernels.lab.workloads.training import Batch, Evaluation
 
 TEST_FRACTION = 0.25
+EVALUATED = 1000  # examples at once
+
+
+def last_off(inputs: Tensor, targets: Tensor, *, count: int) -> tuple[Batch, Batch]:
+    """Splits off the last `count` examples as the test set."""
+    return (inputs[:-count], targets[:-count]), (inputs[-count:], targets[-count:])
 
 
 def quarter_off(inputs: Tensor, targets: Tensor) -> tuple[Batch, Batch]:
@@ -71,15 +78,21 @@ class ExamplesTask(SupervisedTask):
         training, test = self.split(*self.training)
         return replace(self, training=training, test=test)
 
-    def batches(self, seed: int) -> Iterator[Batch]:
+    def batches(self, seed: int) -> ShuffledBatches:
         """Shuffled batches, epoch after epoch."""
-        inputs, targets = self.training
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            order = torch.randperm(self.training_size, generator=generator)
-            for chosen in order.split(self.batch_size):
-                if len(chosen) == self.batch_size:
-                    yield self._shown(inputs[chosen], generator), targets[chosen]
+        return ShuffledBatches(
+            self.training, batch_size=self.batch_size, seed=seed, shown=self._shown
+        )
+
+    def test_batches(self, seed: int) -> ShuffledBatches:
+        """The same of the test examples, as an evaluation shows them; smaller if there are few.
+
+        Of a task from `held_out`, they are what a tuner may validate on.
+        """
+        size = min(self.batch_size, len(self.test[1]))
+        return ShuffledBatches(
+            self.test, batch_size=size, seed=seed, shown=lambda inputs, _: self._plain(inputs)
+        )
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Test loss, and accuracy where the targets are classes (else NaN), in evaluation mode."""
@@ -91,4 +104,11 @@ class ExamplesTask(SupervisedTask):
 
     def _shown(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """A batch's inputs as the model trains on them; may draw from the generator."""
+        return self._plain(inputs)
+
+    def _plain(self, inputs: Tensor) -> Tensor:
+        """Inputs as the model is evaluated on them."""
         return inputs
+
+    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return torch.cat([model(self._plain(some)) for some in inputs.split(EVALUATED)])

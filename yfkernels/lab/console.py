@@ -1,4 +1,4 @@
-"""What both comparisons print and write: progress, names, conditions, files."""
+"""What the commands print and write: progress, names, conditions, files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def progress_bars(console: Console) -> Progress:
-    """One bar an optimizer, with its latest result."""
+    """A bar for each training, with its latest result."""
     return Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(),

@@ -1,0 +1,194 @@
+"""`yfkernels tune` from the outside: files, table, refusals, interruption."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+pytest.importorskip("typer")
+
+from matplotlib.image import imread
+from typer.testing import CliRunner, Result
+
+from yfkernels.lab import cli
+from yfkernels.lab.tuning import run
+from yfkernels.lab.tuning.bases import BASES
+from yfkernels.lab.tuning.command import Base, DataSet, MethodName
+from yfkernels.lab.tuning.datasets import DATASETS
+from yfkernels.lab.tuning.methods import METHODS
+from yfkernels.lab.tuning.training import Training
+
+COLUMNS = ["step", "epoch", "loss", "lr", "mu", "hyper_lr"]
+AT_EPOCHS = ["train_loss", "validation_loss", "validation_accuracy", "test_accuracy"]
+FEW = ("--batch-size", "256", "--num-epoch", "2")  # 3 steps an epoch
+
+
+@pytest.fixture(autouse=True)
+def put_back(threads: None) -> None:
+    """torch's threads, after the test."""
+
+
+def tune(out: Path, *arguments: str) -> Result:
+    runner = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"})
+    return runner.invoke(cli.app, ["tune", "--out", str(out), *arguments])
+
+
+def said(result: Result) -> str:
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "tune.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", ["marthe", "hd", "cosine-restarts"])
+def test_files_and_table(tmp_path: Path, method: str) -> None:
+    out = tmp_path / "new" / "folder"
+    result = tune(out, "--method", method, *FEW)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"checkpoint.pt", "tune.csv", "tune.png"}
+    written = rows(out)
+    assert list(written[0]) == [*COLUMNS, *AT_EPOCHS]
+    assert [row["step"] for row in written] == list("123456")
+    assert [row["step"] for row in written if row["test_accuracy"]] == ["3", "6"]
+    assert bool(written[0]["mu"]) == (method == "marthe")
+    assert bool(written[0]["hyper_lr"]) == (method != "cosine-restarts")
+    assert all(math.isfinite(float(row["loss"])) for row in written)
+    height, width, _ = imread(out / "tune.png").shape
+    assert (height, width) >= (700, 1200)
+    printed = said(result)
+    last = written[-1]
+    assert (
+        f"Last 2 {float(last['train_loss']):.2g} {float(last['validation_loss']):.2g} " in printed
+    )
+    assert f"{float(last['test_accuracy']):.1%}" in printed
+    for text in ("1010 training, 337 validation and 450 test", "first lr 0.1", "tune.png"):
+        assert text in printed
+
+
+def test_the_best_epoch_is_the_one_that_validates_best(tmp_path: Path) -> None:
+    result = tune(tmp_path, "--num-epoch", "4", "--lr", "0.2")
+    ends = [row for row in rows(tmp_path) if row["test_accuracy"]]
+    best = max(ends, key=lambda row: float(row["validation_accuracy"]))
+    assert f"Best {best['epoch']} {float(best['train_loss']):.2g}" in said(result)
+
+
+def test_names_are_those_of_the_rooms() -> None:
+    assert [each.value for each in MethodName] == list(METHODS)
+    assert [each.value for each in DataSet] == list(DATASETS)
+    assert [each.value for each in Base] == list(BASES)
+
+
+def test_options_reach_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Training] = []
+    monkeypatch.setattr(run, "run", lambda training, folder: ran.append(training) or True)
+    given = "--network mlp --optimizer sgd --method marthe --lr 0.02 --hyper-lr 1e-4 --alpha 1e-8"
+    more = "--mu 0.5 --momentum 0.8 --wd 1e-3 --batch-size 32 --num-epoch 3 --seed 5 --threads 2"
+    assert tune(tmp_path, *given.split(), *more.split()).exit_code == 0
+    (training,) = ran
+    (group,) = training.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.8, 1e-3)
+    assert training.method.diagnostics() == {"lr": 0.02, "mu": 0.5, "hyper_lr": 1e-4}
+    assert training.total_steps == 3 * (1010 // 32)
+    assert (training.options.seed, training.options.threads) == (5, 2)
+
+
+REFUSED = [
+    (
+        "--network lenet-5",
+        "'--network': Invalid network value: 'lenet-5'; it cannot take images of",
+    ),
+    ("--method linear", "Invalid value for '--method'"),
+    ("--optimizer lion", "Invalid value for '--optimizer'"),
+    ("--dataset svhn", "Invalid value for '--dataset'"),
+    (
+        "--method constant --mu 0.5",
+        "'--mu': Invalid mu value: 0.5; constant has none; leave it out",
+    ),
+    ("--method rtho --mu 0.5", "'--mu': Invalid mu value: 0.5; rtho has none; leave it out"),
+    (
+        "--method hd --alpha 1e-8",
+        "'--alpha': Invalid alpha value: 1e-08; hd has none; leave it out",
+    ),
+    ("--method staircase --hyper-lr 1", "'--hyper-lr': Invalid hyper_lr value: 1.0; staircase has"),
+    ("--grad-clipping 1", "'--grad-clipping': Invalid grad_clipping value: 1.0; marthe different"),
+    ("--method rtho --grad-clipping 1", "a clip has no closed form; leave it out, or choose hd or"),
+    ("--method hd --grad-clipping 0", "'--grad-clipping': Invalid grad_clipping value: 0.0; it"),
+    (
+        "--optimizer adam --momentum 0.9",
+        "'--momentum': Invalid momentum value: 0.9; adam has betas",
+    ),
+    ("--momentum 1", "'--momentum': Invalid momentum value: 1.0; it must be below 1"),
+    ("--lr 0", "'--lr': Invalid lr value: 0.0; it must be above 0"),
+    ("--lr -1", "Invalid value for '--lr'"),
+    ("--mu 1.5", "Invalid value for '--mu'"),
+    ("--hyper-lr -1", "Invalid value for '--hyper-lr'"),
+    ("--alpha -1", "Invalid value for '--alpha'"),
+    ("--wd -1", "Invalid value for '--wd'"),
+    ("--batch-size 0", "Invalid value for '--batch-size'"),
+    ("--batch-size 1200", "Invalid batch_size value: 1200; it must be from 1 to 1010"),
+    ("--num-epoch 0", "Invalid value for '--num-epoch'"),
+    ("--seed -1", "Invalid value for '--seed'"),
+    ("--threads 0", "Invalid value for '--threads'"),
+    ("--data d", "'--data': Invalid data value: 'd'; digits is part of a Python package"),
+    ("--download", "'--download': Invalid download value: 'True'; digits is part of a Python"),
+    (
+        "--dataset cifar-10 --data d",
+        "'--data': Invalid data value: 'd'; d/cifar-10-batches-py lacks",
+    ),
+    ("--resume", "'--resume': there is no run in"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), REFUSED, ids=[text for text, _ in REFUSED])
+def test_what_does_not_fit_is_named_before_anything_is_trained(
+    tmp_path: Path, arguments: str, complaint: str
+) -> None:
+    result = tune(tmp_path / "out", *arguments.split())
+    assert result.exit_code == 2, result.output
+    assert complaint in said(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same options alone."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert tune(whole, *FEW).exit_code == 0
+
+    take_step = Training.take_step
+
+    def interrupted(training: Training) -> None:
+        take_step(training)
+        if training.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "take_step", interrupted)
+        result = tune(cut, *FEW)
+    assert result.exit_code == 130
+    assert "Interrupted: the same command with --resume goes on from here." in said(result)
+    assert len(rows(cut)) == 4
+    assert (cut / "tune.png").exists()
+
+    other = tune(cut, *FEW, "--seed", "1", "--resume")
+    assert other.exit_code == 2
+    assert "'--seed': Invalid seed value: 1; the run to resume has 0; give it the same" in said(
+        other
+    )
+    assert tune(cut, *FEW, "--resume").exit_code == 0
+    assert (cut / "tune.csv").read_bytes() == (whole / "tune.csv").read_bytes()
+
+
+def test_without_resume_a_run_is_replaced(tmp_path: Path) -> None:
+    assert tune(tmp_path, *FEW, "--method", "hd").exit_code == 0
+    before = (tmp_path / "tune.csv").read_bytes()
+    assert tune(tmp_path, *FEW, "--method", "constant").exit_code == 0
+    assert (tmp_path / "tune.csv").read_bytes() != before

@@ -1,0 +1,43 @@
+"""How the lab's figures look: sizes, colors, title, note."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+# Okabe and Ito's palette, which the color-blind can tell apart; grey stands for its black.
+PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INCHES = (12.0, 7.0)
+SMALL_INCHES = (12.0, 5.0)
+DOTS_PER_INCH = 150
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": "#444444",
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E8E8E8",
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "legend.frameon": False,
+}
+TITLE_FONT = {"size": 15, "weight": "bold"}
+
+
+def blank_figure(inches: tuple[float, float]) -> Figure:
+    """A figure whose panels make room for each other's labels."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    return Figure(figsize=inches, dpi=DOTS_PER_INCH, layout=layout)
+
+
+def add_note(figure: Figure, note: str) -> None:
+    """Conditions of the measurement, set small under the panels."""
+    figure.supxlabel(note, x=0.006, ha="left", fontsize=9, color="#666666")

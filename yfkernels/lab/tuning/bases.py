@@ -1,0 +1,47 @@
+"""The optimizers whose learning rate can be tuned, with the settings of the lab's recipes."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import Optimizer
+
+from yfkernels.lab.recipes import RECIPES
+from yfkernels.lab.tuning.options import OptionError
+
+BASES = ("sgd", "adam", "adamw", "qhm", "qhadam")
+MOMENTUM = {"sgd": "momentum", "qhm": "beta"}  # what the optimizer calls it
+
+
+def build_base(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    wd: float | None = None,
+) -> Optimizer:
+    """An optimizer for all parameters of a model.
+
+    Args:
+        name: of `BASES`.
+        model: what it trains.
+        lr: the first learning rate; None: 0.1 for sgd, 1 for qhm, 0.001 for the others.
+        momentum: of sgd (None: 0.9), or beta of qhm (None: 0.999).
+        wd: weight decay; None: the optimizer's default, 0.01 for adamw, 0 for the others.
+
+    Raises:
+        OptionError: the optimizer has no momentum to set, or momentum or lr is out of range.
+        ValueError: the optimizer refuses another value.
+    """
+    if momentum is not None and name not in MOMENTUM:
+        having = " or ".join(MOMENTUM)
+        raise OptionError(
+            "momentum", momentum, f"{name} has betas instead; leave it out, or choose {having}"
+        )
+    if momentum is not None and not momentum < 1.0:
+        raise OptionError("momentum", momentum, "it must be below 1")
+    if lr is not None and not lr > 0.0:
+        raise OptionError("lr", lr, "it must be above 0")
+    given = {"lr": lr, MOMENTUM.get(name, "momentum"): momentum, "weight_decay": wd}
+    chosen = {option: value for option, value in given.items() if value is not None}
+    return RECIPES[name].with_options(**chosen).build(model)

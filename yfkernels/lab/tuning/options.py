@@ -1,0 +1,68 @@
+"""What a tuning run is told, and how an option is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class OptionError(ValueError):
+    """An option does not fit the others.
+
+    Args:
+        option: its name in `Options`.
+        value: what it is.
+        fix: what to do about it.
+    """
+
+    def __init__(self, option: str, value: object, fix: str) -> None:
+        super().__init__(f"Invalid {option} value: {value!r}; {fix}")
+        self.option = option
+
+
+@dataclass(frozen=True)
+class Options:
+    """All that the course of a run depends on; None: not given.
+
+    Attributes:
+        network: of `networks.OWN`, or the name of a model of torchvision.
+        dataset: of `datasets.DATASETS`.
+        optimizer: of `bases.BASES`.
+        method: of `methods.METHODS`.
+        lr: the first learning rate; None: the one that suits the optimizer.
+        hyper_lr: step size of lr; None: a form that is free of scale.
+        alpha: step size of hyper_lr; None: hyper_lr is fixed.
+        mu: how much of its history MARTHE keeps in a step; None or below 0: it adapts.
+        momentum: of SGD, beta of QHM; None: the one that suits the optimizer.
+        wd: weight decay; None: the optimizer's own.
+        batch_size: examples a step.
+        num_epoch: passes over the training examples.
+        grad_clipping: bound on the norm of a gradient; None: no clip.
+        seed: of weights, order and dropout.
+        threads: CPU threads for torch, on which the rounding of sums depends.
+    """
+
+    network: str = "mlp"
+    dataset: str = "digits"
+    optimizer: str = "sgd"
+    method: str = "marthe"
+    lr: float | None = None
+    hyper_lr: float | None = None
+    alpha: float | None = None
+    mu: float | None = None
+    momentum: float | None = None
+    wd: float | None = None
+    batch_size: int = 64
+    num_epoch: int = 50
+    grad_clipping: float | None = None
+    seed: int = 0
+    threads: int = 1
+
+    def check_same(self, saved: Mapping[str, Any]) -> None:
+        """Raises OptionError if a run with other options has been saved."""
+        for option, value in asdict(self).items():
+            if value != saved.get(option):
+                raise OptionError(
+                    option, value, f"the run to resume has {saved.get(option)!r}; give it the same"
+                )
