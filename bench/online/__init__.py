@@ -1,0 +1,1 @@
+"""Learning rates that are set in the course of a training: hypergradients beside schedules."""

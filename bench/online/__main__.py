@@ -1,0 +1,3 @@
+from bench.online.cli import app
+
+app()
