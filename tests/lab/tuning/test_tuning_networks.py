@@ -38,9 +38,16 @@ def test_lenet5_says_that_digits_are_too_small() -> None:
     with pytest.raises(OptionError, match=r"'lenet-5'; it cannot take images of 8 x 8 pixels") as e:
         network("lenet-5", DIGITS, 10)
     assert "12 x 12 are the smallest" in str(e.value)
-    assert "choose a smaller network or larger images" in str(e.value)
+    assert "choose a smaller network, larger images or more of them" in str(e.value)
     assert e.value.option == "network"
     network("lenet-5", (1, 12, 12), 10)
+
+
+def test_one_image_a_step_may_be_too_few_for_batchnorm() -> None:
+    with pytest.raises(OptionError, match=r"8 x 8 pixels, 1 a step \(Expected more than 1"):
+        network("resnet-18", DIGITS, 10, batch_size=1)
+    network("resnet-18", CIFAR, 10, batch_size=1)
+    network("mlp", DIGITS, 10, batch_size=1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_what_is_no_classifier_is_refused(
 
 
 def test_images_too_small_for_a_model_of_torchvision(torchvision: list[dict[str, Any]]) -> None:
-    with pytest.raises(OptionError, match="cannot take images of 4 x 4 pixels and 3 channels"):
+    with pytest.raises(OptionError, match="cannot take images of 4 x 4 pixels"):
         network("wide_resnet50_2", (3, 4, 4), 10)
 
 

@@ -70,10 +70,16 @@ def build_task(
         images = PACKAGED[options.dataset]()
     else:
         images = IN_A_FOLDER[options.dataset](data or FOLDER, download)
-    _, *shape = images.training[0].shape
+    _, channels, height, width = images.training[0].shape
+    build = network(
+        options.network,
+        (channels, height, width),
+        images.classes,
+        batch_size=options.batch_size,
+    )
     return images.task(
         f"{options.network} on {options.dataset}",
-        network(options.network, (shape[0], shape[1], shape[2]), images.classes),
+        build,
         F.cross_entropy,
         images.training,
         images.test,

@@ -24,7 +24,7 @@ TUNED = {  # panel: title
 TRAINING, VALIDATION, TEST, TUNING = (PALETTE[place] for place in (1, 0, 2, 3))
 LEGEND: dict[str, Any] = {
     "loc": "lower right",
-    "bbox_to_anchor": (1.0, 1.02),
+    "bbox_to_anchor": (1.0, 1.05),
     "ncols": 3,
     "borderaxespad": 0,
     "borderpad": 0,

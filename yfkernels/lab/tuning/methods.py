@@ -89,8 +89,8 @@ def build_method(
         grad_clipping: bound on the norm of the gradient, for `clip_grad_norm_`; None: no clip.
 
     Raises:
-        OptionError: an option means nothing to the method.
-        ValueError: no such method, or an option out of its range.
+        OptionError: no such method, or an option means nothing to it.
+        ValueError: an option out of its range.
         TypeError: the optimizer's step has no closed form, which hypergradients need.
     """
     if name not in METHODS:

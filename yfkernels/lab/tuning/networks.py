@@ -20,32 +20,33 @@ Shape = tuple[int, int, int]  # channels, height, width
 Build = Callable[[], nn.Module]
 
 
-def network(name: str, shape: Shape, classes: int) -> Build:
-    """How to build a network for images of that shape; tried once on two of them.
+def network(name: str, shape: Shape, classes: int, *, batch_size: int = 2) -> Build:
+    """How to build a network for images of that shape; tried once.
 
     Args:
         name: of `OWN`, else of a model of torchvision, which is built without weights.
         shape: channels, height and width of an image.
         classes: outputs.
+        batch_size: images a step; BatchNorm needs two where they have shrunk to one pixel.
 
     Raises:
-        OptionError: no such network; images too small for it; torchvision is needed.
+        OptionError: no such network; images too small for it, or too few; torchvision is needed.
     """
-    build = (
-        partial(OWN[name], shape, classes) if name in OWN else _torchvision(name, shape, classes)
-    )
-    channels, height, width = shape
+    own = OWN.get(name)
+    build = partial(own, shape, classes) if own else _torchvision(name, shape, classes)
+    images = torch.zeros(min(batch_size, 2), *shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            outputs = build()(torch.zeros(2, *shape))
+            outputs = build()(images)
         except (RuntimeError, ValueError) as error:
+            _, height, width = shape
             raise OptionError(
                 "network",
                 name,
-                f"it cannot take images of {height} x {width} pixels and {channels} channels "
-                f"({error}); choose a smaller network or larger images",
+                f"it cannot take images of {height} x {width} pixels, {batch_size} a step "
+                f"({error}); choose a smaller network, larger images or more of them",
             ) from error
-    if getattr(outputs, "shape", None) != (2, classes):
+    if getattr(outputs, "shape", None) != (len(images), classes):
         raise OptionError("network", name, "it is no plain classifier; choose one that is")
     return build
 

@@ -56,7 +56,8 @@ def run(training: Training, folder: Path) -> bool:
             if training.epoch_ended:
                 progress.update(bar, latest=bar_text(training.rows[-1]))
                 _save(training, folder)
-        _save(training, folder)
+        if not training.epoch_ended:
+            _save(training, folder)
     report(training, folder, console)
     return training.step == training.total_steps
 
