@@ -31,7 +31,7 @@ _FLOPS = {
     ("advance", "momentum"): 26,
     ("own", "plain"): 5,
     ("own", "momentum"): 11,
-    ("project", "stored"): 11,
+    ("project", "stored"): 13,
 }
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
