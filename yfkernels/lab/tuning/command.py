@@ -74,7 +74,7 @@ def tune(
         typer.Option(
             min=0.0,
             help="Step size of lr in the papers' additive form, their beta; hd, rtho, marthe. "
-            "Default: a form that is free of scale, or 1e-8 with --alpha.",
+            "Default: the normalized form, or 1e-8 with --alpha.",
         ),
     ] = None,
     alpha: Annotated[

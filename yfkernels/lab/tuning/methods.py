@@ -82,8 +82,8 @@ def build_method(
             to 0 along a cosine, three times, in 1, 2 and 4 sevenths of the run. constant.
         optimizer: as `bases.build_base` makes it, with the first learning rate.
         total_steps: length of the run, at least 1.
-        hyper_lr: step size of lr, in the additive form of the papers; None: their form that is
-            free of scale, or, with alpha, 1e-8 to begin with.
+        hyper_lr: step size of lr, in the additive form of the papers; None: the
+            normalized form, or, with alpha, 1e-8 to begin with.
         alpha: step size of hyper_lr itself; None: it is fixed.
         mu: what a step of MARTHE keeps of its history, up to 1; below 0 or None: it adapts.
         grad_clipping: bound on the norm of the gradient, for `clip_grad_norm_`; None: no clip.
@@ -109,7 +109,7 @@ def build_method(
         kept = None if mu is None or mu < 0.0 else mu
         return Tuned(MARTHE(optimizer, mu=kept, hyper_lr=hyper_lr, alpha=alpha))
     if name == "hd":
-        form = "multiplicative" if hyper_lr is None else "additive"
+        form = "normalized" if hyper_lr is None else "additive"
         return Descending(HD(optimizer, form=form, hyper_lr=hyper_lr), grad_clipping)
     return Scheduled(optimizer, grad_clipping, _schedule(name, optimizer, total_steps))
 

@@ -31,7 +31,7 @@ class Options:
         optimizer: of `bases.BASES`.
         method: of `methods.METHODS`.
         lr: the first learning rate; None: the one that suits the optimizer.
-        hyper_lr: step size of lr; None: a form that is free of scale.
+        hyper_lr: step size of lr; None: of the normalized form.
         alpha: step size of hyper_lr; None: hyper_lr is fixed.
         mu: how much of its history MARTHE keeps in a step; None or below 0: it adapts.
         momentum: of SGD, beta of QHM; None: the one that suits the optimizer.
