@@ -26,13 +26,16 @@ STEPS = {
     "logistic": 2000,
     "text-transformer": 400,
 }
+# Over which bases: adaptive ones alone train the transformer.
+OVER: dict[str, tuple[str, ...]] = {"text-transformer": ("adamw",)}
 BASES: dict[str, Callable[..., Optimizer]] = {
     "sgd": partial(SGD, momentum=0.9),
     "adamw": partial(AdamW, fused=True),
 }
 FIRST_LRS = (1e-4, 1e-2, 1.0)
 ALONE = "yellowfin"  # needs no base and no learning rate
-METHODS_RUN = (*METHODS, ALONE)
+FIXED_MU = "marthe-0.9"
+METHODS_RUN = (*METHODS, FIXED_MU)
 POINTS = 50  # kept of the courses
 FINAL_SHARE = 0.05  # of the steps, for the final loss
 DIVERGED = 10.0  # times the first loss
@@ -45,7 +48,7 @@ class Cell:
     Attributes:
         task: one of `STEPS`.
         base: one of `BASES`; empty for what stands alone.
-        method: one of `METHODS_RUN`.
+        method: one of `METHODS_RUN`, or ALONE.
         lr: where it begins; 0 for what stands alone.
         seed: of the weights and of the order of the data.
     """
@@ -84,9 +87,9 @@ def cells(seeds: int) -> Iterator[Cell]:
     for seed in range(seeds):
         for task in STEPS:
             yield Cell(task, "", ALONE, 0.0, seed)
-            for base in BASES:
+            for base in OVER.get(task, tuple(BASES)):
                 for lr in FIRST_LRS:
-                    for method in METHODS:
+                    for method in METHODS_RUN:
                         yield Cell(task, base, method, lr, seed)
 
 
@@ -105,7 +108,8 @@ def run(cell: Cell) -> Outcome:
         method = Scheduled(YellowFin(model.parameters()), None, None)
     else:
         optimizer = BASES[cell.base](model.parameters(), lr=cell.lr)
-        method = build_method(cell.method, optimizer, total_steps=steps)
+        name, mu = ("marthe", 0.9) if cell.method == FIXED_MU else (cell.method, None)
+        method = build_method(name, optimizer, total_steps=steps, mu=mu)
     training, validation = task.batches(cell.seed), _validation(task, cell.seed)
     losses: list[float] = []
     lrs: list[float] = []

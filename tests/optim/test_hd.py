@@ -149,7 +149,7 @@ def test_a_schedule_is_a_factor(seed: int) -> None:
         before = run.lr
         list(run.steps(range(t, t + 1)))
         tuned = run.lr
-        assert abs(math.log(tuned / before)) <= 0.5 + 1e-9
+        assert abs(math.log(tuned / before)) <= 0.3 + 1e-9
         schedule.step()
         assert run.lr == pytest.approx(0.5 * tuned)
         assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5 ** (t + 1))

@@ -54,7 +54,7 @@ class HD(Optimizer):
             as in the first step of a warm-up, it begins anew after that.
         form: "normalized" and "multiplicative" do not depend on the scale of the loss; "additive"
             is the paper's.
-        hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.5;
+        hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.3;
             multiplicative 0.02; additive 1e-6, and 1e-8 for Adam.
         backend: "auto", "native", "triton" or "torch".
         process_group: the processes that hold the other parts of the model, if the parameters do

@@ -39,7 +39,7 @@ class MARTHE:
             max_norm, over whole parameters in one process.
         mu: how much of Z each step keeps, in [0, 1]; None: the authors' adaptive rule.
         hyper_lr: step size of the learning rate, the paper's beta. None: a form that depends on no
-            scale, lr <- lr exp(-c / (2 sqrt(sum of all c²))), c = <e, Z> / (‖e‖ ‖Z‖), e = grad E;
+            scale, lr <- lr exp(-0.3 c / sqrt(sum of all c²)), c = <e, Z> / (‖e‖ ‖Z‖), e = grad E;
             with alpha, 1e-8.
         alpha: step size of hyper_lr, hyper_lr <- max(hyper_lr + alpha Delta Delta', 0) for two
             hypergradients in a row, 1e-15 to 1e-6 in the paper; None: hyper_lr is fixed.

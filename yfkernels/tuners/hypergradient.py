@@ -46,8 +46,8 @@ class Rule:
         return self.hyper_lr is None and self.alpha is None
 
 
-# Of the normalized form; bench/convergence/NOTES.md has the experiment that chose it.
-NORMALIZED = 0.5
+# Of the normalized form; bench/NOTES.md has the experiment that chose it.
+NORMALIZED = 0.3
 FIRST_HYPER_LR = 1e-8  # where alpha begins
 
 

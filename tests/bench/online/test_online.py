@@ -17,9 +17,8 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from bench.online import cli, report, store, training
-from bench.online.training import ALONE, Cell
+from bench.online.training import ALONE, METHODS_RUN, Cell
 from bench.speed import tangent_pass
-from yfkernels.lab.tuning.methods import METHODS
 from yfkernels.ops.tangents import ADAM, FAMILIES, MOMENTUM, PLAIN
 
 
@@ -30,7 +29,7 @@ def short(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "STEPS", {"logistic": 60})
 
 
-@pytest.mark.parametrize("method", [*METHODS, ALONE])
+@pytest.mark.parametrize("method", [*METHODS_RUN, ALONE])
 def test_a_training_is_the_same_twice(method: str) -> None:
     cell = Cell("logistic", "" if method == ALONE else "sgd", method, 1e-2, 3)
     first, second = (replace(training.run(cell), seconds=0.0) for _ in range(2))
