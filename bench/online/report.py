@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.convergence.tasks import TASKS
-from bench.online.training import ALONE, BASES, FIRST_LRS, POINTS, STEPS, Cell, Outcome
-from yfkernels.lab.style import PALETTE, STYLE
+from bench.online.training import (
+    ALONE,
+    BASES,
+    FIRST_LRS,
+    POINTS,
+    STEPS,
+    Cell,
+    Outcome,
+    bases_of,
+)
+from yfkernels.lab.style import PALETTE, STYLE, make_log
 
 Outcomes = Mapping[Cell, Outcome]
 LABELS = {
@@ -39,6 +49,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "constant": {"color": PALETTE[2], "ls": ":"},
 }
 BASE_NAMES = {"sgd": "SGD with momentum", "adamw": "AdamW"}
+FOLLOWING = ("hd", "rtho", "marthe")
+ROWS = 3
 DOTS_PER_INCH = 110
 
 
@@ -99,13 +111,17 @@ def _final(outcome: Outcome) -> float:
 
 def draw_outcomes(outcomes: Outcomes) -> Figure:
     """The final training loss against the first learning rate, a panel for each task and base."""
+    pairs = [(base, task) for base in BASES for task in STEPS if base in bases_of(task)]
     with matplotlib.rc_context({**STYLE, "font.size": 8}):
-        figure = Figure(figsize=(11.0, 5.2), dpi=DOTS_PER_INCH, layout="constrained")
-        panels = figure.subplots(len(BASES), len(STEPS), sharex=True, squeeze=False)
-        for row, base in zip(panels, BASES):
-            for axes, task in zip(row, STEPS):
-                _draw_outcomes(axes, outcomes, task, base)
-                axes.set_title(f"{task}\n{BASE_NAMES[base]}")
+        figure = Figure(figsize=(11.0, 6.6), dpi=DOTS_PER_INCH, layout="constrained")
+        columns = math.ceil(len(pairs) / ROWS)
+        panels = figure.subplots(ROWS, columns, sharex=True, squeeze=False)
+        for axes, pair in itertools.zip_longest(panels.flat, pairs):
+            if pair is None:
+                axes.remove()
+                continue
+            _draw_outcomes(axes, outcomes, *pair)
+            axes.set_title(f"{pair[1]}, {BASE_NAMES[pair[0]]}", fontsize=9)
         for axes in panels[-1]:
             axes.set_xlabel("first lr")
         for axes in panels[:, 0]:
@@ -115,7 +131,7 @@ def draw_outcomes(outcomes: Outcomes) -> Figure:
     return figure
 
 
-def _draw_outcomes(axes: Axes, outcomes: Outcomes, task: str, base: str) -> None:
+def _draw_outcomes(axes: Axes, outcomes: Outcomes, base: str, task: str) -> None:
     positions = range(len(FIRST_LRS))
     for method, label in LABELS.items():
         middles = [_median(of(outcomes, task, base, method, lr)) for lr in FIRST_LRS]
@@ -123,8 +139,9 @@ def _draw_outcomes(axes: Axes, outcomes: Outcomes, task: str, base: str) -> None
     alone = _median(of(outcomes, task, "", ALONE, 0.0))
     if math.isfinite(alone):
         axes.axhline(alone, color="black", lw=1.0, label="YellowFin")
-    if any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
-        axes.set_yscale("log")
+    shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    if np.isfinite(shown).any():
+        make_log(axes, shown)
     axes.set_xticks(positions, [f"{lr:g}" for lr in FIRST_LRS])
 
 
@@ -135,29 +152,31 @@ def _median(found: Sequence[Outcome]) -> float:
 
 def draw_learning_rates(outcomes: Outcomes) -> Figure:
     """The learning rate over the course of the training, from each of the first ones."""
-    shown = [task for task in STEPS if TASKS[task].has_classes][:3]
-    methods = ("hd", "rtho", "marthe")
+    shown = [task for task in STEPS if TASKS[task].has_classes][:ROWS]
     with matplotlib.rc_context({**STYLE, "font.size": 8}):
-        figure = Figure(figsize=(11.0, 6.0), dpi=DOTS_PER_INCH, layout="constrained")
-        panels = figure.subplots(len(shown), len(methods), sharex=True, sharey="row", squeeze=False)
+        figure = Figure(figsize=(11.0, 6.6), dpi=DOTS_PER_INCH, layout="constrained")
+        size = (len(shown), len(FOLLOWING))
+        panels = figure.subplots(*size, sharex="row", sharey="row", squeeze=False)
         for row, task in zip(panels, shown):
-            for axes, method in zip(row, methods):
-                for lr, color in zip(FIRST_LRS, (PALETTE[1], PALETTE[0], PALETTE[3])):
-                    found = of(outcomes, task, "sgd", method, lr)
-                    courses = [o.lrs for o in found if len(o.lrs) == POINTS]
-                    if not courses:
-                        continue
-                    at = np.linspace(0.0, STEPS[task], POINTS, endpoint=False)
-                    axes.plot(at, np.median(courses, 0), color=color, lw=2.0, label=f"from {lr:g}")
-                    low, high = np.min(courses, 0), np.max(courses, 0)
-                    axes.fill_between(at, low, high, color=color, alpha=0.15, lw=0)
-                if axes.lines:
-                    axes.set_yscale("log")
-                axes.set_title(f"{task}: {LABELS[method]} over {BASE_NAMES['sgd']}")
+            for axes, method in zip(row, FOLLOWING):
+                _draw_learning_rates(axes, outcomes, task, method)
+                axes.set_title(f"{task}, {LABELS[method]}", fontsize=9)
+            row[0].set_ylabel("lr")
         for axes in panels[-1]:
             axes.set_xlabel("step")
-        for axes in panels[:, 0]:
-            axes.set_ylabel("lr")
         handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        title = f"over {BASE_NAMES['sgd']}"
+        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels))
     return figure
+
+
+def _draw_learning_rates(axes: Axes, outcomes: Outcomes, task: str, method: str) -> None:
+    """Median and range over the seeds."""
+    at = np.linspace(0.0, STEPS[task], POINTS, endpoint=False)
+    for lr, color in zip(FIRST_LRS, (PALETTE[1], PALETTE[0], PALETTE[3])):
+        courses = [o.lrs for o in of(outcomes, task, "sgd", method, lr) if len(o.lrs) == POINTS]
+        if courses:
+            axes.plot(at, np.median(courses, 0), color=color, lw=2.0, label=f"from {lr:g}")
+            low, high = np.min(courses, 0), np.max(courses, 0)
+            axes.fill_between(at, low, high, color=color, alpha=0.15, lw=0)
+            axes.set_yscale("log")

@@ -82,12 +82,17 @@ class Outcome:
     seconds: float
 
 
+def bases_of(task: str) -> tuple[str, ...]:
+    """The bases that train a task."""
+    return OVER.get(task, tuple(BASES))
+
+
 def cells(seeds: int) -> Iterator[Cell]:
     """All of them, the seeds one after the other."""
     for seed in range(seeds):
         for task in STEPS:
             yield Cell(task, "", ALONE, 0.0, seed)
-            for base in OVER.get(task, tuple(BASES)):
+            for base in bases_of(task):
                 for lr in FIRST_LRS:
                     for method in METHODS_RUN:
                         yield Cell(task, base, method, lr, seed)

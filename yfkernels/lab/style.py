@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 # Okabe and Ito's palette, which the color-blind can tell apart; grey stands for its black.
 PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -30,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 TITLE_FONT = {"size": 15, "weight": "bold"}
+FEW = 100.0  # ratio up to which a logarithmic axis is marked at 2 and 5 too
 
 
 def blank_figure(inches: tuple[float, float]) -> Figure:
@@ -41,3 +48,18 @@ def blank_figure(inches: tuple[float, float]) -> Figure:
 def add_note(figure: Figure, note: str) -> None:
     """Conditions of the measurement, set small under the panels."""
     figure.supxlabel(note, x=0.006, ha="left", fontsize=9, color="#666666")
+
+
+def make_log(panel: Axes, values: Floats) -> None:
+    """A logarithmic y axis for these values, with plain numbers at it."""
+    low, high = log_range(values)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < FEW * low else (1.0,)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def log_range(values: Floats) -> tuple[float, float]:
+    """The smallest and the largest of those that a logarithm has."""
+    fit = values[(values > 0.0) & np.isfinite(values)]
+    return (float(fit.min()), float(fit.max())) if len(fit) else (1.0, 1.0)

@@ -9,11 +9,20 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from yfkernels.lab.recorder import Series
-from yfkernels.lab.style import INCHES, PALETTE, STYLE, TITLE_FONT, add_note, blank_figure
+from yfkernels.lab.style import (
+    INCHES,
+    PALETTE,
+    STYLE,
+    TITLE_FONT,
+    add_note,
+    blank_figure,
+    log_range,
+    make_log,
+)
 
 COLUMNS = 6  # of the grid: one, two or three panels fill a row
 TUNED = {  # panel: title
@@ -33,7 +42,6 @@ LEGEND: dict[str, Any] = {
 }
 MARKED = 60  # epochs up to which each has a dot
 WIDE = 4.0  # ratio of the largest to the smallest value from which an axis is logarithmic
-FEW = 100.0  # ratio up to which such an axis is marked at 2 and 5 too
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +75,7 @@ def plot_tuning(
         axes.draw_epochs(losses, courses["train_loss"], TRAINING, "training")
         axes.draw_epochs(losses, courses["validation_loss"], VALIDATION, "validation")
         losses.set(title="Loss", ylabel="cross entropy [nats]")
-        _make_log(losses, courses["loss"].values)
+        make_log(losses, courses["loss"].values)
 
         accuracies = axes.prepared(figure.add_subplot(grid[0, half:]))
         axes.draw_epochs(accuracies, courses["validation_accuracy"], VALIDATION, "validation")
@@ -133,23 +141,8 @@ def _draw_tuned(axes: _Epochs, panel: Axes, name: str, series: Series) -> None:
 
 def _fit_scale(panel: Axes, values: Floats) -> None:
     """Logarithmic where the values differ much, else linear from 0."""
-    low, high = _range(values)
+    low, high = log_range(values)
     if high >= WIDE * low:
-        _make_log(panel, values)
+        make_log(panel, values)
     else:
         panel.set_ylim(0.0, 1.1 * high)
-
-
-def _make_log(panel: Axes, values: Floats) -> None:
-    """A logarithmic axis for these, with plain numbers at it."""
-    low, high = _range(values)
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < FEW * low else (1.0,)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_locator(NullLocator())
-
-
-def _range(values: Floats) -> tuple[float, float]:
-    """The smallest and the largest of those that a logarithm has."""
-    fit = values[(values > 0.0) & np.isfinite(values)]
-    return (float(fit.min()), float(fit.max())) if len(fit) else (1.0, 1.0)
