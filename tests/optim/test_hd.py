@@ -256,3 +256,29 @@ def test_bad_options_are_named() -> None:
         HD(Adam(params, amsgrad=True))
     with pytest.raises(ValueError, match=r"Invalid max_norm value: 1\.0"):
         HD(QHM(params, max_norm=1.0))
+
+
+def test_without_gradients_nothing_happens(seed: int) -> None:
+    run = Run("momentum", seed, torch.float32, "cpu")
+    before = run.vector()
+    run.optimizer.step()
+    assert torch.equal(run.vector(), before)
+    assert run.optimizer.diagnostics() == {"lr": [run.base.param_groups[0]["lr"]], "skipped": 0}
+
+
+def test_groups_that_are_replaced_are_the_bases(seed: int) -> None:
+    run = Run("SGD", seed, torch.float32, "cpu")
+    groups = [dict(group) for group in run.base.param_groups]
+    run.optimizer.param_groups = groups
+    assert run.base.param_groups is groups
+
+
+@pytest.mark.parametrize("name", ["Adam", "momentum"])
+def test_the_papers_step_sizes(name: str, seed: int) -> None:
+    """1e-8 for Adam, 1e-6 for the others."""
+    lrs = []
+    for hyper_lr in (None, 1e-8 if name == "Adam" else 1e-6):
+        run = Run(name, seed, torch.float64, "cpu", form="additive", hyper_lr=hyper_lr)
+        list(run.steps(range(4)))
+        lrs.append(run.lr)
+    assert lrs[0] == lrs[1] != run.base.param_groups[0]["lr"]

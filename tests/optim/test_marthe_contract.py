@@ -1,0 +1,151 @@
+"""MARTHE inside other people's programs: groups, odd parameters, wrappers, overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from yfkernels import MARTHE, RTHO
+from yfkernels.tuners.hypergradient import normalized_step
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+
+
+@pytest.fixture
+def seed(rng: Any) -> int:
+    return int(rng.integers(2**31))
+
+
+def network(seed: int) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 1)).double(), torch.randn(
+        16, 6, dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize("base", [SGD, AdamW])
+def test_maximizing_is_minimizing_the_negative(base: Callable[..., Any], seed: int) -> None:
+    lrs, weights = [], []
+    for sign in (1.0, -1.0):
+        model, x = network(seed)
+        tuner = MARTHE(base(model.parameters(), lr=0.01, maximize=sign < 0), mu=0.9)
+
+        def loss(model: nn.Module = model, x: Tensor = x, sign: float = sign) -> Tensor:
+            return sign * (model(x) - 1.0).square().mean()
+
+        for _ in range(6):
+            tuner.step(loss, loss)
+        lrs.append(tuner.diagnostics()["lr"][0])
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert lrs[0] == pytest.approx(lrs[1], rel=1e-9)
+    assert lrs[0] > 0.01
+    torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("tensor", [False, True], ids=["float", "tensor"])
+def test_the_users_lr_stays_what_it_is(tensor: bool, seed: int) -> None:
+    model, x = network(seed)
+    given = torch.tensor(0.01) if tensor else 0.01
+    base = AdamW(model.parameters(), lr=given, foreach=False)
+    tuner = MARTHE(base)
+    for _ in range(3):
+        tuner.step(lambda: model(x).square().mean(), lambda: model(x).square().mean())
+    assert base.param_groups[0]["lr"] is given
+    assert float(given) == pytest.approx(0.01)
+    assert tuner.diagnostics()["lr"][0] != pytest.approx(0.01)
+
+
+def test_odd_parameters(seed: int) -> None:
+    """One without elements, one frozen, one that no loss reaches, one that is added later."""
+    model, x = network(seed)
+    empty, frozen, idle, late = (
+        nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (0, 3, 4, 1)
+    )
+    frozen.requires_grad_(False)
+    base = SGD([*model.parameters(), empty, frozen, idle], lr=0.01, momentum=0.9)
+    tuner = MARTHE(base, mu=0.5)
+
+    def loss() -> Tensor:
+        return (model(x) * late - 1.0).square().mean() + empty.sum()
+
+    for _ in range(3):
+        tuner.step(loss, loss)
+    base.add_param_group({"params": [late], "lr": 0.1})
+    tuner.step(loss, loss)
+    tuner.step(loss, loss)
+    assert len(tuner.diagnostics()["lr"]) == 2
+    assert tuner.diagnostics()["lr"][1] != 0.1
+    assert late.item() != 1.0
+    for untouched in (frozen, idle):
+        assert torch.equal(untouched, torch.ones_like(untouched))
+
+
+def test_several_groups_share_one_shift(seed: int) -> None:
+    """The parts of the groups add up to the derivative to a common change of their rates."""
+    model, x = network(seed)
+    first, second = model[0], model[2]  # type: ignore[index]
+
+    def losses(shift: float) -> float:
+        copy, x = network(seed)
+        rates = (0.01 + shift, 0.03 + shift)
+        groups = [
+            {"params": list(part.parameters()), "lr": lr}
+            for part, lr in zip((copy[0], copy[2]), rates)  # type: ignore[index]
+        ]
+        base = SGD(groups, lr=1.0, momentum=0.9)
+        for _ in range(4):
+            base.zero_grad()
+            copy(x).square().mean().backward()
+            base.step()
+        return (copy(x) - 1.0).square().mean().item()
+
+    groups = [
+        {"params": list(first.parameters()), "lr": 0.01},
+        {"params": list(second.parameters()), "lr": 0.03},
+    ]
+    tuner = MARTHE(SGD(groups, lr=1.0, momentum=0.9), mu=1.0, hyper_lr=0.0)
+    for _ in range(4):
+        tuner.step(lambda: model(x).square().mean(), lambda: (model(x) - 1.0).square().mean())
+    wanted = (losses(1e-6) - losses(-1e-6)) / 2e-6
+    assert sum(tuner.diagnostics()["hypergradient"]) == pytest.approx(wanted, rel=1e-7, abs=1e-8)
+
+
+def test_a_product_that_overflows_begins_anew() -> None:
+    """H = 1e18, g = 1e18 w, and Z = -g after a step: the square of H Z is beyond float32."""
+    w = nn.Parameter(torch.tensor(1.0))
+    tuner = MARTHE(SGD([w], lr=1e-19), mu=1.0, hyper_lr=0.0)
+    for wanted in (0.9, 0.81):
+        tuner.step(lambda: 0.5e18 * w * w, lambda: w * 1e-30)
+        assert w.item() == pytest.approx(wanted)
+        z = tuner.state_dict()["tangents"][0][0]
+        assert z.item() == pytest.approx(-1e18 * wanted / 0.9)  # of this step alone
+    assert tuner.diagnostics()["skipped"] == 0
+
+
+def test_wrapped_models_are_refused(seed: int) -> None:
+    model, x = network(seed)
+    tuner = MARTHE(SGD(model.parameters(), lr=0.01))
+    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = model
+    before = [p.detach().clone() for p in model.parameters()]
+    tuner = MARTHE(SGD(model.parameters(), lr=0.01), model=wrapped)
+    with pytest.raises(RuntimeError, match="MARTHE takes its gradients without backward"):
+        tuner.step(lambda: model(x).square().mean())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_rtho_has_no_mu() -> None:
+    with pytest.raises(TypeError, match="Invalid option 'mu': RTHO is MARTHE with mu = 1"):
+        RTHO(SGD([nn.Parameter(torch.ones(1))], lr=0.1), mu=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dot", "sizes"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0), (1.0, float("inf"))]
+)
+def test_no_direction_no_step(dot: float, sizes: float) -> None:
+    assert normalized_step(0.1, dot, sizes, 2.0, 0.3) == (0.1, 2.0)
