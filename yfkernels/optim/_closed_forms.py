@@ -176,8 +176,6 @@ def steps_of(
     counts = {p: state[p]["step"] for p in params if "step" in state.get(p, {})}
     if not counts:
         return {}
-    if all(isinstance(count, Tensor) for count in counts.values()):
-        device = next(iter(counts.values())).device
-        together = torch.stack([count.to(device) for count in counts.values()])
-        return dict(zip(counts, map(int, together.flatten().tolist())))  # waits once
-    return {p: int(count) for p, count in counts.items()}
+    device = next(iter(counts.values())).device
+    together = torch.stack([count.to(device) for count in counts.values()])
+    return dict(zip(counts, map(int, together.flatten().tolist())))  # waits once
