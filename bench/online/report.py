@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.convergence.tasks import TASKS
+from bench.online import comparison
 from bench.online.training import (
     ALONE,
     BASES,
@@ -92,6 +93,9 @@ def _tables(outcomes: Outcomes) -> Iterator[str]:
                 yield f"| {task} | {label} | " + " | ".join(cells) + " |"
             alone = _number(of(outcomes, task, "", ALONE, 0.0), measure, form)
             yield f"| {task} | YellowFin, no lr given | {alone} |" + " |" * (len(rates) - 1)
+    yield "\n### Test accuracy: cases in which one is better / neither / worse\n"
+    yield "Two-sided Mann-Whitney test, p < 0.05. Left out: where neither reaches 0.3.\n"
+    yield from comparison.table(outcomes, LABELS)
 
 
 def _number(found: Sequence[Outcome], measure: Callable[[Outcome], float], form: str) -> str:
