@@ -6,6 +6,7 @@ import math
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -76,3 +77,13 @@ def require_equal_global(chosen: dict[str, Any], group: dict[str, Any], owner: s
                 f"Invalid parameter group option: {name}={group[name]!r} is global in {owner}, "
                 f"where it is {chosen[name]!r}; give it to the constructor"
             )
+
+
+def refuse_sparse(grad: Tensor, index: int) -> None:
+    """Raises RuntimeError for a sparse gradient."""
+    if grad.layout is not torch.strided:
+        raise RuntimeError(
+            f"sparse gradients are not supported: parameter {index} of shape "
+            f"{tuple(grad.shape)} has a gradient of layout {grad.layout}. "
+            "Use sparse=False in the embedding, or call grad.to_dense() before step()"
+        )

@@ -97,7 +97,11 @@ def test_the_learning_rate_follows_gradient_times_last_move(
             cosine = dot / float(g.norm() * own.norm())
             total += cosine**2
             expected = {
-                "normalized": lr * math.exp(-hyper_lr * cosine / math.sqrt(total)),
+                "normalized": lr
+                * min(
+                    math.exp(-hyper_lr * cosine / math.sqrt(total)),
+                    math.exp(-(cosine**3)) if cosine > 0 else math.inf,
+                ),
                 "multiplicative": lr * (1.0 - hyper_lr * cosine),
                 "additive": max(lr - hyper_lr * dot, 0.0),
             }[form]
@@ -149,7 +153,7 @@ def test_a_schedule_is_a_factor(seed: int) -> None:
         before = run.lr
         list(run.steps(range(t, t + 1)))
         tuned = run.lr
-        assert abs(math.log(tuned / before)) <= 0.3 + 1e-9
+        assert abs(math.log(tuned / before)) <= 1.0
         schedule.step()
         assert run.lr == pytest.approx(0.5 * tuned)
         assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5 ** (t + 1))
@@ -242,7 +246,7 @@ def test_the_base_alone_is_refused(seed: int) -> None:
 
 def test_bad_options_are_named() -> None:
     params = [nn.Parameter(torch.ones(2))]
-    with pytest.raises(TypeError, match=r"RMSprop; HD knows how"):
+    with pytest.raises(TypeError, match=r"RMSprop; HD wraps an optimizer and knows how"):
         HD(torch.optim.RMSprop(params))
     with pytest.raises(TypeError, match=r"Invalid base type: builtins\.list"):
         HD(params)  # type: ignore[arg-type]
@@ -282,3 +286,66 @@ def test_the_papers_step_sizes(name: str, seed: int) -> None:
         list(run.steps(range(4)))
         lrs.append(run.lr)
     assert lrs[0] == lrs[1] != run.base.param_groups[0]["lr"]
+
+
+def test_it_does_not_leave_where_training_is_stable(seed: int) -> None:
+    """Plain SGD on the whole data set: the loss never far exceeds the first one."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(256, 6, generator=generator)
+    y = x[:, :1] * x[:, 1:2] + x[:, 2:3]
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = HD(SGD(model.parameters(), lr=0.01))
+    losses = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < 10 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
+    assert optimizer.diagnostics()["skipped"] == 0
+
+
+def test_an_option_set_later_is_checked(seed: int) -> None:
+    run = Run("Adam", seed, torch.float32, "cpu")
+    list(run.steps(range(2)))
+    run.base.param_groups[0]["amsgrad"] = True
+    run.backward(2)
+    before = run.vector()
+    with pytest.raises(ValueError, match="Invalid amsgrad value: True"):
+        run.optimizer.step()
+    assert torch.equal(run.vector(), before)
+
+
+def test_sparse_and_complex_are_refused() -> None:
+    embedding = nn.Embedding(5, 3, sparse=True)
+    optimizer = HD(SGD(embedding.parameters(), lr=0.1))
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"sparse gradients are not supported: parameter 0"):
+        optimizer.step()
+    p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    optimizer = HD(SGD([p], lr=0.1))
+    p.abs().sum().backward()
+    with pytest.raises(RuntimeError, match=r"of shape \(2,\) is torch\.complex64"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones_like(p))
+
+
+def test_the_newer_of_two_tuners_counts(seed: int) -> None:
+    run = Run("SGD", seed, torch.float32, "cpu")
+    newer = HD(run.base)
+    run.backward(0)
+    with pytest.raises(RuntimeError, match="Another tuner was made over this SGD after this HD"):
+        run.optimizer.step()
+    before = run.vector()
+    newer.step()
+    assert not torch.equal(run.vector(), before)
+    with pytest.raises(RuntimeError, match=r"SGD\.step\(\) was called while HD tunes"):
+        run.base.step()
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match="Invalid backend value: 'cuda'; choose from auto"):
+        HD(SGD([nn.Parameter(torch.ones(2))], lr=0.1), backend="cuda")

@@ -149,6 +149,14 @@ def test_bad_arguments_are_named(seed: int) -> None:
         training.search(trials=0)
     with pytest.raises(ValueError, match="Invalid first value: -1; it must be finite and > 0"):
         training.search(first=-1)
+    with pytest.raises(TypeError, match="Invalid trial type: generator; give the function"):
+        find_hyper_lr(training.tuner, training.epochs(1), model=training.model)
+    with pytest.raises(TypeError, match="Invalid result of trial: NoneType; let it yield"):
+        find_hyper_lr(training.tuner, lambda: None, model=training.model)
+    with pytest.raises(TypeError, match="Invalid type in others: DataLoader; give generators"):
+        find_hyper_lr(training.tuner, lambda: [], model=training.model, others=[training.loader])
+    with pytest.raises(ValueError, match=r"Invalid model value: 'Linear'; .* 6 of 6 are not in it"):
+        find_hyper_lr(training.tuner, lambda: [], model=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="Invalid trial value: 'no loss'"):
         find_hyper_lr(training.tuner, lambda: [], model=training.model)
     infinite = torch.tensor(float("inf"))

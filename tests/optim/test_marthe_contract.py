@@ -149,3 +149,25 @@ def test_rtho_has_no_mu() -> None:
 )
 def test_no_direction_no_step(dot: float, sizes: float) -> None:
     assert normalized_step(0.1, dot, sizes, 2.0, 0.3) == (0.1, 2.0)
+
+
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_a_closure_over_another_model_is_named(which: str, seed: int) -> None:
+    model, x = network(seed)
+    other, _ = network(seed)
+    tuner = MARTHE(SGD(model.parameters(), lr=0.01))
+    models = {"training": model, "validation": model, which: other}
+    with pytest.raises(ValueError, match=f"Invalid {which}_closure value: 'no gradient'; .* copy"):
+        tuner.step(*(lambda m=m: m(x).square().mean() for m in models.values()))  # type: ignore[misc]
+    assert tuner.diagnostics()["lr"] == [0.01]
+
+
+def test_mu_may_be_set(seed: int) -> None:
+    model, x = network(seed)
+    tuner = MARTHE(SGD(model.parameters(), lr=0.01))
+    tuner.step(lambda: model(x).square().mean(), lambda: model(x).square().mean())
+    tuner.mu = 0.5
+    assert tuner.diagnostics()["mu"] == [0.5]
+    with pytest.raises(ValueError, match=r"Invalid mu value: 7; it must be in \[0, 1\]"):
+        tuner.mu = 7
+    assert tuner.mu == 0.5

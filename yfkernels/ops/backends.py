@@ -19,6 +19,13 @@ FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Parameter dtypes the fused backends take; everything else runs on the torch backend."""
 
 
+def check_backend(name: str) -> None:
+    """Raises ValueError unless `name` is "auto" or that of a backend."""
+    if name not in ("auto", *BACKENDS):
+        choices = ", ".join(("auto", *BACKENDS))
+        raise ValueError(f"Invalid backend value: {name!r}; choose from {choices}")
+
+
 @cache
 def backend_of(name: str, device_type: str) -> Backend:
     """The backend of a name for a kind of device, whether it is usable there or not."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import weakref
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
 from yfkernels.optim._tuned_lr import applied
+
+# Who takes an optimizer's steps: the newest tuner.
+_OWNERS: WeakKeyDictionary[Optimizer, weakref.ref[BaseSteps]] = WeakKeyDictionary()
 
 
 class BaseSteps:
     """Takes the base's steps at the tuned learning rates.
 
     As long as this object lives the base's own step() raises RuntimeError: it would move the
-    parameters where the tuner does not see it.
+    parameters where the tuner does not see it. Of two tuners of one base the newer one counts.
 
     Args:
         base: the optimizer.
@@ -27,11 +31,11 @@ class BaseSteps:
 
     def _watch(self) -> None:
         self._stepping = False
-        here = weakref.ref(self)
+        here = _OWNERS[self._base] = weakref.ref(self)
 
         def refuse_by_hand(*_: object) -> None:
             steps = here()
-            if steps is not None and not steps._stepping:
+            if steps is not None and steps._is_owner() and not steps._stepping:
                 raise RuntimeError(
                     f"{type(steps._base).__name__}.step() was called while {steps._owner} tunes "
                     f"its learning rate; call step() of the {steps._owner} object alone"
@@ -39,8 +43,16 @@ class BaseSteps:
 
         weakref.finalize(self, self._base.register_step_pre_hook(refuse_by_hand).remove)
 
+    def _is_owner(self) -> bool:
+        return _OWNERS[self._base]() is self
+
     def take(self) -> None:
         """One step of the base."""
+        if not self._is_owner():
+            raise RuntimeError(
+                f"Another tuner was made over this {type(self._base).__name__} after this "
+                f"{self._owner}; call step() of that one"
+            )
         self._stepping = True
         try:
             with applied(self._base.param_groups):

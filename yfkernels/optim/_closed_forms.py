@@ -162,10 +162,13 @@ def closed_form(base: Optimizer, owner: str) -> ClosedForm:
     """
     if form := _FORMS.get(type(base)):
         return form
-    names = [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in _FORMS]
+    rooms = {"torch": "torch.optim", "yfkernels": "yfkernels"}
+    names = [f"{rooms[kind.__module__.partition('.')[0]]}.{kind.__name__}" for kind in _FORMS]
     raise TypeError(
-        f"Invalid base type: {type(base).__module__}.{type(base).__qualname__}; {owner} knows how "
-        f"the steps of {', '.join(names)} depend on the learning rate: give it one of those"
+        f"Invalid base type: {type(base).__module__}.{type(base).__qualname__}; {owner} wraps an "
+        f"optimizer and knows how the steps of {', '.join(names)} depend on the learning rate, but "
+        f"not those of a subclass: give it one of them, such as "
+        f"{owner}(torch.optim.SGD(params, lr))"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from yfkernels._checks import require, require_equal_global
-from yfkernels.ops.backends import BACKENDS, choose
+from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.rules import Rule
 from yfkernels.optim import _statistics
 from yfkernels.optim._group_options import GroupOptions, GroupReader
@@ -64,9 +64,7 @@ class FusedOptimizer(Optimizer):
         fused: bool | None,
         differentiable: bool,
     ) -> None:
-        if backend not in ("auto", *BACKENDS):
-            choices = ", ".join(("auto", *BACKENDS))
-            raise ValueError(f"Invalid backend value: {backend!r}; choose from {choices}")
+        check_backend(backend)
         if isinstance(params, torch.nn.Module):
             raise TypeError(
                 f"Invalid params type: {type(params).__name__}, a module; give "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from yfkernels._checks import refuse_sparse
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.backends import choose, watch_over
 from yfkernels.ops.memory import is_dense, same_layout
@@ -303,16 +304,6 @@ def _grad_of(param: Tensor, view: Tensor, index: int) -> Tensor | None:
             f"{grad.device}: it was moved after backward(); call zero_grad() first"
         )
     return grad
-
-
-def refuse_sparse(grad: Tensor, index: int) -> None:
-    """Raises RuntimeError for a sparse gradient."""
-    if grad.layout is not torch.strided:
-        raise RuntimeError(
-            f"sparse gradients are not supported: parameter {index} of shape "
-            f"{tuple(grad.shape)} has a gradient of layout {grad.layout}. "
-            "Use sparse=False in the embedding, or call grad.to_dense() before step()"
-        )
 
 
 def _refuse_twice(params: Sequence[Tensor]) -> None:

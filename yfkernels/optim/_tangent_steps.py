@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from yfkernels._checks import require
 from yfkernels._warn import warn
 from yfkernels.curvature import (
     Closure,
@@ -29,6 +30,8 @@ from yfkernels.optim._tangents import Member, Passes, gather
 from yfkernels.optim._tuned_lr import tune, tuned_lr
 from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
+
+_REACH = "a function of the optimizer's parameters; does it use another model, or a copy?"
 
 
 class TangentSteps:
@@ -68,20 +71,20 @@ class TangentSteps:
             mus: of each group, how much of Z the step keeps.
 
         Returns:
-            The loss before the step, and the parameters that moved: none where the loss reaches
-            none, or its gradient is not finite.
+            The loss before the step, and the parameters that moved: none where the gradient is not
+            finite.
         """
         self._refuse_parts()
         for p in self.params:
             self.tangents.check(p)
         loss, members, products = self._differentiate(closure, mus)
-        if members and not self._usable(members, products):
+        require(bool(members), "training_closure", "no gradient", _REACH)
+        if not self._usable(members, products):
             self.skipped += 1
             return loss, []
-        if members:
-            with torch.no_grad():
-                self._passes.advance(members)
-                self._move(members)
+        with torch.no_grad():
+            self._passes.advance(members)
+            self._move(members)
         return loss, members
 
     def hypergradients(self, closure: Closure, members: list[Member]) -> list[dict[str, float]]:
@@ -94,6 +97,7 @@ class TangentSteps:
         params = [m.owner for m in members]
         loss, grads = validation_gradient(closure, params, self._product.modules)
         reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
+        require(bool(reached), "validation_closure", "no gradient", _REACH)
         for m, grad in reached:
             m.grad = grad
             m.projection = stored(m.family.probe, m.family.tangent())

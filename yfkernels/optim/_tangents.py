@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yfkernels.ops.backends import choose
+from yfkernels._checks import refuse_sparse
+from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tangents import PROJECTED, PROJECTION, TANGENTS, Family, Projection, stored
@@ -64,7 +65,18 @@ def gather(
         base: the optimizer.
         grads: this process's part of the gradient of each parameter that has one.
         lr_of: the learning rate of a group.
+
+    Raises:
+        RuntimeError: a gradient is sparse, or a parameter complex.
     """
+    for index, (p, grad) in enumerate(grads.items()):
+        refuse_sparse(grad, index)
+        if p.is_complex():
+            raise RuntimeError(
+                f"A parameter of shape {tuple(p.shape)} is {p.dtype}, whose learning rate has no "
+                "hypergradient here; keep its real and imaginary parts in a real parameter, see "
+                "torch.view_as_complex"
+            )
     members = []
     steps = steps_of(base.state, list(grads))
     for index, group in enumerate(base.param_groups):
@@ -101,6 +113,7 @@ class Passes:
     """
 
     def __init__(self, backend: str) -> None:
+        check_backend(backend)
         self._backend = backend
         self._tables: dict[object, _Kept] = {}
 

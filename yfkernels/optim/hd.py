@@ -18,7 +18,7 @@ from yfkernels.optim._tangents import Member, Passes, gather, recall_head
 from yfkernels.optim._tuned_lr import TUNED, tune, tuned_lr
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
-from yfkernels.tuners.hypergradient import NORMALIZED, normalized_step
+from yfkernels.tuners.hypergradient import NORMALIZED, Normalized, normalized_step
 
 if TYPE_CHECKING:
     from collections import defaultdict
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMS = ("normalized", "multiplicative", "additive")
 OWN = "lr_derivative"  # in the state of a parameter: B of its last step
 SKIPPED = "skipped_steps"  # in a group
-TOTAL = "squared_cosines"  # likewise, in the normalized form
+STATE = "tuning"  # likewise: of the normalized form
 HYPER_LR = {"normalized": NORMALIZED, "multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
 
@@ -37,16 +37,21 @@ class HD(Optimizer):
     The last step moved the parameters by lr B, B = -u - weight_decay w its direction. The next
     gradient g tells how the loss would have changed with a longer step, and lr goes there:
 
-        normalized       lr <- lr exp(-hyper_lr c / sqrt(sum of all c²)),  c = <g, B> / (‖g‖ ‖B‖)
+        normalized       lr <- lr exp(-hyper_lr c / sqrt(sum of all c²)),  c = <g, B> / (‖g‖ ‖B‖),
+                         or exp(-c) where training is unstable: a brake, see below
         multiplicative   lr <- lr (1 - hyper_lr c)
         additive         lr <- max(lr - hyper_lr <g, B>, 0)
+
+    The brake acts where c > 0 and ‖g‖ grows by half in a step, and four times as much as it usually
+    changes.
 
     It wraps an optimizer and is one: `backward()`, then `step()`. Groups and state are the base's.
     `group["lr"]` stays what the user or a schedule makes it; the learning rate in use is in
     `group["tuned_lr"]` and `diagnostics()`, and a schedule acts as a factor on it. A step costs one
     sum over all tensors more, and waits for it.
 
-    A step whose gradient is not finite changes nothing and is counted.
+    A step whose gradient is not finite, or too large for the square of its norm to be a float32,
+    changes nothing and is counted.
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
@@ -153,6 +158,8 @@ class HD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            self._form.check(group)
         members, sharding = self._members(), self._sharding()
         if not members and not sharding:
             return loss
@@ -174,13 +181,15 @@ class HD(Optimizer):
         """Where the hypergradient takes the learning rate of a group."""
         lr = tuned_lr(group)
         dot = -sums["e_dot_own"] if group["maximize"] else sums["e_dot_own"]
-        sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["own_sq"])
+        norms = math.sqrt(sums["e_sq"]), math.sqrt(sums["own_sq"])
+        sizes = norms[0] * norms[1]
         if not math.isfinite(dot) or not sizes > 0.0:
             return lr
         hyper_lr = HYPER_LR[self.form] if self.hyper_lr is None else self.hyper_lr
         if self.form == "normalized":
-            total = group.get(TOTAL, 0.0)
-            lr, group[TOTAL] = normalized_step(lr, dot, sizes, total, hyper_lr)
+            state = Normalized(*group.get(STATE, ()))
+            lr, state = normalized_step(lr, dot, norms, state, hyper_lr)
+            group[STATE] = tuple(state)
             return lr
         if self.form == "multiplicative":
             return lr * (1.0 - hyper_lr * dot / sizes)

@@ -48,10 +48,13 @@ def find_hyper_lr(
     """Finds the largest step size of the learning rate with which a short training holds.
 
     Runs trials from where the training stands, with `option` falling by `factor`, until one holds:
-    every loss is finite and at most ten times the first, and no learning rate ends at 0, from
-    where little is learned whatever the loss does. After each trial the model, the tuner and its
-    base, the random states (torch, Python, NumPy) and `others` are put back bit for bit, so that
-    the trials see the same data in the same order, and the training after them too.
+    every loss is finite and at most ten times the first, and no learning rate ends at 0, from where
+    little is learned whatever the loss does. After each trial the model, the tuner and its base,
+    the random states (torch, Python, NumPy) and `others` are put back bit for bit, so that the
+    trials see the same data in the same order, and the training after them too.
+
+    What holds for a short trial may be too much for a long training: take a tenth of it there, or
+    longer trials.
 
     Args:
         tuner: HD, MARTHE or RTHO. Its option has the value that was found afterwards.
@@ -97,12 +100,33 @@ def find_hyper_lr(
     check_positive("factor", factor)
     require(factor > 1.0, "factor", factor, "above 1")
     require(isinstance(trials, int) and trials >= 1, "trials", trials, "a whole number from 1 on")
+    if not callable(trial):
+        raise TypeError(
+            f"Invalid trial type: {type(trial).__name__}; give the function that yields losses, "
+            "not what it returns"
+        )
+    others = list(others)
+    for other in others:
+        if not isinstance(other, torch.Generator) and not hasattr(other, "load_state_dict"):
+            raise TypeError(
+                f"Invalid type in others: {type(other).__name__}; give generators, such as "
+                "loader.generator, and what has a state_dict"
+            )
+    known_params = {id(p) for p in model.parameters()}
+    tuned = [p for group in tuner.base.param_groups for p in group["params"]]
+    outside = sum(id(p) not in known_params for p in tuned)
+    require(
+        not outside,
+        "model",
+        type(model).__name__,
+        f"the one with the parameters that are tuned: {outside} of {len(tuned)} are not in it",
+    )
     if first is None:
         first = FIRST_OF_HD[tuner.form] if isinstance(tuner, HD) else FIRST[option]
     check_positive("first", first)
 
     for value in (first / factor**k for k in range(trials)):
-        with _put_back(tuner, option, model, list(others)):
+        with _put_back(tuner, option, model, others):
             setattr(tuner, option, value)
             held = _holds(tuner, trial())
         if held:
@@ -116,6 +140,10 @@ def find_hyper_lr(
 
 def _holds(tuner: HD | MARTHE, losses: Iterable[Tensor | float]) -> bool:
     first = None
+    if not isinstance(losses, Iterable):
+        raise TypeError(
+            f"Invalid result of trial: {type(losses).__name__}; let it yield the loss of each step"
+        )
     for each in losses:
         loss = float(each.detach() if isinstance(each, Tensor) else each)
         first = loss if first is None else first

@@ -107,17 +107,21 @@ class MARTHE:
 
         Args:
             training_closure: computes the training loss of this step's minibatch and returns it;
-                calls no backward(). It may be called more than once (hvp="central").
-            validation_closure: the same of a validation minibatch. Modules are in eval mode
-                meanwhile. None: the learning rate stays.
+                calls no backward(). It may be called more than once, and has to be of the same
+                minibatch then: draw it before.
+            validation_closure: the same of a validation minibatch, drawn before too: the random
+                state is put back after it. Modules are in eval mode meanwhile. None: the learning
+                rate stays.
 
         Returns:
             The training loss before the step, detached.
 
         Raises:
-            TypeError, ValueError: a closure returns something else than such a loss. Nothing has
+            TypeError, ValueError: a closure returns something else than such a loss, or one that
+                depends on no parameter of the base. Nothing has
                 changed then; if it was the second, the step was taken and the learning rate stays.
-            RuntimeError: a parameter has changed its shape.
+            RuntimeError: a parameter has changed its shape, or is complex; or another tuner was
+                made over the base.
         """
         for closure in (training_closure, validation_closure):
             if closure is not None and not callable(closure):
@@ -137,6 +141,17 @@ class MARTHE:
             for group, descent, sums in zip(groups, self._descents, all_sums):
                 tune(group, descent.follow(self.rule, tuned_lr(group), sums))
         return loss
+
+    @property
+    def mu(self) -> float | None:
+        """How much of Z each step keeps; None: it adapts, see diagnostics()."""
+        return self.rule.mu
+
+    @mu.setter
+    def mu(self, value: float | None) -> None:
+        self.rule = replace(self.rule, mu=value)
+        for descent in self._descents:
+            descent.mu = Descent.begin(self.rule).mu
 
     @property
     def hyper_lr(self) -> float | None:

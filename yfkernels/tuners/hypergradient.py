@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from yfkernels._checks import check_positive, require, require_number
 
@@ -51,34 +51,69 @@ NORMALIZED = 0.3
 FIRST_HYPER_LR = 1e-8  # where alpha begins
 
 
+class Normalized(NamedTuple):
+    """The state of the normalized form.
+
+    Attributes:
+        squares: of all cosines, summed up.
+        norm: of the last gradient; 0 before the first.
+        usual: root mean square of what its logarithm has changed by in a step.
+        changes: number of those.
+    """
+
+    squares: float = 0.0
+    norm: float = 0.0
+    usual: float = 0.0
+    changes: float = 0.0
+
+
+# The brake: a gradient that grows by half at least, and by so many times what is usual.
+GROWTH, UNUSUAL = math.log(1.5), 4.0
+
+
 def normalized_step(
-    lr: float, dot: float, sizes: float, total: float, hyper_lr: float
-) -> tuple[float, float]:
+    lr: float, dot: float, norms: tuple[float, float], state: Normalized, hyper_lr: float
+) -> tuple[float, Normalized]:
     """A step that depends on the scale of neither the loss nor the learning rate.
 
-        c = dot / sizes,   total <- total + c²,   lr <- lr exp(-hyper_lr c / sqrt(total))
+        c = dot / norms,   squares <- squares + c²,   lr <- lr exp(-hyper_lr c / sqrt(squares))
 
     AdaGrad on the logarithm of the learning rate, with the cosine c for its gradient: the first
-    step is a factor of exp(±hyper_lr), and later ones become smaller.
+    step is a factor of exp(±hyper_lr), and later ones become smaller. They would be too small to
+    stop a training that has become unstable. So there is a brake: where c > 0 and the gradient
+    grows by half or more, and by more than UNUSUAL times what it usually changes by, the factor is
+    exp(-c).
 
     Args:
         lr: the learning rate.
-        dot: the hypergradient.
-        sizes: product of the norms of the two vectors in it.
-        total: of the squares so far.
+        dot: the hypergradient, <e, z>.
+        norms: of e, the gradient, and of z.
+        state: Normalized() in the beginning.
         hyper_lr: step size.
 
     Returns:
-        (lr, total); the same ones where the cosine is not finite, or 0.
+        (lr, state); the same ones where the cosine is not finite, or 0.
 
     Source: the normalized hypergradient with AdaGrad is of Gao, Chu, Ye, Udell, arXiv 2502.11229;
-    the logarithm is ours.
+    the logarithm and the brake are ours.
     """
+    sizes = norms[0] * norms[1]
     cosine = dot / sizes if sizes > 0.0 else 0.0
     if not math.isfinite(cosine) or cosine == 0.0:
-        return lr, total
-    total += cosine * cosine
-    return lr * math.exp(-hyper_lr * cosine / math.sqrt(total)), total
+        return lr, state
+    squares = state.squares + cosine * cosine
+    fall = hyper_lr * cosine / math.sqrt(squares)
+    usual, changes = state.usual, state.changes
+    if state.norm > 0.0:
+        change = math.log(norms[0] / state.norm)
+        bound = UNUSUAL * usual if changes else math.inf
+        if cosine > 0.0 and change > max(bound, GROWTH):
+            fall = max(fall, cosine)
+        # What is unusual counts as little more than usual, or the next one would not be seen.
+        square = min(change**2, max(bound, GROWTH) ** 2)
+        usual = math.sqrt((usual**2 * changes + square) / (changes + 1.0))
+        changes += 1.0
+    return lr * math.exp(-fall), Normalized(squares, norms[0], usual, changes)
 
 
 @dataclass
@@ -90,7 +125,7 @@ class Descent:
         count: c of the adaptive rule: for how long mu has kept Z.
         hyper_lr: beta.
         last: the last hypergradient.
-        total: of the squared cosines, in the normalized form.
+        normalized: the state of the normalized form.
         skipped: hypergradients that were not finite.
     """
 
@@ -98,7 +133,7 @@ class Descent:
     count: float = 0.0
     hyper_lr: float = 0.0
     last: float = 0.0
-    total: float = 0.0
+    normalized: tuple[float, ...] = ()
     skipped: int = 0
 
     @classmethod
@@ -126,8 +161,10 @@ class Descent:
         if rule.alpha is not None:
             self.hyper_lr = max(self.hyper_lr + rule.alpha * delta * self.last, 0.0)
         if rule.normalized:
-            sizes = math.sqrt(sums["e_sq"]) * math.sqrt(sums["tangent_sq"])
-            lr, self.total = normalized_step(lr, raw, sizes, self.total, self.hyper_lr)
+            norms = math.sqrt(sums["e_sq"]), math.sqrt(sums["tangent_sq"])
+            state = Normalized(*self.normalized)
+            lr, state = normalized_step(lr, raw, norms, state, self.hyper_lr)
+            self.normalized = tuple(state)
         else:
             lr = max(lr - self.hyper_lr * delta, 0.0)
         if rule.mu is None:

@@ -28,8 +28,15 @@ def load(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: nothing yet.
+        ValueError: it cannot be read.
     """
-    state: dict[str, Any] = torch.load(folder / NAME, weights_only=True)
+    path = folder / NAME
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch's own, pickle's and zipfile's
+        raise ValueError(f"cannot read {path}: remove it, or leave --resume out") from error
     return state
 
 
