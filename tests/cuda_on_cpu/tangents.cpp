@@ -92,7 +92,7 @@ void compare_with_cpu(Model& model, const Projection& projection, const Sums& cp
     const double zw_sq =
         projection.tangent == kNowhere ? 0.0 : square(model.read(t, projection.tangent));
     const double scale[kProjected] = {std::sqrt(wanted[2] * wanted[3]),
-                                      std::sqrt(wanted[2] * zw_sq), wanted[2], wanted[3]};
+                                      std::sqrt(wanted[2] * zw_sq), wanted[2], wanted[3], zw_sq};
     for (int k = 0; k < kProjected; ++k) {
       const double x = got.sums[kProjected * t + k];
       const bool none = std::isnan(x) && std::isnan(wanted[k]);  // a tensor without elements

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import hypergradient as oracle
 from torch import Tensor, nn
 
 from yfkernels import MARTHE, RTHO
-from yfkernels.tuners.hypergradient import normalized_step
+from yfkernels.tuners.hypergradient import Normalized, normalized_step
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 
@@ -145,10 +146,28 @@ def test_rtho_has_no_mu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dot", "sizes"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0), (1.0, float("inf"))]
+    ("dot", "norms"),
+    [(0.0, (1.0, 1.0)), (1.0, (0.0, 1.0)), (float("nan"), (1.0, 1.0)), (1.0, (float("inf"), 1.0))],
 )
-def test_no_direction_no_step(dot: float, sizes: float) -> None:
-    assert normalized_step(0.1, dot, sizes, 2.0, 0.3) == (0.1, 2.0)
+def test_no_direction_no_step(dot: float, norms: tuple[float, float]) -> None:
+    state = Normalized(2.0, 1.0, 0.1, 5.0)
+    assert normalized_step(0.1, dot, norms, state, 0.3) == (0.1, state)
+
+
+def test_the_brake(rng: Any) -> None:
+    """Where a gradient that has been steady for long opposes the move and grows by its double."""
+    form, state, lr = oracle.Normalized(0.3), Normalized(), 0.1
+    for step in range(60):
+        unstable = step >= 55
+        direction = torch.as_tensor(rng.standard_normal(9))
+        e = direction * (2.0 ** (step - 54) if unstable else 1.0 + 0.01 * rng.standard_normal())
+        z = direction * (1.0 if unstable else -1.0)
+        before = lr
+        norms = float(e.norm()), float(z.norm())
+        lr, state = normalized_step(lr, float(e @ z), norms, state, 0.3)
+        assert lr == pytest.approx(before * form.factor(e, z), rel=1e-9)
+        if step >= 56:
+            assert lr <= before * 0.97
 
 
 @pytest.mark.parametrize("which", ["training", "validation"])

@@ -6,6 +6,7 @@ vector, the network a formula of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -61,6 +62,33 @@ def adam(
         return kept * w - lr * top / size, (m, v)
 
     return step
+
+
+class Normalized:
+    """The normalized form of a learning rate's step, as docs/hypergradients.md has it."""
+
+    def __init__(self, hyper_lr: float) -> None:
+        self.hyper_lr = hyper_lr
+        self.cosines: list[float] = []
+        self.norms: list[float] = []
+        self.changes: list[float] = []
+
+    def factor(self, e: Tensor, z: Tensor) -> float:
+        """Of the learning rate, after a hypergradient <e, z>."""
+        norm = float(e.norm())
+        c = float(e @ z) / (norm * float(z.norm()))
+        self.cosines.append(c)
+        wanted = math.exp(-self.hyper_lr * c / math.sqrt(sum(c * c for c in self.cosines)))
+        if self.norms:
+            change = math.log(norm / self.norms[-1])
+            count = len(self.changes)
+            usual = math.sqrt(sum(c * c for c in self.changes) / count) if count else math.inf
+            limit = max(5.0 * usual, math.log(1.5))
+            if c > 0 and change > limit:
+                wanted = min(wanted, math.exp(-3.0 * c))
+            self.changes.append(min(abs(change), limit))
+        self.norms.append(norm)
+        return wanted
 
 
 @dataclass

@@ -38,11 +38,11 @@ class HD(Optimizer):
     gradient g tells how the loss would have changed with a longer step, and lr goes there:
 
         normalized       lr <- lr exp(-hyper_lr c / sqrt(sum of all c²)),  c = <g, B> / (‖g‖ ‖B‖),
-                         or exp(-c) where training is unstable: a brake, see below
+                         or exp(-3 c) where training is unstable: a brake, see below
         multiplicative   lr <- lr (1 - hyper_lr c)
         additive         lr <- max(lr - hyper_lr <g, B>, 0)
 
-    The brake acts where c > 0 and ‖g‖ grows by half in a step, and four times as much as it usually
+    The brake acts where c > 0 and ‖g‖ grows by half in a step, and five times as much as it usually
     changes.
 
     It wraps an optimizer and is one: `backward()`, then `step()`. Groups and state are the base's.

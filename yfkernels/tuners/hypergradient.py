@@ -67,8 +67,8 @@ class Normalized(NamedTuple):
     changes: float = 0.0
 
 
-# The brake: a gradient that grows by half at least, and by so many times what is usual.
-GROWTH, UNUSUAL = math.log(1.5), 4.0
+# The brake, BRAKE c: for a gradient that grows by half at least, and by so many times the usual.
+GROWTH, UNUSUAL, BRAKE = math.log(1.5), 5.0, 3.0
 
 
 def normalized_step(
@@ -82,7 +82,7 @@ def normalized_step(
     step is a factor of exp(±hyper_lr), and later ones become smaller. They would be too small to
     stop a training that has become unstable. So there is a brake: where c > 0 and the gradient
     grows by half or more, and by more than UNUSUAL times what it usually changes by, the factor is
-    exp(-c).
+    exp(-BRAKE c).
 
     Args:
         lr: the learning rate.
@@ -108,7 +108,7 @@ def normalized_step(
         change = math.log(norms[0] / state.norm)
         bound = UNUSUAL * usual if changes else math.inf
         if cosine > 0.0 and change > max(bound, GROWTH):
-            fall = max(fall, cosine)
+            fall = max(fall, BRAKE * cosine)
         # What is unusual counts as little more than usual, or the next one would not be seen.
         square = min(change**2, max(bound, GROWTH) ** 2)
         usual = math.sqrt((usual**2 * changes + square) / (changes + 1.0))
