@@ -82,6 +82,19 @@ def test_the_best_epoch_is_the_one_that_validates_best(tmp_path: Path) -> None:
     assert f"Best {best['epoch']} {float(best['train_loss']):.2g}" in said(result)
 
 
+def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
+    result = tune(tmp_path, "--lr", "1e30", "--method", "constant", "--num-epoch", "1")
+    assert result.exit_code == 0
+    assert "Diverged: the loss is not finite at step" in " ".join(result.output.split())
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    result = tune(tmp_path, "--resume")
+    assert result.exit_code == 2
+    assert "cannot read" in result.output
+
+
 def test_names_are_those_of_the_rooms() -> None:
     assert [each.value for each in MethodName] == list(METHODS)
     assert [each.value for each in DataSet] == list(DATASETS)

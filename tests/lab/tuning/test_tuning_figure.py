@@ -40,12 +40,13 @@ def drawn(made: list[dict[str, float | None]]) -> Figure:
     ("values", "panels"),
     [
         ({}, ["lr"]),
-        ({"hyper_lr": 0.02}, ["lr", "hyper_lr"]),
-        ({"hyper_lr": 0.02, "mu": 0.5}, ["lr", "mu", "hyper_lr"]),
+        ({"hyper_lr": 0.02}, ["lr"]),
+        ({"hyper_lr": lambda step: 0.01 * step}, ["lr", "hyper_lr"]),
+        ({"hyper_lr": lambda step: 0.01 * step, "mu": 0.5}, ["lr", "mu", "hyper_lr"]),
     ],
 )
 def test_panels_are_those_that_have_something_to_show(
-    values: dict[str, float], panels: list[str]
+    values: dict[str, Any], panels: list[str]
 ) -> None:
     figure = drawn(rows(30, **values))
     assert [axes.get_ylabel() for axes in figure.axes[2:]] == panels

@@ -63,6 +63,8 @@ def plot_tuning(
     names = ("loss", "train_loss", "validation_loss", "validation_accuracy", "test_accuracy")
     courses = {name: _course(rows, name) for name in (*names, *TUNED)}
     shown = [name for name in TUNED if len(courses[name].steps)]
+    if "hyper_lr" in shown and len(set(courses["hyper_lr"].values)) == 1:
+        shown.remove("hyper_lr")  # says nothing
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(INCHES)
         figure.suptitle(title, x=0.006, ha="left", fontproperties=TITLE_FONT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -25,6 +26,12 @@ def report(training: Training, folder: Path, console: Console) -> None:
     if epochs:
         console.print(_table(epochs, conditions))
     if training.rows:
+        broken = (row["step"] for row in training.rows if not math.isfinite(row["loss"] or 0.0))
+        if (step := next(broken, None)) is not None:
+            console.print(
+                f"Diverged: the loss is not finite at step {step}; begin with a smaller --lr.",
+                style="bold red",
+            )
         label = LABELS.get(options.method, options.method)
         figure = plot_tuning(
             training.rows,
