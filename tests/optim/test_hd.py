@@ -154,6 +154,22 @@ def test_a_schedule_is_a_factor(seed: int) -> None:
         assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5 ** (t + 1))
 
 
+def test_the_tuned_rate_is_the_one_in_use(seed: int) -> None:
+    """Under a schedule too: SGD moves by it times the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    w = nn.Parameter(torch.randn(7, generator=generator, dtype=torch.float64))
+    optimizer = HD(SGD([w], lr=0.1))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t)
+    for _ in range(6):
+        optimizer.zero_grad()
+        (0.5 * w.square()).sum().backward()
+        before = w.detach().clone()
+        optimizer.step()
+        rate = optimizer.diagnostics()["lr"][0]
+        torch.testing.assert_close(w.detach(), (1.0 - rate) * before)
+        schedule.step()
+
+
 @pytest.mark.parametrize("poison", [math.inf, math.nan])
 @of_every_base
 def test_a_gradient_that_is_not_finite_changes_nothing(name: str, poison: float, seed: int) -> None:

@@ -125,11 +125,13 @@ def test_an_error_of_the_trial_leaves_no_trace(name: str, seed: int) -> None:
 
     def trial() -> Iterator[Tensor]:
         yield from training.epochs(1)
+        training.model.eval()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         find_hyper_lr(training.tuner, trial, model=training.model)
     assert training.tuner.hyper_lr == hyper_lr
+    assert all(module.training for module in training.model.modules())
     torch.testing.assert_close(training.model.state_dict(), model, rtol=0, atol=0)
     torch.testing.assert_close(
         [p.grad for p in training.model.parameters() if p.grad is not None], grads, rtol=0, atol=0
