@@ -1,0 +1,164 @@
+"""Asynchronous training in one process, with staleness as prescribed, to the bit repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from yfkernels._checks import require
+from yfkernels.asynchronous.push import Refusal, Version
+from yfkernels.asynchronous.server import Server
+from yfkernels.schedules.batch_size_sampler import is_count
+
+
+class Record(NamedTuple):
+    """One push.
+
+    Attributes:
+        step: the server's version after it.
+        loss: at the parameters where its gradient was taken.
+        staleness: as the server found it.
+        applied: whether the server took a step.
+        refusal: why not.
+        epoch: of its batch; None without batches.
+    """
+
+    step: int
+    loss: float
+    staleness: int
+    applied: bool
+    refusal: Refusal | None
+    epoch: int | None
+
+
+class _Pending(NamedTuple):
+    """A gradient on its way."""
+
+    version: Version
+    gradient: tuple[Tensor, ...]
+    loss: float
+    lease: int | None
+    epoch: int | None
+
+
+class Simulator:
+    """Drives a server as asynchronous workers would.
+
+    A schedule says for each push how many pushes come between its pull and itself. At the start the
+    server is as it was given: no push can have been pulled before. Gradients are taken in the
+    server's own model, so that all workers share its buffers.
+
+    A batch whose push is refused is lent again, except for a gradient that is not finite: its
+    batch is given up, as asking again could go on for good.
+
+    Args:
+        server: what is driven. With `batches`, the simulation ends with them at the latest; give
+            them a clock that stands still, `clock=lambda: 0.0`, as no worker here is late.
+        loss: computes the loss of the server's model; called with the indices of a batch, or with
+            None if the server has no batches.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> server = Server(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> simulator = Simulator(server, lambda batch: model(torch.ones(1, 3)).square().sum())
+        >>> [record.staleness for record in simulator.run(round_robin(workers=3, pushes=5))]
+        [0, 1, 2, 2, 2]
+    """
+
+    def __init__(self, server: Server, loss: Callable[[tuple[int, ...] | None], Tensor]) -> None:
+        self._server = server
+        self._loss = loss
+
+    def run(self, schedule: Sequence[int]) -> list[Record]:
+        """Makes the pushes of a schedule."""
+        return list(self.steps(schedule))
+
+    def steps(self, schedule: Sequence[int]) -> Iterator[Record]:
+        """As `run`, one push at a time; `server.gradients` holds its gradient as it was applied.
+
+        Raises:
+            ValueError: a negative staleness.
+        """
+        smallest = min(schedule, default=0)
+        require(smallest >= 0, "schedule", smallest, "stalenesses >= 0")
+        pushes_of: list[list[int]] = [[] for _ in schedule]  # by when they are pulled
+        for push, staleness in enumerate(schedule):
+            pushes_of[max(push - staleness, 0)].append(push)
+        under_way: dict[int, _Pending] = {}
+        for now, pushes in enumerate(pushes_of):
+            for push in pushes:
+                pending = self._pull()
+                if pending is not None:
+                    under_way[push] = pending
+            if now in under_way:
+                yield self._push(under_way.pop(now))
+
+    def _pull(self) -> _Pending | None:
+        """Takes a gradient at the current parameters; None if there is no batch left."""
+        server = self._server
+        lease = None if server.batches is None else server.batches.lend()
+        if server.batches is not None and lease is None:
+            return None
+        server.buffers.zero_grad()
+        loss = self._loss(None if lease is None else lease.indices)
+        loss.backward()
+        gradient = tuple(each.clone() for each in server.gradients)
+        number, epoch = (None, None) if lease is None else (lease.number, lease.epoch)
+        return _Pending(server.version, gradient, float(loss.detach()), number, epoch)
+
+    def _push(self, pending: _Pending) -> Record:
+        server, lease = self._server, pending.lease
+        result = server.push(pending.gradient, version=pending.version, lease=lease)
+        if not result.applied and server.batches is not None and lease is not None:
+            if result.refusal is Refusal.NONFINITE:
+                server.batches.close(lease)
+            elif server.batches.is_open(lease):
+                server.batches.take_back(lease)
+        return Record(
+            server.version.number,
+            pending.loss,
+            result.staleness,
+            result.applied,
+            result.refusal,
+            pending.epoch,
+        )
+
+
+# ---- schedules: for each push, how many come between its pull and itself
+
+
+def fixed(staleness: int, pushes: int) -> list[int]:
+    """The same staleness for every push, as far as there were pushes before."""
+    return [min(push, staleness) for push in range(pushes)]
+
+
+def round_robin(workers: int, pushes: int) -> list[int]:
+    """Workers that push in turn: a staleness of workers - 1 once each has had its first turn."""
+    require(is_count(workers), "workers", workers, "an integer >= 1")
+    return fixed(workers - 1, pushes)
+
+
+def in_order(workers: Sequence[int]) -> list[int]:
+    """Workers that push in the given order, each pulling again at once.
+
+    Example:
+        >>> in_order([0, 1, 1, 0])
+        [0, 1, 0, 2]
+    """
+    pulled: dict[int, int] = {}
+    schedule = []
+    for push, worker in enumerate(workers):
+        schedule.append(push - pulled.get(worker, 0))
+        pulled[worker] = push + 1
+    return schedule
+
+
+def memoryless(workers: int, pushes: int, seed: int = 0) -> list[int]:
+    """Workers of which each is equally likely to push next: staleness is geometric, q = 1 - 1/M."""
+    require(is_count(workers), "workers", workers, "an integer >= 1")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randint(workers, (pushes,), generator=generator, device="cpu")
+    return in_order(order.tolist())
