@@ -43,9 +43,7 @@ class Training:
 @pytest.mark.parametrize("name", EVERY_BUILD)
 def test_resumes_in_the_middle_of_an_epoch(name: str) -> None:
     """What goes on beside what was loaded: the gradients under way are lost in both."""
-    rules = {"staleness_rule": CosineGate(), "max_staleness": 6}
-    whole, resumed = Training(name, **rules), Training(name, staleness_rule=CosineGate(floor=0.9))
-    resumed = Training(name, staleness_rule=CosineGate(), max_staleness=6)
+    whole, resumed = (Training(name, staleness_rule=CosineGate()) for _ in range(2))
     steps = whole.simulator.steps(round_robin(4, 40))
     for _ in range(CUT):
         next(steps)

@@ -21,7 +21,7 @@ from yfkernels.asynchronous.simulator import fixed, in_order, memoryless, round_
 )
 def test_gradients_are_as_stale_as_the_schedule_says(schedule: list[int]) -> None:
     """Against x(t+1) = x(t) - lr h x(t - tau(t)), written out."""
-    run = Quadratic(torch.linspace(0.5, 1.0, 7), 0.1)
+    run = Quadratic(torch.linspace(0.5, 1.0, 7, dtype=torch.float64), 0.1)
     records = run.simulator.run(schedule)
     assert [record.staleness for record in records] == schedule
     assert [record.step for record in records] == list(range(1, len(schedule) + 1))
@@ -67,10 +67,7 @@ def test_the_simulation_ends_with_the_batches() -> None:
     records = data.simulator.run(round_robin(4, 100))
     assert data.batches.finished
     assert len(records) == 12
-    assert sorted(record.epoch for record in records if record.epoch is not None) == [0, 1] * 0 + [
-        *[0] * 6,
-        *[1] * 6,
-    ]
+    assert [record.epoch for record in records] == [0] * 6 + [1] * 6
 
 
 def test_a_batch_that_came_too_late_is_lent_again() -> None:

@@ -50,7 +50,7 @@ def test_memoryless_workers_act_like_momentum(
     before, move, then, x = np.mean(runs, axis=0)
     grad = CURVATURES.numpy() * x
     expected = (momentum + q) * move - momentum * q * before - (1.0 - q) * LR * grad
-    np.testing.assert_allclose(then, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(then, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8, 16])

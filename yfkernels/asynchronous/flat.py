@@ -18,7 +18,7 @@ class FlatBuffers:
 
     Parameters lie in the order in which they are given, row by row, each from a multiple of 64
     bytes on; the gaps are zeros. A server and its workers that build the same model have the same
-    layout. Parameters that need no gradient are left out.
+    layout. Parameters that need no gradient, or have no element, are left out.
 
     Args:
         model: a module, or its parameters.
@@ -43,7 +43,7 @@ class FlatBuffers:
 
     def __init__(self, model: nn.Module | Iterable[Tensor]) -> None:
         given = model.parameters() if isinstance(model, nn.Module) else model
-        self.params = [param for param in given if param.requires_grad]
+        self.params = [param for param in given if param.requires_grad and param.numel()]
         require(bool(self.params), "model", model, "one with a parameter that needs a gradient")
         for index, param in enumerate(self.params):
             _require_dense(index, param)

@@ -65,6 +65,8 @@ class Server:
         'NONFINITE'
     """
 
+    _version: Version
+
     def __init__(
         self,
         model: nn.Module | Iterable[Tensor],
@@ -86,7 +88,7 @@ class Server:
         self.buffers = FlatBuffers(params)
         self.optimizer = optimizer
         self.batches = batches
-        self._version = _begin_run(0)
+        self._begin_run(0)
         self._max_staleness = math.inf if max_staleness is None else max_staleness
         self._rule = staleness_rule
         self._scales_gradient = weighs_gradient(optimizer)
@@ -153,7 +155,7 @@ class Server:
         self, given: Sequence[Tensor], version: Version, lease: int | None
     ) -> Refusal | None:
         """Why a push is to be refused, what costs least looked at first."""
-        if version.run != self._version.run:
+        if version.run != self._version.run or version.number < self._first:
             return Refusal.OTHER_RUN
         if version.number > self._version.number:
             return Refusal.FUTURE
@@ -220,11 +222,11 @@ class Server:
         if self._rule is not None:
             self._rule.begin(self.buffers.parameters)
             self._rule.load_state_dict(state_dict["staleness_rule"])
-        self._version = _begin_run(state_dict["version"])
+        self._begin_run(state_dict["version"])
 
-
-def _begin_run(number: int) -> Version:
-    return Version(secrets.randbits(63), number)
+    def _begin_run(self, number: int) -> None:
+        self._first = number
+        self._version = Version(secrets.randbits(63), number)
 
 
 def _require_same(params: Sequence[Tensor], optimizer: Optimizer) -> None:

@@ -121,16 +121,15 @@ class AgeGate(StalenessRule):
 class CosineGate(StalenessRule):
     """The cosine of a stale gradient with the running average of the moves, times exp(-decay tau).
 
-        w = exp(-decay tau) max(cos(-g, average move), floor)
+        w = exp(-decay tau) max(cos(-g, average move), 0)
 
-    A fresh gradient (tau = 0), or one before the first move, has weight 1. The average and the
-    cosine are those of 65,536 coordinates drawn at random, or of all if there are fewer.
+    A gradient that disagrees is refused. That cannot stop training: a refusal makes no version, so
+    workers soon pull the current one, and a fresh gradient (tau = 0) has weight 1, as has any
+    before the first move. The average and the cosine are those of 65,536 coordinates drawn at
+    random, or of all if there are fewer.
 
     Args:
         decay: a, >= 0.
-        floor: the smallest cosine that is used, in [0, 1). With 0 a push that disagrees is refused,
-            and training can stop for good: after one overshoot every stale gradient disagrees with
-            the last moves, so that no other move is made.
         smoothing: of the average, in [0, 1).
         seed: determines the coordinates.
 
@@ -138,14 +137,10 @@ class CosineGate(StalenessRule):
         TypeError, ValueError: an argument out of its range.
     """
 
-    def __init__(
-        self, decay: float = 0.1, floor: float = 0.1, smoothing: float = 0.9, seed: int = 0
-    ) -> None:
+    def __init__(self, decay: float = 0.1, smoothing: float = 0.9, seed: int = 0) -> None:
         _check_decay(decay)
-        check_fraction("floor", floor)
         check_fraction("smoothing", smoothing)
-        self._decay, self._floor, self._smoothing = decay, floor, smoothing
-        self._seed = seed
+        self._decay, self._smoothing, self._seed = decay, smoothing, seed
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
         self._sample = Sample(parameters, _COORDINATES, self._seed)
@@ -157,7 +152,7 @@ class CosineGate(StalenessRule):
             return 1.0
         descent = -self._sample.of(gradient)
         cosine = float(torch.cosine_similarity(descent, self._average, dim=0, eps=0.0).nan_to_num())
-        return math.exp(-self._decay * staleness) * min(max(cosine, self._floor), 1.0)
+        return math.exp(-self._decay * staleness) * min(max(cosine, 0.0), 1.0)
 
     def applied(self, parameters: Sequence[Tensor]) -> None:
         now = self._sample.of(parameters)
