@@ -51,9 +51,17 @@ def test_backward_adds_to_the_flat_gradient() -> None:
         torch.testing.assert_close(param.grad, wanted)
     total = sum(float(p.grad.double().sum()) for p in buffers.params)
     assert sum(float(flat.double().sum()) for flat in buffers.gradients) == pytest.approx(total)
+    views = [param.grad for param in buffers.params]
     nn.Module.zero_grad(model)  # sets them to None
+    buffers.params[0].grad = torch.ones_like(buffers.params[0])
     buffers.zero_grad()
-    assert all(p.grad is not None and not p.grad.any() for p in buffers.params)
+    assert all(param.grad is view for param, view in zip(buffers.params, views))
+    assert not any(gradient.any() for gradient in buffers.gradients)
+
+
+def test_a_parameter_listed_twice_is_one() -> None:
+    param = nn.Parameter(torch.ones(16))
+    assert len(FlatBuffers([param, param]).parameters[0]) == 16
 
 
 def test_a_worker_takes_what_it_pulled() -> None:

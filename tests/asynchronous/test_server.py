@@ -45,6 +45,30 @@ def test_a_push_is_a_step(name: str) -> None:
     assert_same_bits(snapshot(model, server.optimizer), snapshot(plain, optimizer))
 
 
+@pytest.mark.parametrize("name", ["AdamW", "YellowFin"])
+def test_a_model_of_two_dtypes(name: str) -> None:
+    """Its flat tensors are two, and so are a gradient's."""
+
+    def two_layers() -> list[nn.Parameter]:
+        torch.manual_seed(1)
+        layers = nn.Linear(3, 2), nn.Linear(2, 5, dtype=torch.bfloat16)
+        return [param for layer in layers for param in layer.parameters()]
+
+    plain, params = two_layers(), two_layers()
+    optimizer, server = BUILDS[name](plain), Server(params, BUILDS[name](params))
+    for _ in range(3):
+        for param, mine in zip(plain, server.buffers.params):
+            param.grad = torch.randn_like(param)
+            assert mine.grad is not None
+            mine.grad.copy_(param.grad)
+        optimizer.step()
+        gradient = [flat.clone() for flat in server.gradients]
+        assert [flat.dtype for flat in gradient] == [torch.float32, torch.bfloat16]
+        assert server.push(gradient, version=server.version).applied
+    for param, mine in zip(plain, params):
+        assert mine.equal(param)
+
+
 class _Keeps:
     """An optimizer that leaves parameters and gradients as they are."""
 
@@ -70,17 +94,20 @@ def test_parameters_stay_where_they_are(name: str) -> None:
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the elements of the tensors that torch's operations make."""
+    """Counts the elements of the tensors that torch's operations make, and of those they copy."""
 
     def __init__(self) -> None:
         super().__init__()
         self.elements = 0
+        self.copied = 0
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         before = {t.untyped_storage().data_ptr() for t in _tensors(args)}
         made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.copy_.default:
+            self.copied += made.numel()
         for tensor in _tensors([made]):
             if tensor.untyped_storage().data_ptr() not in before:
                 self.elements += tensor.numel()
@@ -107,6 +134,7 @@ def test_a_push_makes_no_copy_of_the_model(name: str, received: bool) -> None:
     with Allocations() as made:
         assert server.push(gradient, version=server.version).applied
     assert made.elements < 100
+    assert made.copied == (0 if received else len(gradient[0]))
 
 
 def test_versions_and_the_log() -> None:
@@ -151,7 +179,8 @@ BAD: dict[str, tuple[Change, Refusal]] = {
     "with a lease answered before": (lambda s, good: {"lease": 0}, Refusal.LEASE),
     "with a lease never lent": (lambda s, good: {"lease": 99}, Refusal.LEASE),
     "NaN": (lambda s, good: {"gradient": broken(s, math.nan)}, Refusal.NONFINITE),
-    "inf": (lambda s, good: {"gradient": broken(s, -math.inf)}, Refusal.NONFINITE),
+    "inf": (lambda s, good: {"gradient": broken(s, math.inf)}, Refusal.NONFINITE),
+    "-inf": (lambda s, good: {"gradient": broken(s, -math.inf)}, Refusal.NONFINITE),
     "too few tensors": (lambda s, good: {"gradient": []}, Refusal.FORM),
     "too long": (lambda s, good: {"gradient": [torch.ones(999)]}, Refusal.FORM),
     "of another shape": (lambda s, good: {"gradient": [ones(s)[0][None]]}, Refusal.FORM),

@@ -43,7 +43,8 @@ class FlatBuffers:
 
     def __init__(self, model: nn.Module | Iterable[Tensor]) -> None:
         given = model.parameters() if isinstance(model, nn.Module) else model
-        self.params = [param for param in given if param.requires_grad and param.numel()]
+        once = {id(param): param for param in given}.values()
+        self.params = [param for param in once if param.requires_grad and param.numel()]
         require(bool(self.params), "model", model, "one with a parameter that needs a gradient")
         for index, param in enumerate(self.params):
             _require_dense(index, param)
