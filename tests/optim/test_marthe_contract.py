@@ -206,3 +206,30 @@ def test_a_state_that_was_loaded_is_nobody_elses(seed: int) -> None:
     second.step(lambda: other(x).square().mean())
     after = [z for each in saved["tangents"].values() for z in each]
     assert all(torch.equal(a, b) for a, b in zip(after, before))
+
+
+def test_it_validates_every_nth_step(seed: int) -> None:
+    """Counted through a resume; the learning rate stays in the steps between."""
+    model, x = network(seed)
+    called: list[int] = []
+
+    def tuner_over(model: nn.Module) -> MARTHE:
+        return MARTHE(SGD(model.parameters(), lr=0.01), mu=0.9, validate_every=3)
+
+    def steps(tuner: MARTHE, model: nn.Module, which: range) -> None:
+        for t in which:
+
+            def validation(t: int = t) -> Tensor:
+                called.append(t)
+                return (model(x) - 1.0).square().mean()
+
+            before = tuner.diagnostics()["lr"]
+            tuner.step(lambda: model(x).square().mean(), validation)
+            assert (tuner.diagnostics()["lr"] != before) == (t % 3 == 0)
+
+    tuner = tuner_over(model)
+    steps(tuner, model, range(1, 6))
+    resumed = tuner_over(model)
+    resumed.load_state_dict(tuner.state_dict())
+    steps(resumed, model, range(6, 10))
+    assert called == [3, 6, 9]

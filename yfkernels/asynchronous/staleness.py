@@ -86,7 +86,7 @@ class DropOlder(StalenessRule):
 
 
 class AgeGate(StalenessRule):
-    """CGAD's gate: exp(-decay tau) times half a cosine that falls from 1 to 0 at a cutoff.
+    """exp(-decay tau) times half a cosine that falls from 1 to 0 at a cutoff, after CGAD.
 
         w = exp(-decay tau) (1 + cos(pi tau / cutoff)) / 2  below the cutoff, 0 from there on
 
@@ -97,8 +97,9 @@ class AgeGate(StalenessRule):
     Raises:
         TypeError, ValueError: an argument out of its range.
 
-    Source: Shah, Sun, "Cosine-Gated Adam-Decay", arXiv 2605.09126, for Adam, whose gradient it
-    scales.
+    Source: the idea, a cosine gate in the age with a cutoff beside an exponential, is of the
+    abstract of arXiv 2605.09126 (CGAD). The formula of the cosine is ours: it was not compared with
+    the paper's.
 
     Example:
         >>> gate = AgeGate(decay=0.0, cutoff=8)
