@@ -44,15 +44,20 @@ class BaseSteps:
         weakref.finalize(self, self._base.register_step_pre_hook(refuse_by_hand).remove)
 
     def _is_owner(self) -> bool:
+        if _OWNERS[self._base]() is None:  # the newer tuner is gone
+            _OWNERS[self._base] = weakref.ref(self)
         return _OWNERS[self._base]() is self
 
-    def take(self) -> None:
-        """One step of the base."""
+    def check_owner(self) -> None:
+        """Raises RuntimeError if the base has a newer tuner."""
         if not self._is_owner():
             raise RuntimeError(
                 f"Another tuner was made over this {type(self._base).__name__} after this "
                 f"{self._owner}; call step() of that one"
             )
+
+    def take(self) -> None:
+        """One step of the base."""
         self._stepping = True
         try:
             with applied(self._base.param_groups):

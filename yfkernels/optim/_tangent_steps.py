@@ -74,6 +74,7 @@ class TangentSteps:
             The loss before the step, and the parameters that moved: none where the gradient is not
             finite.
         """
+        self._steps.check_owner()
         self._refuse_parts()
         for p in self.params:
             self.tangents.check(p)
@@ -158,7 +159,7 @@ class TangentSteps:
         mus: Sequence[float],
     ) -> list[Member]:
         """The parameters that the loss reaches, with Z, H z and the slots that are to come."""
-        grads = {p: grad for p, grad in zip(params, gradients) if grad is not None}
+        grads = _own_gradients(params, gradients)
         probes = dict(zip(params, products or ()))
         members = gather(self._form, self._base, grads, tuned_lr)
         for m in members:
@@ -190,9 +191,8 @@ class TangentSteps:
     def _move(self, members: list[Member]) -> None:
         """The base's step, at the tuned learning rates."""
         grads = {m.owner: m.grad for m in members}
-        for p in self.params:
-            if p.requires_grad:
-                p.grad = grads.get(p)
+        for p in self.params:  # the frozen ones too: the base would move them by an old gradient
+            p.grad = grads.get(p)
         for group in self._base.param_groups:
             tune(group, tuned_lr(group))
         self._steps.take()
@@ -210,3 +210,20 @@ class TangentSteps:
         tangents = KeptTangents.load(state_dict["tangents"], self.params)
         self._base.load_state_dict(state_dict["base"])
         self.tangents, self.skipped = tangents, state_dict["skipped"]
+
+
+def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor, Tensor]:
+    """Gradients as backward() would leave them: laid out as the parameter, in memory of their own.
+
+    What torch.autograd.grad returns may be transposed or expanded, or one tensor for two
+    parameters. The base's fused kernels take the layout for granted, and others write into it.
+    """
+    own: dict[Tensor, Tensor] = {}
+    taken: set[int] = set()
+    for p, grad in zip(params, gradients):
+        if grad is None:
+            continue
+        place = grad.untyped_storage().data_ptr() if grad.layout is torch.strided else 0
+        own[p] = laid_out(grad, p, copy=place in taken)
+        taken.add(place)
+    return own

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Group = dict[str, Any]
@@ -31,22 +32,13 @@ def tune(group: Group, lr: float) -> None:
 
 @contextmanager
 def applied(groups: list[Group]) -> Iterator[None]:
-    """The tuned learning rates stand in the groups meanwhile."""
+    """The tuned learning rates stand in the groups meanwhile, each in a place of its own."""
     scheduled = [group["lr"] for group in groups]
-    values = [float(lr) for lr in scheduled]
     try:
-        for group in groups:
-            _write(group, group[TUNED])
+        for group, lr in zip(groups, scheduled):
+            tuned = group[TUNED]
+            group["lr"] = torch.full_like(lr, tuned) if isinstance(lr, Tensor) else tuned
         yield
     finally:
-        for group, lr, value in zip(groups, scheduled, values):
-            _write(group, value)
-            if not isinstance(lr, Tensor):
-                group["lr"] = lr  # as it was, an int maybe
-
-
-def _write(group: Group, value: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(value)
-    else:
-        group["lr"] = value
+        for group, lr in zip(groups, scheduled):
+            group["lr"] = lr

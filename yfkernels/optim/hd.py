@@ -143,7 +143,8 @@ class HD(Optimizer):
         self.base.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if not k.startswith("_optimizer_")}  # hooks
+        left = ("_optimizer_", "step")  # hooks; and what a scheduler puts before step()
+        return {k: v for k, v in vars(self).items() if not k.startswith(left)}
 
     # ---- the step
 
@@ -154,6 +155,7 @@ class HD(Optimizer):
         Args:
             closure: computes the loss with its gradients and returns it.
         """
+        self._steps.check_owner()
         loss = None
         if closure is not None:
             with torch.enable_grad():

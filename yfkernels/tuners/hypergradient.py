@@ -69,6 +69,7 @@ class Normalized(NamedTuple):
 
 # The brake, BRAKE c: for a gradient that grows by half at least, and by so many times the usual.
 GROWTH, UNUSUAL, BRAKE = math.log(1.5), 5.0, 3.0
+LARGEST = 50.0  # change of the logarithm of a learning rate, whatever hyper_lr says
 
 
 def normalized_step(
@@ -97,15 +98,14 @@ def normalized_step(
     Source: the normalized hypergradient with AdaGrad is of Gao, Chu, Ye, Udell, arXiv 2502.11229;
     the logarithm and the brake are ours.
     """
-    sizes = norms[0] * norms[1]
-    cosine = dot / sizes if sizes > 0.0 else 0.0
-    if not math.isfinite(cosine) or cosine == 0.0:
-        return lr, state
+    cosine = dot / norms[0] / norms[1] if min(norms) > 0.0 else 0.0
     squares = state.squares + cosine * cosine
+    if not math.isfinite(squares) or cosine == 0.0 or squares == 0.0:
+        return lr, state
     fall = hyper_lr * cosine / math.sqrt(squares)
     usual, changes = state.usual, state.changes
     if state.norm > 0.0:
-        change = math.log(norms[0] / state.norm)
+        change = math.log(norms[0]) - math.log(state.norm)
         bound = UNUSUAL * usual if changes else math.inf
         if cosine > 0.0 and change > max(bound, GROWTH):
             fall = max(fall, BRAKE * cosine)
@@ -113,6 +113,7 @@ def normalized_step(
         square = min(change**2, max(bound, GROWTH) ** 2)
         usual = math.sqrt((usual**2 * changes + square) / (changes + 1.0))
         changes += 1.0
+    fall = min(max(fall, -LARGEST), LARGEST)
     return lr * math.exp(-fall), Normalized(squares, norms[0], usual, changes)
 
 

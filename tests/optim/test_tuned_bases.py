@@ -1,0 +1,159 @@
+"""What a tuner hands to the base, and what it keeps: gradients, learning rates, copies."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from yfkernels import HD, MARTHE
+from yfkernels.tuners.hypergradient import Normalized, normalized_step
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+BASES: dict[str, Callable[..., Any]] = {
+    "AdamW fused": partial(AdamW, lr=0.01, fused=True),
+    "AdamW foreach": partial(AdamW, lr=0.01, foreach=True),
+    "SGD fused": partial(SGD, lr=0.01, momentum=0.9, fused=True),
+    "SGD Nesterov foreach": partial(SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=True),
+}
+
+
+@pytest.fixture
+def seed(rng: Any) -> int:
+    return int(rng.integers(2**31))
+
+
+class Awkward(nn.Module):
+    """Gradients that are transposed, expanded, shared by two parameters, channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.einsum = nn.Parameter(torch.randn(6, 5))
+        self.spread = nn.Parameter(torch.randn(7, 5))
+        self.left, self.right = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(5))
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        rows = torch.einsum("bi,io->bo", x, self.einsum)
+        both = (rows + self.left + self.right).square().mean()
+        return both + self.spread.sum() * 0.1 + self.convolution(images).square().mean()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_base_steps_as_after_backward(name: str, seed: int) -> None:
+    models = []
+    for tuned in (False, True):
+        torch.manual_seed(seed)
+        model = Awkward()
+        x, images = torch.randn(8, 6), torch.randn(2, 3, 8, 8)
+        images = images.to(memory_format=torch.channels_last)
+        base = BASES[name](model.parameters())
+        loss = partial(model, x, images)
+        tuner = MARTHE(base, mu=0.9, hyper_lr=0.0) if tuned else None
+        for _ in range(4):
+            if tuner is not None:
+                tuner.step(loss, loss)
+            else:
+                base.zero_grad()
+                loss().backward()
+                base.step()
+        models.append(model)
+    for (which, wanted), found in zip(models[0].named_parameters(), models[1].parameters()):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=which)
+
+
+def test_a_frozen_parameter_stays(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+    x = torch.randn(8, 4)
+    tuner = MARTHE(SGD(model.parameters(), lr=0.1, momentum=0.9), mu=0.9)
+    for _ in range(2):
+        tuner.step(lambda: model(x).square().mean(), lambda: model(x).square().mean())
+    model[0].requires_grad_(False)
+    before = model[0].weight.detach().clone()
+    for _ in range(2):
+        tuner.step(lambda: model(x).square().mean(), lambda: model(x).square().mean())
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_copy_under_a_schedule_steps_itself(way: str) -> None:
+    w = nn.Parameter(torch.ones(3))
+    optimizer = HD(SGD([w], lr=0.1))
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t)  # which replaces step
+    twin = copy.deepcopy(optimizer) if way == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+    own = twin.param_groups[0]["params"][0]
+    own.grad = torch.ones(3)
+    twin.step()
+    assert torch.equal(w, torch.ones(3))
+    torch.testing.assert_close(own.detach(), torch.full((3,), 0.9))
+
+
+@pytest.mark.parametrize("kind", [HD, MARTHE])
+def test_groups_that_share_a_tensor_for_lr(kind: Callable[..., Any], seed: int) -> None:
+    torch.manual_seed(seed)
+    u, v = nn.Parameter(torch.randn(4).double()), nn.Parameter(torch.randn(4).double())
+    shared = torch.tensor(0.1, dtype=torch.float64)
+    base = SGD([{"params": [u]}, {"params": [v]}], lr=shared, foreach=False)
+    tuner = kind(base)
+    for _ in range(4):
+        before = u.detach().clone(), v.detach().clone()
+        loss = lambda: 0.5 * u.square().sum() + 4.5 * v.square().sum()  # noqa: E731
+        used = tuner.diagnostics()["lr"]
+        if kind is HD:
+            base.zero_grad()
+            loss().backward()
+            tuner.step()
+            used = tuner.diagnostics()["lr"]  # decided before the move
+        else:
+            tuner.step(loss, lambda: (u - 1).square().sum() + v.square().sum())
+        for p, was, curvature, lr in zip((u, v), before, (1.0, 9.0), used):
+            torch.testing.assert_close(was - p.detach(), lr * curvature * was)
+    assert all(group["lr"] is shared for group in base.param_groups)
+    assert float(shared) == 0.1
+
+
+def test_an_older_tuner_is_refused_before_anything_changes() -> None:
+    w = nn.Parameter(torch.ones(3))
+    base = SGD([w], lr=0.1)
+    for older, step in (
+        (HD(base), lambda tuner: tuner.step()),
+        (MARTHE(base), lambda tuner: tuner.step(lambda: w.square().sum())),
+    ):
+        newer = HD(base)
+        for _ in range(2):
+            w.grad = torch.ones(3)
+            newer.step()
+        groups = copy.deepcopy([{k: g[k] for k in g if k != "params"} for g in base.param_groups])
+        w.grad = torch.full((3,), -1.0)
+        with pytest.raises(RuntimeError, match="Another tuner was made over this SGD"):
+            step(older)
+        now = [{k: g[k] for k in g if k != "params"} for g in base.param_groups]
+        assert now == groups
+        assert torch.equal(w.grad, torch.full((3,), -1.0))
+
+
+@pytest.mark.parametrize(
+    ("dot", "norms", "state", "hyper_lr"),
+    [
+        (1e-170, (1.0, 1.0), Normalized(), 0.3),
+        (-1.0, (1.0, 1.0), Normalized(), 1000.0),
+        (1.0, (1.0, 1.0), Normalized(), 1e6),
+        (1e-200, (1e-200, 1.0), Normalized(1.0, 1e200, 0.1, 3.0), 0.3),
+        (1e200, (1e200, 1.0), Normalized(1.0, 1e-200, 0.0, 0.0), 0.3),
+    ],
+)
+def test_extreme_numbers(
+    dot: float, norms: tuple[float, float], state: Normalized, hyper_lr: float
+) -> None:
+    lr, after = normalized_step(0.1, dot, norms, state, hyper_lr)
+    assert math.isfinite(lr)
+    assert lr >= 0.0
+    assert all(map(math.isfinite, after))
