@@ -22,6 +22,10 @@ class KeptTangents:
     def __bool__(self) -> bool:
         return bool(self._kept)
 
+    def has(self, p: Tensor) -> bool:
+        """Whether a parameter has one."""
+        return p in self._kept
+
     def of(self, p: Tensor, columns: int) -> list[Tensor]:
         """Z of a parameter, `columns` tensors; zeros in the beginning."""
         z = self._kept.get(p)

@@ -31,6 +31,7 @@ from yfkernels.optim._tuned_lr import tune, tuned_lr
 from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 
+NEXT_TO_NONE = 1e-30  # of Z, where H z counts
 _REACH = "a function of the optimizer's parameters; does it use another model, or a copy?"
 
 
@@ -53,6 +54,9 @@ class TangentSteps:
         self, base: Optimizer, form: ClosedForm, owner: str, product: HessianProduct, backend: str
     ) -> None:
         self._base, self._form, self._owner, self._product = base, form, owner, product
+        # None: every call is watched, since a later one may use modules that the first did not.
+        self._modules = product.modules
+        self._found: list[nn.Module] | None = product.modules
         self._passes = Passes(backend)
         self._steps = BaseSteps(base, owner)
         self.tangents = KeptTangents()
@@ -71,8 +75,8 @@ class TangentSteps:
             mus: of each group, how much of Z the step keeps.
 
         Returns:
-            The loss before the step, and the parameters that moved: none where the gradient is not
-            finite.
+            The loss before the step, and the parameters that have a Z after it: none where the
+            gradient is not finite.
         """
         self._steps.check_owner()
         self._refuse_parts()
@@ -85,23 +89,25 @@ class TangentSteps:
             return loss, []
         with torch.no_grad():
             self._passes.advance(members)
+            idle = self._keep_idle(members, mus)
             self._move(members)
-        return loss, members
+        return loss, [*members, *idle]
 
     def hypergradients(self, closure: Closure, members: list[Member]) -> list[dict[str, float]]:
         """Of each group e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖², e being the gradient after the step.
 
         Args:
             closure: computes the validation loss.
-            members: that moved in the step.
+            members: that have a Z.
         """
         params = [m.owner for m in members]
-        loss, grads = validation_gradient(closure, params, self._product.modules)
+        loss, grads = validation_gradient(closure, params, self._modules)
         reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
         require(bool(reached), "validation_closure", "no gradient", _REACH)
         for m, grad in reached:
             m.grad = grad
-            m.projection = stored(m.family.probe, m.family.tangent())
+            own = m.family.probe if m.family.probe in m.columns else None
+            m.projection = stored(own, m.family.tangent())
         sums = self._passes.project([m for m, _ in reached], len(self._base.param_groups))
         if not math.isfinite(loss.item()):  # of an empty minibatch the gradient may still be: 0
             warn(f"The validation loss is {loss:g}; has it diverged, or is the minibatch empty?")
@@ -115,8 +121,7 @@ class TangentSteps:
         """Gradients are taken here, where no wrapper adds them up over processes."""
         parts = any(is_dtensor(p) or is_flat(p) for p in self.params)
         wrapped = any(
-            isinstance(module, nn.parallel.DistributedDataParallel)
-            for module in self._product.modules or ()
+            isinstance(module, nn.parallel.DistributedDataParallel) for module in self._found or ()
         )
         if parts or wrapped:
             raise RuntimeError(
@@ -133,7 +138,7 @@ class TangentSteps:
         if not self.tangents or not any(mus):
             loss, grads = self._gradient(closure, params)
             return loss, self._members(params, grads, None, mus), None
-        if self._product.settled == "jvp" and self._product.modules is None:  # resumed
+        if self._product.settled == "jvp" and self._modules is None:  # which has to know them
             self._product.modules = find_modules(closure, params)
         vectors = [
             self.tangents.damped(p, mu)
@@ -145,9 +150,9 @@ class TangentSteps:
         return loss, self._members(params, grads, products, mus), products
 
     def _gradient(self, closure: Closure, params: list[Tensor]) -> tuple[Tensor, Tensors]:
-        if self._product.modules is not None:
+        if self._found is not None:
             return gradient(closure, params)
-        loss, grads, self._product.modules = discover(closure, params)
+        loss, grads, self._found = discover(closure, params)
         self._refuse_parts()
         return loss, grads
 
@@ -173,8 +178,26 @@ class TangentSteps:
             if probe is None:
                 probe = new_state(m.owner, m.grad.dtype)
             m.columns[family.probe] = laid_out(probe, m.owner)
-            m.step |= {"damping": 0.0 if products is None else mus[m.group], "keeps_own": 1.0}
+            # Of a group that keeps nothing H z still counts: it has the Z of the others in it.
+            mu = 0.0 if products is None else max(mus[m.group], NEXT_TO_NONE)
+            m.step |= {"damping": mu, "keeps_own": 1.0}
         return members
+
+    def _keep_idle(self, members: list[Member], mus: Sequence[float]) -> list[Member]:
+        """Z of what the loss did not reach, and the base leaves alone: Z <- mu Z, and B = 0."""
+        moved = {m.owner for m in members}
+        idle = []
+        for index, group in enumerate(self._base.param_groups):
+            family = self._form.family(group)
+            for p in group["params"]:
+                if p in moved or not p.requires_grad or not self.tangents.has(p):
+                    continue
+                z = self.tangents.of(p, family.tangents)
+                for each in z:
+                    each.mul_(mus[index])
+                columns = {family.tangent(): z[0]}
+                idle.append(Member(index, p, p.detach(), z[0], columns, family))
+        return idle
 
     def _usable(self, members: list[Member], products: Tensors | None) -> bool:
         """Whether the gradient is finite; where only H z is not, Z begins anew."""
