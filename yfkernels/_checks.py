@@ -22,6 +22,11 @@ def require_number(name: str, value: Any) -> None:
         raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give a number")
 
 
+def is_count(value: object) -> bool:
+    """Whether a value is an integer >= 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def finite(value: Any) -> bool:
     """Whether a number or one-element tensor is neither infinite nor NaN."""
     return math.isfinite(float(value))

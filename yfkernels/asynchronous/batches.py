@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from yfkernels._checks import check_positive, require
+from yfkernels._checks import check_positive, is_count, require
 from yfkernels.asynchronous.epoch_order import EpochOrder
-from yfkernels.schedules.batch_size_sampler import is_count
 
 _SAVED = ("samples", "seed", "batch_size", "epoch", "position", "number", "due")
 

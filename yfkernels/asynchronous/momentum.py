@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 from yfkernels.asynchronous.sample import Sample
-from yfkernels.schedules.batch_size_sampler import is_count
 
 _RESOLVED = 64.0  # roundings that a move must span for a ratio to it to say anything
 _FEWEST = 16  # ratios of which a median is taken

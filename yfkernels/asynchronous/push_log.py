@@ -6,9 +6,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 from yfkernels.asynchronous.push import Refusal
-from yfkernels.schedules.batch_size_sampler import is_count
 
 
 class PushLog:

@@ -11,14 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 from yfkernels.asynchronous.batches import Batches
 from yfkernels.asynchronous.checkpoint import check
 from yfkernels.asynchronous.flat import FlatBuffers, all_finite
 from yfkernels.asynchronous.push import Pulled, PushResult, Refusal, Version
 from yfkernels.asynchronous.push_log import PushLog
 from yfkernels.asynchronous.staleness import StalenessRule, scaled_lr, weighs_gradient
-from yfkernels.schedules.batch_size_sampler import is_count
 
 
 class Server:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 from yfkernels.asynchronous.push import Refusal, Version
 from yfkernels.asynchronous.server import Server
-from yfkernels.schedules.batch_size_sampler import is_count
 
 
 class Record(NamedTuple):

@@ -38,20 +38,21 @@ class Buffers:
     """The buffers of modules: their places, and a copy of what they hold."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor] | None] = {}
 
     def keep(self, modules: Iterable[nn.Module]) -> None:
         for module in modules:
             for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    self._kept[module, name] = (buffer, buffer.detach().clone())
+                kept = None if buffer is None else (buffer, buffer.detach().clone())
+                self._kept[module, name] = kept
 
     def put_back(self) -> None:
         """The same tensors at the same places, with the same content."""
         with torch.no_grad():
-            for (module, name), (buffer, copy) in self._kept.items():
-                module._buffers[name] = buffer
-                buffer.copy_(copy)  # BatchNorm's kernels count no version that would tell
+            for (module, name), kept in self._kept.items():
+                module._buffers[name] = None if kept is None else kept[0]
+                if kept is not None:  # BatchNorm's kernels count no version that would tell
+                    kept[0].copy_(kept[1])
 
     def modules(self) -> list[nn.Module]:
         return list(dict.fromkeys(module for module, _ in self._kept))

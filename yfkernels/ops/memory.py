@@ -45,3 +45,12 @@ def unflatten(flat: Tensor, like: Tensor, order: list[int]) -> Tensor:
     """Undoes `flatten`: `flat` in the shape of `like`."""
     sizes = [like.size(dim) for dim in order]
     return flat.view(sizes).permute([order.index(dim) for dim in range(like.dim())])
+
+
+def laid_out(tensor: Tensor, like: Tensor, *, copy: bool = False) -> Tensor:
+    """A tensor in the order in memory that another one has."""
+    if not copy and same_layout(tensor, like):
+        return tensor
+    out = new_state(like, tensor.dtype)
+    out.copy_(tensor)
+    return out

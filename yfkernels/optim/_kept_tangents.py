@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from yfkernels._checks import require
-from yfkernels.ops.memory import new_state, same_layout
+from yfkernels.ops.memory import laid_out, new_state
 
 Saved = dict[int, list[Tensor]]
 
@@ -69,12 +69,3 @@ class KeptTangents:
                 require(ok, f"tangents[{index}]", tuple(each.shape), f"of shape {tuple(p.shape)}")
             new._kept[p] = [laid_out(each.to(p.device), p, copy=True) for each in z]
         return new
-
-
-def laid_out(tensor: Tensor, like: Tensor, *, copy: bool = False) -> Tensor:
-    """A tensor in the order in memory that another one has."""
-    if not copy and same_layout(tensor, like):
-        return tensor
-    out = new_state(like, tensor.dtype)
-    out.copy_(tensor)
-    return out

@@ -21,11 +21,11 @@ from yfkernels.curvature import (
     gradient,
     validation_gradient,
 )
-from yfkernels.ops.memory import new_state
+from yfkernels.ops.memory import laid_out, new_state
 from yfkernels.ops.tangents import stored
 from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import ClosedForm
-from yfkernels.optim._kept_tangents import KeptTangents, laid_out
+from yfkernels.optim._kept_tangents import KeptTangents
 from yfkernels.optim._tangents import Member, Passes, gather
 from yfkernels.optim._tuned_lr import tune, tuned_lr
 from yfkernels.sharding.processes import is_flat

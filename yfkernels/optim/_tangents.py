@@ -69,13 +69,15 @@ def gather(
     Raises:
         RuntimeError: a gradient is sparse, or a parameter complex.
     """
-    for index, (p, grad) in enumerate(grads.items()):
-        refuse_sparse(grad, index)
+    for number, p in enumerate(p for group in base.param_groups for p in group["params"]):
+        if p not in grads:
+            continue
+        refuse_sparse(grads[p], number)
         if p.is_complex():
             raise RuntimeError(
-                f"A parameter of shape {tuple(p.shape)} is {p.dtype}, whose learning rate has no "
-                "hypergradient here; keep its real and imaginary parts in a real parameter, see "
-                "torch.view_as_complex"
+                f"Parameter {number} of shape {tuple(p.shape)} is {p.dtype}, whose learning rate "
+                "has no hypergradient here; keep its real and imaginary parts in a real "
+                "parameter, see torch.view_as_complex"
             )
     members = []
     steps = steps_of(base.state, list(grads))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels._checks import check_positive, require
@@ -16,12 +15,10 @@ from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import closed_form
 from yfkernels.optim._tangents import Member, Passes, gather, recall_head
 from yfkernels.optim._tuned_lr import TUNED, tune, tuned_lr
+from yfkernels.optim._wrapper import Wrapper
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
 from yfkernels.tuners.hypergradient import NORMALIZED, Normalized, normalized_step
-
-if TYPE_CHECKING:
-    from collections import defaultdict
 
 FORMS = ("normalized", "multiplicative", "additive")
 OWN = "lr_derivative"  # in the state of a parameter: B of its last step
@@ -31,7 +28,7 @@ HYPER_LR = {"normalized": NORMALIZED, "multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
 
 
-class HD(Optimizer):
+class HD(Wrapper):
     r"""Hypergradient descent: the learning rate follows the gradient that it has itself.
 
     The last step moved the parameters by lr B, B = -u - weight_decay w its direction. The next
@@ -101,50 +98,15 @@ class HD(Optimizer):
             require(fits, "hyper_lr", hyper_lr, "below 1, or a step could turn lr negative")
         for group in base.param_groups:
             self._form.check(group)
-        self.base = base
-        self._wrapping = True
-        super().__init__(base.param_groups, base.defaults)
-        self._wrapping = False
+        super().__init__(base)
         self.form = form
         self.hyper_lr = hyper_lr
         self._passes = Passes(backend)
         self._division = Division(process_group)
         self._steps = BaseSteps(base, "HD")
 
-    # ---- groups and state are the base's
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        if not self._wrapping:  # torch's constructor begins with none
-            self.base.param_groups = groups
-
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        return self.base.state
-
-    @state.setter
-    def state(self, state: defaultdict[Tensor, Any]) -> None:
-        if not self._wrapping:
-            self.base.state = state
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if not any(param_group is group for group in self.base.param_groups):
-            self._form.check({**self.base.defaults, **param_group})
-            self.base.add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.base.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.base.load_state_dict(state_dict)
-
-    def __getstate__(self) -> dict[str, Any]:
-        left = ("_optimizer_", "step")  # hooks; and what a scheduler puts before step()
-        return {k: v for k, v in vars(self).items() if not k.startswith(left)}
+    def _check_group(self, group: dict[str, Any]) -> None:
+        self._form.check(group)
 
     # ---- the step
 

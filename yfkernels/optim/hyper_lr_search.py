@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from yfkernels._checks import check_positive, require
-from yfkernels.curvature.surroundings import RandomStates
+from yfkernels.curvature.surroundings import Buffers, RandomStates
 from yfkernels.optim.hd import HD
 from yfkernels.optim.marthe import MARTHE
 
@@ -51,7 +51,8 @@ def find_hyper_lr(
     every loss is finite and at most ten times the first, and no learning rate ends at 0, from where
     little is learned whatever the loss does. After each trial the model, the tuner and its base,
     the random states (torch, Python, NumPy) and `others` are put back bit for bit, so that the
-    trials see the same data in the same order, and the training after them too.
+    trials see the same data in the same order, and the training after them too. As after any
+    load_state_dict, the groups and a tensor lr of the base are new objects with the old values.
 
     What holds for a short trial may be too much for a long training: take a tenth of it there, or
     longer trials.
@@ -158,8 +159,10 @@ def _put_back(
     tuner: HD | MARTHE, option: str, model: nn.Module, others: list[Stateful | torch.Generator]
 ) -> Iterator[None]:
     """Afterwards everything is what it was, bit for bit."""
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = list(model.parameters())
     contents = [t.detach().clone() for t in tensors]
+    buffers = Buffers()
+    buffers.keep(model.modules())
     modes = [(module, module.training) for module in model.modules()]
     grads = [(p, p.grad) for p in model.parameters()]
     value, state = getattr(tuner, option), copy.deepcopy(tuner.state_dict())
@@ -173,6 +176,7 @@ def _put_back(
         with torch.no_grad():
             for tensor, content in zip(tensors, contents):
                 tensor.copy_(content)
+        buffers.put_back()
         for module, training in modes:
             module.training = training
         for p, grad in grads:

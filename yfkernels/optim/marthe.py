@@ -118,8 +118,9 @@ class MARTHE:
 
         Raises:
             TypeError, ValueError: a closure returns something else than such a loss, or one that
-                depends on no parameter of the base. Nothing has
-                changed then; if it was the second, the step was taken and the learning rate stays.
+                depends on no parameter of the base. If it was the first, nothing has changed but
+                what it changed itself, such as BatchNorm's statistics; if it was the second, the
+                step was taken and the learning rate stays.
             RuntimeError: a parameter has changed its shape, or is complex; or another tuner was
                 made over the base.
         """

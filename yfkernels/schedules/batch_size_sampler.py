@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 
 _SAVED = ("epoch", "position", "seed", "batch_size", "split")
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is an integer >= 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class BatchSizeSampler(Sampler[list[int]]):

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from yfkernels._checks import finite, require, require_number
-from yfkernels.schedules.batch_size_sampler import BatchSizeSampler, is_count
+from yfkernels._checks import finite, is_count, require, require_number
+from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
 from yfkernels.schedules.stage import Stage, check_constants, check_stages
 
 _PARTS = ("lr", "beta", "batch_size")

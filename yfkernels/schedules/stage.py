@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yfkernels._checks import finite, require, require_number
-from yfkernels.schedules.batch_size_sampler import is_count
+from yfkernels._checks import finite, is_count, require, require_number
 
 # Each value of an invariant may be off by this much, because stages are written with rounded
 # numbers: .9, .947, .973, .986 as published deviate by 1.2% from a constant lr beta / (1 - beta).

@@ -7,7 +7,7 @@ from statistics import median
 
 from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
-from bench.online.training import ALONE, FIRST_LRS, STEPS, Cell, Outcome, bases_of
+from bench.convergence.online.training import ALONE, FIRST_LRS, STEPS, Cell, Outcome, bases_of
 
 SIGNIFICANT = 0.05
 LEARNED = 0.3  # test accuracy; where neither gets so far, neither is better

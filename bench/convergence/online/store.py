@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from bench.online.training import Cell, Outcome
+from bench.convergence.online.training import Cell, Outcome
 
 DIGITS = 4  # significant
 

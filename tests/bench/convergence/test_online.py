@@ -16,8 +16,8 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
-from bench.online import cli, report, store, training
-from bench.online.training import ALONE, METHODS_RUN, Cell
+from bench.convergence.online import cli, report, store, training
+from bench.convergence.online.training import ALONE, METHODS_RUN, Cell
 from bench.speed import tangent_pass
 from yfkernels.ops.tangents import ADAM, FAMILIES, MOMENTUM, PLAIN
 

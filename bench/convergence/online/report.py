@@ -14,9 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.convergence.tasks import TASKS
-from bench.online import comparison
-from bench.online.training import (
+from bench.convergence.online import comparison
+from bench.convergence.online.training import (
     ALONE,
     BASES,
     FIRST_LRS,
@@ -26,6 +25,7 @@ from bench.online.training import (
     Outcome,
     bases_of,
 )
+from bench.convergence.tasks import TASKS
 from yfkernels.lab.style import PALETTE, STYLE, make_log
 
 Outcomes = Mapping[Cell, Outcome]

@@ -1,7 +1,7 @@
 """The command: run what is missing, report what is there.
 
-python -m bench.online run --jobs 2 --minutes 60
-python -m bench.online report
+python -m bench.convergence.online run --jobs 2 --minutes 60
+python -m bench.convergence.online report
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.common.environment import commit
-from bench.online import store, training
-from bench.online.training import Cell, Outcome
+from bench.convergence.online import store, training
+from bench.convergence.online.training import Cell, Outcome
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-STORED = Path(__file__).resolve().parents[1] / "results" / "hypergradients"
+STORED = Path(__file__).resolve().parents[2] / "results" / "hypergradients"
 FILE = "trainings.jsonl"
 
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
@@ -76,7 +76,7 @@ def _trained(missing: list[Cell], jobs: int, end: float) -> Iterator[tuple[Cell,
 @app.command()
 def report(out: Out = STORED) -> None:
     """Write the tables and pictures of what is stored."""
-    from bench.online.report import write  # here: what it loads takes seconds
+    from bench.convergence.online.report import write  # here: what it loads takes seconds
 
     for path in write(dict(store.read(out / FILE)), out):
         print(f"Written: {path}")

@@ -1,0 +1,3 @@
+from bench.convergence.online.cli import app
+
+app()

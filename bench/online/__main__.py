@@ -1,3 +1,0 @@
-from bench.online.cli import app
-
-app()
