@@ -164,3 +164,46 @@ def test_bad_arguments_are_named(seed: int) -> None:
     infinite = torch.tensor(float("inf"))
     with pytest.raises(RuntimeError, match=r"diverged with every hyper_lr from 1 down to 0\.01"):
         find_hyper_lr(training.tuner, lambda: [infinite], model=training.model, trials=3)
+
+
+def test_buffers_are_put_back_at_their_places(seed: int) -> None:
+    """One that a trial replaces, and one that was None."""
+    training = Training("HD", seed)
+    model = training.model
+    model.register_buffer("count", torch.zeros(1))
+    model.register_buffer("cache", None)
+    count = model.count
+
+    def trial() -> Iterator[Tensor]:
+        for loss in training.epochs(1):
+            model.count = model.count + 1
+            model.cache = loss
+            yield loss
+
+    find_hyper_lr(training.tuner, trial, model=model, first=1e-6)
+    assert model.count is count
+    assert count.item() == 0
+    assert model.cache is None
+
+
+def test_what_counts_as_divergence(seed: int) -> None:
+    """A loss of more than ten times the first."""
+    training = Training("HD", seed)
+    worst = {1.0: 10.5, 0.1: 9.5}
+
+    def trial() -> list[float]:
+        return [1.0, worst[training.tuner.hyper_lr], 1.0]
+
+    assert find_hyper_lr(training.tuner, trial, model=training.model) == 0.1
+
+
+def test_a_learning_rate_that_ends_at_zero_does_not_hold(seed: int) -> None:
+    training = Training("HD", seed)
+
+    def trial() -> Iterator[float]:
+        lr = 0.0 if training.tuner.hyper_lr > 0.05 else 0.1
+        for group in training.tuner.param_groups:
+            group["tuned_lr"], group["scheduled_lr"] = lr, float(group["lr"])
+        yield 1.0
+
+    assert find_hyper_lr(training.tuner, trial, model=training.model) == pytest.approx(0.01)

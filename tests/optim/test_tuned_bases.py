@@ -157,3 +157,98 @@ def test_extreme_numbers(
     assert math.isfinite(lr)
     assert lr >= 0.0
     assert all(map(math.isfinite, after))
+
+
+def test_hooks_of_saving_run_and_come_with_no_copy() -> None:
+    w = nn.Parameter(torch.ones(2))
+    optimizer = HD(SGD([w], lr=0.1))
+    called: list[str] = []
+    optimizer.register_state_dict_pre_hook(lambda *_: called.append("before saving"))
+    optimizer.register_state_dict_post_hook(lambda *_: called.append("after saving"))
+    optimizer.register_load_state_dict_pre_hook(lambda *_: called.append("before loading"))
+    optimizer.register_load_state_dict_post_hook(lambda *_: called.append("after loading"))
+    optimizer.load_state_dict(optimizer.state_dict())
+    order = ["before saving", "after saving", "before loading", "after loading"]
+    assert called == order
+    twin = copy.deepcopy(optimizer)
+    twin.load_state_dict(twin.state_dict())
+    assert called == order
+    twin.register_state_dict_pre_hook(lambda *_: called.append("of the copy"))
+    twin.state_dict()
+    optimizer.state_dict()
+    assert called == [*order, "of the copy", "before saving", "after saving"]
+
+
+def test_loading_twice_is_loading_once(seed: int) -> None:
+    torch.manual_seed(seed)
+    w = nn.Parameter(torch.randn(5))
+    for tuner in (HD(SGD([w], lr=0.1, momentum=0.9)), MARTHE(SGD([w], lr=0.1, momentum=0.9))):
+        for _ in range(3):
+            if isinstance(tuner, HD):
+                w.grad = 2.0 * w.detach()
+                tuner.step()
+            else:
+                tuner.step(lambda: w.square().sum(), lambda: (w - 1.0).square().sum())
+        saved = copy.deepcopy(tuner.state_dict())
+        tuner.load_state_dict(saved)
+        once = copy.deepcopy(tuner.state_dict())
+        tuner.load_state_dict(saved)
+        torch.testing.assert_close(tuner.state_dict(), once, rtol=0, atol=0)
+        torch.testing.assert_close(once, saved, rtol=0, atol=0)
+
+
+def test_the_additive_forms_end_at_zero() -> None:
+    """Neither a learning rate nor the step size of one goes below."""
+    w = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = HD(SGD([w], lr=0.1), form="additive", hyper_lr=10.0)
+    for gradient in (1.0, -1.0):
+        w.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+    assert optimizer.diagnostics()["lr"] == [0.0]
+    tuner = MARTHE(SGD([w], lr=0.1), mu=0.0, alpha=1e6)
+    for sign in (1.0, -1.0):  # two hypergradients of opposite sign
+        tuner.step(lambda: w.square().sum(), lambda sign=sign: sign * w.sum())  # type: ignore[misc]
+    assert tuner.diagnostics()["hyper_lr"] == [0.0]
+
+
+def test_after_a_rate_of_zero_the_tuning_begins_anew(seed: int) -> None:
+    torch.manual_seed(seed)
+    w = nn.Parameter(torch.randn(5))
+    optimizer = HD(SGD([w], lr=0.1))
+    for lr in (0.0, 0.02):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        assert optimizer.diagnostics()["lr"] == [lr]
+        for _ in range(3):
+            w.grad = 2.0 * w.detach()
+            optimizer.step()
+    assert optimizer.diagnostics()["lr"][0] > 0.02
+
+
+def test_a_group_that_leaves_the_closed_form_is_not_added() -> None:
+    w, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = HD(torch.optim.Adam([w], lr=0.1))
+    with pytest.raises(ValueError, match="Invalid amsgrad value: True"):
+        optimizer.add_param_group({"params": [v], "amsgrad": True})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_tangents_of_another_shape_are_refused() -> None:
+    w = nn.Parameter(torch.ones(3))
+    tuner = MARTHE(SGD([w], lr=0.1))
+    tuner.step(lambda: w.square().sum())
+    saved = tuner.state_dict()
+    saved["tangents"] = {0: [torch.ones(4)]}
+    before = copy.deepcopy(tuner.state_dict())
+    with pytest.raises(ValueError, match=r"Invalid tangents\[0\] value: \(4,\)"):
+        tuner.load_state_dict(saved)
+    torch.testing.assert_close(tuner.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_base_forgets_its_tuners() -> None:
+    """The hooks of tuners that are gone are gone too."""
+    w = nn.Parameter(torch.ones(3))
+    base = SGD([w], lr=0.1)
+    for _ in range(3):
+        HD(base)
+    assert len(base._optimizer_step_pre_hooks) == 0

@@ -16,8 +16,8 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
-from bench.convergence.online import cli, report, store, training
-from bench.convergence.online.training import ALONE, METHODS_RUN, Cell
+from bench.convergence.online import cli, comparison, report, store, training
+from bench.convergence.online.training import ALONE, METHODS_RUN, Cell, Outcome
 from bench.speed import tangent_pass
 from yfkernels.ops.tangents import ADAM, FAMILIES, MOMENTUM, PLAIN
 
@@ -68,10 +68,41 @@ def test_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {cell: replace(o, seconds=0.0) for cell, o in again.items()} == {
         cell: replace(o, seconds=0.0) for cell, o in whole.items()
     }
-    assert runner.invoke(cli.app, ["report", "--out", str(tmp_path)], catch_exceptions=False)
+    reported = runner.invoke(cli.app, ["report", "--out", str(tmp_path)], catch_exceptions=False)
+    assert reported.exit_code == 0
     table = (tmp_path / "trainings.md").read_text()
     assert "| logistic | HD |" in table
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("outcomes.png",))
+    assert all(
+        (tmp_path / name).stat().st_size > 10_000 for name in ("outcomes.png", "learning-rates.png")
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "counts"),
+    [
+        ([0.9, 0.91, 0.92, 0.93, 0.94], [0.8, 0.81, 0.82, 0.83, 0.84], (1, 0, 0)),
+        ([0.8, 0.81, 0.82, 0.83, 0.84], [0.9, 0.91, 0.92, 0.93, 0.94], (0, 0, 1)),
+        ([0.9, 0.8, 0.92, 0.82, 0.94], [0.89, 0.81, 0.91, 0.83, 0.93], (0, 1, 0)),
+        ([0.1, 0.11, 0.12, 0.13, 0.14], [0.2, 0.21, 0.22, 0.23, 0.24], (0, 0, 0)),
+    ],
+    ids=["better", "worse", "no different", "nobody learns"],
+)
+def test_who_is_better(
+    ours: list[float],
+    theirs: list[float],
+    counts: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comparison, "STEPS", {"logistic": 60})
+    monkeypatch.setattr(comparison, "bases_of", lambda task: ("sgd",))
+    outcomes = {
+        Cell("logistic", "sgd", method, 0.01, seed): Outcome(
+            0.5, 0.5, accuracy, False, losses=(), lrs=(), seconds=0.0
+        )
+        for method, accuracies in (("hd", ours), ("constant", theirs))
+        for seed, accuracy in enumerate(accuracies)
+    }
+    assert comparison.compare(outcomes, "hd", "constant", 0.01) == counts
 
 
 def test_passes_are_timed_beside_a_copy(

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
 from yfkernels.lab import cli
-from yfkernels.lab.tuning import run
+from yfkernels.lab.tuning import report, run
 from yfkernels.lab.tuning.bases import BASES
 from yfkernels.lab.tuning.command import Base, DataSet, MethodName
 from yfkernels.lab.tuning.datasets import DATASETS
@@ -80,6 +80,16 @@ def test_the_best_epoch_is_the_one_that_validates_best(tmp_path: Path) -> None:
     ends = [row for row in rows(tmp_path) if row["test_accuracy"]]
     best = max(ends, key=lambda row: float(row["validation_accuracy"]))
     assert f"Best {best['epoch']} {float(best['train_loss']):.2g}" in said(result)
+
+
+def test_the_best_epoch_is_not_the_one_that_tests_best() -> None:
+    epochs: list[dict[str, float | None]] = [
+        {"epoch": epoch, "train_loss": 1.0, "validation_loss": 1.0, "lr": 0.1}
+        | {"validation_accuracy": validated, "test_accuracy": tested}
+        for epoch, validated, tested in ((1, 0.7, 0.8), (2, 0.9, 0.6), (3, 0.8, 0.9))
+    ]
+    epoch_column = report._table(epochs, "conditions").columns[1]
+    assert list(epoch_column.cells) == ["2", "3"]  # best, last
 
 
 def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
