@@ -252,3 +252,15 @@ def test_a_base_forgets_its_tuners() -> None:
     for _ in range(3):
         HD(base)
     assert len(base._optimizer_step_pre_hooks) == 0
+
+
+def test_the_older_tuner_goes_on_when_the_newer_is_gone() -> None:
+    w = nn.Parameter(torch.ones(3))
+    base = SGD([w], lr=0.1)
+    older = HD(base)
+    HD(base)
+    w.grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"SGD\.step\(\) was called while HD tunes"):
+        base.step()
+    older.step()
+    assert torch.equal(w, torch.full((3,), 0.9))
