@@ -122,6 +122,16 @@ class HessianProduct:
             self.settled = _ANY
             return result
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether "auto" has met an operation that takes differences only."""
+        return self.method == "auto" and self.settled == _ANY
+
+    @fell_back.setter
+    def fell_back(self, value: bool) -> None:
+        if self.method == "auto":
+            self.settled = _ANY if value else _EXACT
+
     def _attempt(
         self, method: str, closure: Closure, params: Sequence[Tensor], vectors: Sequence[Tensor]
     ) -> Product:

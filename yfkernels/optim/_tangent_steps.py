@@ -27,7 +27,7 @@ from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import ClosedForm
 from yfkernels.optim._kept_tangents import KeptTangents
 from yfkernels.optim._tangents import Member, Passes, gather
-from yfkernels.optim._tuned_lr import tune, tuned_lr
+from yfkernels.optim._tuned_lr import begin_step, last_tuning, tuned_lr
 from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 
@@ -96,6 +96,8 @@ class TangentSteps:
     def hypergradients(self, closure: Closure, members: list[Member]) -> list[dict[str, float]]:
         """Of each group e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖², e being the gradient after the step.
 
+        The products are times the schedule's factor, as derivatives to the rate that is tuned.
+
         Args:
             closure: computes the validation loss.
             members: that have a Z.
@@ -113,8 +115,8 @@ class TangentSteps:
             warn(f"The validation loss is {loss:g}; has it diverged, or is the minibatch empty?")
             sums = [dict.fromkeys(each, math.nan) for each in sums]
         for group, each in zip(self._base.param_groups, sums):
-            if group["maximize"]:
-                each |= {name: -each[name] for name in ("e_dot_own", "e_dot_tangent")}
+            factor = last_tuning(group).factor * (-1.0 if group["maximize"] else 1.0)
+            each |= {name: factor * each[name] for name in ("e_dot_own", "e_dot_tangent")}
         return sums
 
     def _refuse_parts(self) -> None:
@@ -217,7 +219,7 @@ class TangentSteps:
         for p in self.params:  # the frozen ones too: the base would move them by an old gradient
             p.grad = grads.get(p)
         for group in self._base.param_groups:
-            tune(group, tuned_lr(group))
+            begin_step(group)
         self._steps.take()
 
     # ---- saving
@@ -227,12 +229,14 @@ class TangentSteps:
             "base": self._base.state_dict(),
             "tangents": self.tangents.state_dict(self.params),
             "skipped": self.skipped,
+            "fell_back": self._product.fell_back,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         tangents = KeptTangents.load(state_dict["tangents"], self.params)
         self._base.load_state_dict(state_dict["base"])
         self.tangents, self.skipped = tangents, state_dict["skipped"]
+        self._product.fell_back = state_dict["fell_back"]
 
 
 def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor, Tensor]:
