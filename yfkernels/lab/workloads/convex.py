@@ -94,6 +94,10 @@ class QuadraticTask:
         while True:
             yield scale * torch.randn(len(self.hessian), generator=generator), torch.empty(0)
 
+    def test_batches(self, seed: int) -> Iterator[Batch]:
+        """The same."""
+        return self.batches(seed)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The value without noise, whose gradient has the noise."""
         point: Tensor = model()

@@ -74,6 +74,9 @@ class Task(Protocol):
     def batches(self, seed: int) -> Iterator[Batch]:
         """Training batches without end; the same seed gives the same order."""
 
+    def test_batches(self, seed: int) -> Iterator[Batch]:
+        """The same of the test set, for what validates on that of a task from `held_out`."""
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar to minimize."""
 
