@@ -36,7 +36,7 @@ class Trained(Protocol):
 
     @property
     def test_accuracy(self) -> float:
-        """Share of right answers on the test set, 0 to 1."""
+        """Fraction of correct predictions on the test set, 0 to 1."""
 
 
 def mean_of(series: Sequence[Series]) -> Series:
@@ -181,7 +181,7 @@ def _name_panels(panels: Mapping[str, Axes], smoothing: int) -> None:
             "ylabel": "cross entropy [nats]",
             "yscale": "log",
         },
-        "test_accuracy": {"title": "Test accuracy", "ylabel": "right answers"},
+        "test_accuracy": {"title": "Test accuracy", "ylabel": "accuracy"},
         "lr": {"title": "Step size", "ylabel": "lr", "yscale": "log"},
         "momentum": {"title": "Momentum", "ylabel": "momentum", "ylim": (-0.02, 1.02)},
         "curvature": {

