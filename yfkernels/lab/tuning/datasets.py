@@ -62,6 +62,8 @@ def build_task(
         OptionError: an option does not fit, or the data is not there.
         ValueError: a batch is larger than the training set.
     """
+    if options.dataset not in DATASETS:
+        raise OptionError("dataset", options.dataset, f"choose from {', '.join(DATASETS)}")
     if options.dataset in PACKAGED:
         for option, value in (("data", data), ("download", download or None)):
             if value is not None:

@@ -13,8 +13,6 @@ from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from yfkernels.lab.workloads.examples import TEST_FRACTION, ExamplesTask
@@ -28,6 +26,8 @@ SPLIT_SEED = 0
 @cache
 def all_digits() -> Batch:
     """Images, float32, (1797, 1, 8, 8), values 0 to 1, and their labels, int64."""
+    from sklearn.datasets import load_digits  # here: it takes a second to load
+
     digits = load_digits()
     images = torch.tensor(digits.images[:, None] / 16.0, dtype=torch.float32)  # pixels count 0..16
     return images, torch.tensor(digits.target)
@@ -53,6 +53,8 @@ def split_balanced(
     images: Tensor, labels: Tensor, *, share: float = TEST_FRACTION
 ) -> tuple[Batch, Batch]:
     """Splits off a share of the images, with the classes in balance, as the test set."""
+    from sklearn.model_selection import train_test_split
+
     training, test = train_test_split(
         torch.arange(len(labels)),
         test_size=share,
