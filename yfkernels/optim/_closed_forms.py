@@ -34,6 +34,10 @@ class ClosedForm(Protocol):
         """Weight decay: (in the gradient, beside it)."""
         ...
 
+    def writes_gradients(self, group: Group) -> bool:
+        """Whether a step may write into the gradients."""
+        ...
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         """What the family wants besides its head, for the step that comes.
 
@@ -59,6 +63,11 @@ class _SGD:
     def decay(self, group: Group) -> tuple[float, float]:
         return float(group["weight_decay"]), 0.0
 
+    def writes_gradients(self, group: Group) -> bool:
+        # torch's foreach form adds the buffer to them; None: torch chooses a form by the device
+        may_be_foreach = group["foreach"] is not False and not group.get("fused")
+        return bool(group["nesterov"]) and may_be_foreach
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         momentum = float(group["momentum"])
         if not momentum:
@@ -83,6 +92,9 @@ class _QHM:
     def decay(self, group: Group) -> tuple[float, float]:
         return _decay(group, bool(group["decoupled_weight_decay"]))
 
+    def writes_gradients(self, group: Group) -> bool:
+        return False
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         beta, nu = float(group["beta"]), float(group["nu"])
         return {"momentum": beta, "fresh": 1.0 - beta, "plain": 1.0 - nu, "averaged": nu}
@@ -103,6 +115,9 @@ class _Adam:
 
     def decay(self, group: Group) -> tuple[float, float]:
         return _decay(group, bool(group.get("decoupled_weight_decay", False)))
+
+    def writes_gradients(self, group: Group) -> bool:
+        return False
 
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         beta1, beta2 = map(float, group["betas"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -166,7 +166,13 @@ class TangentSteps:
         mus: Sequence[float],
     ) -> list[Member]:
         """The parameters that the loss reaches, with Z, H z and the slots that are to come."""
-        grads = _own_gradients(params, gradients)
+        written = {
+            p
+            for group in self._base.param_groups
+            if self._form.writes_gradients(group)
+            for p in group["params"]
+        }
+        grads = _own_gradients(params, gradients, written)
         probes = dict(zip(params, products or ()))
         members = gather(self._form, self._base, grads, tuned_lr)
         for m in members:
@@ -239,11 +245,19 @@ class TangentSteps:
         self._product.fell_back = state_dict["fell_back"]
 
 
-def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor, Tensor]:
+def _own_gradients(
+    params: Sequence[Tensor], gradients: Tensors, written: Set[Tensor]
+) -> dict[Tensor, Tensor]:
     """Gradients as backward() would leave them: laid out as the parameter, in memory of their own.
 
-    What torch.autograd.grad returns may be transposed or expanded, or one tensor for two
-    parameters. The base's fused kernels take the layout for granted, and others write into it.
+    What torch.autograd.grad returns may be transposed or expanded, one tensor for two parameters,
+    or one that a custom Function has stored and the user still holds. The base's fused kernels take
+    the layout for granted, and some steps write into the gradients.
+
+    Args:
+        params: the parameters.
+        gradients: of each.
+        written: those of `params` whose gradients the base writes into.
     """
     own: dict[Tensor, Tensor] = {}
     taken: set[int] = set()
@@ -251,6 +265,6 @@ def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor,
         if grad is None:
             continue
         place = grad.untyped_storage().data_ptr() if grad.layout is torch.strided else 0
-        own[p] = laid_out(grad, p, copy=place in taken)
+        own[p] = laid_out(grad, p, copy=place in taken or p in written)
         taken.add(place)
     return own
