@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yfkernels._checks import require
 from yfkernels._warn import warn
 from yfkernels.curvature import (
     Closure,
     HessianProduct,
     Tensors,
     discover,
-    find_modules,
     gradient,
     validation_gradient,
 )
@@ -32,7 +30,6 @@ from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 
 NEXT_TO_NONE = 1e-30  # of Z, where H z counts
-_REACH = "a function of the optimizer's parameters; does it use another model, or a copy?"
 
 
 class TangentSteps:
@@ -83,7 +80,8 @@ class TangentSteps:
         for p in self.params:
             self.tangents.check(p)
         loss, members, products = self._differentiate(closure, mus)
-        require(bool(members), "training_closure", "no gradient", _REACH)
+        if not members:
+            raise _unreached("training_closure")
         if not self._usable(members, products):
             self.skipped += 1
             return loss, []
@@ -105,7 +103,8 @@ class TangentSteps:
         params = [m.owner for m in members]
         loss, grads = validation_gradient(closure, params, self._modules)
         reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
-        require(bool(reached), "validation_closure", "no gradient", _REACH)
+        if not reached:
+            raise _unreached("validation_closure")
         for m, grad in reached:
             m.grad = grad
             own = m.family.probe if m.family.probe in m.columns else None
@@ -140,8 +139,6 @@ class TangentSteps:
         if not self.tangents or not any(mus):
             loss, grads = self._gradient(closure, params)
             return loss, self._members(params, grads, None, mus), None
-        if self._product.settled == "jvp" and self._modules is None:  # which has to know them
-            self._product.modules = find_modules(closure, params)
         vectors = [
             self.tangents.damped(p, mu)
             for group, mu in zip(self._base.param_groups, mus)
@@ -243,6 +240,13 @@ class TangentSteps:
         self._base.load_state_dict(state_dict["base"])
         self.tangents, self.skipped = tangents, state_dict["skipped"]
         self._product.fell_back = state_dict["fell_back"]
+
+
+def _unreached(closure: str) -> ValueError:
+    return ValueError(
+        f"Invalid {closure}: its loss depends on none of the optimizer's parameters, so it has no "
+        "gradient; compute it with the model whose parameters the optimizer has, not with a copy"
+    )
 
 
 def _own_gradients(
