@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from losses import DIFFERENCES, EXACT, MODELS, TOLERANCES, Problem, Surroundings, expected, same
-from torch import Tensor, nn
+from support.half_square import HalfSquare
+from torch import nn
 
 from yfkernels.curvature import gradient, gradient_and_product
 
@@ -69,19 +68,6 @@ def test_an_explicit_hessian() -> None:
             lambda: (w**4).sum() / 4 + w.sum() ** 2, [w], [z], method=method
         )
         same(result.products, [hessian @ z], TOLERANCES[method])
-
-
-class HalfSquare(torch.autograd.Function):
-    """‖w‖² / 2, whose backward returns w itself."""
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:
-        ctx.w = w
-        return w.square().sum() / 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return ctx.w
 
 
 @pytest.mark.parametrize("method", ["reverse", "central", "forward"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.half_square import HalfSquare
 from torch import Tensor, nn
 
 from yfkernels import MARTHE, QHM, QHAdam
@@ -33,19 +34,6 @@ class Held(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return ctx.g, None
-
-
-class HalfSquare(torch.autograd.Function):
-    """‖w‖² / 2, whose backward returns w itself."""
-
-    @staticmethod
-    def forward(ctx: Any, w: Tensor) -> Tensor:
-        ctx.w = w
-        return w.square().sum() / 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return ctx.w.detach()
 
 
 def bases() -> Iterator[Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from yfkernels.lab.tuning.networks import network
 from yfkernels.lab.tuning.options import OptionError, Options
+from yfkernels.lab.tuning.vision import torchvision_part
 from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_validation, why_absent
 from yfkernels.lab.workloads.digits import all_digits, split_balanced
 from yfkernels.lab.workloads.examples import ExamplesTask, split_last
@@ -123,15 +124,13 @@ def _cifar(classes: int, folder: Path, download: bool) -> Images:
 
 def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -> Any:
     """One of torchvision's data sets."""
-    try:
-        from torchvision import datasets
-    except (ImportError, OSError, RuntimeError) as error:  # its build has to suit torch's
-        raise OptionError(
-            "dataset",
-            name,
-            f"it is read with torchvision, which cannot be imported ({error}): install the "
-            "torchvision that belongs to your torch, or choose digits or mnist-5k",
-        ) from error
+    datasets = torchvision_part(
+        "datasets",
+        option="dataset",
+        value=name,
+        use="it is read with",
+        others=f"choose {' or '.join(PACKAGED)}",
+    )
     try:
         return getattr(datasets, name)(str(folder), download=download, **options)
     except (OSError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.tuning.vision import torchvision_part
 from yfkernels.lab.workloads.layers import conv_block, mlp, residual_path
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -137,15 +138,9 @@ class _ThreeChannels(nn.Module):
 
 def _torchvision(name: str, shape: Shape, classes: int) -> Build:
     others = f"choose from {', '.join(OWN)}"
-    try:
-        from torchvision import models
-    except (ImportError, OSError, RuntimeError) as error:  # its build has to suit torch's
-        raise OptionError(
-            "network",
-            name,
-            f"other names are looked up in torchvision, which cannot be imported ({error}): "
-            f"install the torchvision that belongs to your torch, or {others}",
-        ) from error
+    models = torchvision_part(
+        "models", option="network", value=name, use="other names are looked up in", others=others
+    )
     if name not in models.list_models(module=models):
         raise OptionError("network", name, f"torchvision has no such classifier; {others}")
 
