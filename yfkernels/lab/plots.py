@@ -90,7 +90,7 @@ def plot_batch_sizes(
 ) -> Figure:
     """Draws where trainings with different batch sizes ended: mean and range over the seeds.
 
-    Two panels: wrong answers on the test set and training loss.
+    Two panels: test error and training loss.
 
     Args:
         outcomes: label to batch size to one outcome for each seed.
@@ -107,7 +107,7 @@ def plot_batch_sizes(
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(SMALL_INCHES)
         errors, losses = panels = figure.subplots(1, 2)
-        errors.set(title="Test set: wrong answers", yscale="log")
+        errors.set(title="Test error", yscale="log")
         errors.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         errors.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         errors.yaxis.set_minor_locator(NullLocator())
