@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yfkernels._checks import require
 from yfkernels._warn import warn
 from yfkernels.curvature import (
     Closure,
     HessianProduct,
     Tensors,
     discover,
-    find_modules,
     gradient,
     validation_gradient,
 )
@@ -32,7 +30,6 @@ from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 
 NEXT_TO_NONE = 1e-30  # of Z, where H z counts
-_REACH = "a function of the optimizer's parameters; does it use another model, or a copy?"
 
 
 class TangentSteps:
@@ -83,7 +80,8 @@ class TangentSteps:
         for p in self.params:
             self.tangents.check(p)
         loss, members, products = self._differentiate(closure, mus)
-        require(bool(members), "training_closure", "no gradient", _REACH)
+        if not members:
+            raise _unreached("training_closure")
         if not self._usable(members, products):
             self.skipped += 1
             return loss, []
@@ -105,7 +103,8 @@ class TangentSteps:
         params = [m.owner for m in members]
         loss, grads = validation_gradient(closure, params, self._modules)
         reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
-        require(bool(reached), "validation_closure", "no gradient", _REACH)
+        if not reached:
+            raise _unreached("validation_closure")
         for m, grad in reached:
             m.grad = grad
             own = m.family.probe if m.family.probe in m.columns else None
@@ -140,8 +139,6 @@ class TangentSteps:
         if not self.tangents or not any(mus):
             loss, grads = self._gradient(closure, params)
             return loss, self._members(params, grads, None, mus), None
-        if self._product.settled == "jvp" and self._modules is None:  # which has to know them
-            self._product.modules = find_modules(closure, params)
         vectors = [
             self.tangents.damped(p, mu)
             for group, mu in zip(self._base.param_groups, mus)
@@ -166,7 +163,13 @@ class TangentSteps:
         mus: Sequence[float],
     ) -> list[Member]:
         """The parameters that the loss reaches, with Z, H z and the slots that are to come."""
-        grads = _own_gradients(params, gradients)
+        written = {
+            p
+            for group in self._base.param_groups
+            if self._form.writes_gradients(group)
+            for p in group["params"]
+        }
+        grads = _own_gradients(params, gradients, written)
         probes = dict(zip(params, products or ()))
         members = gather(self._form, self._base, grads, tuned_lr)
         for m in members:
@@ -239,11 +242,26 @@ class TangentSteps:
         self._product.fell_back = state_dict["fell_back"]
 
 
-def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor, Tensor]:
+def _unreached(closure: str) -> ValueError:
+    return ValueError(
+        f"Invalid {closure}: its loss depends on none of the optimizer's parameters, so it has no "
+        "gradient; compute it with the model whose parameters the optimizer has, not with a copy"
+    )
+
+
+def _own_gradients(
+    params: Sequence[Tensor], gradients: Tensors, written: Set[Tensor]
+) -> dict[Tensor, Tensor]:
     """Gradients as backward() would leave them: laid out as the parameter, in memory of their own.
 
-    What torch.autograd.grad returns may be transposed or expanded, or one tensor for two
-    parameters. The base's fused kernels take the layout for granted, and others write into it.
+    What torch.autograd.grad returns may be transposed or expanded, one tensor for two parameters,
+    or one that a custom Function has stored and the user still holds. The base's fused kernels take
+    the layout for granted, and some steps write into the gradients.
+
+    Args:
+        params: the parameters.
+        gradients: of each.
+        written: those of `params` whose gradients the base writes into.
     """
     own: dict[Tensor, Tensor] = {}
     taken: set[int] = set()
@@ -251,6 +269,6 @@ def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor,
         if grad is None:
             continue
         place = grad.untyped_storage().data_ptr() if grad.layout is torch.strided else 0
-        own[p] = laid_out(grad, p, copy=place in taken)
+        own[p] = laid_out(grad, p, copy=place in taken or p in written)
         taken.add(place)
     return own
