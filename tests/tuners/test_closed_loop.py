@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_it_reads_every_nth_step(rng: np.random.Generator) -> None:
     """The feedback is then n times as strong."""
     workers = Workers(rng, 1, closed_loop=ClosedLoop(gain=0.02, every=3, compensate=False))
     shown = [workers.step() for _ in range(30)]
-    for before, now in zip(shown[9:], shown[10:]):
+    for before, now in pairwise(shown[9:]):
         step = before["step"]
         change = 0.0
         if step % 3 == 0:

@@ -19,7 +19,7 @@ from yfkernels.tuners.hypergradient import Descent, Rule
 class MARTHE:
     r"""Tunes the learning rates of an optimizer by the gradient of a validation loss.
 
-    Beside each parameter w stands Z, the derivative of w to the learning rate through the steps
+    Beside each parameter w stands Z, the derivative of w with respect to the learning rate through the steps
     that were taken, of which each step keeps mu:
 
         Z <- mu A Z + B,    lr <- max(lr - hyper_lr <grad E(w), Z>, 0)

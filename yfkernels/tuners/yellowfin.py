@@ -159,9 +159,8 @@ class YellowFinTuner(Tuner):
         )
         if self.feedback is not None:
             target, h_max = state[_MOMENTUM].item(), state[_H_MAX].item()
-            if self.feedback.adjust(
-                self.coefficients, target, None if self.options.robust else h_max
-            ):
+            curvature = None if self.options.robust else h_max
+            if self.feedback.adjust(self.coefficients, target, curvature):
                 state[_SHOWN_LR] = self.coefficients[0, _LR]
         if self._exchange is not None:
             self._exchange.send(self.coefficients, state)
