@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import NO_FSDP2, WORLD, Pair
+from support.processes import NO_FSDP2, WORLD, Processes
 from support.resume import (
     BUILDS,
     CUT,
@@ -127,7 +127,7 @@ def test_resumes_alone(name: str, form: str, tmp_path: Path) -> None:
 @sharding
 @every_form
 @every_build
-def test_resumes_sharded(name: str, form: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_sharded(name: str, form: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_sharded, name, form, tmp_path)
 
 
@@ -138,7 +138,7 @@ def check_resumes_sharded(rank: int, name: str, form: str, folder: Path) -> None
 @sharding
 @pytest.mark.parametrize("kept", HALF)
 @pytest.mark.parametrize("name", [name for name in FEW if name in OURS])
-def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_in_half_precision, name, kept, tmp_path)
 
 
@@ -152,7 +152,7 @@ def check_resumes_in_half_precision(rank: int, name: str, kept: str, folder: Pat
     ("form", "name"), [("flat", name) for name in BUILDS] + [("nested", name) for name in FEW]
 )
 def test_resumes_in_another_number_of_processes(
-    name: str, form: str, tmp_path: Path, pair: Pair
+    name: str, form: str, tmp_path: Path, pair: Processes
 ) -> None:
     """From two to one and from one to two: what was saved arrives, and training goes on alike."""
     pair(check_saves_for_others, name, form, tmp_path / "two")
@@ -192,7 +192,7 @@ def check_loads_what_others_saved(rank: int, name: str, form: str, folder: Path)
 
 @sharding
 @every_build
-def test_whole_state_is_broadcast(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_whole_state_is_broadcast(name: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_whole_state_is_broadcast, name, tmp_path)
 
 
