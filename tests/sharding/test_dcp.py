@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import NO_FSDP2, WORLD, Processes
+from support.processes import NO_FSDP2, WORLD, Processes, mesh_of
 from support.resume import (
     BUILDS,
     CUT,
@@ -18,9 +18,11 @@ from support.resume import (
     HALF,
     OURS,
     STEPS,
+    WRAPPED,
     Build,
     Snapshot,
     assert_close,
+    assert_near,
     assert_resumes,
     decaying,
     make_model,
@@ -50,20 +52,27 @@ FORMS: dict[str, dict[str, Any]] = {
     "nested": {},
     "flat": {"flatten_optimizer_state_dict": True},
 }
+ANY = {**BUILDS, **WRAPPED}
+THIRDS = [range(0, 2), range(2, 4), range(4, STEPS)]
 
 
 class Training:
     """A model and its optimizer: alone, or sharded over the processes there are."""
 
     def __init__(
-        self, build: Build, form: str, seed: int = 0, dtype: torch.dtype = torch.float32
+        self,
+        build: Build,
+        form: str,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        mesh: Any = None,
     ) -> None:
         self.options = StateDictOptions(**FORMS[form])
         self.model = make_model(seed, dtype=dtype)
         self.rank, self.world = 0, 1
         if dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
-            fully_shard(self.model)
+            fully_shard(self.model, mesh=mesh)
         self.optimizer = build(decaying(self.model))
 
     def run(self, start: int, until: int) -> None:
@@ -188,6 +197,55 @@ def check_saves_for_others(rank: int, name: str, form: str, folder: Path) -> Non
 
 def check_loads_what_others_saved(rank: int, name: str, form: str, folder: Path) -> None:
     load_what_others_saved(name, form, folder)
+
+
+@sharding
+@pytest.mark.parametrize(
+    ("mesh", "name"), [("FSDP2", name) for name in ANY] + [("HSDP", name) for name in FEW]
+)
+def test_resumes_in_ever_fewer_processes(
+    name: str, mesh: str, tmp_path: Path, four: Processes, pair: Processes
+) -> None:
+    """From four to two to one, as four would have gone on."""
+    four(check_saves_in_four, name, mesh, tmp_path)
+    pair(check_goes_on_in_two, name, tmp_path)
+    go_on(name, tmp_path, 2)
+
+
+def check_saves_in_four(rank: int, name: str, mesh: str, folder: Path) -> None:
+    training = Training(ANY[name], "flat", mesh=mesh_of(mesh))
+    snapshots = []
+    for steps in THIRDS:
+        training.run(steps.start, steps.stop)
+        if not snapshots:
+            training.save(folder / "1")
+        snapshots.append(training.snapshot(whole=True))
+    if rank == 0:
+        torch.save(snapshots[0], folder / "saved-1.pt")
+        torch.save(snapshots, folder / "uninterrupted.pt")
+
+
+def check_goes_on_in_two(rank: int, name: str, folder: Path) -> None:
+    training = go_on(name, folder, 1)
+    training.save(folder / "2")
+    saved = training.snapshot(whole=True)
+    if rank == 0:
+        torch.save(saved, folder / "saved-2.pt")
+
+
+def go_on(name: str, folder: Path, third: int) -> Training:
+    """What was saved arrives to the bit; then the steps of a third."""
+    training = Training(ANY[name], "flat", seed=1)
+    training.load(folder / str(third))
+    saved = torch.load(folder / f"saved-{third}.pt", weights_only=True)
+    assert_same_bits(training.snapshot(whole=True), saved)
+    steps = THIRDS[third]
+    training.run(steps.start, steps.stop)
+    seen = training.snapshot(whole=True)
+    expected = torch.load(folder / "uninterrupted.pt", weights_only=True)[third]
+    assert_close(seen, expected)
+    assert_near(seen["diagnostics"], expected["diagnostics"], 1e-4)
+    return training
 
 
 @sharding

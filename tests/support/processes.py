@@ -89,7 +89,9 @@ class Processes:
         self._starts += 1
         for rank in range(self._world):
             mine, theirs = context.Pipe()
-            worker = context.Process(target=_serve, args=(rank, self._world, store, theirs), daemon=True)
+            worker = context.Process(
+                target=_serve, args=(rank, self._world, store, theirs), daemon=True
+            )
             worker.start()
             theirs.close()
             self._workers.append((worker, mine))
@@ -121,6 +123,18 @@ def _serve(rank: int, world: int, store: str, connection: Any) -> None:
                 connection.send(traceback.format_exc())
             else:
                 connection.send(None)
+
+
+# Four processes as one row of shards, and as two replicas of two shards.
+MESHES = {"FSDP2": {"shard": 4}, "HSDP": {"replicate": 2, "shard": 2}}
+
+
+def mesh_of(name: str) -> Any:
+    """One of MESHES, over all processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    names, sizes = zip(*MESHES[name].items())
+    return init_device_mesh("cpu", sizes, mesh_dim_names=names)
 
 
 def everyones(value: Any) -> list[Any]:

@@ -172,11 +172,11 @@ class Planner:
         self._tuner.prepare(plan.tables, plan.sharding, len(groups), device, backend)
 
     def _tuning_device(self, plan: Plan, groups: Groups) -> torch.device:
-        if not self.tunes_on_host:
-            for holder in (*plan.tables, *params_of(groups)):
-                if holder.device.type != "meta":
-                    return holder.device
-        return torch.device("cpu")
+        if self.tunes_on_host:
+            return torch.device("cpu")
+        devices = [table.device for table in plan.tables]
+        devices += [param.device for param in params_of(groups) if not param.is_meta]
+        return devices[0] if devices else torch.device("cpu")
 
     def _tuning_backend(self, plan: Plan) -> str:
         """Which backend tunes: that of the tables, unless processes have to agree.
