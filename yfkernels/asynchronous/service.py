@@ -88,6 +88,7 @@ class Service:
     Attributes:
         server: the server.
         workers: what became of each worker's messages, by its name.
+        checkpoint: the file; None without one.
 
     Raises:
         ValueError: an argument out of its range; checkpoint_every without a checkpoint.
@@ -123,7 +124,7 @@ class Service:
         self.workers: dict[str, WorkerCounts] = {}
         self._pushes = pushes
         self._on_push = on_push
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._every = checkpoint_every
         self._snapshots = Snapshots(server.buffers.parameters)
         self._stopped = False
@@ -210,14 +211,14 @@ class Service:
         Raises:
             ValueError: there is no file to write.
         """
-        require(self._checkpoint is not None, "checkpoint", None, "a path to save")
+        require(self.checkpoint is not None, "checkpoint", None, "a path to save")
         with self._lock:
             self._save()
 
     def _save(self) -> None:
-        assert self._checkpoint is not None
+        assert self.checkpoint is not None
         workers = {name: counts.state_dict() for name, counts in self.workers.items()}
-        save_whole(self._checkpoint, {"server": self.server.state_dict(), "workers": workers})
+        save_whole(self.checkpoint, {"server": self.server.state_dict(), "workers": workers})
 
     def resume(self) -> None:
         """Continues from the checkpoint. What was applied after it was written is forgotten.
@@ -226,9 +227,9 @@ class Service:
             FileNotFoundError: there is none.
             ValueError, RuntimeError: it cannot be read, or is of another server.
         """
-        require(self._checkpoint is not None, "checkpoint", None, "a path to resume")
-        assert self._checkpoint is not None
-        state = load_plain(self._checkpoint, "remove it, or do not resume")
+        require(self.checkpoint is not None, "checkpoint", None, "a path to resume")
+        assert self.checkpoint is not None
+        state = load_plain(self.checkpoint, "remove it, or do not resume")
         with self._lock:
             self.server.load_state_dict(state["server"])
             workers = state["workers"].items()
