@@ -58,6 +58,7 @@ class Fault(str, Enum):
     KIND = "it is not the message that is due"
     MODEL = "it is about another model: shapes, sizes or dtypes differ"
     SHORT = "less followed than it announced"
+    LOST = "its sender counts as lost"
 
 
 _FAULTS = tuple(Fault)
@@ -180,6 +181,8 @@ def unpack(raw: bytes) -> Header:
     Raises:
         WireError: the bytes are no header of this protocol.
     """
+    if len(raw) < SIZE:
+        raise WireError(Fault.SHORT)
     (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
     magic, protocol, kind, tensors, token, worker, following, outcome, *rest = _FIELDS.unpack_from(
         raw
@@ -286,6 +289,14 @@ class Ends(NamedTuple):
             next=reply.next,
             result=reply.result,
         )
+
+    def why(self, refusal: Header) -> str:
+        """What a worker is to be told whose message was refused."""
+        fault = Fault.CODE if refusal.fault is None else refusal.fault
+        why = f"the server closed the connection, as it was sent what does not fit: {fault.value}"
+        if fault is Fault.MODEL:
+            why += f"; the server has {refusal.layout}, this worker {self.layout}"
+        return why
 
     def version(self, header: Header) -> Version:
         """The version that a header names."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from yfkernels._checks import check_positive, require
 from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
-from yfkernels.asynchronous.engines.wire import Ends, Fault, Header, Kind, Layout, WireError, pack
+from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.flat import FlatBuffers
 from yfkernels.asynchronous.push import Next, Reply, Request
 from yfkernels.asynchronous.worker import work as work_with
@@ -99,7 +99,7 @@ class PairLink:
         reply = ends.read(pair.receive(), [Kind.REPLY, Kind.REFUSE])
         if reply.kind is Kind.REFUSE:
             pair.send(pack(ends.header(Kind.RECEIVED)))
-            raise ConnectionError(self._why(reply))
+            raise ConnectionError(ends.why(reply))
         pair.settle()
         indices = None
         if reply.next is Next.WORK:
@@ -137,10 +137,3 @@ class PairLink:
         if flat.data_ptr() not in self._stages:
             self._stages[flat.data_ptr()] = torch.empty_like(flat, device="cpu")
         return self._stages[flat.data_ptr()]
-
-    def _why(self, header: Header) -> str:
-        fault = Fault.CODE if header.fault is None else header.fault
-        why = f"the server closed the connection, as it was sent what does not fit: {fault.value}"
-        if fault is Fault.MODEL:
-            why += f"; the server has {header.layout}, this worker {self._ends.layout}"
-        return why
