@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 from support.cases import BACKENDS, Site, why_unusable  # after the environment is set
 from support.fast import is_slow_path, leave_out_slow
 from support.interpreter import patch_once
-from support.processes import Pair
+from support.processes import Processes
 from support.repeats import leave_out_repeats
 from support.sharing import urgency
 
@@ -127,8 +127,16 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[Processes]:
     """Two processes for checks that take two; started when first called."""
-    pair = Pair()
+    pair = Processes()
     yield pair
     pair.stop()
+
+
+@pytest.fixture(scope="session")
+def four() -> Iterator[Processes]:
+    """Four, for those whose shards have to be uneven and empty at once, or a mesh."""
+    four = Processes(4)
+    yield four
+    four.stop()

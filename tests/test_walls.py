@@ -20,7 +20,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # of the package as a whole: what everybody may import, and what stands above all rooms
-EVERYBODYS = {"_checks", "_version", "_warn"}
+EVERYBODYS = {"_checks", "_saving", "_version", "_warn"}
 ABOVE = {"__init__", "__main__", "config"}
 BACKENDS = ("native", "torch", "triton")
 

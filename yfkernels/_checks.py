@@ -27,6 +27,13 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def check_whole(name: str, value: Any, *, least: int) -> None:
+    """Raises unless `value` is an integer from `least` on."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give an int")
+    require(value >= least, name, value, f"at least {least}")
+
+
 def finite(value: Any) -> bool:
     """Whether a number or one-element tensor is neither infinite nor NaN."""
     return math.isfinite(float(value))

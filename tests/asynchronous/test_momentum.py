@@ -9,7 +9,7 @@ from asynchronous.quadratic import Quadratic
 from torch import Tensor
 
 from yfkernels.asynchronous import TotalMomentum
-from yfkernels.asynchronous.simulator import fixed
+from yfkernels.asynchronous.engines.simulator import fixed
 
 CURVATURES = torch.linspace(0.5, 1.0, 101)
 

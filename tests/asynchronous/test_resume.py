@@ -12,7 +12,7 @@ from support.resume import BUILDS, make_model, own_copy, samples, snapshot
 from torch import nn
 
 from yfkernels.asynchronous import Batches, CosineGate, Refusal, Server, Simulator
-from yfkernels.asynchronous.simulator import memoryless, round_robin
+from yfkernels.asynchronous.engines.simulator import memoryless, round_robin
 
 EVERY_BUILD = {**BUILDS, "Adam": torch.optim.Adam}
 X, Y = samples(6)  # 48 of them

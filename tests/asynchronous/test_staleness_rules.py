@@ -23,7 +23,7 @@ from yfkernels.asynchronous import (
     Server,
     StalenessRule,
 )
-from yfkernels.asynchronous.simulator import Simulator, fixed
+from yfkernels.asynchronous.engines.simulator import Simulator, fixed
 
 BUILDS = {**OURS, "torch SGD": EQUALS["SGD"][1], "torch Adam": EQUALS["Adam"][1]}
 LINEAR = ("QHM", "torch SGD")  # in the gradient

@@ -17,7 +17,7 @@ from yfkernels.analysis import (
     implicit_momentum,
     stability_limit,
 )
-from yfkernels.asynchronous.simulator import fixed, in_order, memoryless
+from yfkernels.asynchronous.engines.simulator import fixed, in_order, memoryless
 
 Rows = NDArray[np.float64]
 DELAYS = (0, 1, 3, 7, 15)

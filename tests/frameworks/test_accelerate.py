@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from support.processes import WORLD, Pair
+from support.processes import WORLD, Processes
 from support.resume import (
     BATCH,
     BY_PLACE,
@@ -139,7 +139,7 @@ def test_equals_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IN_FRAMEWORKS)
-def test_resumes_in_two_processes(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_in_two_processes(name: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_in_two_processes, name, tmp_path)
 
 
@@ -151,7 +151,7 @@ def check_resumes_in_two_processes(rank: int, name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", IN_FRAMEWORKS)
 @pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
-def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_with_fsdp2(name: str, form: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_with_fsdp2, name, form, tmp_path)
 
 
@@ -161,7 +161,7 @@ def check_resumes_with_fsdp2(rank: int, name: str, form: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_equals_one_process_with_fsdp1(name: str, pair: Pair) -> None:
+def test_equals_one_process_with_fsdp1(name: str, pair: Processes) -> None:
     pair(check_equals_one_process_with_fsdp1, name)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import NO_FSDP2, WORLD, Pair
+from support.processes import NO_FSDP2, WORLD, Processes, mesh_of
 from support.resume import (
     BUILDS,
     CUT,
@@ -18,9 +18,11 @@ from support.resume import (
     HALF,
     OURS,
     STEPS,
+    WRAPPED,
     Build,
     Snapshot,
     assert_close,
+    assert_near,
     assert_resumes,
     decaying,
     make_model,
@@ -50,20 +52,27 @@ FORMS: dict[str, dict[str, Any]] = {
     "nested": {},
     "flat": {"flatten_optimizer_state_dict": True},
 }
+ANY = {**BUILDS, **WRAPPED}
+THIRDS = [range(0, 2), range(2, 4), range(4, STEPS)]
 
 
 class Training:
     """A model and its optimizer: alone, or sharded over the processes there are."""
 
     def __init__(
-        self, build: Build, form: str, seed: int = 0, dtype: torch.dtype = torch.float32
+        self,
+        build: Build,
+        form: str,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        mesh: Any = None,
     ) -> None:
         self.options = StateDictOptions(**FORMS[form])
         self.model = make_model(seed, dtype=dtype)
         self.rank, self.world = 0, 1
         if dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
-            fully_shard(self.model)
+            fully_shard(self.model, mesh=mesh)
         self.optimizer = build(decaying(self.model))
 
     def run(self, start: int, until: int) -> None:
@@ -127,7 +136,7 @@ def test_resumes_alone(name: str, form: str, tmp_path: Path) -> None:
 @sharding
 @every_form
 @every_build
-def test_resumes_sharded(name: str, form: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_sharded(name: str, form: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_sharded, name, form, tmp_path)
 
 
@@ -138,7 +147,7 @@ def check_resumes_sharded(rank: int, name: str, form: str, folder: Path) -> None
 @sharding
 @pytest.mark.parametrize("kept", HALF)
 @pytest.mark.parametrize("name", [name for name in FEW if name in OURS])
-def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_in_half_precision, name, kept, tmp_path)
 
 
@@ -152,7 +161,7 @@ def check_resumes_in_half_precision(rank: int, name: str, kept: str, folder: Pat
     ("form", "name"), [("flat", name) for name in BUILDS] + [("nested", name) for name in FEW]
 )
 def test_resumes_in_another_number_of_processes(
-    name: str, form: str, tmp_path: Path, pair: Pair
+    name: str, form: str, tmp_path: Path, pair: Processes
 ) -> None:
     """From two to one and from one to two: what was saved arrives, and training goes on alike."""
     pair(check_saves_for_others, name, form, tmp_path / "two")
@@ -191,8 +200,57 @@ def check_loads_what_others_saved(rank: int, name: str, form: str, folder: Path)
 
 
 @sharding
+@pytest.mark.parametrize(
+    ("mesh", "name"), [("FSDP2", name) for name in ANY] + [("HSDP", name) for name in FEW]
+)
+def test_resumes_in_ever_fewer_processes(
+    name: str, mesh: str, tmp_path: Path, four: Processes, pair: Processes
+) -> None:
+    """From four to two to one, as four would have gone on."""
+    four(check_saves_in_four, name, mesh, tmp_path)
+    pair(check_goes_on_in_two, name, tmp_path)
+    go_on(name, tmp_path, 2)
+
+
+def check_saves_in_four(rank: int, name: str, mesh: str, folder: Path) -> None:
+    training = Training(ANY[name], "flat", mesh=mesh_of(mesh))
+    snapshots = []
+    for steps in THIRDS:
+        training.run(steps.start, steps.stop)
+        if not snapshots:
+            training.save(folder / "1")
+        snapshots.append(training.snapshot(whole=True))
+    if rank == 0:
+        torch.save(snapshots[0], folder / "saved-1.pt")
+        torch.save(snapshots, folder / "uninterrupted.pt")
+
+
+def check_goes_on_in_two(rank: int, name: str, folder: Path) -> None:
+    training = go_on(name, folder, 1)
+    training.save(folder / "2")
+    saved = training.snapshot(whole=True)
+    if rank == 0:
+        torch.save(saved, folder / "saved-2.pt")
+
+
+def go_on(name: str, folder: Path, third: int) -> Training:
+    """What was saved arrives to the bit; then the steps of a third."""
+    training = Training(ANY[name], "flat", seed=1)
+    training.load(folder / str(third))
+    saved = torch.load(folder / f"saved-{third}.pt", weights_only=True)
+    assert_same_bits(training.snapshot(whole=True), saved)
+    steps = THIRDS[third]
+    training.run(steps.start, steps.stop)
+    seen = training.snapshot(whole=True)
+    expected = torch.load(folder / "uninterrupted.pt", weights_only=True)[third]
+    assert_close(seen, expected)
+    assert_near(seen["diagnostics"], expected["diagnostics"], 1e-4)
+    return training
+
+
+@sharding
 @every_build
-def test_whole_state_is_broadcast(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_whole_state_is_broadcast(name: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_whole_state_is_broadcast, name, tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import WORLD, Pair, everyones
+from support.processes import WORLD, Processes, everyones
 from support.resume import (
     BUILDS,
     BY_PLACE,
@@ -179,7 +179,7 @@ def run_with_dcp(
 
 
 @every_form
-def test_resumes_bit_for_bit(original: bool, name: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_bit_for_bit(original: bool, name: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_bit_for_bit, original, name, tmp_path)
 
 
@@ -189,7 +189,7 @@ def check_resumes_bit_for_bit(rank: int, original: bool, name: str, folder: Path
 
 @pytest.mark.parametrize("kept", HALF)
 @pytest.mark.parametrize("name", [name for name in FEW if name in OURS])
-def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_in_half_precision(name: str, kept: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_in_half_precision, name, kept, tmp_path)
 
 
@@ -199,7 +199,7 @@ def check_resumes_in_half_precision(rank: int, name: str, kept: str, folder: Pat
 
 
 @every_form
-def test_one_process_goes_on(original: bool, name: str, tmp_path: Path, pair: Pair) -> None:
+def test_one_process_goes_on(original: bool, name: str, tmp_path: Path, pair: Processes) -> None:
     """What two processes saved together is, by the parameters' names, the state of one alone."""
     if name == "AdamW" and not original:
         pytest.skip("torch's AdamW has one tensor for the steps of all tensors of a flat one then")
@@ -233,7 +233,7 @@ def check_saves_for_one(rank: int, original: bool, name: str, folder: Path) -> N
     + [(False, name, True) for name in FEW if name not in ADAPTIVE],
 )
 def test_resumes_with_dcp(
-    original: bool, name: str, flat: bool, tmp_path: Path, pair: Pair
+    original: bool, name: str, flat: bool, tmp_path: Path, pair: Processes
 ) -> None:
     pair(check_resumes_with_dcp, original, name, flat, tmp_path)
 
@@ -244,7 +244,7 @@ def check_resumes_with_dcp(rank: int, original: bool, name: str, flat: bool, fol
 
 
 @every_form
-def test_equals_one_process(original: bool, name: str, pair: Pair) -> None:
+def test_equals_one_process(original: bool, name: str, pair: Processes) -> None:
     pair(check_equals_one_process, original, name)
 
 
@@ -276,7 +276,7 @@ def check_equals_one_process(rank: int, original: bool, name: str) -> None:
 
 @pytest.mark.parametrize("original", [False, True], ids=["flat", "original"])
 @pytest.mark.parametrize("name", EQUALS)
-def test_equals_torch(name: str, original: bool, pair: Pair) -> None:
+def test_equals_torch(name: str, original: bool, pair: Processes) -> None:
     pair(check_equals_torch, name, original)
 
 
@@ -292,7 +292,7 @@ def check_equals_torch(rank: int, name: str, original: bool) -> None:
 
 @pytest.mark.parametrize("original", [False, True], ids=["flat", "original"])
 @pytest.mark.parametrize("name", NEEDS_SUMS)
-def test_group_is_asked_for(name: str, original: bool, pair: Pair) -> None:
+def test_group_is_asked_for(name: str, original: bool, pair: Processes) -> None:
     pair(check_group_is_asked_for, name, original)
 
 
@@ -306,7 +306,7 @@ def check_group_is_asked_for(rank: int, name: str, original: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_flat_parameters_are_refused(name: str, pair: Pair) -> None:
+def test_flat_parameters_are_refused(name: str, pair: Processes) -> None:
     pair(check_flat_parameters_are_refused, name)
 
 
@@ -318,7 +318,7 @@ def check_flat_parameters_are_refused(rank: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("original", [False, True], ids=["flat", "original"])
-def test_an_infinite_gradient_skips_the_step_everywhere(original: bool, pair: Pair) -> None:
+def test_an_infinite_gradient_skips_the_step_everywhere(original: bool, pair: Processes) -> None:
     pair(check_an_infinite_gradient_skips_the_step_everywhere, original)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import NO_FSDP2, WORLD, Pair, everyones
+from support.processes import NO_FSDP2, WORLD, Processes, everyones
 from support.resume import (
     BUILDS,
     CUT,
@@ -66,7 +66,7 @@ def operations(function: Any) -> int:
 
 
 @every_build
-def test_state_dict_of_one_process_alone(name: str, pair: Pair) -> None:
+def test_state_dict_of_one_process_alone(name: str, pair: Processes) -> None:
     pair(check_state_dict_of_one_process_alone, name)
 
 
@@ -82,7 +82,7 @@ def check_state_dict_of_one_process_alone(rank: int, name: str) -> None:
 
 
 @every_build
-def test_parameters_sharded_after_construction(name: str, pair: Pair) -> None:
+def test_parameters_sharded_after_construction(name: str, pair: Processes) -> None:
     pair(check_parameters_sharded_after_construction, name)
 
 
@@ -102,7 +102,7 @@ def check_parameters_sharded_after_construction(rank: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EQUALS)
-def test_equals_torch(name: str, pair: Pair) -> None:
+def test_equals_torch(name: str, pair: Processes) -> None:
     pair(check_equals_torch, name)
 
 
@@ -116,7 +116,7 @@ def check_equals_torch(rank: int, name: str) -> None:
     assert_close(*snapshots)
 
 
-def test_hypergradients_are_those_of_the_whole_model(pair: Pair) -> None:
+def test_hypergradients_are_those_of_the_whole_model(pair: Processes) -> None:
     pair(check_hypergradients_are_those_of_the_whole_model)
 
 
@@ -133,7 +133,7 @@ def check_hypergradients_are_those_of_the_whole_model(rank: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "YellowFin", "LAMB"])
-def test_a_step_has_few_sums(name: str, pair: Pair) -> None:
+def test_a_step_has_few_sums(name: str, pair: Processes) -> None:
     pair(check_a_step_has_few_sums, name)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import Pair, everyones
+from support.processes import Processes, everyones
 from support.resume import BUILDS, BY_PLACE, CUT, OURS, STEPS, batch, make_model, train
 from torch import nn
 
@@ -29,7 +29,7 @@ def set_gradients(stage: nn.Module, rank: int, step: int) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_equals_one_process(name: str, pair: Pair) -> None:
+def test_equals_one_process(name: str, pair: Processes) -> None:
     pair(check_equals_one_process, name)
 
 
@@ -55,7 +55,7 @@ def check_equals_one_process(rank: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_resumes_bit_for_bit(name: str, pair: Pair) -> None:
+def test_resumes_bit_for_bit(name: str, pair: Processes) -> None:
     pair(check_resumes_bit_for_bit, name)
 
 

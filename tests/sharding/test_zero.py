@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
-from support.processes import WORLD, Pair, everyones
+from support.processes import WORLD, Processes, everyones
 from support.resume import (
     BUILDS,
     BY_PLACE,
@@ -74,7 +74,7 @@ def run(
 
 
 @every_build
-def test_resumes_bit_for_bit(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_resumes_bit_for_bit(name: str, tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_bit_for_bit, name, tmp_path)
 
 
@@ -82,7 +82,7 @@ def check_resumes_bit_for_bit(rank: int, name: str, folder: Path) -> None:
     assert_resumes(partial(run, rank=rank), BUILDS[name], folder)
 
 
-def test_resumes_as_views_of_buckets(tmp_path: Path, pair: Pair) -> None:
+def test_resumes_as_views_of_buckets(tmp_path: Path, pair: Processes) -> None:
     pair(check_resumes_as_views_of_buckets, tmp_path)
 
 
@@ -95,7 +95,7 @@ def check_resumes_as_views_of_buckets(rank: int, folder: Path) -> None:
 
 
 @every_build
-def test_equals_one_process(name: str, pair: Pair) -> None:
+def test_equals_one_process(name: str, pair: Processes) -> None:
     pair(check_equals_one_process, name)
 
 
@@ -117,7 +117,7 @@ def check_equals_one_process(rank: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EQUALS)
-def test_equals_torch(name: str, pair: Pair) -> None:
+def test_equals_torch(name: str, pair: Processes) -> None:
     pair(check_equals_torch, name)
 
 
@@ -132,7 +132,7 @@ def check_equals_torch(rank: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_one_process_goes_on(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_one_process_goes_on(name: str, tmp_path: Path, pair: Processes) -> None:
     """What two processes saved together is the state of the optimizer alone."""
     build = BUILDS[name]
     pair(check_saves, name, tmp_path)
@@ -156,7 +156,7 @@ def check_saves(rank: int, name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", *OURS])
-def test_a_process_without_parameters(name: str, pair: Pair) -> None:
+def test_a_process_without_parameters(name: str, pair: Processes) -> None:
     pair(check_a_process_without_parameters, name)
 
 
@@ -174,7 +174,7 @@ def check_a_process_without_parameters(rank: int, name: str) -> None:
     torch.testing.assert_close(model.state_dict(), alone.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_an_infinite_gradient_skips_the_step_everywhere(pair: Pair) -> None:
+def test_an_infinite_gradient_skips_the_step_everywhere(pair: Processes) -> None:
     pair(check_an_infinite_gradient_skips_the_step_everywhere)
 
 

@@ -34,23 +34,24 @@ def gloo_group(rank: int, world: int, store: str) -> Iterator[None]:
     )
     yield
     gc.collect()  # DDP and FSDP hold on to the group in cycles
-    dist.barrier()  # nobody leaves while the other still listens
+    dist.barrier()  # nobody leaves while others still listen
     dist.destroy_process_group()
 
 
-class Pair:
-    """Two processes in one gloo group that run one check after the other.
+class Processes:
+    """Processes in one gloo group, two by default, that run one check after the other.
 
     To start them and import torch takes longer than most checks, so they serve a whole session.
     """
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="pair-")
+    def __init__(self, world: int = WORLD) -> None:
+        self._world = world
+        self._folder = tempfile.TemporaryDirectory(prefix="processes-")
         self._starts = 0
         self._workers: list[tuple[Any, Any]] = []
 
     def __call__(self, check: Callable[..., None], *args: Any) -> None:
-        """Runs check(rank, *args) in both processes at once; raises if it fails in either."""
+        """Runs check(rank, *args) in all processes at once; raises if it fails in any."""
         if not self._workers:
             self._start()
         connections = [connection for _, connection in self._workers]
@@ -58,7 +59,7 @@ class Pair:
             connection.send((check, args))
         failures = self._failures(connections)
         if failures:
-            self.stop()  # one of them may still wait for the other
+            self.stop()  # some of them may still wait for the others
             raise AssertionError("\n".join(failures))
 
     def _failures(self, connections: list[Any]) -> list[str]:
@@ -86,15 +87,17 @@ class Pair:
         context = torch.multiprocessing.get_context("spawn")
         store = str(Path(self._folder.name) / f"store-{self._starts}")
         self._starts += 1
-        for rank in range(WORLD):
+        for rank in range(self._world):
             mine, theirs = context.Pipe()
-            worker = context.Process(target=_serve, args=(rank, store, theirs), daemon=True)
+            worker = context.Process(
+                target=_serve, args=(rank, self._world, store, theirs), daemon=True
+            )
             worker.start()
             theirs.close()
             self._workers.append((worker, mine))
 
     def stop(self) -> None:
-        """Ends both processes, in the middle of a check if need be."""
+        """Ends the processes, in the middle of a check if need be."""
         for worker, connection in self._workers:
             connection.close()
             worker.kill()
@@ -102,9 +105,9 @@ class Pair:
         self._workers = []
 
 
-def _serve(rank: int, store: str, connection: Any) -> None:
+def _serve(rank: int, world: int, store: str, connection: Any) -> None:
     warnings.simplefilter("ignore")
-    with gloo_group(rank, WORLD, store):
+    with gloo_group(rank, world, store):
         while True:
             try:
                 check, args = connection.recv()
@@ -120,6 +123,18 @@ def _serve(rank: int, store: str, connection: Any) -> None:
                 connection.send(traceback.format_exc())
             else:
                 connection.send(None)
+
+
+# Four processes as one row of shards, and as two replicas of two shards.
+MESHES = {"FSDP2": {"shard": 4}, "HSDP": {"replicate": 2, "shard": 2}}
+
+
+def mesh_of(name: str) -> Any:
+    """One of MESHES, over all processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    names, sizes = zip(*MESHES[name].items())
+    return init_device_mesh("cpu", sizes, mesh_dim_names=names)
 
 
 def everyones(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -33,12 +34,22 @@ OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
 BUILDS = {**YARDSTICKS, **OURS}
 
 
-def hypergradient_descent(params: Any, **options: Any) -> torch.optim.Optimizer:
-    """HD, which keeps a tensor of its own beside Nesterov's momentum."""
-    return yfkernels.HD(torch.optim.SGD(params, momentum=0.9, nesterov=True, **options))
+def hypergradient_descent(base: Build, params: Any, **options: Any) -> torch.optim.Optimizer:
+    """HD over an optimizer of any kind."""
+    return yfkernels.HD(base(params, **options))
 
 
-IN_FRAMEWORKS = {**BUILDS, "HD": partial(hypergradient_descent, lr=0.05)}
+# HD over each family of bases; beside Nesterov's momentum it keeps a tensor of its own.
+_BASES = {
+    "HD": partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True),
+    "HD-AdamW": YARDSTICKS["AdamW"],
+    "HD-QHM": OURS["QHM"],
+    "HD-QHAdam": OURS["QHAdam"],
+}
+WRAPPED: dict[str, Build] = {
+    name: partial(hypergradient_descent, base) for name, base in _BASES.items()
+}
+IN_FRAMEWORKS = {**BUILDS, "HD": WRAPPED["HD"]}
 # Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
 # number of processes rounds the codes otherwise, or signs the sketch. Allowed for that, some twice
 # what was seen: of parameters, absolute, and of diagnostics, relative.
@@ -134,6 +145,13 @@ def assert_resumes(run: Run, build: Build, folder: Path) -> None:
     whole = run(build, until=STEPS)
     run(build, until=CUT, save=folder)
     assert_same_bits(run(build, until=STEPS, load=folder), whole)
+
+
+def assert_near(seen: Mapping[str, Any], expected: Mapping[str, Any], rel: float) -> None:
+    """Two optimizers have measured and tuned the same but for rounding."""
+    assert seen.keys() == expected.keys()
+    for key, value in seen.items():
+        assert value == pytest.approx(expected[key], rel=rel, nan_ok=True), key
 
 
 def assert_close(a: Snapshot, b: Snapshot, atol: float = 1e-6) -> None:

@@ -1,6 +1,11 @@
 """What theory predicts for a choice of hyperparameters: stationary loss, stability, risk bounds."""
 
-from yfkernels.analysis.generalization import pac_bayes_bound, stationary_excess_loss
+from yfkernels.analysis.generalization import (
+    delayed_covariance,
+    delayed_pac_bayes_bound,
+    pac_bayes_bound,
+    stationary_excess_loss,
+)
 from yfkernels.analysis.staleness import (
     BestMomentum,
     algorithmic_momentum,
@@ -14,7 +19,9 @@ __all__ = [
     "BestMomentum",
     "algorithmic_momentum",
     "best_momentum",
+    "delayed_covariance",
     "delayed_excess_loss",
+    "delayed_pac_bayes_bound",
     "implicit_momentum",
     "pac_bayes_bound",
     "stability_limit",

@@ -1,4 +1,4 @@
-"""What theory says about the noise of SGD with momentum: stationary loss, a PAC-Bayes bound."""
+"""What theory says about the noise of SGD: stationary loss and covariance, PAC-Bayes bounds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels._checks import finite, require, require_number
+from yfkernels._checks import check_positive, check_whole, finite, require, require_number
 
 _SMALL_STEP = 0.25  # largest lr a / (1 - beta); the error of the expansion is then at most 1/64
+_SMALL_DELAYED_STEP = 0.1  # largest lr a (2 tau + 1) of `delayed_covariance`
 
 
 def _require_found(ok: bool, name: str, found: str, fix: str) -> None:
@@ -55,6 +56,21 @@ def _trace_of_product(a: Tensor, b: Tensor) -> float:
     return float(_diagonal(a) @ _diagonal(b))
 
 
+def _quadratic(curvature: Any, noise: Any) -> tuple[Tensor, Tensor]:
+    """Checks and returns A and S: of one size, positive definite and semidefinite."""
+    a, s = _symmetric("curvature", curvature), _symmetric("noise", noise)
+    sizes = (len(a), len(s))
+    fix = f"of curvature's size {sizes[0]}"
+    _require_found(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", fix)
+    lowest = float(_eigenvalues(a).min())
+    found = f"smallest eigenvalue {lowest}"
+    _require_found(lowest > 0.0, "curvature", found, "positive definite")
+    lowest, rounding = float(_eigenvalues(s).min()), -1e-7 * float(s.abs().max())
+    found = f"smallest eigenvalue {lowest}"
+    _require_found(lowest >= rounding, "noise", found, "positive semidefinite")
+    return a, s
+
+
 def stationary_excess_loss(
     curvature: Tensor, noise: Tensor, lr: float, beta: float = 0.0, nu: float = 1.0
 ) -> float:
@@ -91,22 +107,12 @@ def stationary_excess_loss(
         >>> round(stationary_excess_loss(curvature, noise, lr=0.1, beta=0.5), 4)
         0.0252
     """
-    a, s = _symmetric("curvature", curvature), _symmetric("noise", noise)
-    sizes = (len(a), len(s))
-    fix = f"of curvature's size {sizes[0]}"
-    _require_found(sizes[0] == sizes[1], "noise", f"of size {sizes[1]}", fix)
+    a, s = _quadratic(curvature, noise)
     for name, value in (("lr", lr), ("beta", beta), ("nu", nu)):
         require_number(name, value)
     require(0.0 <= beta < 1.0, "beta", beta, "in [0, 1)")
     require(0.0 <= nu <= 1.0, "nu", nu, "in [0, 1]")
-    curvatures, variances = _eigenvalues(a), _eigenvalues(s)
-    lowest, highest = float(curvatures.min()), float(curvatures.max())
-    found = f"smallest eigenvalue {lowest}"
-    _require_found(lowest > 0.0, "curvature", found, "positive definite")
-    lowest, rounding = float(variances.min()), -1e-7 * float(s.abs().max())
-    found = f"smallest eigenvalue {lowest}"
-    _require_found(lowest >= rounding, "noise", found, "positive semidefinite")
-    limit = _SMALL_STEP * (1.0 - beta) / highest
+    limit = _SMALL_STEP * (1.0 - beta) / float(_eigenvalues(a).max())
     ok = finite(lr) and 0.0 < lr <= limit * (1.0 + 1e-12)
     require(
         ok, "lr", lr, f"in (0, {limit:.6g}], a quarter of (1 - beta) over the largest curvature"
@@ -194,3 +200,111 @@ def pac_bayes_bound(
     kl = _gaussian_kl(sigma, mean - center, prior_variance)
     complexity = (kl - math.log(delta) + math.log(n) + 2.0) / (2 * n - 1)
     return float(empirical_risk) + math.sqrt(complexity)
+
+
+def delayed_covariance(curvature: Tensor, noise: Tensor, lr: float, delay: int) -> Tensor:
+    r"""Stationary covariance of SGD with stale gradients on the loss ½ (x - w)ᵀ A (x - w).
+
+    A gradient is A (x - w) plus independent noise of covariance S, and is used tau versions after
+    the one it was taken at. To second order in lr Sigma = Sigma' + Sigma'', where
+
+        A Sigma' + Sigma' A = lr S,   A Sigma'' + Sigma'' A = lr (2 tau + 1) A Sigma' A.
+
+    Where A and S have the same eigenvectors, with eigenvalues a and s², those of Sigma are
+    lr s² / (2 a) (1 + (tau + 1/2) lr a). So staleness widens what SGD samples from, and most in the
+    directions of large curvature, though not at first order.
+
+    Args:
+        curvature: A, symmetric positive definite, of shape (d, d), or (d,) if diagonal.
+        noise: S, symmetric positive semidefinite, of shape (d, d) or (d,): the covariance of a
+            batch's gradient.
+        lr: learning rate, > 0 and at most 0.1 / ((2 tau + 1) a) for the largest a.
+        delay: tau, versions between a gradient and its use, >= 0.
+
+    Returns:
+        Sigma, float64, of shape (d, d), or (d,) if both A and S are diagonal. With a fixed delay
+        its variances along the eigenvectors of A have a relative error of at most 0.3% in this
+        range; along others it was below 1.1%, and up to 5% with a nearly singular S. With delays
+        that vary independently of all else their mean is right to second order, too.
+
+    Raises:
+        TypeError, ValueError: an argument out of its range.
+
+    Source: the second order of the recursion's stationary covariance; derived for this package.
+
+    Example:
+        >>> curvature, noise = torch.tensor([1.0, 0.1]), torch.tensor([0.5, 0.5])
+        >>> delayed_covariance(curvature, noise, lr=0.01, delay=3)
+        tensor([0.0026, 0.0251], dtype=torch.float64)
+    """
+    a, s = _quadratic(curvature, noise)
+    check_whole("delay", delay, least=0)
+    check_positive("lr", lr)
+    curvatures, basis = torch.linalg.eigh(a) if a.ndim == 2 else (a, None)
+    limit = _SMALL_DELAYED_STEP / ((2 * delay + 1) * float(curvatures.max()))
+    fix = f"at most {limit:.6g}, 0.1 / ((2 delay + 1) a) for the largest curvature a"
+    require(lr <= limit * (1.0 + 1e-12), "lr", lr, fix)
+    if basis is None and s.ndim == 1:
+        return 0.5 * lr * s / a * (1.0 + (delay + 0.5) * lr * a)
+    s = torch.diag(s) if s.ndim == 1 else s
+    s = s if basis is None else basis.mT @ s @ basis
+    sums = curvatures[:, None] + curvatures
+    products = curvatures[:, None] * curvatures
+    sigma = lr * s / sums * (1.0 + (2 * delay + 1) * lr * products / sums)
+    return sigma if basis is None else basis @ sigma @ basis.mT
+
+
+def delayed_pac_bayes_bound(
+    empirical_risk: float,
+    curvature: Tensor,
+    noise: Tensor,
+    w: Tensor,
+    w0: Tensor,
+    prior_variance: float,
+    n: int,
+    *,
+    lr: float,
+    delay: int,
+    delta: float = 0.05,
+) -> float:
+    """Bounds the risk of the weights that asynchronous SGD leaves behind around a minimum.
+
+    `pac_bayes_bound` with the posterior N(w, Sigma), Sigma that of `delayed_covariance`. It holds
+    for that Gaussian whatever SGD really does; that SGD samples from it is the model: a quadratic
+    around w, constant Gaussian noise, a fixed delay, a small lr.
+
+    Where A and S have the same eigenvectors a delay adds about lr tau (lr tr(S) / l0 - 2 tr(A)) / 4
+    to the KL divergence: it lowers it while Sigma is narrower than the prior, as a larger lr does.
+    The price is in the empirical risk, for which `delayed_excess_loss` is a measure.
+
+    Args:
+        empirical_risk: R_emp, mean over weights from N(w, Sigma) of a loss in [0, 1]: measure it
+            over versions of the trained weights, not at w alone.
+        curvature, noise: A, the Hessian at w, and S, as for `delayed_covariance`.
+        w, w0: the minimum and the initialization, d elements in any shape.
+        prior_variance: l0, > 0.
+        n: number of training samples, >= 1.
+        lr, delay: as for `delayed_covariance`.
+        delta: probability, in (0, 1), that the bound does not hold.
+
+    Returns:
+        The bound; it may exceed 1, and then says nothing.
+
+    Raises:
+        TypeError, ValueError: an argument out of its range; Sigma is singular, as where a
+            diagonal S has zeros.
+
+    Source: the bound of Sun et al., doi 10.1145/3544782, for whose covariance that of stale
+    gradients was derived for this package.
+
+    Example:
+        >>> w, A = torch.zeros(2), torch.ones(2)
+        >>> options = {"prior_variance": 0.01, "n": 1000, "lr": 0.01}
+        >>> [
+        ...     round(delayed_pac_bayes_bound(0.1, A, A, w, w, delay=delay, **options), 4)
+        ...     for delay in (0, 4)
+        ... ]
+        [0.1778, 0.1777]
+    """
+    sigma = delayed_covariance(curvature, noise, lr, delay)
+    return pac_bayes_bound(empirical_risk, sigma, w, w0, prior_variance, n, delta)

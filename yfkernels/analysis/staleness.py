@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels._checks import check_positive, require, require_number
+from yfkernels._checks import check_positive, check_whole, require, require_number
 from yfkernels.tuners.delay import stability_limit as delay_limit
 
 _SMALL_STEP = 0.1  # largest lr a (2 tau + 1) of `delayed_excess_loss`
@@ -38,7 +38,7 @@ def implicit_momentum(workers: int) -> float:
         >>> [implicit_momentum(workers) for workers in (1, 2, 4, 8, 16)]
         [0.0, 0.5, 0.75, 0.875, 0.9375]
     """
-    _check_count("workers", workers, least=1)
+    check_whole("workers", workers, least=1)
     return 1.0 - 1.0 / workers
 
 
@@ -95,7 +95,7 @@ def stability_limit(delay: int, momentum: float = 0.0) -> float:
         >>> [round(stability_limit(delay, momentum=0.9), 3) for delay in (1, 3, 7, 15)]
         [0.1, 0.035, 0.016, 0.008]
     """
-    _check_count("delay", delay, least=0)
+    check_whole("delay", delay, least=0)
     _check_momentum(momentum)
     return delay_limit(delay, momentum)
 
@@ -134,7 +134,7 @@ def delayed_excess_loss(curvature: Tensor, noise: Tensor, lr: float, delay: int)
     )
     require(bool((a > 0.0).all()), "curvature", float(a.min()), "> 0 everywhere")
     require(bool((s >= 0.0).all()), "noise", float(s.min()), ">= 0 everywhere")
-    _check_count("delay", delay, least=0)
+    check_whole("delay", delay, least=0)
     check_positive("lr", lr)
     limit = _SMALL_STEP / ((2 * delay + 1) * float(a.max()))
     fix = f"at most {limit:.6g}, 0.1 / ((2 delay + 1) a) for the largest a"
@@ -176,7 +176,7 @@ def best_momentum(h_min: float, h_max: float, delay: int) -> BestMomentum:
     check_positive("h_min", h_min)
     check_positive("h_max", h_max)
     require(h_min <= h_max, "h_min", h_min, f"at most h_max, {h_max}")
-    _check_count("delay", delay, least=0)
+    check_whole("delay", delay, least=0)
     require(delay <= 64, "delay", delay, "at most 64")
     curvatures = torch.logspace(math.log10(h_min), math.log10(h_max), 17, dtype=torch.float64)
 
@@ -211,12 +211,6 @@ def _rates(products: Tensor, momentum: float, delay: int) -> Tensor:
     companion[..., 0, delay] -= products
     largest: Tensor = torch.linalg.eigvals(companion).abs().amax(-1)
     return largest
-
-
-def _check_count(name: str, value: Any, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"Invalid {name} type: {type(value).__name__} ({value!r}); give an int")
-    require(value >= least, name, value, f"at least {least}")
 
 
 def _check_momentum(momentum: Any) -> None:

@@ -147,6 +147,10 @@ class Batches:
         """Whether a push for this lease may still be applied."""
         return number in self._open
 
+    def epoch_of(self, number: int) -> int | None:
+        """The epoch of a lease's batch; None if the lease is not open."""
+        return self._open[number].stretch.epoch if self.is_open(number) else None
+
     def close(self, number: int) -> None:
         """The batch is answered, or given up: it is not lent again in this epoch.
 

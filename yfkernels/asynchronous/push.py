@@ -1,7 +1,8 @@
-"""What a worker and the server say to each other: versions, pulls, results of pushes."""
+"""What a worker and the server say to each other: versions, pulls, pushes and their results."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -48,3 +49,46 @@ class PushResult:
     applied: bool
     staleness: int
     refusal: Refusal | None = None
+
+
+class Request(NamedTuple):
+    """What a worker says when it asks for work, in most cases along with a gradient.
+
+    Attributes:
+        worker: its name.
+        version: of the parameters at which the gradient was taken; None without one.
+        lease: number of the lease of the gradient's batch; None without one.
+        loss: of that batch; NaN without one.
+    """
+
+    worker: str
+    version: Version | None = None
+    lease: int | None = None
+    loss: float = math.nan
+
+
+class Next(Enum):
+    """What a worker is to do next."""
+
+    WORK = "compute a gradient at the parameters that come with this"
+    WAIT = "ask again a little later: all batches are out, but one may come back"
+    STOP = "training has ended"
+
+
+class Reply(NamedTuple):
+    """What the server answers.
+
+    Attributes:
+        next: what the worker is to do. Parameters come with WORK alone.
+        version: the server's version now, that of the parameters.
+        result: what became of the gradient. None if none came, or it came after the end and was
+            left aside.
+        lease: number of the lease of the next batch; None without one.
+        indices: the samples of that batch; None if the server has no batches.
+    """
+
+    next: Next
+    version: Version
+    result: PushResult | None = None
+    lease: int | None = None
+    indices: tuple[int, ...] | None = None

@@ -157,21 +157,37 @@ class Planner:
             self._refuse_flat(groups)
         plan = Plan(groups, state, self._layout, self._backend, self._division, self.tables)
         self.tables = plan.tables
-        self._prepare_tuner(plan, len(groups))
+        self._prepare_tuner(plan, groups)
         statistics.publish(self._tuner, groups)
         plan.settle()
         self._streams = Streams([*plan.buffers(), *self._tuner.buffers()])
         return plan
 
-    def _prepare_tuner(self, plan: Plan, num_groups: int) -> None:
-        device = plan.tables[0].device if plan.tables else torch.device("cpu")
-        if self.tunes_on_host:
-            device = torch.device("cpu")
-        fused = [table.backend.name for table in plan.tables if table.backend.fused]
-        backend = backend_of(fused[0] if fused else "torch", device.type)
+    def _prepare_tuner(self, plan: Plan, groups: Groups) -> None:
+        device = self._tuning_device(plan, groups)
+        name = self._tuning_backend(plan)
+        backend = preferred(device.type) if name == "auto" else backend_of(name, device.type)
         if backend.unusable(device.type) is not None:
             backend = preferred(device.type)
-        self._tuner.prepare(plan.tables, plan.sharding, num_groups, device, backend)
+        self._tuner.prepare(plan.tables, plan.sharding, len(groups), device, backend)
+
+    def _tuning_device(self, plan: Plan, groups: Groups) -> torch.device:
+        if self.tunes_on_host:
+            return torch.device("cpu")
+        devices = [table.device for table in plan.tables]
+        devices += [param.device for param in params_of(groups) if not param.is_meta]
+        return devices[0] if devices else torch.device("cpu")
+
+    def _tuning_backend(self, plan: Plan) -> str:
+        """Which backend tunes: that of the tables, unless processes have to agree.
+
+        Backends round differently, and a process may have no table, or none of a fused backend:
+        what was asked for is the same for all of them.
+        """
+        if plan.sharding:
+            return self._backend
+        fused = [table.backend.name for table in plan.tables if table.backend.fused]
+        return fused[0] if fused else "torch"
 
     def _refuse_flat(self, groups: Groups) -> None:
         for index, param in enumerate(params_of(groups)):

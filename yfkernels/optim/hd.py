@@ -141,6 +141,8 @@ class HD(Wrapper):
         members, sharding = self._members(), self._sharding()
         if not members and not sharding:
             return loss
+        for group in self.param_groups:
+            self._begin(group)
         sums = self._passes.project(members, len(self.param_groups), sharding)
         if not all(math.isfinite(each["e_sq"]) for each in sums):
             for group in self.param_groups:
@@ -155,6 +157,12 @@ class HD(Wrapper):
         for m in kept:  # only now: Adam takes a state that has anything in it for its own
             self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
         return loss
+
+    def _begin(self, group: dict[str, Any]) -> None:
+        """All that steps put into a group is there from the first: torch's DCP reads no more."""
+        group.setdefault(SKIPPED, 0)
+        if self.form == "normalized":
+            group.setdefault(STATE, tuple(Normalized()))
 
     def _next_lr(self, group: dict[str, Any], sums: dict[str, float]) -> float:
         """Where the hypergradient takes the learning rate of a group."""

@@ -19,8 +19,8 @@ from yfkernels.tuners.hypergradient import Descent, Rule
 class MARTHE:
     r"""Tunes the learning rates of an optimizer by the gradient of a validation loss.
 
-    Beside each parameter w stands Z, the derivative of w with respect to the learning rate through the steps
-    that were taken, of which each step keeps mu:
+    Beside each parameter w stands Z, the derivative of w with respect to the learning rate through
+    the steps that were taken, of which each step keeps mu:
 
         Z <- mu A Z + B,    lr <- max(lr - hyper_lr <grad E(w), Z>, 0)
 
@@ -32,8 +32,8 @@ class MARTHE:
     what the user or a schedule makes it, and a schedule acts as a factor on the learning rate in
     use, which is in `group["tuned_lr"]` and `diagnostics()`: what is tuned is the rate where the
     schedule is at its largest, and a step that it has made small weighs as little. With several
-    groups Z is the derivative to a common shift of their learning rates, and each group's follows
-    the part that acts through its own parameters.
+    groups Z is the derivative with respect to a common shift of their learning rates, and each
+    group's follows the part that acts through its own parameters.
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and

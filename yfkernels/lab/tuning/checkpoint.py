@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from yfkernels._saving import load_plain, save_whole
+
 NAME = "checkpoint.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Writes a run's state; a kill at any moment leaves the one before, or this one."""
-    written = folder / f"{NAME}.new"
-    with written.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(folder / NAME)
+    save_whole(folder / NAME, state)
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -30,14 +26,7 @@ def load(folder: Path) -> dict[str, Any]:
         FileNotFoundError: nothing yet.
         ValueError: it cannot be read.
     """
-    path = folder / NAME
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch's own, pickle's and zipfile's
-        raise ValueError(f"cannot read {path}: remove it, or leave --resume out") from error
-    return state
+    return load_plain(folder / NAME, "remove it, or leave --resume out")
 
 
 def random_states() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from asynchronous.quadratic import Quadratic
 from torch import Tensor, nn
 
 from yfkernels.asynchronous import Batches, Refusal, Server, Simulator
-from yfkernels.asynchronous.simulator import fixed, in_order, memoryless, round_robin
+from yfkernels.asynchronous.engines.simulator import fixed, in_order, memoryless, round_robin
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,9 @@ import torch
 from torch import Tensor
 
 from yfkernels._checks import is_count, require
-from yfkernels.asynchronous.push import Refusal, Version
+from yfkernels.asynchronous.push import Version
+from yfkernels.asynchronous.record import Record, push_and_settle
 from yfkernels.asynchronous.server import Server
-
-
-class Record(NamedTuple):
-    """One push.
-
-    Attributes:
-        step: the server's version after it.
-        loss: at the parameters where its gradient was taken.
-        staleness: as the server found it.
-        applied: whether the server took a step.
-        refusal: why not.
-        epoch: of its batch; None without batches.
-    """
-
-    step: int
-    loss: float
-    staleness: int
-    applied: bool
-    refusal: Refusal | None
-    epoch: int | None
 
 
 class _Pending(NamedTuple):
@@ -40,7 +21,6 @@ class _Pending(NamedTuple):
     gradient: tuple[Tensor, ...]
     loss: float
     lease: int | None
-    epoch: int | None
 
 
 class Simulator:
@@ -105,25 +85,12 @@ class Simulator:
         loss = self._loss(None if lease is None else lease.indices)
         loss.backward()
         gradient = tuple(each.clone() for each in server.gradients)
-        number, epoch = (None, None) if lease is None else (lease.number, lease.epoch)
-        return _Pending(server.version, gradient, float(loss.detach()), number, epoch)
+        number = None if lease is None else lease.number
+        return _Pending(server.version, gradient, float(loss.detach()), number)
 
     def _push(self, pending: _Pending) -> Record:
-        server, lease = self._server, pending.lease
-        result = server.push(pending.gradient, version=pending.version, lease=lease)
-        if not result.applied and server.batches is not None and lease is not None:
-            if result.refusal is Refusal.NONFINITE:
-                server.batches.close(lease)
-            elif server.batches.is_open(lease):
-                server.batches.take_back(lease)
-        return Record(
-            server.version.number,
-            pending.loss,
-            result.staleness,
-            result.applied,
-            result.refusal,
-            pending.epoch,
-        )
+        version, gradient, loss, lease = pending
+        return push_and_settle(self._server, gradient, version=version, lease=lease, loss=loss)
 
 
 # ---- schedules: for each push, how many come between its pull and itself

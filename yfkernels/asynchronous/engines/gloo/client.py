@@ -1,0 +1,139 @@
+"""A worker's end of the gloo engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yfkernels._checks import check_positive, require
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
+from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
+from yfkernels.asynchronous.flat import FlatBuffers
+from yfkernels.asynchronous.push import Next, Reply, Request
+from yfkernels.asynchronous.worker import work as work_with
+
+
+def work(
+    model: nn.Module,
+    loss: Callable[[tuple[int, ...] | None], Tensor],
+    *,
+    timeout: float = 600.0,
+) -> int:
+    """Computes gradients for the server of rank 0 until it says that training has ended.
+
+    Args:
+        model: of the server's architecture; on any device. It takes the server's parameters.
+        loss: computes the loss of the model; called with the indices of a batch, or with None if
+            the server has no batches.
+        timeout: seconds of silence after which the server counts as lost.
+
+    Returns:
+        How many of its gradients were applied.
+
+    Raises:
+        RuntimeError: not started by torchrun.
+        ConnectionError: the server died, was silent, or closed the connection; it says why.
+    """
+    check_positive("timeout", timeout)
+    buffers = FlatBuffers(model)
+    meeting = meet(timeout)
+    try:
+        link = connect(meeting, Layout.of(buffers), timeout)
+        return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
+    except PeerLost as error:
+        raise ConnectionError(f"the server {error.reason}") from error
+
+
+def connect(meeting: Meeting, layout: Layout, timeout: float) -> PairLink:
+    """Connects a worker to the server of its run.
+
+    Args:
+        meeting: of the processes of the run.
+        layout: of the worker's model.
+        timeout: seconds of silence after which the server counts as lost.
+
+    Raises:
+        ValueError: this is the server.
+        ConnectionError: another process has the same rank, or the server does not come.
+    """
+    store, rank, _ = meeting
+    require(rank > 0, "rank", rank, "above 0; the server's calls serve()")
+    if store.add(f"here {rank}", 1) > 1:
+        raise ConnectionError(f"another process of this run has rank {rank}: are there two runs?")
+    token = int(store.get("token"))
+    pair = Pair(part_of(store, f"worker {rank}"), 1, timeout)
+    return PairLink(pair, Ends(token, rank, layout))
+
+
+class PairLink:
+    """Exchanges messages with the server, straight from and into flat tensors of the CPU.
+
+    Args:
+        pair: the connection.
+        ends: what the two ends agree on.
+    """
+
+    def __init__(self, pair: Pair, ends: Ends) -> None:
+        self._pair = pair
+        self._ends = ends
+        self._stages: dict[int, Tensor] = {}
+
+    def exchange(
+        self, request: Request, gradient: Sequence[Tensor] | None, parameters: Sequence[Tensor]
+    ) -> Reply:
+        """As `Link` says.
+
+        Raises:
+            PeerLost: the server died or was silent.
+            ConnectionError: it closed the connection, or sent what does not fit.
+        """
+        pair, ends = self._pair, self._ends
+        header = pack(ends.request(request, gradient is not None))
+        if gradient is None:
+            pair.send(header)
+        else:
+            pair.send(header, *self._from(gradient), pack(ends.header(Kind.END)))
+        reply = ends.read(pair.receive(), [Kind.REPLY, Kind.REFUSE])
+        if reply.kind is Kind.REFUSE:
+            pair.send(pack(ends.header(Kind.RECEIVED)))
+            raise ConnectionError(ends.why(reply))
+        pair.settle()
+        indices = None
+        if reply.next is Next.WORK:
+            indices = self._receive(reply.samples, parameters)
+        pair.send(pack(ends.header(Kind.RECEIVED)))
+        if reply.next is Next.STOP:
+            pair.settle()  # before this process ends
+        version = ends.version(reply)
+        return Reply(reply.next, version, reply.result, reply.lease, indices)
+
+    def _receive(self, samples: int | None, parameters: Sequence[Tensor]) -> tuple[int, ...] | None:
+        """The parameters, and the indices if there are any."""
+        indices = torch.empty(samples or 0, dtype=torch.int64, device="cpu")
+        stages = [self._stage(flat) for flat in parameters]
+        coming = [*stages, *([indices] if samples else [])]
+        self._ends.read(self._pair.receive(*coming), [Kind.END])
+        if not filled(coming):
+            raise WireError(Fault.SHORT)
+        for flat, stage in zip(parameters, stages):
+            if flat is not stage:
+                flat.copy_(stage)
+        return None if samples is None else tuple(indices.tolist())
+
+    def _from(self, flats: Sequence[Tensor]) -> list[Tensor]:
+        stages = [self._stage(flat) for flat in flats]
+        for flat, stage in zip(flats, stages):
+            if flat is not stage:
+                stage.copy_(flat)
+        return stages
+
+    def _stage(self, flat: Tensor) -> Tensor:
+        """A tensor of the CPU for another device's; itself if it is there."""
+        if flat.device.type == "cpu":
+            return flat
+        if flat.data_ptr() not in self._stages:
+            self._stages[flat.data_ptr()] = torch.empty_like(flat, device="cpu")
+        return self._stages[flat.data_ptr()]

@@ -1,0 +1,200 @@
+"""The server's end of the gloo engine: a thread for each worker."""
+
+from __future__ import annotations
+
+import time
+from threading import Condition, Thread
+
+import torch
+
+from yfkernels._checks import check_positive, require
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
+from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
+from yfkernels.asynchronous.push import Next, Request
+from yfkernels.asynchronous.server import Server
+from yfkernels.asynchronous.service import Answer, Service
+
+_LOOK = 0.05  # seconds between looks for workers that have come
+_FAREWELL = 5.0  # seconds for a worker to hear why it is served no longer
+
+
+def serve(server: Server | Service, *, timeout: float = 600.0, grace: float = 60.0) -> Service:
+    """Trains with the workers of ranks 1 and up until training has ended.
+
+    A worker that dies, is silent, or sends what does not fit is served no longer; the others go on.
+    No worker can join later. At the end, or on Ctrl-C, the workers are told, and the checkpoint
+    is written if the service has one.
+
+    Args:
+        server: what is trained; a `Service` for a callback, a checkpoint or a number of pushes.
+        timeout: seconds of silence after which a worker counts as lost. Longer than the longest
+            gradient takes: a worker that is lost does not come back. (`Batches.patience` says when
+            others get its batch, which costs it nothing else.)
+        grace: seconds that workers have, at the end, to finish their gradient and be told.
+
+    Returns:
+        The service, with the counts of every worker.
+
+    Raises:
+        RuntimeError: not started by torchrun; all workers are lost before the end.
+        OSError: the port is taken.
+
+    Example, `torchrun --nproc-per-node 3 train.py`:
+
+        torch.manual_seed(0)
+        x, y = torch.randn(512, 8), torch.randn(512, 1)
+        model = torch.nn.Linear(8, 1)
+
+        def loss(batch):
+            rows = list(batch)
+            return torch.nn.functional.mse_loss(model(x[rows]), y[rows])
+
+        if gloo.is_server():
+            optimizer = yfkernels.YellowFin(model.parameters())
+            gloo.serve(Server(model, optimizer, batches=Batches(512, 32, epochs=10)))
+            torch.save(model.state_dict(), "model.pt")
+        else:
+            gloo.work(model, loss)
+    """
+    check_positive("timeout", timeout)
+    check_positive("grace", grace)
+    service = server if isinstance(server, Service) else Service(server)
+    meeting = meet(timeout)
+    require(meeting.rank == 0, "rank", meeting.rank, "0; the others call work()")
+    Serving(service, meeting, timeout, grace).run()
+    return service
+
+
+class Serving:
+    """The threads that serve, and the one that looks after them.
+
+    Args:
+        service, timeout, grace: as of `serve`.
+        meeting: of the processes of the run.
+    """
+
+    def __init__(self, service: Service, meeting: Meeting, timeout: float, grace: float) -> None:
+        self._service = service
+        self._store = meeting.store
+        self._timeout = timeout
+        self._grace = grace
+        self._token = service.server.version.run
+        self._layout = Layout.of(service.server.buffers)
+        self._absent = set(range(1, meeting.world))
+        self._served: set[int] = set()
+        self._error: BaseException | None = None
+        self._changed = Condition()
+
+    def run(self) -> None:
+        """Returns when all workers have been told of the end."""
+        self._store.set("token", str(self._token))
+        try:
+            self._until_all_are_told()
+        except KeyboardInterrupt:
+            self._service.stop()
+            self._grace = min(self._grace, _FAREWELL)
+            self._until_all_are_told()
+            self._save()
+            raise
+        self._save()
+        if not self._service.finished:
+            losses = [f"{name} {', '.join(w.losses)}" for name, w in self._service.workers.items()]
+            raise RuntimeError(
+                f"no worker is left after {self._service.server.version.number} pushes: "
+                + ("; ".join(losses) or "none came")
+            )
+
+    def _until_all_are_told(self) -> None:
+        """Or are lost, or were given time enough."""
+        begin, end = time.monotonic(), None
+        while self._absent or self._served:
+            self._let_in()
+            with self._changed:
+                self._changed.wait(_LOOK)
+            if self._error is not None:
+                raise self._error
+            now = time.monotonic()
+            if self._service.finished:
+                end = now if end is None else end
+                if now > end + self._grace:
+                    break
+            elif not self._served and now > begin + self._timeout:
+                break
+        for rank in sorted(self._absent | self._served):
+            self._service.lost(_name(rank), "did not come to be told of the end")
+
+    def _let_in(self) -> None:
+        """Begins to serve those who have come."""
+        for rank in sorted(self._absent):
+            if self._store.check([f"here {rank}"]):
+                self._absent.remove(rank)
+                self._served.add(rank)
+                # No daemon, which would be torn out of gloo when Python ends. It ends with the
+                # worker, whom it tells of the end even after `serve` has returned.
+                Thread(target=self._serve, args=(rank,), name=_name(rank)).start()
+
+    def _save(self) -> None:
+        if self._service.checkpoint is not None:
+            self._service.save()
+
+    # ---- in the thread of one worker
+
+    def _serve(self, rank: int) -> None:
+        ends = Ends(self._token, rank, self._layout)
+        try:
+            pair = Pair(part_of(self._store, f"worker {rank}"), 0, self._timeout)
+            try:
+                self._talk(pair, ends, _name(rank))
+            except WireError as error:
+                self._service.lost(_name(rank), error.fault.value)
+                pair.send(pack(ends.header(Kind.REFUSE, fault=error.fault)))
+                pair.receive(timeout=_FAREWELL)
+            finally:
+                pair.close()
+        except PeerLost as error:
+            self._service.lost(_name(rank), error.reason)
+        except BaseException as error:  # of the optimizer, or of a callback: training cannot go on
+            self._error = error
+            self._service.stop()
+        finally:
+            with self._changed:
+                self._served.discard(rank)
+                self._changed.notify()
+
+    def _talk(self, pair: Pair, ends: Ends, worker: str) -> None:
+        """Answers a worker until it has been told of the end."""
+        flats = self._service.server.buffers.parameters
+        gradient = [torch.empty_like(flat, device="cpu") for flat in flats]
+        while True:
+            header = ends.read(pair.receive(), [Kind.ASK, Kind.PUSH])
+            if header.kind is Kind.ASK:
+                answer = self._service.answer(Request(worker))
+            else:
+                ends.read(pair.receive(*gradient), [Kind.END])
+                if not filled(gradient):
+                    raise WireError(Fault.SHORT)
+                request = Request(worker, ends.version(header), header.lease, header.loss)
+                answer = self._service.answer(request, gradient)
+            _send(pair, ends, answer)
+            if answer.reply.next is Next.STOP:
+                return
+
+
+def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
+    """Sends a reply and what belongs to it, and waits until all has arrived."""
+    reply, snapshot = answer
+    header = pack(ends.reply(reply))
+    if snapshot is None:
+        pair.send(header)
+        ends.read(pair.receive(), [Kind.RECEIVED])
+    else:
+        indices = [torch.tensor(reply.indices, device="cpu")] if reply.indices else []
+        with snapshot as parameters:
+            pair.send(header, *parameters, *indices, pack(ends.header(Kind.END)))
+            ends.read(pair.receive(), [Kind.RECEIVED])
+    pair.settle()
+
+
+def _name(rank: int) -> str:
+    return f"rank {rank}"
