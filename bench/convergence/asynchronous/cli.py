@@ -60,6 +60,7 @@ def run(
         for cell, outcome in track(trained, title, total=len(missing), console=Console()):
             trainings.write(out / FILE, cell, outcome, short)
 
+    train("Large learning rates", training.generalizing(seeds))
     train("Grid", training.grid())
     if all(cell in stored() for cell in training.grid()):
         train("Other seeds", training.repeated(stored(), seeds))

@@ -19,7 +19,10 @@ from yfkernels.asynchronous import Record, Server, Simulator
 from yfkernels.asynchronous.engines.simulator import memoryless, round_robin
 from yfkernels.lab.workloads.training import Task
 
-GRADIENTS = {"digits-conv": 960, "text-lstm": 960}  # of every training; multiples of WORKERS
+# of every training; multiples of WORKERS
+GRADIENTS = {"digits-conv": 960, "text-lstm": 960, "digits-mlp": 2880}
+COMPARED = ("digits-conv", "text-lstm")  # all contestants
+GENERALIZING = ("digits-conv", "digits-mlp")  # plain SGD, with every learning rate
 WORKERS = 16
 ARRANGEMENTS = {
     "round-robin": "16 workers in turn",
@@ -78,7 +81,7 @@ class Outcome:
 
 def grid() -> Iterator[Cell]:
     """Every learning rate of every contestant, with the first seed."""
-    for task in GRADIENTS:
+    for task in COMPARED:
         for arrangement in ARRANGEMENTS:
             for name in taking_part(arrangement):
                 for lr in CONTESTANTS[name].lrs or (0.0,):
@@ -93,10 +96,23 @@ def repeated(outcomes: Mapping[Cell, Outcome], seeds: int) -> Iterator[Cell]:
         seeds: how many in all.
     """
     for seed in range(1, seeds):
-        for task in GRADIENTS:
+        for task in COMPARED:
             for arrangement in ARRANGEMENTS:
                 for name in taking_part(arrangement):
                     yield replace(best(outcomes, task, arrangement, name), seed=seed)
+
+
+def generalizing(seeds: int) -> Iterator[Cell]:
+    """Plain SGD, stale and not: does a large learning rate help on examples that it has not seen?
+
+    Source of the question: Sun et al., "Scheduling Hyperparameters to Improve Generalization", doi
+    10.1145/3544782, who say so; their released code trains synchronously.
+    """
+    for seed in range(seeds):
+        for task in GENERALIZING:
+            for arrangement in ("round-robin", "sequential"):
+                for lr in CONTESTANTS["sgd"].lrs:
+                    yield Cell(task, arrangement, "sgd", lr, seed)
 
 
 def best(outcomes: Mapping[Cell, Outcome], task: str, arrangement: str, name: str) -> Cell:
