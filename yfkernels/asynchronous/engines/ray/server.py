@@ -84,7 +84,8 @@ class Serving:
             self._service.stop()
             raise
 
-    def _gradient(self, flats: Sequence[Bytes]) -> list[Tensor]:
+    def _gradient(self, flats: Sequence[Bytes]) -> Sequence[Tensor]:
+        """What has arrived, where it is: the optimizer reads Ray's shared memory."""
         dtypes, sizes = self._layout.dtypes, self._layout.sizes
         wanted = [(size * dtype.itemsize,) for dtype, size in zip(dtypes, sizes)]
         try:
@@ -93,7 +94,11 @@ class Serving:
             raise WireError(Fault.SHORT) from error
         if [tuple(tensor.shape) for tensor in tensors] != wanted:
             raise WireError(Fault.SHORT)
-        return [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        tensors = [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        buffers = self._service.server.buffers
+        if any(flat.device.type != "cpu" for flat in buffers.parameters):
+            return tensors
+        return buffers.gradients_in(tensors, read_only=True)
 
     def _answer(self, ends: Ends, header: Header, gradient: Sequence[Tensor] | None) -> list[Any]:
         worker = name_of(ends.worker)
