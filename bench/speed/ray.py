@@ -93,6 +93,7 @@ class Worker:
         self._echo = echo
         self._count = exchanges_of(megabytes)
         self._buffers = FlatBuffers(parameters_of(megabytes))
+        self._buffers.gradients[0].normal_(std=1e-3)
         self._link = ActorLink(server, Ends(token, number, Layout.of(self._buffers)))
         self._reply = self._link.exchange(Request(""), None, self._buffers.parameters)
         self._array = self._buffers.gradients[0].view(torch.uint8).numpy()
