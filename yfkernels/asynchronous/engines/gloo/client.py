@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yfkernels._checks import check_positive, require
-from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
 from yfkernels.asynchronous.engines.wire import Ends, Fault, Header, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.flat import FlatBuffers
@@ -91,37 +91,26 @@ class PairLink:
             ConnectionError: it closed the connection, or sent what does not fit.
         """
         pair, ends = self._pair, self._ends
+        stages = [self._stage(flat) for flat in parameters]
+        pair.expect(stages)
         header = pack(ends.request(request, gradient is not None))
-        if gradient is None:
-            pair.send(header)
-        else:
-            pair.send(header, *self._from(gradient), pack(ends.header(Kind.END)))
-        reply = ends.read(pair.receive(), [Kind.REPLY, Kind.REFUSE])
+        pair.send(header, () if gradient is None else self._from(gradient))
+        reply = ends.read(pair.header(), [Kind.REPLY, Kind.REFUSE])
         if reply.kind is Kind.REFUSE:
             pair.send(pack(ends.header(Kind.RECEIVED)))
             raise ConnectionError(self._why(reply))
         pair.settle()
-        indices = None
         if reply.next is Next.WORK:
-            indices = self._receive(reply.samples, parameters)
+            if not pair.complete():
+                raise WireError(Fault.SHORT)
+            for flat, stage in zip(parameters, stages):
+                if flat is not stage:
+                    flat.copy_(stage)
         pair.send(pack(ends.header(Kind.RECEIVED)))
         if reply.next is Next.STOP:
             pair.settle()  # before this process ends
         version = ends.version(reply)
-        return Reply(reply.next, version, reply.result, reply.lease, indices)
-
-    def _receive(self, samples: int | None, parameters: Sequence[Tensor]) -> tuple[int, ...] | None:
-        """The parameters, and the indices if there are any."""
-        indices = torch.empty(samples or 0, dtype=torch.int64, device="cpu")
-        stages = [self._stage(flat) for flat in parameters]
-        coming = [*stages, *([indices] if samples else [])]
-        self._ends.read(self._pair.receive(*coming), [Kind.END])
-        if not filled(coming):
-            raise WireError(Fault.SHORT)
-        for flat, stage in zip(parameters, stages):
-            if flat is not stage:
-                flat.copy_(stage)
-        return None if samples is None else tuple(indices.tolist())
+        return Reply(reply.next, version, reply.result, reply.lease, reply.indices)
 
     def _from(self, flats: Sequence[Tensor]) -> list[Tensor]:
         stages = [self._stage(flat) for flat in flats]

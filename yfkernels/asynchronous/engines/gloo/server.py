@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from threading import Condition, Thread
 
 import torch
+from torch import Tensor
 
 from yfkernels._checks import check_positive, require
-from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
 from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.push import Next, Request
@@ -149,7 +151,7 @@ class Serving:
             except WireError as error:
                 self._service.lost(_name(rank), error.fault.value)
                 pair.send(pack(ends.header(Kind.REFUSE, fault=error.fault)))
-                pair.receive(timeout=_FAREWELL)
+                pair.header(_FAREWELL)
             finally:
                 pair.close()
         except PeerLost as error:
@@ -164,21 +166,28 @@ class Serving:
 
     def _talk(self, pair: Pair, ends: Ends, worker: str) -> None:
         """Answers a worker until it has been told of the end."""
-        flats = self._service.server.buffers.parameters
-        gradient = [torch.empty_like(flat, device="cpu") for flat in flats]
+        gradient = self._stage()
+        header = ends.read(pair.header(), [Kind.ASK])
         while True:
-            header = ends.read(pair.receive(), [Kind.ASK, Kind.PUSH])
             if header.kind is Kind.ASK:
                 answer = self._service.answer(Request(worker))
-            else:
-                ends.read(pair.receive(*gradient), [Kind.END])
-                if not filled(gradient):
-                    raise WireError(Fault.SHORT)
+            elif pair.complete():
                 request = Request(worker, ends.version(header), header.lease, header.loss)
                 answer = self._service.answer(request, gradient)
+            else:
+                raise WireError(Fault.SHORT)
+            pair.expect(gradient)  # nothing is received before a first header fits
             _send(pair, ends, answer)
             if answer.reply.next is Next.STOP:
                 return
+            header = ends.read(pair.header(), [Kind.ASK, Kind.PUSH])
+
+    def _stage(self) -> Sequence[Tensor]:
+        """Where the gradients of one worker arrive; on the CPU the optimizer takes them there."""
+        buffers = self._service.server.buffers
+        if all(flat.device.type == "cpu" for flat in buffers.parameters):
+            return buffers.more_gradients()
+        return [torch.empty_like(flat, device="cpu") for flat in buffers.parameters]
 
 
 def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
@@ -187,12 +196,11 @@ def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
     header = pack(ends.reply(reply))
     if snapshot is None:
         pair.send(header)
-        ends.read(pair.receive(), [Kind.RECEIVED])
+        ends.read(pair.header(), [Kind.RECEIVED])
     else:
-        indices = [torch.tensor(reply.indices, device="cpu")] if reply.indices else []
         with snapshot as parameters:
-            pair.send(header, *parameters, *indices, pack(ends.header(Kind.END)))
-            ends.read(pair.receive(), [Kind.RECEIVED])
+            pair.send(header, parameters)
+            ends.read(pair.header(), [Kind.RECEIVED])
     pair.settle()
 
 
