@@ -149,7 +149,7 @@ class Task:
 def run(options: argparse.Namespace) -> None:
     """One process of the race."""
     torch.set_num_threads(1)
-    meeting = meet(_TIMEOUT)
+    meeting = meet()
     writer = csv.writer(sys.stdout)
     for megabytes in options.sizes:
         for optimizer in options.optimizers:

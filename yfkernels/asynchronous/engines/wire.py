@@ -256,13 +256,15 @@ class Ends(NamedTuple):
             WireError: it does not fit.
         """
         header = unpack(raw)
+        if header.kind is Kind.REFUSE and Kind.REFUSE in due:
+            return header  # which says what does not fit, so that it cannot fit itself
         if header.token != self.token:
             raise WireError(Fault.TOKEN)
         if header.worker != self.worker:
             raise WireError(Fault.WORKER)
         if header.kind not in due:
             raise WireError(Fault.KIND)
-        if header.layout != self.layout and header.kind is not Kind.REFUSE:
+        if header.layout != self.layout:
             raise WireError(Fault.MODEL)
         return header
 

@@ -39,7 +39,7 @@ def work(
     """
     check_positive("timeout", timeout)
     buffers = FlatBuffers(model)
-    meeting = meet(timeout)
+    meeting = meet()
     try:
         link = connect(meeting, Layout.of(buffers), timeout)
         return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
@@ -61,9 +61,13 @@ def connect(meeting: Meeting, layout: Layout, timeout: float) -> PairLink:
     """
     store, rank, _ = meeting
     require(rank > 0, "rank", rank, "above 0; the server's calls serve()")
-    if store.add(f"here {rank}", 1) > 1:
+    try:
+        others = store.add(f"here {rank}", 1) - 1
+        token = int(store.get("token"))
+    except RuntimeError as error:  # of the store
+        raise PeerLost("died") from error
+    if others:
         raise ConnectionError(f"another process of this run has rank {rank}: are there two runs?")
-    token = int(store.get("token"))
     pair = Pair(part_of(store, f"worker {rank}"), 1, timeout)
     return PairLink(pair, Ends(token, rank, layout))
 
@@ -71,14 +75,14 @@ def connect(meeting: Meeting, layout: Layout, timeout: float) -> PairLink:
 class PairLink:
     """Exchanges messages with the server, straight from and into flat tensors of the CPU.
 
-    Args:
+    Attributes:
         pair: the connection.
         ends: what the two ends agree on.
     """
 
     def __init__(self, pair: Pair, ends: Ends) -> None:
-        self._pair = pair
-        self._ends = ends
+        self.pair = pair
+        self.ends = ends
         self._stages: dict[int, Tensor] = {}
 
     def exchange(
@@ -90,7 +94,7 @@ class PairLink:
             PeerLost: the server died or was silent.
             ConnectionError: it closed the connection, or sent what does not fit.
         """
-        pair, ends = self._pair, self._ends
+        pair, ends = self.pair, self.ends
         stages = [self._stage(flat) for flat in parameters]
         pair.expect(stages)
         header = pack(ends.request(request, gradient is not None))
@@ -131,5 +135,5 @@ class PairLink:
         fault = Fault.CODE if header.fault is None else header.fault
         why = f"the server closed the connection, as it was sent what does not fit: {fault.value}"
         if fault is Fault.MODEL:
-            why += f"; the server has {header.layout}, this worker {self._ends.layout}"
+            why += f"; the server has {header.layout}, this worker {self.ends.layout}"
         return why

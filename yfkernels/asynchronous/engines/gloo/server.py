@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Condition, Thread
 
 import torch
@@ -62,7 +63,7 @@ def serve(server: Server | Service, *, timeout: float = 600.0, grace: float = 60
     check_positive("timeout", timeout)
     check_positive("grace", grace)
     service = server if isinstance(server, Service) else Service(server)
-    meeting = meet(timeout)
+    meeting = meet()
     require(meeting.rank == 0, "rank", meeting.rank, "0; the others call work()")
     Serving(service, meeting, timeout, grace).run()
     return service
@@ -101,7 +102,8 @@ class Serving:
             raise
         self._save()
         if not self._service.finished:
-            losses = [f"{name} {', '.join(w.losses)}" for name, w in self._service.workers.items()]
+            workers = sorted(self._service.workers.items())
+            losses = [f"{name} {', '.join(counts.losses)}" for name, counts in workers]
             raise RuntimeError(
                 f"no worker is left after {self._service.server.version.number} pushes: "
                 + ("; ".join(losses) or "none came")
@@ -150,15 +152,14 @@ class Serving:
                 self._talk(pair, ends, _name(rank))
             except WireError as error:
                 self._service.lost(_name(rank), error.fault.value)
-                pair.send(pack(ends.header(Kind.REFUSE, fault=error.fault)))
-                pair.header(_FAREWELL)
+                _dismiss(pair, ends, error.fault)
             finally:
                 pair.close()
         except PeerLost as error:
             self._service.lost(_name(rank), error.reason)
         except BaseException as error:  # of the optimizer, or of a callback: training cannot go on
-            self._error = error
             self._service.stop()
+            self._error = error
         finally:
             with self._changed:
                 self._served.discard(rank)
@@ -202,6 +203,13 @@ def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
             pair.send(header, parameters)
             ends.read(pair.header(), [Kind.RECEIVED])
     pair.settle()
+
+
+def _dismiss(pair: Pair, ends: Ends, fault: Fault) -> None:
+    """Tells a worker why the connection is closed; whether it hears it does not matter."""
+    with suppress(PeerLost):
+        pair.send(pack(ends.header(Kind.REFUSE, fault=fault)))
+        pair.header(_FAREWELL)
 
 
 def _name(rank: int) -> str:
