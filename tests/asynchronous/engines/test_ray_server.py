@@ -74,15 +74,16 @@ def worker(serving: Serving, service: Service) -> Worker:
 
 
 def test_a_push_is_applied_and_the_next_batch_comes(worker: Worker, service: Service) -> None:
-    reply, (flats, indices) = worker.ask()
+    reply, (flats,) = worker.ask()
     assert (reply.kind, reply.next, reply.lease) == (Kind.REPLY, Next.WORK, 0)
-    assert len(indices) == 2
+    assert reply.indices is not None
+    assert len(reply.indices) == 2
     own = service.server.buffers.parameters
     assert [flat.ctypes.data for flat in flats] == [flat.data_ptr() for flat in own]  # no copy
     assert [as_tensor(a, f.dtype).shape for a, f in zip(flats, worker.buffers.parameters)] == [
         flat.shape for flat in worker.buffers.parameters
     ]
-    reply, (flats, _) = worker.push(reply)
+    reply, (flats,) = worker.push(reply)
     assert reply.result is not None
     assert reply.result.applied
     assert float(as_tensor(flats[0], torch.float32)[0]) == 1.0
@@ -108,8 +109,8 @@ def test_the_gradient_stays_where_it_arrived_and_is_not_written_to(rule: Any) ->
 
 def test_the_end(worker: Worker, serving: Serving) -> None:
     serving.stop()
-    reply, (flats, indices) = worker.ask()
-    assert (reply.next, flats, indices) == (Next.STOP, [], None)
+    reply, (flats,) = worker.ask()
+    assert (reply.next, flats, reply.indices) == (Next.STOP, [], None)
     assert serving.finished()
 
 

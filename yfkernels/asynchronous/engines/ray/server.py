@@ -66,7 +66,7 @@ class Serving:
             flats: the gradient that follows it.
 
         Returns:
-            The reply's header, the parameters, and the indices of a batch as a list.
+            The reply's header, and the parameters if there is work.
         """
         ends = Ends(self._service.server.version.run, worker, self._layout)
         try:
@@ -110,7 +110,7 @@ class Serving:
         if snapshot is not None:
             with snapshot as parameters:
                 flats = [as_bytes(flat) for flat in parameters]
-        return [pack(ends.reply(reply)), flats, reply.indices]
+        return [pack(ends.reply(reply)), flats]
 
     # ---- to the driver
 
