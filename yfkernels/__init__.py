@@ -14,6 +14,7 @@ from yfkernels.optim.yellowfin import YellowFin
 from yfkernels.schedules.batch_size_sampler import BatchSizeSampler
 from yfkernels.schedules.multistage import MultistageSchedule
 from yfkernels.schedules.stage import Stage
+from yfkernels.tuners.closed_loop import ClosedLoop
 from yfkernels.tuners.single_step import single_step
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "QHM",
     "RTHO",
     "BatchSizeSampler",
+    "ClosedLoop",
     "MultistageSchedule",
     "QHAdam",
     "Stage",

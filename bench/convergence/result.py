@@ -40,7 +40,7 @@ class TrainingResult:
         final_loss: mean batch loss over the last 5% of the steps.
         train_loss: on the training set as a whole, in evaluation mode.
         test_loss: on the test set, in evaluation mode.
-        test_accuracy: share of right answers there; infinite where there are no classes.
+        test_accuracy: fraction of correct predictions there; infinite where there are no classes.
         spikes: times the running loss rose above twice its minimum so far.
         long_spikes: those of them that lasted more than 50 steps.
         longest_spike: in steps.

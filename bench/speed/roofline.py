@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from bench.common.tables import duration, rate
 from bench.speed.result import COPY, RaceResult
 
-_INK, _GREY, _COPY = "#23262b", "#6b7280", "#1f7a6d"
+_INK, _GRAY, _COPY = "#23262b", "#6b7280", "#1f7a6d"
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -28,10 +28,10 @@ _STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "axes.titlepad": 12,
     "text.color": _INK,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": _GRAY,
+    "ytick.color": _GRAY,
 }
-# Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is grey.
+# Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is gray.
 _COLORS = {
     "yellowfin-compact": "#7f1d1d",
     "yellowfin-diagonal": "#b45f78",
@@ -99,7 +99,7 @@ def draw(
             f"{machine}  ·  {results[0].dtype_name}  ·  torch {environment['torch']}  ·  "
             f"medians of {timing}",
             fontsize=8.5,
-            color=_GREY,
+            color=_GRAY,
         )
         figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.25)
 
@@ -130,7 +130,7 @@ def _draw_time(axes: Axes, result: RaceResult) -> None:
             xycoords="axes fraction",
             horizontalalignment="right",
             fontsize=7.5,
-            color=_GREY,
+            color=_GRAY,
         )
     top = 1.2 * max(times[key] for key in shown)
     axes.annotate(
@@ -187,7 +187,7 @@ def _plain_entrants(result: RaceResult) -> list[str]:
 
 
 def _color(key: str) -> str:
-    return _COLORS.get(key, _GREY)
+    return _COLORS.get(key, _GRAY)
 
 
 def _mark(axes: Axes, key: str, x: float, y: float, label: str | None = None) -> None:

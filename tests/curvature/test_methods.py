@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -145,8 +146,6 @@ def test_a_closure_of_another_minibatch() -> None:
 
 def test_jvp_needs_every_parameter_in_a_module() -> None:
     problem = Problem("mlp")
-    with pytest.raises(ValueError, match=r'modules: None; hvp="jvp" needs them'):
-        gradient_and_product(problem.closure, problem.params, problem.vectors, method="jvp")
     with pytest.raises(
         ValueError, match=r"owns params\[2\], a tensor of shape \(5, 8\).* and 1 more"
     ):
@@ -154,6 +153,56 @@ def test_jvp_needs_every_parameter_in_a_module() -> None:
             problem.closure, problem.params, problem.vectors, method="jvp",
             modules=problem.modules[:2],
         )  # fmt: skip
+
+
+def test_jvp_finds_modules_and_remembers_them() -> None:
+    problem = Problem("conv net")
+    calls: list[None] = []
+
+    def closure() -> Tensor:
+        calls.append(None)
+        return problem.closure()
+
+    product = HessianProduct("jvp")
+    for evaluations in (2, 1, 1):
+        _, wanted = expected(problem)
+        before = Surroundings(problem)
+        calls.clear()
+        found = product(closure, problem.params, problem.vectors)
+        assert len(calls) == evaluations
+        same(found.products, wanted, TOLERANCES["jvp"])
+        after = Surroundings(problem)
+        before.put_back()
+        gradient(problem.closure, problem.params)
+        assert after.unchanged(), "more than one evaluation has left its trace"
+
+
+def test_jvp_finds_modules_that_are_called_later() -> None:
+    """A second place of a weight, in a module of its own; its statistics count each step once."""
+    first, norm = nn.Linear(4, 4).double(), nn.BatchNorm1d(4, affine=False).double()
+    second = nn.Linear(4, 4, bias=False).double()
+    second.weight = first.weight
+    x = torch.randn(8, 4, dtype=torch.float64)
+    params = list(first.parameters())
+    vectors = [torch.randn_like(p) for p in params]
+
+    def one() -> Tensor:
+        return first(x).sin().square().mean()
+
+    def both() -> Tensor:
+        return norm(second(first(x).tanh())).sin().square().mean()
+
+    def exact(closure: Callable[[], Tensor]) -> list[Tensor]:
+        products = gradient_and_product(closure, params, vectors, method="reverse").products
+        return [p for p in products if p is not None]
+
+    closures = [one, both, both, one]
+    wanted = [exact(closure) for closure in closures]
+    norm.reset_running_stats()
+    product = HessianProduct("jvp")
+    for closure, products, counted in zip(closures, wanted, (0, 1, 2, 2)):
+        same(product(closure, params, vectors).products, products, TOLERANCES["jvp"])
+        assert int(norm.num_batches_tracked) == counted  # type: ignore[arg-type]
 
 
 def test_jvp_refuses_parameters_used_past_the_modules() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from losses import DIFFERENCES, EXACT, MODELS, TOLERANCES, Problem, Surroundings, expected, same
+from support.half_square import HalfSquare
 from torch import nn
 
 from yfkernels.curvature import gradient, gradient_and_product
@@ -67,6 +68,22 @@ def test_an_explicit_hessian() -> None:
             lambda: (w**4).sum() / 4 + w.sum() ** 2, [w], [z], method=method
         )
         same(result.products, [hessian @ z], TOLERANCES[method])
+
+
+@pytest.mark.parametrize("method", ["reverse", "central", "forward"])
+def test_a_gradient_that_is_the_parameter(method: str) -> None:
+    """It does not follow the parameter to where a difference is taken, nor after the call."""
+    w = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    before, z = w.detach().clone(), torch.ones(4, dtype=torch.float64)
+    (grad,), (product,) = gradient_and_product(
+        lambda: HalfSquare.apply(w), [w], [z], method=method
+    )[1:]
+    assert grad is not None
+    assert not grad.requires_grad
+    with torch.no_grad():
+        w.zero_()
+    assert torch.equal(grad, before)
+    same([product], [z], TOLERANCES[method])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -279,7 +279,8 @@ def test_without_gradients_nothing_happens(seed: int) -> None:
     before = run.vector()
     run.optimizer.step()
     assert torch.equal(run.vector(), before)
-    assert run.optimizer.diagnostics() == {"lr": [run.base.param_groups[0]["lr"]], "skipped": 0}
+    expected = {"lr": [run.base.param_groups[0]["lr"]], "hyper_lr": [0.3], "skipped": 0}
+    assert run.optimizer.diagnostics() == expected
 
 
 def test_groups_that_are_replaced_are_the_bases(seed: int) -> None:
@@ -298,6 +299,18 @@ def test_the_papers_step_sizes(name: str, seed: int) -> None:
         list(run.steps(range(4)))
         lrs.append(run.lr)
     assert lrs[0] == lrs[1] != run.base.param_groups[0]["lr"]
+
+
+def test_options_that_are_set_are_checked(seed: int) -> None:
+    optimizer = Run("Adam", seed, torch.float32, "cpu", form="multiplicative").optimizer
+    for wrong, need in ((-1.0, "finite and > 0"), (1.5, "below 1")):
+        with pytest.raises(ValueError, match=f"Invalid hyper_lr value: {wrong}; it must be {need}"):
+            optimizer.hyper_lr = wrong
+    assert optimizer.diagnostics()["hyper_lr"] == [0.02]
+    optimizer.hyper_lr = 0.5
+    assert optimizer.diagnostics()["hyper_lr"] == [0.5]
+    with pytest.raises(AttributeError):
+        optimizer.form = "additive"  # type: ignore[misc]
 
 
 def unstable_course(seed: int) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,11 +17,13 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from yfkernels import HD, MARTHE, RTHO, find_hyper_lr
+from yfkernels.optim._tuned_lr import begin_step, learn
 
 TUNERS: dict[str, Callable[..., Any]] = {
     "HD": lambda base: HD(base, form="additive"),
     "HD-normalized": HD,
     "MARTHE": MARTHE,
+    "MARTHE-additive": lambda base: MARTHE(base, form="additive"),
     "RTHO": RTHO,
 }
 
@@ -108,11 +111,86 @@ def test_the_value_is_the_first_that_holds(seed: int) -> None:
 
 
 def test_alpha_of_marthe(seed: int) -> None:
-    training = Training("MARTHE", seed)
+    training = Training("MARTHE-additive", seed)
     value = training.search(option="alpha", first=1e12, trials=30)
     assert training.tuner.alpha == value
     assert training.tuner.hyper_lr is None
     assert value < 1e12
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_the_form_stays(name: str, seed: int) -> None:
+    training = Training(name, seed)
+    before = training.tuner.form
+    training.search(first=1e-7)
+    assert training.tuner.form == before
+    assert training.tuner.hyper_lr == 1e-7
+
+
+def test_the_normalized_form_has_no_alpha(seed: int) -> None:
+    training = Training("MARTHE", seed)
+    with pytest.raises(ValueError, match=r"Invalid alpha value: .* give form='additive'"):
+        training.search(option="alpha")
+    assert training.tuner.alpha is None
+
+
+def test_groups_and_tensors_are_those_that_the_user_holds() -> None:
+    w, lr = nn.Parameter(torch.ones(3)), torch.tensor(0.1)
+    base = torch.optim.SGD([w], lr=lr)
+    tuner = HD(base)
+    groups, group = base.param_groups, base.param_groups[0]
+
+    def trial() -> Iterator[Tensor]:
+        for _ in range(3):
+            lr.mul_(0.5)
+            group["weight_decay"] = 0.3
+            w.grad = 2.0 * w.detach()
+            tuner.step()
+            yield w.square().sum()
+
+    find_hyper_lr(tuner, trial, model=nn.ParameterList([w]))
+    assert base.param_groups is groups
+    assert groups[0] is group
+    assert group["lr"] is lr
+    assert lr == torch.tensor(0.1)
+    assert group["weight_decay"] == 0.0
+    assert "tuned_lr" not in group
+
+
+class TakenOnce(torch.autograd.Function):
+    """A square whose derivative has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2.0 * ctx.saved_tensors[0] * grad
+
+
+@pytest.mark.filterwarnings("ignore:The loss cannot be differentiated twice")
+def test_how_the_hessian_is_multiplied_is_put_back() -> None:
+    """And it is part of the state: a resumed run takes the same products."""
+    w = nn.Parameter(torch.ones(3))
+    tuner = MARTHE(torch.optim.SGD([w], lr=0.01), mu=0.9)
+
+    def trial() -> Iterator[Tensor]:
+        for _ in range(3):
+            yield tuner.step(lambda: TakenOnce.apply(w).sum(), lambda: w.square().sum())
+
+    find_hyper_lr(tuner, trial, model=nn.ParameterList([w]))
+    assert not tuner.state_dict()["fell_back"]
+    list(trial())
+    saved = copy.deepcopy(tuner.state_dict())
+    assert saved["fell_back"]
+    resumed = MARTHE(torch.optim.SGD([w], lr=0.01), mu=0.9)
+    resumed.load_state_dict(saved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed.step(lambda: TakenOnce.apply(w).sum())
 
 
 @pytest.mark.parametrize("name", TUNERS)
@@ -197,13 +275,18 @@ def test_what_counts_as_divergence(seed: int) -> None:
     assert find_hyper_lr(training.tuner, trial, model=training.model) == 0.1
 
 
-def test_a_learning_rate_that_ends_at_zero_does_not_hold(seed: int) -> None:
+@pytest.mark.parametrize("scheduled", [0.0, 1.0])
+def test_a_learning_rate_that_is_tuned_to_zero_does_not_hold(scheduled: float, seed: int) -> None:
+    """A schedule may end there."""
     training = Training("HD", seed)
 
     def trial() -> Iterator[float]:
         lr = 0.0 if training.tuner.hyper_lr > 0.05 else 0.1
         for group in training.tuner.param_groups:
-            group["tuned_lr"], group["scheduled_lr"] = lr, float(group["lr"])
+            begin_step(group)
+            learn(group, lr)
+            group["lr"] *= scheduled
+            begin_step(group)
         yield 1.0
 
     assert find_hyper_lr(training.tuner, trial, model=training.model) == pytest.approx(0.01)

@@ -211,18 +211,79 @@ def test_the_additive_forms_end_at_zero() -> None:
     assert tuner.diagnostics()["hyper_lr"] == [0.0]
 
 
-def test_after_a_rate_of_zero_the_tuning_begins_anew(seed: int) -> None:
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "HD": HD,
+    "HD multiplicative": lambda base: HD(base, form="multiplicative"),
+    "HD additive": lambda base: HD(base, form="additive", hyper_lr=1e-5),
+    "MARTHE": lambda base: MARTHE(base, mu=0.9),
+    "MARTHE additive": lambda base: MARTHE(base, mu=0.9, hyper_lr=1e-5),
+}
+
+
+def one_step(tuner: Any, w: Tensor) -> None:
+    if isinstance(tuner, HD):
+        w.grad = 2.0 * w.detach()
+        tuner.step()
+    else:
+        tuner.step(lambda: w.square().sum(), lambda: w.square().sum())
+
+
+@pytest.mark.parametrize("low", [0.0, 1e-12])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_schedule_that_comes_back_finds_what_was_tuned(form: str, low: float, seed: int) -> None:
+    """Cosine with restarts: at its low nothing is learned, and nothing lost."""
     torch.manual_seed(seed)
-    w = nn.Parameter(torch.randn(5))
-    optimizer = HD(SGD([w], lr=0.1))
-    for lr in (0.0, 0.02):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        assert optimizer.diagnostics()["lr"] == [lr]
-        for _ in range(3):
-            w.grad = 2.0 * w.detach()
-            optimizer.step()
-    assert optimizer.diagnostics()["lr"][0] > 0.02
+    w = nn.Parameter(torch.randn(5, dtype=torch.float64))
+    base = SGD([w], lr=0.01)
+    tuner = FORMS[form](base)
+    for _ in range(5):
+        one_step(tuner, w)
+    base.param_groups[0]["lr"] = 0.01 * low
+    one_step(tuner, w)  # HD learns here from the last step at the full rate
+    tuned = tuner.diagnostics()["lr"][0] / low if low else None
+    for _ in range(10):
+        before = w.detach().clone()
+        one_step(tuner, w)
+        torch.testing.assert_close(w.detach(), before, rtol=1e-10, atol=0)
+    base.param_groups[0]["lr"] = 0.01
+    back = tuner.diagnostics()["lr"][0]
+    assert back > 0.01
+    if tuned is not None:
+        assert back == pytest.approx(tuned, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_warm_up_from_zero(form: str, seed: int) -> None:
+    """The tuning starts with the first rate that is not 0, and grows with the schedule."""
+    torch.manual_seed(seed)
+    w = nn.Parameter(torch.randn(5, dtype=torch.float64))
+    base = SGD([w], lr=0.0)
+    tuner = FORMS[form](base)
+    one_step(tuner, w)
+    assert tuner.diagnostics()["lr"] == [0.0]
+    for lr in (0.001, 0.002, 0.004):
+        before = tuner.diagnostics()["lr"][0]
+        base.param_groups[0]["lr"] = lr
+        expected = 2.0 * before if before else lr
+        assert tuner.diagnostics()["lr"] == [pytest.approx(expected)]
+        one_step(tuner, w)
+    assert 0.004 < tuner.diagnostics()["lr"][0] < 0.02
+
+
+def test_the_additive_form_descends_in_the_rate_at_the_schedules_height(seed: int) -> None:
+    """With lr = s r, s the schedule's factor: r <- r - hyper_lr s <g, B>."""
+    torch.manual_seed(seed)
+    w = nn.Parameter(torch.randn(5, dtype=torch.float64))
+    optimizer = HD(SGD([w], lr=0.1), form="additive", hyper_lr=1e-3)
+    rate, last = 0.1, None
+    for factor in (1.0, 0.5, 0.1, 0.7, 0.2):
+        optimizer.param_groups[0]["lr"] = 0.1 * factor
+        w.grad = 2.0 * w.detach()
+        if last is not None:
+            rate += 1e-3 * last[1] * float(w.grad @ last[0])
+        last = w.grad.clone(), factor
+        optimizer.step()
+        assert optimizer.diagnostics()["lr"] == [pytest.approx(rate * factor, rel=1e-9)]
 
 
 def test_a_group_that_leaves_the_closed_form_is_not_added() -> None:

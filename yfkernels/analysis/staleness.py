@@ -8,7 +8,6 @@ of a step was taken tau versions ago, and momentum is in Polyak's form:
 
 from __future__ import annotations
 
-import cmath
 import math
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from yfkernels._checks import check_positive, check_whole, require, require_number
+from yfkernels.tuners.delay import stability_limit as delay_limit
 
-_TOLERANCE = 1e-13  # of an angle
 _SMALL_STEP = 0.1  # largest lr a (2 tau + 1) of `delayed_excess_loss`
 
 
@@ -98,15 +97,7 @@ def stability_limit(delay: int, momentum: float = 0.0) -> float:
     """
     check_whole("delay", delay, least=0)
     _check_momentum(momentum)
-    low, high = 0.0, math.pi  # the angle grows with t
-    while high - low > _TOLERANCE:
-        middle = 0.5 * (low + high)
-        if (delay - 0.5) * middle + cmath.phase(cmath.rect(1.0, middle) - momentum) < 0.5 * math.pi:
-            low = middle
-        else:
-            high = middle
-    root = cmath.rect(1.0, high)
-    return abs(root - 1.0) * abs(root - momentum)
+    return delay_limit(delay, momentum)
 
 
 def delayed_excess_loss(curvature: Tensor, noise: Tensor, lr: float, delay: int) -> float:

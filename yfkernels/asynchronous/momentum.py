@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from yfkernels._checks import is_count, require
-from yfkernels.asynchronous.sample import Sample
-
-_RESOLVED = 64.0  # roundings that a move must span for a ratio to it to say anything
-_FEWEST = 16  # ratios of which a median is taken
+from yfkernels.ops.sample import Sample
+from yfkernels.tuners.total_momentum import RESOLVED, total_momentum
 
 
 class TotalMomentum:
@@ -92,21 +89,5 @@ class TotalMomentum:
         if at < 1:
             return None
         before, here, after = (self._history[index] for index in (at - 1, at, at + 1))
-        moves = here - before
-        rest = after - here - own
-        ratios = rest / moves
-        known = ratios.isfinite()
-        smallest = _RESOLVED * self._sample.resolution * here.abs()
-        usable = known & (moves.abs() > smallest)
-        if int(usable.sum()) >= min(_FEWEST, len(moves)):
-            return float(ratios[usable].median())
-        return _weighted_median(ratios[known], moves[known].abs())
-
-
-def _weighted_median(values: Tensor, weights: Tensor) -> float | None:
-    """The value that half of the weight lies below; None if there is no weight."""
-    if not bool(weights.any()):
-        return None
-    order = values.argsort()
-    below = weights[order].cumsum(0)
-    return float(values[order][torch.searchsorted(below, 0.5 * below[-1])])
+        smallest = RESOLVED * self._sample.resolution * here.abs()
+        return total_momentum(here - before, after - here, own, smallest)

@@ -18,6 +18,7 @@ from yfkernels.asynchronous.flat import FlatBuffers, Gradients, all_finite
 from yfkernels.asynchronous.push import Pulled, PushResult, Refusal, Version
 from yfkernels.asynchronous.push_log import PushLog
 from yfkernels.asynchronous.staleness import StalenessRule, scaled_lr, weighs_gradient
+from yfkernels.optim.yellowfin import YellowFin
 
 
 class Server:
@@ -143,7 +144,7 @@ class Server:
         if refusal is not None:
             self.log.refuse(refusal)
             return PushResult(False, staleness, refusal)
-        self._step(given, weight)
+        self._step(given, weight, staleness)
         self._version = self._version._replace(number=self._version.number + 1)
         self.log.apply(staleness)
         if self.batches is not None and lease is not None:
@@ -176,7 +177,7 @@ class Server:
             return self.batches is None and lease is None
         return self.batches.is_open(lease)
 
-    def _step(self, given: Sequence[Tensor], weight: float) -> None:
+    def _step(self, given: Sequence[Tensor], weight: float, staleness: int) -> None:
         scales = self._scales_gradient and weight != 1.0
         applied = self.gradients
         if self.buffers.own(given) and not (scales and given.read_only):
@@ -190,7 +191,10 @@ class Server:
                 gradient.mul_(weight)
             weight = 1.0
         with nullcontext() if weight == 1.0 else scaled_lr(self.optimizer, weight):
-            self.optimizer.step()
+            if isinstance(self.optimizer, YellowFin):
+                self.optimizer.step(staleness=staleness)
+            else:
+                self.optimizer.step()
 
     # ---- checkpoint
 

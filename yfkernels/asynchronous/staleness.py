@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels._checks import check_fraction, check_positive, require, require_number
-from yfkernels.asynchronous.sample import Sample
+from yfkernels.ops.sample import Sample
 from yfkernels.optim.qhm import QHM
 
 _COORDINATES = 65_536  # of which a gate takes its cosine: its standard error is then 1/256 or less

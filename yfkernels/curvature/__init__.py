@@ -2,7 +2,7 @@
 
 from yfkernels.curvature.closures import Closure, Gradient, Product, Tensors, gradient
 from yfkernels.curvature.evaluation import validation_gradient
-from yfkernels.curvature.modules import Discovered, discover, find_modules
+from yfkernels.curvature.modules import Discovered, discover
 from yfkernels.curvature.product import METHODS, HessianProduct, gradient_and_product
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Product",
     "Tensors",
     "discover",
-    "find_modules",
     "gradient",
     "gradient_and_product",
     "validation_gradient",

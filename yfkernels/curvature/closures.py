@@ -72,7 +72,7 @@ def evaluated(closure: Closure) -> Tensor:
 def differentiated(
     loss: Tensor, params: Sequence[Tensor], *, create_graph: bool = False
 ) -> Tensors:
-    """The gradient of a loss; refuses what a closure must not have done."""
+    """The gradient of a loss, in other memory than `params`; refuses what no closure may do."""
     # Functions marked as once_differentiable refuse to be differentiated twice only where what
     # comes back to them needs a gradient, which a loss's own 1 does not.
     one = torch.ones_like(loss, requires_grad=create_graph)
@@ -91,7 +91,13 @@ def differentiated(
                 f"Invalid gradient of params[{index}]: its layout is {grad.layout}; "
                 "make it dense, such as with Embedding(sparse=False)"
             )
-    return list(grads)
+    # A backward that returns its own input would let the gradient move with the parameter.
+    own = {p.untyped_storage().data_ptr() for p in params}
+    with torch.set_grad_enabled(create_graph):
+        return [
+            grad.clone() if grad is not None and grad.untyped_storage().data_ptr() in own else grad
+            for grad in grads
+        ]
 
 
 def check_params(params: Sequence[Tensor]) -> None:

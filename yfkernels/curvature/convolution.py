@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 _aten: Any = torch.ops.aten
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 Numbers: TypeAlias = int | Sequence[int]
 
 
 def convolution(
-    function: Any,
+    function: Any,  # of CONVOLUTIONS
     input: Tensor,  # from here on the arguments of torch.conv2d
     weight: Tensor,
     bias: Tensor | None = None,
@@ -27,7 +28,7 @@ def convolution(
     dilation: Numbers = 1,
     groups: int = 1,
 ) -> Any:
-    """As `function`, one of torch.conv1d, conv2d and conv3d, and with its values and gradients."""
+    """As `function`, and with its values and gradients."""
     if isinstance(padding, str) or not _is_taken(input, weight):
         return function(input, weight, bias, stride, padding, dilation, groups)
     sides = weight.dim() - 2

@@ -11,18 +11,21 @@ from torch.autograd import forward_ad
 
 from yfkernels.curvature.closures import Closure, Product, differentiated, evaluated
 from yfkernels.curvature.eager import twice_differentiable
-from yfkernels.curvature.modules import Owner, owners
+from yfkernels.curvature.modules import Owner, UnknownModuleError, owners
 
 
 def jvp(
     closure: Closure,
     params: Sequence[Tensor],
     vectors: Sequence[Tensor],
-    modules: Iterable[nn.Module] | None,
+    modules: Iterable[nn.Module],
 ) -> Product:
     """g(w + e z) = g(w) + e H z with e² = 0  (Pearlmutter 1994); exact, one evaluation.
 
     The modules hold w + e z in place of w while the closure runs.
+
+    Raises:
+        UnknownModuleError: a parameter is used in another place than these modules.
     """
     places = owners(params, modules)
     with forward_ad.dual_level(), twice_differentiable():
@@ -35,7 +38,7 @@ def jvp(
             grads = differentiated(loss, [*duals, *params])
         for index, direct in enumerate(grads[len(params) :]):
             if direct is not None:
-                raise ValueError(
+                raise UnknownModuleError(
                     f"Invalid closure: it uses params[{index}] other than through a module, where "
                     'hvp="jvp" does not see it; use hvp="reverse" or hvp="central"'
                 )

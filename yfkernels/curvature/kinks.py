@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from yfkernels.curvature.closures import Closure
+from yfkernels.curvature.convolution import CONVOLUTIONS
 
 _aten: Any = torch.ops.aten
 Arguments: TypeAlias = dict[str, Any]
@@ -73,7 +74,6 @@ _POOLS: dict[Any, int] = {
     F.adaptive_max_pool2d: 2,
     F.adaptive_max_pool3d: 3,
 }
-_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 _TF32 = 2.0**-10  # its machine epsilon
 
 
@@ -113,7 +113,7 @@ class Pieces:
                 epsilon = torch.finfo(torch.get_autocast_dtype(device)).eps
                 self.epsilon = max(self.epsilon, epsilon)
         if "cuda" in self.devices and self.epsilon < _TF32:
-            convolves = function in _CONVOLUTIONS and torch.backends.cudnn.allow_tf32
+            convolves = function in CONVOLUTIONS and torch.backends.cudnn.allow_tf32
             multiplies = torch.backends.cuda.matmul.allow_tf32
             # float64 has no TF32
             if (convolves or multiplies) and self.epsilon > torch.finfo(torch.float64).eps:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from yfkernels.curvature.batch_norm import batch_norm
-from yfkernels.curvature.convolution import convolution
-
-_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+from yfkernels.curvature.convolution import CONVOLUTIONS, convolution
 
 
 class ShortSecondDerivatives(TorchFunctionMode):
@@ -28,6 +25,6 @@ class ShortSecondDerivatives(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.batch_norm:
             return batch_norm(*args, **kwargs)
-        if func in _CONVOLUTIONS:
+        if func in CONVOLUTIONS:
             return convolution(func, *args, **kwargs)
         return func(*args, **kwargs)

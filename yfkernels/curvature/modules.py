@@ -57,6 +57,10 @@ def find_modules(closure: Closure, params: Sequence[Tensor]) -> list[nn.Module]:
     return found
 
 
+class UnknownModuleError(ValueError):
+    """A parameter is used by a module that is not among those given."""
+
+
 class Owner(NamedTuple):
     """A place where a parameter is registered; a tied one has several."""
 
@@ -65,14 +69,12 @@ class Owner(NamedTuple):
     number: int  # in params
 
 
-def owners(params: Sequence[Tensor], modules: Iterable[nn.Module] | None) -> list[Owner]:
+def owners(params: Sequence[Tensor], modules: Iterable[nn.Module]) -> list[Owner]:
     """All places of all parameters.
 
     Raises:
-        ValueError: `modules` is None, or no module owns some parameter.
+        UnknownModuleError: no module owns some parameter.
     """
-    if modules is None:
-        raise ValueError('Invalid modules: None; hvp="jvp" needs them, such as model.modules()')
     indices = {id(p): index for index, p in enumerate(params)}
     found = [
         Owner(module, name, indices[id(p)])
@@ -84,7 +86,7 @@ def owners(params: Sequence[Tensor], modules: Iterable[nn.Module] | None) -> lis
     if missing:
         shown = ", ".join(f"params[{i}], {described(params[i])}" for i in missing[:3])
         more = f", and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(
+        raise UnknownModuleError(
             f"Invalid modules: none of them owns {shown}{more}; give all of model.modules(), "
             'or use hvp="reverse" or hvp="central", which need no modules'
         )

@@ -12,6 +12,7 @@ from yfkernels._warn import warn
 from yfkernels.curvature.closures import Closure, Product, check_params, check_vectors
 from yfkernels.curvature.difference import difference
 from yfkernels.curvature.jvp import jvp
+from yfkernels.curvature.modules import UnknownModuleError, find_modules
 from yfkernels.curvature.reverse import reverse
 from yfkernels.curvature.surroundings import Surroundings
 
@@ -45,11 +46,12 @@ def gradient_and_product(
         params: the parameters, all with requires_grad.
         vectors: z, a tensor for each parameter, of its shape and on its device.
         method: "reverse": exact, one evaluation, differentiated twice. "jvp": exact, by dual
-            numbers in the modules; needs `modules`. "central": three gradients; takes any
-            operation; relative error about 1e-3 in float32, 1e-9 in float64. "forward": two
-            gradients, about 1e-2 and 1e-7; the cheapest for conv nets. Under autocast to bfloat16
-            the exact ones err by 1e-2 to 1e-1, and differences keep a rough direction at best.
-            "auto": reverse; central with a warning where an operation has no second derivative.
+            numbers in the modules; one evaluation more where it has to find them. "central": three
+            gradients; takes any operation; relative error about 1e-3 in float32, 1e-9 in float64.
+            "forward": two gradients, about 1e-2 and 1e-7; the cheapest for conv nets. Under
+            autocast to bfloat16 the exact ones err by 1e-2 to 1e-1, and differences keep a rough
+            direction at best. "auto": reverse; central with a warning where an operation has no
+            second derivative.
         modules: all of model.modules(), or what discover() found. None: the modules that the
             closure calls.
 
@@ -60,7 +62,7 @@ def gradient_and_product(
     Raises:
         TypeError: `closure` returned no tensor, or `params` or `vectors` hold something else.
         ValueError: the loss is no scalar or needs no gradient, shapes differ, the method is
-            unknown, or jvp does not find a parameter in `modules`.
+            unknown, or jvp finds a parameter in no module.
         RuntimeError: an operation lacks the derivative that "reverse" or "jvp" needs. One thing
             cannot be noticed: an autograd.Function whose backward only scales what its forward has
             stored, such as fused losses, has a second derivative of 0 for "reverse"; use "central".
@@ -77,7 +79,10 @@ def gradient_and_product(
 
 
 class HessianProduct:
-    """`gradient_and_product` for many steps: it remembers what "auto" has found to work.
+    """`gradient_and_product` for many steps: it remembers what has worked.
+
+    That is the method of "auto", and the modules of "jvp": it looks for more of them in a step that
+    uses a parameter in another place.
 
     Args:
         method: as `gradient_and_product` has it.
@@ -93,6 +98,7 @@ class HessianProduct:
         self.modules = None if modules is None else list(modules)
         self.settled = _EXACT if method == "auto" else method
         self._inspected = False
+        self._found: list[nn.Module] = []  # by jvp, where no modules are given
 
     def __call__(
         self, closure: Closure, params: Sequence[Tensor], vectors: Sequence[Tensor]
@@ -122,6 +128,16 @@ class HessianProduct:
             self.settled = _ANY
             return result
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether "auto" has met an operation that takes differences only."""
+        return self.method == "auto" and self.settled == _ANY
+
+    @fell_back.setter
+    def fell_back(self, value: bool) -> None:
+        if self.method == "auto":
+            self.settled = _ANY if value else _EXACT
+
     def _attempt(
         self, method: str, closure: Closure, params: Sequence[Tensor], vectors: Sequence[Tensor]
     ) -> Product:
@@ -134,12 +150,31 @@ class HessianProduct:
                     self._inspected = True
                     return result
                 if method == "jvp":
-                    return jvp(closure, params, vectors, self.modules)
+                    return self._jvp(closure, params, vectors, before)
                 central = method == "central"
                 return difference(closure, params, vectors, before, central=central)
         except BaseException:
             before.put_back()
             raise
+
+    def _jvp(
+        self,
+        closure: Closure,
+        params: Sequence[Tensor],
+        vectors: Sequence[Tensor],
+        before: Surroundings,
+    ) -> Product:
+        """In the given modules, or in those that were found; looks anew where these do not do."""
+        if self.modules is not None:
+            return jvp(closure, params, vectors, self.modules)
+        if self._found:
+            try:
+                return jvp(closure, params, vectors, self._found)
+            except UnknownModuleError:  # the closure calls one that no earlier step has called
+                before.put_back()
+        found = find_modules(closure, params)
+        self._found = list(dict.fromkeys([*self._found, *found]))
+        return jvp(closure, params, vectors, self._found)
 
 
 # What torch says where an operation lacks a derivative; a group is its name.

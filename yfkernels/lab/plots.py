@@ -36,7 +36,7 @@ class Trained(Protocol):
 
     @property
     def test_accuracy(self) -> float:
-        """Share of right answers on the test set, 0 to 1."""
+        """Fraction of correct predictions on the test set, 0 to 1."""
 
 
 def mean_of(series: Sequence[Series]) -> Series:
@@ -90,7 +90,7 @@ def plot_batch_sizes(
 ) -> Figure:
     """Draws where trainings with different batch sizes ended: mean and range over the seeds.
 
-    Two panels: wrong answers on the test set and training loss.
+    Two panels: test error and training loss.
 
     Args:
         outcomes: label to batch size to one outcome for each seed.
@@ -107,7 +107,7 @@ def plot_batch_sizes(
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(SMALL_INCHES)
         errors, losses = panels = figure.subplots(1, 2)
-        errors.set(title="Test set: wrong answers", yscale="log")
+        errors.set(title="Test error", yscale="log")
         errors.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         errors.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         errors.yaxis.set_minor_locator(NullLocator())
@@ -181,7 +181,7 @@ def _name_panels(panels: Mapping[str, Axes], smoothing: int) -> None:
             "ylabel": "cross entropy [nats]",
             "yscale": "log",
         },
-        "test_accuracy": {"title": "Test accuracy", "ylabel": "right answers"},
+        "test_accuracy": {"title": "Test accuracy", "ylabel": "accuracy"},
         "lr": {"title": "Step size", "ylabel": "lr", "yscale": "log"},
         "momentum": {"title": "Momentum", "ylabel": "momentum", "ylim": (-0.02, 1.02)},
         "curvature": {

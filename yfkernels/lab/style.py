@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Okabe and Ito's palette, which the color-blind can tell apart; grey stands for its black.
+# Okabe and Ito's palette, which the color-blind can tell apart; gray stands for its black.
 PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INCHES = (12.0, 7.0)
 SMALL_INCHES = (12.0, 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class ClosedForm(Protocol):
         """Weight decay: (in the gradient, beside it)."""
         ...
 
+    def writes_gradients(self, group: Group) -> bool:
+        """Whether a step may write into the gradients."""
+        ...
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         """What the family wants besides its head, for the step that comes.
 
@@ -58,6 +63,11 @@ class _SGD:
     def decay(self, group: Group) -> tuple[float, float]:
         return float(group["weight_decay"]), 0.0
 
+    def writes_gradients(self, group: Group) -> bool:
+        # torch's foreach form adds the buffer to them; None: torch chooses a form by the device
+        may_be_foreach = group["foreach"] is not False and not group.get("fused")
+        return bool(group["nesterov"]) and may_be_foreach
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         momentum = float(group["momentum"])
         if not momentum:
@@ -82,6 +92,9 @@ class _QHM:
     def decay(self, group: Group) -> tuple[float, float]:
         return _decay(group, bool(group["decoupled_weight_decay"]))
 
+    def writes_gradients(self, group: Group) -> bool:
+        return False
+
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         beta, nu = float(group["beta"]), float(group["nu"])
         return {"momentum": beta, "fresh": 1.0 - beta, "plain": 1.0 - nu, "averaged": nu}
@@ -102,6 +115,9 @@ class _Adam:
 
     def decay(self, group: Group) -> tuple[float, float]:
         return _decay(group, bool(group.get("decoupled_weight_decay", False)))
+
+    def writes_gradients(self, group: Group) -> bool:
+        return False
 
     def coefficients(self, group: Group, *, begun: bool, step: int) -> Coefficients:
         beta1, beta2 = map(float, group["betas"])
@@ -154,22 +170,43 @@ def closed_form(base: Optimizer, owner: str) -> ClosedForm:
     """How the step of an optimizer is differentiated.
 
     Args:
-        base: the optimizer.
+        base: the optimizer, or one of a subclass that leaves the step to its parent.
         owner: who asks, for messages.
 
     Raises:
-        TypeError: `base` is no optimizer, or none of those with a closed form.
+        TypeError: `base` is no optimizer, none of those with a closed form, or steps otherwise.
     """
-    if form := _FORMS.get(type(base)):
-        return form
+    kind = type(base)
+    known = next((parent for parent in kind.__mro__ if parent in _FORMS), None)
+    if known is not None and _own_steps(kind, known) is None:
+        return _FORMS[known]
     rooms = {"torch": "torch.optim", "yfkernels": "yfkernels"}
-    names = [f"{rooms[kind.__module__.partition('.')[0]]}.{kind.__name__}" for kind in _FORMS]
+    names = [f"{rooms[each.__module__.partition('.')[0]]}.{each.__name__}" for each in _FORMS]
+    unknown = "others"
+    if known is not None:
+        unknown = (
+            f"a subclass with a {_own_steps(kind, known)} of its own, which may step otherwise"
+        )
     raise TypeError(
-        f"Invalid base type: {type(base).__module__}.{type(base).__qualname__}; {owner} wraps an "
-        f"optimizer and knows how the steps of {', '.join(names)} depend on the learning rate, but "
-        f"not those of a subclass: give it one of them, such as "
-        f"{owner}(torch.optim.SGD(params, lr))"
+        f"Invalid base type: {kind.__module__}.{kind.__qualname__}; {owner} wraps an optimizer and "
+        f"knows how the steps of {', '.join(names)} depend on the learning rate, but not those of "
+        f"{unknown}: give it one of them, such as {owner}(torch.optim.SGD(params, lr))"
     )
+
+
+def _own_steps(kind: type, known: type) -> str | None:
+    """What a subclass has replaced of its parent's step and of the private parts of it."""
+    for name in dir(known):
+        is_private = name.startswith("_") and not name.startswith("__")
+        if (name == "step" or is_private) and _unhooked(kind, name) is not _unhooked(known, name):
+            return name
+    return None
+
+
+def _unhooked(kind: type, name: str) -> object:
+    """An attribute of a class, without the wrapper that torch puts around step()."""
+    found = inspect.getattr_static(kind, name)
+    return found.__wrapped__ if getattr(found, "hooked", False) else found
 
 
 def steps_of(

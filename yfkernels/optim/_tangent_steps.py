@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yfkernels._checks import require
 from yfkernels._warn import warn
 from yfkernels.curvature import (
     Closure,
     HessianProduct,
     Tensors,
     discover,
-    find_modules,
     gradient,
     validation_gradient,
 )
@@ -27,12 +25,11 @@ from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import ClosedForm
 from yfkernels.optim._kept_tangents import KeptTangents
 from yfkernels.optim._tangents import Member, Passes, gather
-from yfkernels.optim._tuned_lr import tune, tuned_lr
+from yfkernels.optim._tuned_lr import begin_step, last_tuning, tuned_lr
 from yfkernels.sharding.processes import is_flat
 from yfkernels.sharding.shards import is_dtensor
 
 NEXT_TO_NONE = 1e-30  # of Z, where H z counts
-_REACH = "a function of the optimizer's parameters; does it use another model, or a copy?"
 
 
 class TangentSteps:
@@ -83,7 +80,8 @@ class TangentSteps:
         for p in self.params:
             self.tangents.check(p)
         loss, members, products = self._differentiate(closure, mus)
-        require(bool(members), "training_closure", "no gradient", _REACH)
+        if not members:
+            raise _unreached("training_closure")
         if not self._usable(members, products):
             self.skipped += 1
             return loss, []
@@ -96,6 +94,8 @@ class TangentSteps:
     def hypergradients(self, closure: Closure, members: list[Member]) -> list[dict[str, float]]:
         """Of each group e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖², e being the gradient after the step.
 
+        The products are times the schedule's factor, as derivatives to the rate that is tuned.
+
         Args:
             closure: computes the validation loss.
             members: that have a Z.
@@ -103,7 +103,8 @@ class TangentSteps:
         params = [m.owner for m in members]
         loss, grads = validation_gradient(closure, params, self._modules)
         reached = [(m, grad) for m, grad in zip(members, grads) if grad is not None]
-        require(bool(reached), "validation_closure", "no gradient", _REACH)
+        if not reached:
+            raise _unreached("validation_closure")
         for m, grad in reached:
             m.grad = grad
             own = m.family.probe if m.family.probe in m.columns else None
@@ -113,8 +114,8 @@ class TangentSteps:
             warn(f"The validation loss is {loss:g}; has it diverged, or is the minibatch empty?")
             sums = [dict.fromkeys(each, math.nan) for each in sums]
         for group, each in zip(self._base.param_groups, sums):
-            if group["maximize"]:
-                each |= {name: -each[name] for name in ("e_dot_own", "e_dot_tangent")}
+            factor = last_tuning(group).factor * (-1.0 if group["maximize"] else 1.0)
+            each |= {name: factor * each[name] for name in ("e_dot_own", "e_dot_tangent")}
         return sums
 
     def _refuse_parts(self) -> None:
@@ -138,8 +139,6 @@ class TangentSteps:
         if not self.tangents or not any(mus):
             loss, grads = self._gradient(closure, params)
             return loss, self._members(params, grads, None, mus), None
-        if self._product.settled == "jvp" and self._modules is None:  # which has to know them
-            self._product.modules = find_modules(closure, params)
         vectors = [
             self.tangents.damped(p, mu)
             for group, mu in zip(self._base.param_groups, mus)
@@ -164,7 +163,13 @@ class TangentSteps:
         mus: Sequence[float],
     ) -> list[Member]:
         """The parameters that the loss reaches, with Z, H z and the slots that are to come."""
-        grads = _own_gradients(params, gradients)
+        written = {
+            p
+            for group in self._base.param_groups
+            if self._form.writes_gradients(group)
+            for p in group["params"]
+        }
+        grads = _own_gradients(params, gradients, written)
         probes = dict(zip(params, products or ()))
         members = gather(self._form, self._base, grads, tuned_lr)
         for m in members:
@@ -217,7 +222,7 @@ class TangentSteps:
         for p in self.params:  # the frozen ones too: the base would move them by an old gradient
             p.grad = grads.get(p)
         for group in self._base.param_groups:
-            tune(group, tuned_lr(group))
+            begin_step(group)
         self._steps.take()
 
     # ---- saving
@@ -227,19 +232,36 @@ class TangentSteps:
             "base": self._base.state_dict(),
             "tangents": self.tangents.state_dict(self.params),
             "skipped": self.skipped,
+            "fell_back": self._product.fell_back,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         tangents = KeptTangents.load(state_dict["tangents"], self.params)
         self._base.load_state_dict(state_dict["base"])
         self.tangents, self.skipped = tangents, state_dict["skipped"]
+        self._product.fell_back = state_dict["fell_back"]
 
 
-def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor, Tensor]:
+def _unreached(closure: str) -> ValueError:
+    return ValueError(
+        f"Invalid {closure}: its loss depends on none of the optimizer's parameters, so it has no "
+        "gradient; compute it with the model whose parameters the optimizer has, not with a copy"
+    )
+
+
+def _own_gradients(
+    params: Sequence[Tensor], gradients: Tensors, written: Set[Tensor]
+) -> dict[Tensor, Tensor]:
     """Gradients as backward() would leave them: laid out as the parameter, in memory of their own.
 
-    What torch.autograd.grad returns may be transposed or expanded, or one tensor for two
-    parameters. The base's fused kernels take the layout for granted, and others write into it.
+    What torch.autograd.grad returns may be transposed or expanded, one tensor for two parameters,
+    or one that a custom Function has stored and the user still holds. The base's fused kernels take
+    the layout for granted, and some steps write into the gradients.
+
+    Args:
+        params: the parameters.
+        gradients: of each.
+        written: those of `params` whose gradients the base writes into.
     """
     own: dict[Tensor, Tensor] = {}
     taken: set[int] = set()
@@ -247,6 +269,6 @@ def _own_gradients(params: Sequence[Tensor], gradients: Tensors) -> dict[Tensor,
         if grad is None:
             continue
         place = grad.untyped_storage().data_ptr() if grad.layout is torch.strided else 0
-        own[p] = laid_out(grad, p, copy=place in taken)
+        own[p] = laid_out(grad, p, copy=place in taken or p in written)
         taken.add(place)
     return own

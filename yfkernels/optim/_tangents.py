@@ -125,14 +125,16 @@ class Passes:
     def advance(self, members: Iterable[Member]) -> None:
         """Z by one step of the optimizer, which has yet to be taken."""
         for same in _alike(members, lambda m: m.family):
-            table, family = self._over(same), same[0].family
+            family = same[0].family
+            table = self._over(same, family)
             rows = _rows(family.fields, [m.step for m in same], table.device)
             table.backend.advance_tangents(family, table, rows)
 
     def own_derivatives(self, members: Iterable[Member]) -> None:
         """B in the place of Zw."""
         for same in _alike(members, lambda m: m.family):
-            table, family = self._over(same), same[0].family
+            family = same[0].family
+            table = self._over(same, family)
             rows = _rows(family.fields, [m.step for m in same], table.device)
             table.backend.own_derivatives(family, table, rows)
 
@@ -148,7 +150,8 @@ class Passes:
         """
         waiting: list[tuple[list[Member], Tensor]] = []
         for same in _alike(members, lambda m: m.projection):
-            table, projection = self._over(same), same[0].projection
+            projection = same[0].projection
+            table = self._over(same, projection)
             sums = torch.zeros(len(same), len(PROJECTED), dtype=torch.float64, device=table.device)
             rows = _rows(PROJECTION, [m.recall for m in same], table.device)
             table.backend.project(projection, table, rows, sums)
@@ -165,15 +168,20 @@ class Passes:
         total = sharding.total(part, torch.device("cpu"))
         return [dict(zip(PROJECTED, row)) for row in total.tolist()]
 
-    def _over(self, members: Sequence[Member]) -> TensorTable:
-        """A table of members that are alike, with their gradients."""
+    def _over(self, members: Sequence[Member], kind: Hashable) -> TensorTable:
+        """A table of members that are alike, with their gradients.
+
+        Each kind of pass keeps its own: a validation may reach fewer members than the step before,
+        and one table for both would be built anew in every pass.
+        """
         first = members[0]
         backend = choose(self._backend, first.param.device, first.param.dtype, _fusible(first))
         if not backend.fused:
             table = TensorTable(backend, _table_rows(members))
         else:
             places = [p for m in members for p in _places(m)]
-            key = (backend.name, first.param.device, first.family, tuple(sorted(first.columns)))
+            columns = tuple(sorted(first.columns))
+            key = (backend.name, first.param.device, first.family, columns, kind)
             kept = self._tables.get(key)
             if kept is None or kept.places != places:
                 kept = _Kept(places, TensorTable(backend, _table_rows(members)))

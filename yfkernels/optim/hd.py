@@ -14,7 +14,7 @@ from yfkernels.ops.tangents import ADAM, stored
 from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import closed_form
 from yfkernels.optim._tangents import Member, Passes, gather, recall_head
-from yfkernels.optim._tuned_lr import TUNED, tune, tuned_lr
+from yfkernels.optim._tuned_lr import TUNED, begin_step, last_tuning, learn, tuned_lr
 from yfkernels.optim._wrapper import Wrapper
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
@@ -44,16 +44,16 @@ class HD(Wrapper):
 
     It wraps an optimizer and is one: `backward()`, then `step()`. Groups and state are the base's.
     `group["lr"]` stays what the user or a schedule makes it; the learning rate in use is in
-    `group["tuned_lr"]` and `diagnostics()`, and a schedule acts as a factor on it. A step costs one
-    sum over all tensors more, and waits for it.
+    `group["tuned_lr"]` and `diagnostics()`, and a schedule acts as a factor on it: what is tuned is
+    the rate where the schedule is at its largest, and a step that the schedule has made small
+    weighs as little. A step costs one sum over all tensors more, and waits for it.
 
     A step whose gradient is not finite, or too large for the square of its norm to be a float32,
     changes nothing and is counted.
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
-            max_norm. Its learning rates are where the tuning begins; where a schedule makes one 0,
-            as in the first step of a warm-up, it begins anew after that.
+            max_norm. Its learning rates are where the tuning begins.
         form: "normalized" and "multiplicative" do not depend on the scale of the loss; "additive"
             is the paper's.
         hyper_lr: step size of the learning rate, below 1 in the multiplicative form. Default: 0.3;
@@ -92,21 +92,35 @@ class HD(Wrapper):
     ) -> None:
         self._form = closed_form(base, "HD")
         require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
-        if hyper_lr is not None:
-            check_positive("hyper_lr", hyper_lr)
-            fits = form != "multiplicative" or hyper_lr < 1.0
-            require(fits, "hyper_lr", hyper_lr, "below 1, or a step could turn lr negative")
+        self._tuning_form = form
+        self.hyper_lr = hyper_lr
         for group in base.param_groups:
             self._form.check(group)
         super().__init__(base)
-        self.form = form
-        self.hyper_lr = hyper_lr
         self._passes = Passes(backend)
         self._division = Division(process_group)
         self._steps = BaseSteps(base, "HD")
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._form.check(group)
+
+    @property
+    def form(self) -> str:
+        """How the learning rate follows."""
+        return self._tuning_form
+
+    @property
+    def hyper_lr(self) -> float | None:
+        """Step size of the learning rate; None: the form's default."""
+        return self._hyper_lr
+
+    @hyper_lr.setter
+    def hyper_lr(self, value: float | None) -> None:
+        if value is not None:
+            check_positive("hyper_lr", value)
+            fits = self.form != "multiplicative" or value < 1.0
+            require(fits, "hyper_lr", value, "below 1, or a step could turn lr negative")
+        self._hyper_lr = value
 
     # ---- the step
 
@@ -135,7 +149,8 @@ class HD(Wrapper):
                 group[SKIPPED] = group.get(SKIPPED, 0) + 1
             return loss
         for group, each in zip(self.param_groups, sums):
-            tune(group, self._next_lr(group, each))
+            learn(group, self._next_lr(group, each))
+            begin_step(group)
         kept = self._to_keep(members)
         self._passes.own_derivatives(kept)
         self._steps.take()
@@ -151,13 +166,13 @@ class HD(Wrapper):
 
     def _next_lr(self, group: dict[str, Any], sums: dict[str, float]) -> float:
         """Where the hypergradient takes the learning rate of a group."""
-        lr = tuned_lr(group)
-        dot = -sums["e_dot_own"] if group["maximize"] else sums["e_dot_own"]
+        lr, _, factor = last_tuning(group)
+        dot = sums["e_dot_own"] * (-factor if group["maximize"] else factor)
         norms = math.sqrt(sums["e_sq"]), math.sqrt(sums["own_sq"])
         sizes = norms[0] * norms[1]
         if not math.isfinite(dot) or not sizes > 0.0:
             return lr
-        hyper_lr = HYPER_LR[self.form] if self.hyper_lr is None else self.hyper_lr
+        hyper_lr = self._hyper_lr_of(group)
         if self.form == "normalized":
             state = Normalized(*group.get(STATE, ()))
             lr, state = normalized_step(lr, dot, norms, state, hyper_lr)
@@ -165,9 +180,14 @@ class HD(Wrapper):
             return lr
         if self.form == "multiplicative":
             return lr * (1.0 - hyper_lr * dot / sizes)
-        if self.hyper_lr is None and self._form.family(group) is ADAM:
-            hyper_lr = ADAM_HYPER_LR
         return max(lr - hyper_lr * dot, 0.0)
+
+    def _hyper_lr_of(self, group: dict[str, Any]) -> float:
+        if self.hyper_lr is not None:
+            return self.hyper_lr
+        if self.form == "additive" and self._form.family(group) is ADAM:
+            return ADAM_HYPER_LR
+        return HYPER_LR[self.form]
 
     def _to_keep(self, members: list[Member]) -> list[Member]:
         """Those whose slots will not tell the direction of this step; with room for it."""
@@ -181,9 +201,12 @@ class HD(Wrapper):
         return kept
 
     def diagnostics(self) -> dict[str, Any]:
-        """What the tuning has come to: `lr` of each group, and `skipped` steps."""
-        skipped = max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
-        return {"lr": [tuned_lr(group) for group in self.param_groups], "skipped": skipped}
+        """What the tuning has come to: `lr` and `hyper_lr` of each group, and `skipped` steps."""
+        return {
+            "lr": [tuned_lr(group) for group in self.param_groups],
+            "hyper_lr": [self._hyper_lr_of(group) for group in self.param_groups],
+            "skipped": max((group.get(SKIPPED, 0) for group in self.param_groups), default=0),
+        }
 
     def _sharding(self) -> Sharding:
         """How the parameters are split over processes, the same on each."""

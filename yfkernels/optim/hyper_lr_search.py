@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from yfkernels._checks import check_positive, require
 from yfkernels.curvature.surroundings import Buffers, RandomStates
+from yfkernels.optim._tuned_lr import last_tuning
 from yfkernels.optim.hd import HD
 from yfkernels.optim.marthe import MARTHE
 
 DIVERGED = 10.0  # times the first loss
-FIRST = {"hyper_lr": 1.0, "alpha": 1e-3}
-FIRST_OF_HD = {"normalized": 4.0, "multiplicative": 0.5, "additive": 1.0}
+OPTIONS = ("hyper_lr", "alpha")
+FIRST_HYPER_LR = {"normalized": 4.0, "multiplicative": 0.5, "additive": 1.0}
+FIRST_ALPHA = 1e-3
 
 
 class Stateful(Protocol):
@@ -48,11 +50,11 @@ def find_hyper_lr(
     """Finds the largest step size of the learning rate with which a short training holds.
 
     Runs trials from where the training stands, with `option` falling by `factor`, until one holds:
-    every loss is finite and at most ten times the first, and no learning rate ends at 0, from where
-    little is learned whatever the loss does. After each trial the model, the tuner and its base,
-    the random states (torch, Python, NumPy) and `others` are put back bit for bit, so that the
-    trials see the same data in the same order, and the training after them too. As after any
-    load_state_dict, the groups and a tensor lr of the base are new objects with the old values.
+    every loss is finite and at most ten times the first, and no learning rate is tuned to 0, from
+    where little is learned whatever the loss does. After each trial the model, the tuner and its
+    base, the random states (torch, Python, NumPy) and `others` are put back bit for bit, so that
+    the trials see the same data in the same order, and the training after them too. The tuner
+    keeps its form.
 
     What holds for a short trial may be too much for a long training: take a tenth of it there, or
     longer trials.
@@ -64,7 +66,7 @@ def find_hyper_lr(
             data as the training will: a DataLoader is iterated anew.
         model: whose parameters the tuner has; its buffers are put back too.
         option: "hyper_lr", or "alpha" of MARTHE.
-        first: the value to begin with. Default: hyper_lr 1, in HD's normalized form 4 and in the
+        first: the value to begin with. Default: hyper_lr 1, in the normalized form 4 and in the
             multiplicative one 0.5; alpha 1e-3.
         factor: between a value and the next, above 1.
         trials: how many at most.
@@ -96,7 +98,7 @@ def find_hyper_lr(
     """
     if not isinstance(tuner, HD | MARTHE):
         raise TypeError(f"Invalid tuner type: {type(tuner).__name__}; give HD, MARTHE or RTHO")
-    known = [name for name in FIRST if hasattr(tuner, name)]
+    known = [name for name in OPTIONS if hasattr(tuner, name)]
     require(option in known, "option", option, f"one of {', '.join(known)}")
     check_positive("factor", factor)
     require(factor > 1.0, "factor", factor, "above 1")
@@ -123,7 +125,7 @@ def find_hyper_lr(
         f"the one with the parameters that are tuned: {outside} of {len(tuned)} are not in it",
     )
     if first is None:
-        first = FIRST_OF_HD[tuner.form] if isinstance(tuner, HD) else FIRST[option]
+        first = FIRST_ALPHA if option == "alpha" else FIRST_HYPER_LR[tuner.form]
     check_positive("first", first)
 
     for value in (first / factor**k for k in range(trials)):
@@ -151,7 +153,7 @@ def _holds(tuner: HD | MARTHE, losses: Iterable[Tensor | float]) -> bool:
         if not math.isfinite(loss) or loss > DIVERGED * abs(first):
             return False
     require(first is not None, "trial", "no loss", "a generator that yields the loss of each step")
-    return all(lr > 0.0 for lr in tuner.diagnostics()["lr"])
+    return all(last_tuning(group).lr > 0.0 for group in tuner.base.param_groups)
 
 
 @contextmanager
@@ -166,6 +168,7 @@ def _put_back(
     modes = [(module, module.training) for module in model.modules()]
     grads = [(p, p.grad) for p in model.parameters()]
     value, state = getattr(tuner, option), copy.deepcopy(tuner.state_dict())
+    groups, lrs = tuner.base.param_groups, [group["lr"] for group in tuner.base.param_groups]
     states = [copy.deepcopy(_state_of(other)) for other in others]
     torch_states, python_state, numpy_state = RandomStates(tensors), random.getstate(), _numpy()
     for p in model.parameters():
@@ -183,6 +186,7 @@ def _put_back(
             p.grad = grad
         setattr(tuner, option, value)
         tuner.load_state_dict(state)
+        _keep_objects(tuner, groups, lrs)
         for other, kept in zip(others, states):
             if isinstance(other, torch.Generator):
                 other.set_state(kept)
@@ -192,6 +196,17 @@ def _put_back(
         random.setstate(python_state)
         if numpy_state is not None:
             sys.modules["numpy"].random.set_state(numpy_state)
+
+
+def _keep_objects(tuner: HD | MARTHE, groups: list[dict[str, Any]], lrs: list[Any]) -> None:
+    """The groups and learning rates that the user may hold, with the values that were loaded."""
+    for group, lr, loaded in zip(groups, lrs, tuner.base.param_groups, strict=True):
+        if isinstance(lr, Tensor):
+            lr.copy_(loaded["lr"])
+            loaded["lr"] = lr
+        group.clear()
+        group.update(loaded)
+    tuner.base.param_groups = groups
 
 
 def _state_of(other: Stateful | torch.Generator) -> Any:

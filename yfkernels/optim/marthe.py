@@ -8,19 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from yfkernels._checks import require
+from yfkernels._checks import is_count, require
 from yfkernels.curvature import METHODS, Closure, HessianProduct
 from yfkernels.optim._closed_forms import closed_form
 from yfkernels.optim._tangent_steps import TangentSteps
-from yfkernels.optim._tuned_lr import tune, tuned_lr
+from yfkernels.optim._tuned_lr import last_tuning, learn, tuned_lr
 from yfkernels.tuners.hypergradient import Descent, Rule
 
 
 class MARTHE:
     r"""Tunes the learning rates of an optimizer by the gradient of a validation loss.
 
-    Beside each parameter w stands Z, the derivative of w to the learning rate through the steps
-    that were taken, of which each step keeps mu:
+    Beside each parameter w stands Z, the derivative of w with respect to the learning rate through
+    the steps that were taken, of which each step keeps mu:
 
         Z <- mu A Z + B,    lr <- max(lr - hyper_lr <grad E(w), Z>, 0)
 
@@ -29,21 +29,24 @@ class MARTHE:
     the validation loss, mu = 1 is RTHO, and by default mu adapts.
 
     `step` owns the order of calls; the base's own step() is refused meanwhile. `group["lr"]` stays
-    what the user or a schedule makes it, and a schedule acts as a factor on the learning rate that
-    is tuned, which is in `group["tuned_lr"]` and `diagnostics()`. With several groups Z is the
-    derivative to a common shift of their learning rates, and each group's follows the part that
-    acts through its own parameters.
+    what the user or a schedule makes it, and a schedule acts as a factor on the learning rate in
+    use, which is in `group["tuned_lr"]` and `diagnostics()`: what is tuned is the rate where the
+    schedule is at its largest, and a step that it has made small weighs as little. With several
+    groups Z is the derivative with respect to a common shift of their learning rates, and each
+    group's follows the part that acts through its own parameters.
 
     Args:
         base: torch.optim.SGD, Adam or AdamW, or QHM or QHAdam of this package, without amsgrad and
             max_norm, over whole parameters in one process.
         mu: how much of Z each step keeps, in [0, 1]; None: the authors' adaptive rule.
-        hyper_lr: step size of the learning rate, the paper's beta. None: a form that depends on no
-            scale, lr <- lr exp(-0.3 c / sqrt(sum of all c²)), c = <e, Z> / (‖e‖ ‖Z‖), e = grad E;
-            with alpha, 1e-8.
+        hyper_lr: step size of the learning rate, the paper's beta. Default: 0.3 in the normalized
+            form, 1e-8 in the additive one.
         alpha: step size of hyper_lr, hyper_lr <- max(hyper_lr + alpha Delta Delta', 0) for two
             hypergradients in a row, 1e-15 to 1e-6 in the paper; None: hyper_lr is fixed.
-        clip: bound on a hypergradient.
+        clip: bound on a hypergradient of the additive form.
+        form: "additive" is the paper's, above. "normalized" depends on no scale:
+            lr <- lr exp(-hyper_lr c / sqrt(sum of all c²)), c = <e, Z> / (‖e‖ ‖Z‖), e = grad E.
+            None for "normalized", or for "additive" where hyper_lr or alpha is given.
         validate_every: steps between two validations.
         hvp: how the Hessian is multiplied: "auto", "reverse", "jvp", "central" or "forward"; see
             `yfkernels.curvature.gradient_and_product`.
@@ -81,6 +84,7 @@ class MARTHE:
         hyper_lr: float | None = None,
         alpha: float | None = None,
         clip: float = 100.0,
+        form: str | None = None,
         validate_every: int = 1,
         hvp: str = "auto",
         model: nn.Module | None = None,
@@ -89,9 +93,9 @@ class MARTHE:
         self._form = closed_form(base, type(self).__name__)
         for group in base.param_groups:
             self._form.check(group)
-        self.rule = Rule(mu, hyper_lr, alpha, clip)
-        ok = isinstance(validate_every, int) and validate_every >= 1
-        require(ok, "validate_every", validate_every, "a whole number from 1 on")
+        self.rule = Rule(mu, hyper_lr, alpha, clip, form)
+        need = "a whole number from 1 on"
+        require(is_count(validate_every), "validate_every", validate_every, need)
         require(hvp in METHODS, "hvp", hvp, f"one of {', '.join(METHODS)}")
         self.base = base
         self.validate_every = validate_every
@@ -140,7 +144,7 @@ class MARTHE:
         if members and validation_closure is not None and self._taken % self.validate_every == 0:
             all_sums = self._steps.hypergradients(validation_closure, members)
             for group, descent, sums in zip(groups, self._descents, all_sums):
-                tune(group, descent.follow(self.rule, tuned_lr(group), sums))
+                learn(group, descent.follow(self.rule, last_tuning(group).lr, sums))
         return loss
 
     @property
@@ -153,6 +157,11 @@ class MARTHE:
         self.rule = replace(self.rule, mu=value)
         for descent in self._descents:
             descent.mu = Descent.begin(self.rule).mu
+
+    @property
+    def form(self) -> str:
+        """How the learning rates follow."""
+        return str(self.rule.form)
 
     @property
     def hyper_lr(self) -> float | None:
@@ -200,7 +209,7 @@ class MARTHE:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where another tuner of the same parameters has stopped, bit for bit."""
-        for name in ("base", "tangents", "groups", "steps", "skipped"):
+        for name in ("base", "tangents", "groups", "steps", "skipped", "fell_back"):
             require(name in state_dict, "state_dict", sorted(state_dict), f"one with {name!r}")
         descents = [Descent(**each) for each in state_dict["groups"]]
         self._steps.load_state_dict(state_dict)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from yfkernels._checks import require
@@ -11,6 +13,7 @@ from yfkernels.ops.constants import GROUP_FIELDS
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions
+from yfkernels.tuners.closed_loop import ClosedLoop
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
@@ -65,6 +68,9 @@ class YellowFin(FusedOptimizer):
             of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
             lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
             size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
+        closed_loop: correct the momentum for stale gradients, so that optimizer and asynchronous
+            workers together have the tuned one; it may then be negative. True or a ClosedLoop for
+            its options. Requires momentum_form="polyak", its default here. Not capturable.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of keeping
             a float32 master copy.
         maximize: ascend instead of descend. Per group.
@@ -128,6 +134,7 @@ class YellowFin(FusedOptimizer):
         trust_ratio: bool = False,
         robust: bool = True,
         preconditioner: str | None = "auto",
+        closed_loop: bool | ClosedLoop = False,
         stochastic_rounding: bool = False,
         maximize: bool = False,
         capturable: bool = False,
@@ -137,6 +144,10 @@ class YellowFin(FusedOptimizer):
         fused: bool | None = None,
         differentiable: bool = False,
     ) -> None:
+        loop = ClosedLoop.of(closed_loop)
+        if loop is not None:
+            momentum_form = momentum_form or "polyak"
+            _check_loop(momentum_form, trust_ratio=trust_ratio, capturable=capturable)
         options = YellowFinOptions.of(
             beta=beta,
             window=window,
@@ -164,7 +175,7 @@ class YellowFin(FusedOptimizer):
             params,
             defaults,
             options.rule,
-            YellowFinTuner(options),
+            YellowFinTuner(options, loop),
             _CODED if options.rule.coded else _PLAIN,
             by_norms=options.trust_ratio,
             backend=backend,
@@ -182,6 +193,23 @@ class YellowFin(FusedOptimizer):
         lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
         return super().__repr__().replace("(\n", f"(\n{lines}", 1)
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # as FusedOptimizer's
+    def step(self, closure: Callable[[], Any] | None = None, *, staleness: int = 0) -> Any:
+        """Takes one step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called with gradients enabled.
+            staleness: steps taken since the parameters of this gradient were read; for
+                `closed_loop`, which an asynchronous server tells it.
+
+        Returns:
+            What the closure returned, or None.
+        """
+        require(staleness >= 0, "staleness", staleness, ">= 0")
+        if self._tuner.feedback is not None:
+            self._tuner.feedback.staleness = staleness
+        return super().step(closure)
+
     # ---- what the tuner chose
 
     def diagnostics(self) -> dict[str, float]:
@@ -198,6 +226,8 @@ class YellowFin(FusedOptimizer):
             clip_coefficient: the product of all clip factors on the gradient.
             step: number of steps taken.
             skipped_steps: number of steps skipped because of a non-finite gradient.
+            target_momentum, total_momentum, staleness: with `closed_loop`; SingleStep's momentum,
+                the last reading, the mean staleness. `momentum` is then the corrected one.
         """
         return super().diagnostics()
 
@@ -216,6 +246,14 @@ class YellowFin(FusedOptimizer):
         if not self._by_norms:
             raise RuntimeError("YellowFin has trust ratios only with trust_ratio=True")
         return self._trust_ratios()
+
+
+def _check_loop(momentum_form: str, *, trust_ratio: bool, capturable: bool) -> None:
+    need = "'polyak' or None with closed_loop"
+    require(momentum_form == "polyak", "momentum_form", momentum_form, need)
+    need = "False with closed_loop"
+    require(not trust_ratio, "trust_ratio", trust_ratio, f"{need}, which reads the velocity")
+    require(not capturable, "capturable", capturable, f"{need}, which runs on the host")
 
 
 def _check(group: Group) -> None:

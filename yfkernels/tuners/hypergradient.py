@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from yfkernels._checks import check_positive, require, require_number
 
+FORMS = ("normalized", "additive")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -15,9 +17,11 @@ class Rule:
 
     Attributes:
         mu: how much of Z each step keeps, in [0, 1]; None: adaptive.
-        hyper_lr: step size of the learning rate; None: of the normalized form.
-        alpha: step size of hyper_lr itself; None: it is fixed.
-        clip: bound on the hypergradient.
+        hyper_lr: step size of the learning rate; None for the default of the form.
+        alpha: step size of hyper_lr itself, in the additive form; None: it is fixed.
+        clip: bound on the hypergradient, in the additive form.
+        form: "normalized" or "additive". None for "normalized", or for "additive" where hyper_lr
+            or alpha is given.
 
     Raises:
         TypeError: one is no number.
@@ -28,6 +32,7 @@ class Rule:
     hyper_lr: float | None
     alpha: float | None
     clip: float
+    form: str | None = None
 
     def __post_init__(self) -> None:
         if self.mu is not None:
@@ -39,16 +44,27 @@ class Rule:
                 ok = math.isfinite(value) and value >= 0.0
                 require(ok, name, value, "finite and >= 0, or None")
         check_positive("clip", self.clip)
+        for name in ("mu", "hyper_lr", "alpha", "clip"):
+            if getattr(self, name) is not None:  # a tensor could change later
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.form is None:
+            free = self.hyper_lr is None and self.alpha is None
+            object.__setattr__(self, "form", "normalized" if free else "additive")
+        require(self.form in FORMS, "form", self.form, f"one of {', '.join(FORMS)}, or None")
+        fits = self.alpha is None or self.form == "additive"
+        require(fits, "alpha", self.alpha, "None in the normalized form; or give form='additive'")
 
     @property
-    def normalized(self) -> bool:
-        """Whether only the direction of the hypergradient counts."""
-        return self.hyper_lr is None and self.alpha is None
+    def first_hyper_lr(self) -> float:
+        """The user's, or the default of the form."""
+        if self.hyper_lr is not None:
+            return self.hyper_lr
+        return NORMALIZED if self.form == "normalized" else FIRST_HYPER_LR
 
 
 # Of the normalized form; bench/NOTES.md has the experiment that chose it.
 NORMALIZED = 0.3
-FIRST_HYPER_LR = 1e-8  # where alpha begins
+FIRST_HYPER_LR = 1e-8  # additive; where alpha begins
 
 
 class Normalized(NamedTuple):
@@ -139,18 +155,16 @@ class Descent:
 
     @classmethod
     def begin(cls, rule: Rule) -> Descent:
-        first = rule.hyper_lr
-        if first is None:
-            first = NORMALIZED if rule.alpha is None else FIRST_HYPER_LR
-        return cls(mu=rule.mu or 0.0, hyper_lr=first)
+        return cls(mu=rule.mu or 0.0, hyper_lr=rule.first_hyper_lr)
 
     def follow(self, rule: Rule, lr: float, sums: dict[str, float]) -> float:
         """The next learning rate; if the hypergradient is not finite, the same.
 
         Args:
             rule: the user's choices.
-            lr: the learning rate of the last step.
-            sums: e_dot_tangent, e_dot_own, and for the normalized form e_sq and tangent_sq.
+            lr: the tuned learning rate.
+            sums: e_dot_tangent and e_dot_own as derivatives to it, and for the normalized form
+                e_sq and tangent_sq.
 
         Source: Donini et al., arXiv 1910.08525, algorithm 1 and section 4.
         """
@@ -161,7 +175,7 @@ class Descent:
         delta = min(max(raw, -rule.clip), rule.clip)
         if rule.alpha is not None:
             self.hyper_lr = max(self.hyper_lr + rule.alpha * delta * self.last, 0.0)
-        if rule.normalized:
+        if rule.form == "normalized":
             norms = math.sqrt(sums["e_sq"]), math.sqrt(sums["tangent_sq"])
             state = Normalized(*self.normalized)
             lr, state = normalized_step(lr, raw, norms, state, self.hyper_lr)

@@ -23,6 +23,7 @@ from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN, Measure
 from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
+from yfkernels.tuners.closed_loop import ClosedLoop, MomentumFeedback, require_whole
 from yfkernels.tuners.exchange import Exchange, is_remote
 from yfkernels.tuners.group_rows import GroupRows, scalar_on
 from yfkernels.tuners.lr_watch import LearningRateWatch
@@ -33,6 +34,8 @@ from yfkernels.tuners.tuner import Tuner
 
 _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0]) + len(MOVE_SUMS))
 _LR = YELLOWFIN.fields.index("lr")
+_SHOWN_LR = STATE_FIELDS.index("lr")
+_MOMENTUM, _H_MAX = STATE_FIELDS.index("momentum"), STATE_FIELDS.index("h_max")
 _SHOWN = (*DIAGNOSTICS, "radius", "step")
 
 
@@ -41,8 +44,10 @@ class YellowFinTuner(Tuner):
 
     Args:
         options: YellowFin's global options.
+        loop: how momentum is corrected for asynchronous training; None for not at all.
 
     Attributes:
+        feedback: what corrects it.
         state: float64 vector: STATE_FIELDS, the window and, with the sketch, its average. All that
             there is to save, after every step.
         coefficients: float64 [groups, len(YELLOWFIN.fields)], where SingleStep runs; the same
@@ -54,8 +59,9 @@ class YellowFinTuner(Tuner):
     runs_on_host = True
     always_sums = True
 
-    def __init__(self, options: YellowFinOptions) -> None:
+    def __init__(self, options: YellowFinOptions, loop: ClosedLoop | None = None) -> None:
         self.options = options
+        self.feedback = None if loop is None else MomentumFeedback(loop)
         self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
         self.coefficients = _coefficients(0, torch.device("cpu"))
         self.clear()
@@ -68,7 +74,8 @@ class YellowFinTuner(Tuner):
         self._rows = GroupRows(len(GROUP_FIELDS))
 
     def global_options(self) -> dict[str, Any]:
-        return self.options.in_words()
+        loop = None if self.feedback is None else self.feedback.options
+        return {**self.options.in_words(), "closed_loop": loop or False}
 
     def prepare(
         self,
@@ -98,6 +105,9 @@ class YellowFinTuner(Tuner):
         if remote:
             kept = self.state if move_sums else None
             self._exchange = Exchange(home, remote, self.coefficients, kept)
+        if self.feedback is not None:
+            require_whole(sharding)
+            self.feedback.prepare(tables)
         if move_sums:
             active = self.coefficients_on(home)[0, 0]
             self._move_sums = MoveSums(tables, sharding, self.state[_UNREAD], active)
@@ -147,12 +157,19 @@ class YellowFinTuner(Tuner):
             self.coefficients,
             self._scratch,
         )
+        if self.feedback is not None:
+            target, h_max = state[_MOMENTUM].item(), state[_H_MAX].item()
+            curvature = None if self.options.robust else h_max
+            if self.feedback.adjust(self.coefficients, target, curvature):
+                state[_SHOWN_LR] = self.coefficients[0, _LR]
         if self._exchange is not None:
             self._exchange.send(self.coefficients, state)
 
     def collect(self) -> None:
         if self._move_sums is not None:
             self._move_sums.collect()
+        if self.feedback is not None:
+            self.feedback.read(self.coefficients)
 
     def coefficients_on(self, device: torch.device) -> Tensor:
         if self._exchange is not None and is_remote(device):
@@ -171,6 +188,8 @@ class YellowFinTuner(Tuner):
         self.state.zero_()
         self.state[: len(head)].copy_(begin)
         self.coefficients.zero_()
+        if self.feedback is not None:
+            self.feedback.clear()
 
     def _make_room(self, num_groups: int, device: torch.device) -> None:
         if len(self.coefficients) != num_groups or self.coefficients.device != device:
@@ -185,7 +204,9 @@ class YellowFinTuner(Tuner):
 
     def diagnostics(self) -> dict[str, float]:
         values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
-        return {name: values[name] for name in _SHOWN} | {"skipped_steps": values["skipped"]}
+        loop = {} if self.feedback is None else self.feedback.diagnostics()
+        shown = {name: values[name] for name in _SHOWN}
+        return shown | {"skipped_steps": values["skipped"]} | loop
 
     def lrs(self) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
@@ -200,13 +221,17 @@ class YellowFinTuner(Tuner):
             if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
                 lr.copy_(loaded.reshape(()))
             group["tuned_lr"], group["momentum"] = lr, momentum
+        if self.feedback is not None:
+            self.feedback.publish(groups[0])
 
     def _make_readouts(self, num_groups: int) -> None:
         self._make_room(num_groups, self.coefficients.device)
-        momentum = self.state[STATE_FIELDS.index("momentum")]
+        momentum = self.state[_MOMENTUM] if self.feedback is None else self.feedback.momentum
         self._readouts = [(row[_LR], momentum) for row in self.coefficients]
 
     def is_published(self, groups: list[dict[str, Any]]) -> bool:
+        if self.feedback is not None and not self.feedback.is_published(groups[0]):
+            return False
         return all(
             group.get("momentum") is momentum and group.get("tuned_lr") is lr
             for group, (lr, momentum) in zip(groups, self._readouts)
@@ -217,6 +242,8 @@ class YellowFinTuner(Tuner):
         for group, (lr, momentum) in zip(groups, self._readouts):
             if "tuned_lr" in group:
                 group["tuned_lr"], group["momentum"] = lr, momentum
+        if self.feedback is not None:
+            self.feedback.withdraw(groups[0])
 
     def keep_groups(self, num_groups: int) -> None:
         if len(self.coefficients) > num_groups:
@@ -224,7 +251,7 @@ class YellowFinTuner(Tuner):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and pickles keep what was learnt; the tables' buffers are made again
-        return _restore, (self.options, self.state, self._lr_watch)
+        return _restore, (self.options, self.state, self._lr_watch, self.feedback)
 
 
 def _coefficients(num_groups: int, device: torch.device) -> Tensor:
@@ -232,9 +259,13 @@ def _coefficients(num_groups: int, device: torch.device) -> Tensor:
 
 
 def _restore(
-    options: YellowFinOptions, state: Tensor, lr_watch: LearningRateWatch | None
+    options: YellowFinOptions,
+    state: Tensor,
+    lr_watch: LearningRateWatch | None,
+    feedback: MomentumFeedback | None,
 ) -> YellowFinTuner:
     tuner = YellowFinTuner(options)
+    tuner.feedback = feedback
     tuner.state = upgraded(state, None, options)
     tuner._lr_watch = lr_watch
     return tuner

@@ -14,23 +14,24 @@ LEARNED = 0.3  # test accuracy; where neither gets so far, neither is better
 AGAINST = ("hd", "rtho", "exponential", "staircase", "cosine-restarts", "constant", ALONE)
 
 
-def accuracies(
-    outcomes: Mapping[Cell, Outcome], task: str, base: str, method: str, lr: float
-) -> list[float]:
-    """Test accuracies of all seeds; 0 where there is none."""
+Outcomes = Mapping[Cell, Outcome]
+
+
+def all_seeds(outcomes: Outcomes, task: str, base: str, method: str, lr: float) -> list[Outcome]:
+    """The trainings that differ in nothing but their seeds; for ALONE whatever base and lr are."""
     if method == ALONE:
         base, lr = "", 0.0
     wanted = (task, base, method, lr)
-    return [
-        0.0 if o.diverged else o.test_accuracy
-        for c, o in outcomes.items()
-        if (c.task, c.base, c.method, c.lr) == wanted
-    ]
+    return [o for c, o in outcomes.items() if (c.task, c.base, c.method, c.lr) == wanted]
 
 
-def compare(
-    outcomes: Mapping[Cell, Outcome], method: str, other: str, lr: float
-) -> tuple[int, int, int]:
+def accuracies(outcomes: Outcomes, task: str, base: str, method: str, lr: float) -> list[float]:
+    """Test accuracies of all seeds; 0 for those that diverged."""
+    found = all_seeds(outcomes, task, base, method, lr)
+    return [0.0 if outcome.diverged else outcome.test_accuracy for outcome in found]
+
+
+def compare(outcomes: Outcomes, method: str, other: str, lr: float) -> tuple[int, int, int]:
     """Cases in which the method is better, neither, worse, by a two-sided Mann-Whitney test."""
     better = neither = worse = 0
     for task in STEPS:
@@ -47,7 +48,7 @@ def compare(
     return better, neither, worse
 
 
-def table(outcomes: Mapping[Cell, Outcome], labels: Mapping[str, str]) -> Iterator[str]:
+def table(outcomes: Outcomes, labels: Mapping[str, str]) -> Iterator[str]:
     """Lines of Markdown: every hypergradient method against every other contestant."""
     yield "| method | against | " + " | ".join(f"from {lr:g}" for lr in FIRST_LRS) + " |"
     yield "|:--|:--|" + ":-:|" * len(FIRST_LRS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,20 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.convergence.online import comparison
+from bench.convergence.online.comparison import Outcomes, all_seeds
 from bench.convergence.online.training import (
     ALONE,
     BASES,
     FIRST_LRS,
     POINTS,
     STEPS,
-    Cell,
     Outcome,
     bases_of,
 )
 from bench.convergence.tasks import TASKS
 from yfkernels.lab.style import PALETTE, STYLE, make_log
 
-Outcomes = Mapping[Cell, Outcome]
 LABELS = {
     "hd": "HD",
     "rtho": "RTHO",
@@ -65,12 +64,6 @@ def write(outcomes: Outcomes, folder: Path) -> list[Path]:
     return [tables, *(folder / name for name in pictures)]
 
 
-def of(outcomes: Outcomes, task: str, base: str, method: str, lr: float) -> list[Outcome]:
-    """The trainings of all seeds."""
-    wanted = (task, base, method, lr)
-    return [o for c, o in outcomes.items() if (c.task, c.base, c.method, c.lr) == wanted]
-
-
 def _tables(outcomes: Outcomes) -> Iterator[str]:
     seeds = len({cell.seed for cell in outcomes})
     yield f"Medians over {seeds} seeds. Diverged: a loss not finite, or ten times the first."
@@ -86,12 +79,12 @@ def _tables(outcomes: Outcomes) -> Iterator[str]:
         for task in STEPS:
             for method, label in LABELS.items():
                 cells = [
-                    _number(of(outcomes, task, base, method, lr), measure, form)
+                    _number(all_seeds(outcomes, task, base, method, lr), measure, form)
                     for base in BASES
                     for lr in FIRST_LRS
                 ]
                 yield f"| {task} | {label} | " + " | ".join(cells) + " |"
-            alone = _number(of(outcomes, task, "", ALONE, 0.0), measure, form)
+            alone = _number(all_seeds(outcomes, task, "", ALONE, 0.0), measure, form)
             yield f"| {task} | YellowFin, no lr given | {alone} |" + " |" * (len(rates) - 1)
     yield "\n### Test accuracy: cases in which one is better / neither / worse\n"
     yield "Two-sided Mann-Whitney test, p < 0.05. Left out: where neither reaches 0.3.\n"
@@ -138,9 +131,9 @@ def draw_outcomes(outcomes: Outcomes) -> Figure:
 def _draw_outcomes(axes: Axes, outcomes: Outcomes, base: str, task: str) -> None:
     positions = range(len(FIRST_LRS))
     for method, label in LABELS.items():
-        middles = [_median(of(outcomes, task, base, method, lr)) for lr in FIRST_LRS]
+        middles = [_median(all_seeds(outcomes, task, base, method, lr)) for lr in FIRST_LRS]
         axes.plot(positions, middles, marker="o", ms=3.5, label=label, **LOOKS[method])
-    alone = _median(of(outcomes, task, "", ALONE, 0.0))
+    alone = _median(all_seeds(outcomes, task, "", ALONE, 0.0))
     if math.isfinite(alone):
         axes.axhline(alone, color="black", lw=1.0, label="YellowFin")
     shown = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
@@ -178,7 +171,9 @@ def _draw_learning_rates(axes: Axes, outcomes: Outcomes, task: str, method: str)
     """Median and range over the seeds."""
     at = np.linspace(0.0, STEPS[task], POINTS, endpoint=False)
     for lr, color in zip(FIRST_LRS, (PALETTE[1], PALETTE[0], PALETTE[3])):
-        courses = [o.lrs for o in of(outcomes, task, "sgd", method, lr) if len(o.lrs) == POINTS]
+        courses = [
+            o.lrs for o in all_seeds(outcomes, task, "sgd", method, lr) if len(o.lrs) == POINTS
+        ]
         if courses:
             axes.plot(at, np.median(courses, 0), color=color, lw=2.0, label=f"from {lr:g}")
             low, high = np.min(courses, 0), np.max(courses, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import thread_time
 
@@ -16,7 +16,6 @@ from bench.convergence.tasks import TASKS
 from yfkernels import YellowFin
 from yfkernels.lab.tuning.methods import METHODS, Method, build_method
 from yfkernels.lab.tuning.steppers import Scheduled
-from yfkernels.lab.workloads.training import Batch, Task
 
 # Steps, so that a training by the method that costs most ends within half a minute on one core.
 STEPS = {
@@ -115,7 +114,7 @@ def run(cell: Cell) -> Outcome:
         optimizer = BASES[cell.base](model.parameters(), lr=cell.lr)
         name, mu = ("marthe", 0.9) if cell.method == FIXED_MU else (cell.method, None)
         method = build_method(name, optimizer, total_steps=steps, mu=mu)
-    training, validation = task.batches(cell.seed), _validation(task, cell.seed)
+    training, validation = task.batches(cell.seed), task.test_batches(cell.seed + 1)
     losses: list[float] = []
     lrs: list[float] = []
     started = thread_time()
@@ -143,13 +142,6 @@ def run(cell: Cell) -> Outcome:
         lrs=tuple(lrs),
         seconds=seconds,
     )
-
-
-def _validation(task: Task, seed: int) -> Iterator[Batch]:
-    """Minibatches of what was held out, of the size of the training's."""
-    held_out = replace(task, training=task.test)  # type: ignore[type-var, attr-defined]
-    batches: Iterator[Batch] = held_out.batches(seed + 1)
-    return batches
 
 
 def _finite(number: float) -> float:

@@ -156,6 +156,15 @@ def test_cifar_is_downloaded(torchvision: list[tuple[Any, ...]], tmp_path: Path)
     assert found.training_size == 6000
 
 
+def test_training_batches_of_cifar_are_shifted_and_mirrored(tmp_path: Path) -> None:
+    write_cifar(tmp_path, 10)
+    found = task("cifar-10", data=tmp_path)
+    plain = {image.numpy().tobytes() for image in found.training[0].float() / 127.5 - 1.0}
+    batch = [image.numpy().tobytes() for image in next(found.batches(seed=0))[0]]
+    # An image stays as it is once in 9 * 9 * 2 times.
+    assert sum(image in plain for image in batch) < len(batch) / 10
+
+
 def test_validation_batches_are_shown_as_in_an_evaluation(tmp_path: Path) -> None:
     """CIFAR's training images are shifted and mirrored, its validation images are not."""
     write_cifar(tmp_path, 10)

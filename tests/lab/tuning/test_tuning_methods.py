@@ -166,7 +166,7 @@ def test_a_clip_says_why_marthe_has_none(model: nn.Module) -> None:
 
 
 def test_a_clip_at_zero_is_refused(model: nn.Module) -> None:
-    with pytest.raises(OptionError, match="must be above 0"):
+    with pytest.raises(OptionError, match="must be finite and > 0; leave it out"):
         built("constant", model, grad_clipping=0.0)
 
 
@@ -221,5 +221,5 @@ def test_momentum_is_refused_where_there_are_betas(model: nn.Module, name: str) 
 
 
 def test_an_lr_of_zero_is_refused(model: nn.Module) -> None:
-    with pytest.raises(OptionError, match=r"Invalid lr value: 0.0; it must be above 0"):
+    with pytest.raises(OptionError, match=r"Invalid lr value: 0.0; it must be finite and > 0"):
         build_base("sgd", model, lr=0.0)

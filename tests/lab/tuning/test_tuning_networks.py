@@ -120,7 +120,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_other_names_are_those_of_torchvision(
     torchvision: list[dict[str, Any]], shape: tuple[int, int, int]
 ) -> None:
-    """Also on grey images; without weights."""
+    """Also on gray images; without weights."""
     model = network("wide_resnet50_2", shape, classes=5)()
     assert model(torch.randn(2, *shape)).shape == (2, 5)
     assert torchvision[-1] == {"name": "wide_resnet50_2", "weights": None, "num_classes": 5}

@@ -10,7 +10,7 @@ from torch import nn
 
 from yfkernels.lab.tuning.options import Options
 from yfkernels.lab.tuning.training import Training
-from yfkernels.lab.workloads.examples import ExamplesTask, quarter_off
+from yfkernels.lab.workloads.examples import ExamplesTask, split_quarter
 
 EXAMPLES = 128  # of which 96 to train with, and of those 72 to train on: 9 steps an epoch
 STEPS_PER_EPOCH = 9
@@ -22,7 +22,7 @@ def tiny_task() -> ExamplesTask:
     labels = torch.arange(EXAMPLES) % 3
     images = torch.randn(EXAMPLES, 1, 6, 6, generator=generator) + labels[:, None, None, None]
     return ExamplesTask(
-        "tiny", _network, F.cross_entropy, *quarter_off(images, labels), batch_size=8
+        "tiny", _network, F.cross_entropy, *split_quarter(images, labels), batch_size=8
     )
 
 

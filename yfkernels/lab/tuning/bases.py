@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from yfkernels.lab.recipes import RECIPES
-from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.tuning.options import OptionError, check_ranges
 
 BASES = ("sgd", "adam", "adamw", "qhm", "qhadam")
 MOMENTUM = {"sgd": "momentum", "qhm": "beta"}  # what the optimizer calls it
@@ -30,18 +30,16 @@ def build_base(
         wd: weight decay; None: the optimizer's default, 0.01 for adamw, 0 for the others.
 
     Raises:
-        OptionError: the optimizer has no momentum to set, or momentum or lr is out of range.
-        ValueError: the optimizer refuses another value.
+        OptionError: no such optimizer, it has no momentum to set, or a number is out of its range.
     """
+    if name not in BASES:
+        raise OptionError("optimizer", name, f"choose from {', '.join(BASES)}")
     if momentum is not None and name not in MOMENTUM:
         having = " or ".join(MOMENTUM)
         raise OptionError(
             "momentum", momentum, f"{name} has betas instead; leave it out, or choose {having}"
         )
-    if momentum is not None and not momentum < 1.0:
-        raise OptionError("momentum", momentum, "it must be below 1")
-    if lr is not None and not lr > 0.0:
-        raise OptionError("lr", lr, "it must be above 0")
+    check_ranges({"lr": lr, "momentum": momentum, "wd": wd})
     given = {"lr": lr, MOMENTUM.get(name, "momentum"): momentum, "weight_decay": wd}
     chosen = {option: value for option, value in given.items() if value is not None}
     return RECIPES[name].with_options(**chosen).build(model)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder
+from yfkernels.lab.tuning.bases import BASES
+from yfkernels.lab.tuning.datasets import DATASETS, build_task
+from yfkernels.lab.tuning.methods import METHODS
 from yfkernels.lab.tuning.options import OptionError, Options
 
 if TYPE_CHECKING:
@@ -19,85 +21,59 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit status, as a shell has it
 
 
-class DataSet(str, Enum):
-    """Of datasets.py."""
-
-    DIGITS = "digits"
-    MNIST_5K = "mnist-5k"
-    MNIST = "mnist"
-    CIFAR_10 = "cifar-10"
-    CIFAR_100 = "cifar-100"
-
-
-class Base(str, Enum):
-    """Of bases.py."""
-
-    SGD = "sgd"
-    ADAM = "adam"
-    ADAMW = "adamw"
-    QHM = "qhm"
-    QHADAM = "qhadam"
-
-
-class MethodName(str, Enum):
-    """Of methods.py."""
-
-    HD = "hd"
-    RTHO = "rtho"
-    MARTHE = "marthe"
-    STAIRCASE = "staircase"
-    EXPONENTIAL = "exponential"
-    COSINE_RESTARTS = "cosine-restarts"
-    CONSTANT = "constant"
+def _one_of(names: Iterable[str]) -> str:
+    """As the help shows it."""
+    return f"[{'|'.join(names)}]"
 
 
 def tune(
     network: Annotated[
         str, typer.Option(help="mlp, lenet-5, vgg-11, resnet-18, or a classifier of torchvision.")
     ] = Options.network,
-    dataset: Annotated[DataSet, typer.Option(help="What to train on.")] = DataSet.DIGITS,
-    optimizer: Annotated[Base, typer.Option(help="What takes the steps.")] = Base.SGD,
+    dataset: Annotated[
+        str, typer.Option(metavar=_one_of(DATASETS), help="What to train on.")
+    ] = Options.dataset,
+    optimizer: Annotated[
+        str, typer.Option(metavar=_one_of(BASES), help="What takes the steps.")
+    ] = Options.optimizer,
     method: Annotated[
-        MethodName,
+        str,
         typer.Option(
+            metavar=_one_of(METHODS),
             help="What sets its learning rate: a hypergradient (hd, rtho, marthe) or a schedule. "
             "staircase: a tenth after each third of the run; exponential: down to 1 percent; "
-            "cosine-restarts: to 0 in 1, 2 and 4 sevenths of the run."
+            "cosine-restarts: to 0 in 1, 2 and 4 sevenths of the run.",
         ),
-    ] = MethodName.MARTHE,
+    ] = Options.method,
     lr: Annotated[
         float | None,
-        typer.Option(min=0.0, help="First lr. Default: sgd 0.1, qhm 1, the others 0.001."),
+        typer.Option(help="First lr. Default: sgd 0.1, qhm 1, the others 0.001."),
     ] = None,
     hyper_lr: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
             help="Step size of lr in the papers' additive form, their beta; hd, rtho, marthe. "
             "Default: the normalized form, or 1e-8 with --alpha.",
         ),
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, help="Step size of hyper_lr, 1e-15 to 1e-6; rtho, marthe. Default: fixed."
-        ),
+        typer.Option(help="Step size of hyper_lr, 1e-15 to 1e-6; rtho, marthe. Default: fixed."),
     ] = None,
     mu: Annotated[
         float | None,
         typer.Option(
-            max=1.0,
             help="What a step of marthe keeps of the history, 0 to 1. Below 0, the default: it "
             "adapts.",
         ),
     ] = None,
     momentum: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Of sgd, default 0.9; beta of qhm, default 0.999."),
+        typer.Option(help="Of sgd, default 0.9; beta of qhm, default 0.999."),
     ] = None,
     wd: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Weight decay. Default: adamw 0.01, the others 0."),
+        typer.Option(help="Weight decay. Default: adamw 0.01, the others 0."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = Options.batch_size,
     num_epoch: Annotated[
@@ -105,7 +81,7 @@ def tune(
     ] = Options.num_epoch,
     grad_clipping: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Bound on the gradient's norm; not with rtho and marthe."),
+        typer.Option(help="Bound on the gradient's norm; not with rtho and marthe."),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of weights, batch order and dropout.")
@@ -128,29 +104,29 @@ def tune(
 
     Without --resume, a run in --out is replaced.
     """
-    options = Options(
-        network=network,
-        dataset=dataset.value,
-        optimizer=optimizer.value,
-        method=method.value,
-        lr=lr,
-        hyper_lr=hyper_lr,
-        alpha=alpha,
-        mu=mu,
-        momentum=momentum,
-        wd=wd,
-        batch_size=batch_size,
-        num_epoch=num_epoch,
-        grad_clipping=grad_clipping,
-        seed=seed,
-        threads=threads,
-    )
     # Here, because the other commands do without what these load.
-    from yfkernels.lab.tuning import datasets, run
+    from yfkernels.lab.tuning import run
     from yfkernels.lab.tuning.training import Training
 
     with _refusals():
-        training = Training(options, datasets.build_task(options, data=data, download=download))
+        options = Options(
+            network=network,
+            dataset=dataset,
+            optimizer=optimizer,
+            method=method,
+            lr=lr,
+            hyper_lr=hyper_lr,
+            alpha=alpha,
+            mu=mu,
+            momentum=momentum,
+            wd=wd,
+            batch_size=batch_size,
+            num_epoch=num_epoch,
+            grad_clipping=grad_clipping,
+            seed=seed,
+            threads=threads,
+        )
+        training = Training(options, build_task(options, data=data, download=download))
         if resume:
             _resume(training, out)
     if not run.run(training, made_folder(out)):

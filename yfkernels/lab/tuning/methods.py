@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from yfkernels import HD, MARTHE, RTHO
-from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.tuning.options import OptionError, check_ranges
 from yfkernels.lab.tuning.steppers import Closure, Descending, Scheduled, Tuned
 
 # method: the options that mean something to it
@@ -89,8 +89,8 @@ def build_method(
         grad_clipping: bound on the norm of the gradient, for `clip_grad_norm_`; None: no clip.
 
     Raises:
-        OptionError: no such method, or an option means nothing to it.
-        ValueError: an option out of its range.
+        OptionError: no such method, or an option means nothing to it or is out of its range.
+        ValueError: HD with a hyper_lr of 0.
         TypeError: the optimizer's step has no closed form, which hypergradients need.
     """
     if name not in METHODS:
@@ -99,10 +99,7 @@ def build_method(
     for option, value in given.items():
         if value is not None and option not in METHODS[name]:
             raise OptionError(option, value, _why_not(option, name))
-    if grad_clipping is not None and not grad_clipping > 0.0:
-        raise OptionError(
-            "grad_clipping", grad_clipping, "it must be above 0; no clip: leave it out"
-        )
+    check_ranges(given)
     if name == "rtho":
         return Tuned(RTHO(optimizer, hyper_lr=hyper_lr, alpha=alpha))
     if name == "marthe":

@@ -7,6 +7,7 @@ and max pooling; of the others the forms for CIFAR, with BatchNorm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.tuning.vision import torchvision_part
+from yfkernels.lab.workloads.layers import conv_block, mlp, residual_path
 
 Shape = tuple[int, int, int]  # channels, height, width
 Build = Callable[[], nn.Module]
@@ -72,25 +75,9 @@ def _lenet5(shape: Shape, classes: int) -> nn.Module:
     )
 
 
-def _mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
-    """Two hidden layers without normalization."""
-    channels, height, width = shape
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(channels * height * width, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, classes),
-    )
-
-
-def _conv_block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
+def _mlp(shape: Shape, classes: int) -> nn.Module:
+    """Two hidden layers of 256 units."""
+    return mlp(math.prod(shape), 256, classes)
 
 
 def _vgg11(shape: Shape, classes: int) -> nn.Module:
@@ -99,7 +86,7 @@ def _vgg11(shape: Shape, classes: int) -> nn.Module:
     inputs = shape[0]
     for widths in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
         for outputs in widths:
-            layers += _conv_block(inputs, outputs)
+            layers += conv_block(inputs, outputs)
             inputs = outputs
         layers.append(nn.MaxPool2d(2, ceil_mode=True))  # a side of 7 becomes 4
     head = (nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(inputs, classes))
@@ -111,11 +98,7 @@ class _Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            *_conv_block(inputs, outputs, stride),
-            nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        self.path = residual_path(inputs, outputs, stride)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
             self.shortcut = nn.Sequential(
@@ -129,7 +112,7 @@ class _Residual(nn.Module):
 
 def _resnet18(shape: Shape, classes: int) -> nn.Module:
     """Without the first pooling, as for CIFAR; 11.2M parameters."""
-    layers = _conv_block(shape[0], 64)
+    layers = conv_block(shape[0], 64)
     inputs = 64
     for outputs in (64, 128, 256, 512):
         layers.append(_Residual(inputs, outputs, stride=1 if outputs == inputs else 2))
@@ -147,7 +130,7 @@ OWN: dict[str, Callable[[Shape, int], nn.Module]] = {
 
 
 class _ThreeChannels(nn.Module):
-    """Shows grey images as colored ones."""
+    """Shows gray images as colored ones."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)
@@ -155,15 +138,9 @@ class _ThreeChannels(nn.Module):
 
 def _torchvision(name: str, shape: Shape, classes: int) -> Build:
     others = f"choose from {', '.join(OWN)}"
-    try:
-        from torchvision import models
-    except (ImportError, OSError, RuntimeError) as error:  # its build has to suit torch's
-        raise OptionError(
-            "network",
-            name,
-            f"other names are looked up in torchvision, which cannot be imported ({error}): "
-            f"install the torchvision that belongs to your torch, or {others}",
-        ) from error
+    models = torchvision_part(
+        "models", option="network", value=name, use="other names are looked up in", others=others
+    )
     if name not in models.list_models(module=models):
         raise OptionError("network", name, f"torchvision has no such classifier; {others}")
 

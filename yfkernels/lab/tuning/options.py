@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,26 @@ class OptionError(ValueError):
     def __init__(self, option: str, value: object, fix: str) -> None:
         super().__init__(f"Invalid {option} value: {value!r}; {fix}")
         self.option = option
+
+
+# option: whether a finite number is in its range, and how the range is told
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda x: x > 0.0, "finite and > 0"),
+    "hyper_lr": (lambda x: x >= 0.0, "finite and >= 0"),
+    "alpha": (lambda x: x >= 0.0, "finite and >= 0"),
+    "mu": (lambda x: x <= 1.0, "finite and <= 1; below 0 it adapts"),
+    "momentum": (lambda x: 0.0 <= x < 1.0, "in [0, 1)"),
+    "wd": (lambda x: x >= 0.0, "finite and >= 0"),
+    "grad_clipping": (lambda x: x > 0.0, "finite and > 0; leave it out for no clip"),
+}
+
+
+def check_ranges(given: Mapping[str, float | None]) -> None:
+    """Raises OptionError for a number that is not in the range of its option; None is no number."""
+    for option, value in given.items():
+        is_in_range, told = RANGES[option]
+        if value is not None and not (math.isfinite(value) and is_in_range(value)):
+            raise OptionError(option, value, f"it must be {told}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from yfkernels import HD, MARTHE
-from yfkernels.optim.hd import HYPER_LR
 
 Closure = Callable[[], Tensor]
 
@@ -47,10 +46,8 @@ class Descending(Stepped):
     optimizer: HD
 
     def diagnostics(self) -> dict[str, float]:
-        lr = self.optimizer.diagnostics()["lr"][0]
-        hyper_lr = self.optimizer.hyper_lr
-        free = HYPER_LR[self.optimizer.form]
-        return {"lr": lr, "mu": math.nan, "hyper_lr": free if hyper_lr is None else hyper_lr}
+        found = self.optimizer.diagnostics()
+        return {"lr": found["lr"][0], "mu": math.nan, "hyper_lr": found["hyper_lr"][0]}
 
 
 class Scheduled(Stepped):

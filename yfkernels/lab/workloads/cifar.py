@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yfkernels.lab.workloads.examples import ExamplesTask, last_off
+from yfkernels.lab.workloads.examples import ExamplesTask, split_last
+from yfkernels.lab.workloads.layers import conv_block, residual_path
 from yfkernels.lab.workloads.training import Batch
 
 PADDING = 4  # pixels round an image before it is cropped at random
@@ -51,7 +52,7 @@ def cifar_resnet(data: Path, classes: int) -> CifarTask:
         training,
         test,
         batch_size=128,
-        split=split_off,
+        split=split_validation,
     )
 
 
@@ -86,9 +87,9 @@ class CifarTask(ExamplesTask):
         return _floats(inputs)
 
 
-def split_off(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
-    """Splits off the last 5000 images as the test set."""
-    return last_off(images, labels, count=HELD_OUT)
+def split_validation(images: Tensor, labels: Tensor) -> tuple[Batch, Batch]:
+    """Splits off the last 5000 images, to validate on."""
+    return split_last(images, labels, count=HELD_OUT)
 
 
 class _Residual(nn.Module):
@@ -98,13 +99,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.stride = stride
         self.added = outputs - inputs
-        self.path = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        self.path = residual_path(inputs, outputs, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         shortcut = images[:, :, :: self.stride, :: self.stride]
@@ -113,11 +108,7 @@ class _Residual(nn.Module):
 
 
 def _resnet20(classes: int) -> nn.Module:
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-    ]
+    layers = conv_block(3, 16)
     inputs = 16
     for outputs in (16, 32, 64):
         for block in range(3):

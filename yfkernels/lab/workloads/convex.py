@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yfkernels.lab.workloads.digits import all_digits
-from yfkernels.lab.workloads.examples import ExamplesTask, quarter_off
+from yfkernels.lab.workloads.examples import ExamplesTask, split_quarter
 from yfkernels.lab.workloads.training import Batch, Evaluation
 
 FLIPPED = 0.1  # share of wrong training labels
@@ -28,7 +28,7 @@ def noisy_logistic() -> ExamplesTask:
     The minimum of the training loss is .415.
     """
     images, digits = all_digits()
-    (pixels, odd), test = quarter_off(images.flatten(1), digits % 2)
+    (pixels, odd), test = split_quarter(images.flatten(1), digits % 2)
     wrong = torch.rand(len(odd), generator=torch.Generator().manual_seed(0)) < FLIPPED
     training = pixels, torch.where(wrong, 1 - odd, odd)
     return ExamplesTask(
@@ -93,6 +93,10 @@ class QuadraticTask:
         scale = GRADIENT_NOISE / math.sqrt(self.batch_size)
         while True:
             yield scale * torch.randn(len(self.hessian), generator=generator), torch.empty(0)
+
+    def test_batches(self, seed: int) -> Iterator[Batch]:
+        """The same."""
+        return self.batches(seed)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The value without noise, whose gradient has the noise."""

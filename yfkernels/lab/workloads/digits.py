@@ -1,4 +1,4 @@
-"""Handwritten digits: 1797 grey images of 8 x 8 pixels that come with scikit-learn, ten classes.
+"""Handwritten digits: 1797 gray images of 8 x 8 pixels that come with scikit-learn, ten classes.
 
 No augmentation. A quarter of the images is the test set; the split is always the same, so that
 results under different seeds are comparable.
@@ -9,15 +9,14 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from yfkernels.lab.workloads.examples import TEST_FRACTION, ExamplesTask
+from yfkernels.lab.workloads.layers import conv_block, mlp
 from yfkernels.lab.workloads.training import Batch
 
 CLASSES = 10
@@ -27,6 +26,8 @@ SPLIT_SEED = 0
 @cache
 def all_digits() -> Batch:
     """Images, float32, (1797, 1, 8, 8), values 0 to 1, and their labels, int64."""
+    from sklearn.datasets import load_digits  # here: it takes a second to load
+
     digits = load_digits()
     images = torch.tensor(digits.images[:, None] / 16.0, dtype=torch.float32)  # pixels count 0..16
     return images, torch.tensor(digits.target)
@@ -39,18 +40,21 @@ def digits_conv() -> ExamplesTask:
 
 def digits_mlp() -> ExamplesTask:
     """Two hidden layers of 64 units without normalization, 9k parameters in 6 tensors."""
-    return _classification("Handwritten digits, two hidden layers of 64", _mlp)
+    build_model = partial(mlp, 64, 64, CLASSES)
+    return _classification("Handwritten digits, two hidden layers of 64", build_model)
 
 
 def _classification(title: str, build_model: Callable[[], nn.Module]) -> ExamplesTask:
-    training, test = balanced_off(*all_digits())
-    return ExamplesTask(title, build_model, F.cross_entropy, training, test, split=balanced_off)
+    training, test = split_balanced(*all_digits())
+    return ExamplesTask(title, build_model, F.cross_entropy, training, test, split=split_balanced)
 
 
-def balanced_off(
+def split_balanced(
     images: Tensor, labels: Tensor, *, share: float = TEST_FRACTION
 ) -> tuple[Batch, Batch]:
     """Splits off a share of the images, with the classes in balance, as the test set."""
+    from sklearn.model_selection import train_test_split
+
     training, test = train_test_split(
         torch.arange(len(labels)),
         test_size=share,
@@ -62,30 +66,11 @@ def balanced_off(
 
 def _conv_net() -> nn.Module:
     return nn.Sequential(
-        *_conv_block(1, 16),
-        *_conv_block(16, 32),
+        *conv_block(1, 16),
+        *conv_block(16, 32),
         nn.MaxPool2d(2),
-        *_conv_block(32, 64),
+        *conv_block(32, 64),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, CLASSES),
-    )
-
-
-def _conv_block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
-
-
-def _mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, 64),
-        nn.ReLU(),
-        nn.Linear(64, 64),
-        nn.ReLU(),
         nn.Linear(64, CLASSES),
     )

@@ -17,12 +17,12 @@ TEST_FRACTION = 0.25
 EVALUATED = 1000  # examples at once
 
 
-def last_off(inputs: Tensor, targets: Tensor, *, count: int) -> tuple[Batch, Batch]:
+def split_last(inputs: Tensor, targets: Tensor, *, count: int) -> tuple[Batch, Batch]:
     """Splits off the last `count` examples as the test set."""
     return (inputs[:-count], targets[:-count]), (inputs[-count:], targets[-count:])
 
 
-def quarter_off(inputs: Tensor, targets: Tensor) -> tuple[Batch, Batch]:
+def split_quarter(inputs: Tensor, targets: Tensor) -> tuple[Batch, Batch]:
     """Splits off a quarter of the examples as the test set, always the same ones."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
     test, training = order.tensor_split([int(TEST_FRACTION * len(order))])
@@ -46,7 +46,7 @@ class ExamplesTask(SupervisedTask):
     training: Batch
     test: Batch
     batch_size: int = 64
-    split: Callable[[Tensor, Tensor], tuple[Batch, Batch]] = quarter_off
+    split: Callable[[Tensor, Tensor], tuple[Batch, Batch]] = split_quarter
 
     def __post_init__(self) -> None:
         require(

@@ -37,7 +37,7 @@ class Outcome:
         seed: of the weights and the batch order.
         train_loss: mean over the whole training set, in evaluation mode.
         test_loss: mean over the test set.
-        test_accuracy: share of right answers, 0 to 1.
+        test_accuracy: fraction of correct predictions, 0 to 1.
     """
 
     batch_size: int

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yfkernels.lab.workloads.digits import all_digits
-from yfkernels.lab.workloads.examples import ExamplesTask, quarter_off
+from yfkernels.lab.workloads.examples import ExamplesTask, split_quarter
 
 LINEAR_WIDTH = 32
 LINEAR_DEPTH = 5
@@ -25,14 +25,14 @@ def deep_linear() -> ExamplesTask:
     The loss can be zero and is not convex: only the product of the layers matters.
     """
     inputs, targets = _linear_map()
-    training, test = quarter_off(inputs, targets)
+    training, test = split_quarter(inputs, targets)
     return ExamplesTask("Deep linear net", _linear_net, F.mse_loss, training, test)
 
 
 def digits_autoencoder() -> ExamplesTask:
     """Digits squeezed through 8 numbers and back: 64-128-32-8-32-128-64, 26k parameters."""
     pixels = all_digits()[0].flatten(1)
-    training, test = quarter_off(pixels, pixels)
+    training, test = split_quarter(pixels, pixels)
     return ExamplesTask(
         "Autoencoder of handwritten digits", _autoencoder, F.mse_loss, training, test
     )

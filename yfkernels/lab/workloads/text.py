@@ -88,12 +88,17 @@ class TextTask(SupervisedTask):
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Windows from random places, and the same one character later."""
+        return self._random_windows(self.training, seed)
+
+    def test_batches(self, seed: int) -> Iterator[Batch]:
+        """The same of the test text."""
+        return self._random_windows(self.test, seed)
+
+    def _random_windows(self, text: Tensor, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            starts = torch.randint(
-                len(self.training) - CONTEXT, (self.batch_size,), generator=generator
-            )
-            yield _windows(self.training, starts)
+            starts = torch.randint(len(text) - CONTEXT, (self.batch_size,), generator=generator)
+            yield _windows(text, starts)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Loss and share of characters predicted, on windows spread evenly over the test text."""

@@ -19,7 +19,7 @@ class Evaluation:
 
     Attributes:
         loss: mean loss.
-        accuracy: share of right answers, 0 to 1.
+        accuracy: fraction of correct predictions, 0 to 1.
     """
 
     loss: float
@@ -73,6 +73,9 @@ class Task(Protocol):
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Training batches without end; the same seed gives the same order."""
+
+    def test_batches(self, seed: int) -> Iterator[Batch]:
+        """The same of the test set, for what validates on that of a task from `held_out`."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar to minimize."""
