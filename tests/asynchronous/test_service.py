@@ -230,7 +230,7 @@ def test_the_checkpoint_goes_on_where_it_was_written(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["server"]["version"] == 9
 
 
-def test_an_error_of_a_callback_goes_through_and_others_are_not_locked_out() -> None:
+def test_an_error_of_a_callback_goes_through_and_ends_training() -> None:
     def fail(record: Record) -> None:
         raise OSError("disk full")
 
@@ -239,7 +239,7 @@ def test_an_error_of_a_callback_goes_through_and_others_are_not_locked_out() -> 
     first = bench.ask("a")
     with pytest.raises(OSError, match="disk full"):
         bench.push("a", first)
-    assert bench.ask("b").next is Next.WORK
+    assert bench.ask("b").next is Next.STOP
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

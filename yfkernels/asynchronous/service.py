@@ -88,6 +88,7 @@ class Service:
     Attributes:
         server: the server.
         workers: what became of each worker's messages, by its name.
+        snapshots: makes what replies carry; `Live` for an engine that serves one worker at a time.
         checkpoint: the file; None without one.
 
     Raises:
@@ -126,14 +127,14 @@ class Service:
         self._on_push = on_push
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._every = checkpoint_every
-        self._snapshots = Snapshots(server.buffers.parameters)
+        self.snapshots = Snapshots(server.buffers.parameters)
         self._stopped = False
         self._lock = Lock()
 
     def answer(self, request: Request, gradient: Sequence[Tensor] | None = None) -> Answer:
         """Applies the gradient that came with a request, if one did, and says what to do next.
 
-        An exception from the optimizer or from `on_push` goes through: training cannot go on then.
+        An exception from the optimizer or from `on_push` goes through, and training has ended.
 
         Args:
             request: what the worker says.
@@ -145,8 +146,12 @@ class Service:
         ok = gradient is None or request.version is not None
         require(ok, "version", request.version, "that of the gradient")
         with self._lock:
-            result = None if gradient is None else self._push(request, gradient)
-            return self._pull(request.worker, result)
+            try:
+                result = None if gradient is None else self._push(request, gradient)
+                return self._pull(request.worker, result)
+            except BaseException:
+                self.stop()  # before another worker pushes: the step may be half done
+                raise
 
     def lost(self, worker: str, reason: str = "died") -> None:
         """A worker has died, or is served no longer: the batches that it had are lent to others."""
@@ -196,12 +201,12 @@ class Service:
         if self.finished:
             return Answer(Reply(Next.STOP, version, result), None)
         if server.batches is None:
-            return Answer(Reply(Next.WORK, version, result), self._snapshots.of(version))
+            return Answer(Reply(Next.WORK, version, result), self.snapshots.of(version))
         lease = server.batches.lend(worker)
         if lease is None:
             return Answer(Reply(Next.WAIT, version, result), None)
         reply = Reply(Next.WORK, version, result, lease.number, lease.indices)
-        return Answer(reply, self._snapshots.of(version))
+        return Answer(reply, self.snapshots.of(version))
 
     # ---- checkpoint
 

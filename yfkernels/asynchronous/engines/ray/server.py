@@ -21,6 +21,7 @@ from yfkernels.asynchronous.engines.wire import (
 from yfkernels.asynchronous.push import Request
 from yfkernels.asynchronous.server import Server
 from yfkernels.asynchronous.service import Service
+from yfkernels.asynchronous.snapshots import Live
 
 if TYPE_CHECKING:
     from yfkernels.asynchronous.engines.ray.arrays import Bytes
@@ -48,7 +49,10 @@ class Serving:
         """
         made = make()
         self._service = made if isinstance(made, Service) else Service(made)
-        self._layout = Layout.of(self._service.server.buffers)
+        buffers = self._service.server.buffers
+        # Ray copies what a call returns before it makes the next one: nothing changes meanwhile
+        self._service.snapshots = Live(buffers.parameters)
+        self._layout = Layout.of(buffers)
         return self._service.server.version.run
 
     # ---- to workers
@@ -62,7 +66,7 @@ class Serving:
             flats: the gradient that follows it.
 
         Returns:
-            The reply's header, the parameters, and the indices of a batch as a list.
+            The reply's header, and the parameters if there is work.
         """
         ends = Ends(self._service.server.version.run, worker, self._layout)
         try:
@@ -80,7 +84,8 @@ class Serving:
             self._service.stop()
             raise
 
-    def _gradient(self, flats: Sequence[Bytes]) -> list[Tensor]:
+    def _gradient(self, flats: Sequence[Bytes]) -> Sequence[Tensor]:
+        """What has arrived, where it is: the optimizer reads Ray's shared memory."""
         dtypes, sizes = self._layout.dtypes, self._layout.sizes
         wanted = [(size * dtype.itemsize,) for dtype, size in zip(dtypes, sizes)]
         try:
@@ -89,7 +94,11 @@ class Serving:
             raise WireError(Fault.SHORT) from error
         if [tuple(tensor.shape) for tensor in tensors] != wanted:
             raise WireError(Fault.SHORT)
-        return [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        tensors = [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        buffers = self._service.server.buffers
+        if any(flat.device.type != "cpu" for flat in buffers.parameters):
+            return tensors
+        return buffers.gradients_in(tensors, read_only=True)
 
     def _answer(self, ends: Ends, header: Header, gradient: Sequence[Tensor] | None) -> list[Any]:
         worker = name_of(ends.worker)
@@ -99,10 +108,9 @@ class Serving:
         reply, snapshot = self._service.answer(request, gradient)
         flats: list[Bytes] = []
         if snapshot is not None:
-            # Ray copies what is returned before it makes the next call: nobody changes it meanwhile
             with snapshot as parameters:
                 flats = [as_bytes(flat) for flat in parameters]
-        return [pack(ends.reply(reply)), flats, reply.indices]
+        return [pack(ends.reply(reply)), flats]
 
     # ---- to the driver
 
