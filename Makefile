@@ -13,8 +13,8 @@ endif
 
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
-.PHONY: help demo test test-fast test-frameworks test-oldest-torch bench convergence lint gpu build \
-  dist clean
+.PHONY: help demo test test-fast test-frameworks test-oldest-torch test-ray bench convergence lint \
+  gpu build dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -38,6 +38,10 @@ test-frameworks: .venv-frameworks/.installed ## tests with the real frameworks, 
 test-oldest-torch: .venv-oldest-torch/.installed ## tests with the oldest torch that is promised, in another
 	.venv-oldest-torch/bin/python setup.py --quiet build_ext --inplace
 	.venv-oldest-torch/bin/python -m pytest tests/curvature tests/optim tests/sharding
+
+test-ray: .venv-ray/.installed ## tests of the Ray engine with Ray and real faults, in another
+	.venv-ray/bin/python setup.py --quiet build_ext --inplace
+	.venv-ray/bin/python -m pytest tests/asynchronous/engines/test_ray.py
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.lab.cli bench --check
@@ -88,6 +92,7 @@ dist: $(requirements) ## the source distribution in dist/, and a wheel built fro
 pythons = (3, 10) <= v
 .venv/bin/python: or_name = , or name one: make PYTHON=...
 .venv-frameworks/bin/python: pythons = (3, 11) <= v
+.venv-ray/bin/python: pythons = (3, 11) <= v
 .venv-oldest-torch/bin/python: pythons = (3, 10) <= v < (3, 13)
 %/bin/python:
 	@for python in python3 python3.13 python3.12 python3.11 python3.10; do \

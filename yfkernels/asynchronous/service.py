@@ -88,6 +88,7 @@ class Service:
     Attributes:
         server: the server.
         workers: what became of each worker's messages, by its name.
+        snapshots: makes what replies carry; `Live` for an engine that serves one worker at a time.
         checkpoint: the file; None without one.
 
     Raises:
@@ -126,7 +127,7 @@ class Service:
         self._on_push = on_push
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._every = checkpoint_every
-        self._snapshots = Snapshots(server.buffers.parameters)
+        self.snapshots = Snapshots(server.buffers.parameters)
         self._stopped = False
         self._lock = Lock()
 
@@ -196,12 +197,12 @@ class Service:
         if self.finished:
             return Answer(Reply(Next.STOP, version, result), None)
         if server.batches is None:
-            return Answer(Reply(Next.WORK, version, result), self._snapshots.of(version))
+            return Answer(Reply(Next.WORK, version, result), self.snapshots.of(version))
         lease = server.batches.lend(worker)
         if lease is None:
             return Answer(Reply(Next.WAIT, version, result), None)
         reply = Reply(Next.WORK, version, result, lease.number, lease.indices)
-        return Answer(reply, self._snapshots.of(version))
+        return Answer(reply, self.snapshots.of(version))
 
     # ---- checkpoint
 

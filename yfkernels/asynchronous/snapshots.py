@@ -80,3 +80,13 @@ class Snapshots:
         for copy, flat in zip(copies, self._parameters):
             copy.copy_(flat)
         return Snapshot(self, version, copies)
+
+
+class Live(Snapshots):
+    """The parameters themselves, if each reply has been sent before the next push is applied."""
+
+    def of(self, version: Version) -> Snapshot:
+        return Snapshot(self, version, tuple(self._parameters))
+
+    def give_back(self, snapshot: Snapshot) -> None:
+        """They are not a copy that could be used again."""

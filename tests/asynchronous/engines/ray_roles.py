@@ -119,6 +119,8 @@ class MakeWorker:
 
     def after_the_fault(self, model: Tally, indices: Sequence[int] | None) -> Tensor:
         wait_for(self.folder / "shown")
+        if not claim(self.folder / "other began"):
+            (self.folder / "other pushed").touch()
         return model.loss(indices)
 
     # ---- faults
@@ -134,6 +136,12 @@ class MakeWorker:
         if claim(self.folder / "slept"):
             self.show()
             time.sleep(3.0)
+        return model.loss(indices)
+
+    def is_overtaken(self, model: Tally, indices: Sequence[int] | None) -> Tensor:
+        """Once, by a push of the other one."""
+        self.show()
+        wait_for(self.folder / "other pushed")
         return model.loss(indices)
 
     def sleeps_for_ever(self, model: Tally, indices: Sequence[int] | None) -> Tensor:

@@ -110,10 +110,10 @@ def test_a_worker_sleeps(tmp_path: Path) -> None:
 
 def test_a_gradient_is_too_old(tmp_path: Path) -> None:
     server = MakeServer(options={"max_staleness": 0})
-    outcome = train(server, MakeWorker(tmp_path, "sleeps"))
+    outcome = train(server, MakeWorker(tmp_path, "is_overtaken"))
     assert_exact(outcome)
     assert losses(outcome) == []
-    assert refusals(outcome).keys() == {Refusal.STALE}  # the other one went on meanwhile
+    assert refusals(outcome).keys() == {Refusal.STALE}
     assert set(outcome.log.staleness) == {0}
 
 
@@ -176,6 +176,30 @@ def test_stop_ends_training(tmp_path: Path) -> None:
         run.stop()
         (tmp_path / "joined").touch()
         assert run.wait().pushes < PUSHES
+
+
+def test_an_interrupt_tells_the_workers_and_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MakeServer(checkpoint=tmp_path / "run.pt", options={"epochs": 10_000})
+    looks = iter(range(1000))
+    wait = ray.wait
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if next(looks) == 2:
+            raise KeyboardInterrupt
+        return wait(*args, **options)
+
+    with engine.start(
+        server, MakeWorker(tmp_path), workers=2, worker_options={"num_cpus": 0}
+    ) as run:
+        monkeypatch.setattr(ray, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.wait()
+        outcome = run.wait()
+    assert losses(outcome) == []
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert saved["server"]["version"] == outcome.pushes == int(counts(outcome).sum()) // BATCH
 
 
 def test_an_address_beside_a_connection() -> None:

@@ -68,6 +68,8 @@ def test_a_push_is_applied_and_the_next_batch_comes(worker: Worker, service: Ser
     reply, (flats, indices) = worker.ask()
     assert (reply.kind, reply.next, reply.lease) == (Kind.REPLY, Next.WORK, 0)
     assert len(indices) == 2
+    own = service.server.buffers.parameters
+    assert [flat.ctypes.data for flat in flats] == [flat.data_ptr() for flat in own]  # no copy
     assert [as_tensor(a, f.dtype).shape for a, f in zip(flats, worker.buffers.parameters)] == [
         flat.shape for flat in worker.buffers.parameters
     ]

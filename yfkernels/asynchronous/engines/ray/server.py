@@ -21,6 +21,7 @@ from yfkernels.asynchronous.engines.wire import (
 from yfkernels.asynchronous.push import Request
 from yfkernels.asynchronous.server import Server
 from yfkernels.asynchronous.service import Service
+from yfkernels.asynchronous.snapshots import Live
 
 if TYPE_CHECKING:
     from yfkernels.asynchronous.engines.ray.arrays import Bytes
@@ -48,7 +49,10 @@ class Serving:
         """
         made = make()
         self._service = made if isinstance(made, Service) else Service(made)
-        self._layout = Layout.of(self._service.server.buffers)
+        buffers = self._service.server.buffers
+        # Ray copies what a call returns before it makes the next one: nothing changes meanwhile
+        self._service.snapshots = Live(buffers.parameters)
+        self._layout = Layout.of(buffers)
         return self._service.server.version.run
 
     # ---- to workers
@@ -99,7 +103,6 @@ class Serving:
         reply, snapshot = self._service.answer(request, gradient)
         flats: list[Bytes] = []
         if snapshot is not None:
-            # Ray copies what is returned before it makes the next call: nobody changes it meanwhile
             with snapshot as parameters:
                 flats = [as_bytes(flat) for flat in parameters]
         return [pack(ends.reply(reply)), flats, reply.indices]
