@@ -102,13 +102,14 @@ def _draw_momentum(panel: Axes, rows: Rows, window: int) -> None:
     if len(total.steps):
         panel.plot(total.steps, total.values, color=TOTAL, alpha=0.25, linewidth=0.6)
     drawn = []
-    for series, color, label in (
-        (target, TARGET, "target"),
-        (total.smoothed(window), TOTAL, "measured (total)"),
-        (set_, ALGORITHMIC, "algorithmic"),
+    for series, color, width, label in (
+        (target, TARGET, 4.0, "target"),  # seen where an open loop sets just that
+        (total.smoothed(window), TOTAL, 1.8, "measured (total)"),
+        (set_, ALGORITHMIC, 1.8, "algorithmic"),
     ):
         if len(series.steps):
-            panel.plot(series.steps, series.values, color=color, linewidth=1.8, label=label)
+            look = {"color": color, "linewidth": width, "label": label}
+            panel.plot(series.steps, series.values, **look)
             drawn.append(series.values)
     if drawn:
         values = np.concatenate([*drawn, [0.0]])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from yfkernels.asynchronous import Record, Service
 from yfkernels.asynchronous.engines import gloo
 from yfkernels.lab.asynchrony.options import Options
@@ -60,6 +62,7 @@ def serve(service: Service) -> None:
 def work(options: Options) -> None:
     """Computes gradients until the server says that training has ended; Ctrl-C is the server's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(options.threads)
     gloo.work(*build_worker(options.build_task(), options.seed))
 
 
