@@ -26,9 +26,11 @@ from yfkernels.lab.style import (
     make_log,
 )
 
-COLUMNS = 12  # of the grid
-LOSS, TARGET, ALGORITHMIC, TOTAL, STALE = (PALETTE[place] for place in (1, 2, 0, 3, 1))
-REFUSED, RATE = PALETTE[0], PALETTE[3]
+COLUMNS = 6  # of the grid
+LOSS = STALE = PALETTE[1]
+ALGORITHMIC = REFUSED = PALETTE[0]
+TOTAL = RATE = PALETTE[3]
+TARGET = "#BBBBBB"
 LEGEND: dict[str, Any] = {
     "loc": "lower right",
     "bbox_to_anchor": (1.0, 1.05),
@@ -39,6 +41,7 @@ LEGEND: dict[str, Any] = {
     "handlelength": 1.6,
 }
 SMOOTHED = 20  # a part of a run that bold lines are means of: of 20 epochs, one
+LONGEST = 50  # pushes that they are means of at most
 WIDE = 4.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 Rows = Sequence[Mapping[str, Any]]
@@ -56,17 +59,17 @@ def plot_asynchronous(rows: Rows, *, title: str, note: str = "") -> Figure:
     Returns:
         The figure; write it with ``figure.savefig(path)``.
     """
-    window = max(1, math.ceil(len(rows) / SMOOTHED))
+    window = min(math.ceil(len(rows) / SMOOTHED), LONGEST)
     with matplotlib.rc_context(STYLE):
         figure = blank_figure(INCHES)
         figure.suptitle(title, x=0.006, ha="left", fontproperties=TITLE_FONT)
         grid = figure.add_gridspec(2, COLUMNS)
-        _draw_loss(figure.add_subplot(grid[0, :6]), rows, window)
-        _draw_momentum(figure.add_subplot(grid[0, 6:]), rows, window)
-        over_time = figure.add_subplot(grid[1, :6])
+        _draw_loss(figure.add_subplot(grid[0, :3]), rows, window)
+        _draw_momentum(figure.add_subplot(grid[0, 3:]), rows, window)
+        over_time = figure.add_subplot(grid[1, :3])
         _draw_staleness(over_time, rows, window)
-        _draw_histogram(figure.add_subplot(grid[1, 6:8], sharey=over_time), rows)
-        _draw_rate(figure.add_subplot(grid[1, 8:]), rows)
+        _draw_histogram(figure.add_subplot(grid[1, 3], sharey=over_time), rows)
+        _draw_rate(figure.add_subplot(grid[1, 4:]), rows)
         add_note(figure, note)
     return figure
 
@@ -103,7 +106,7 @@ def _draw_momentum(panel: Axes, rows: Rows, window: int) -> None:
         panel.plot(total.steps, total.values, color=TOTAL, alpha=0.25, linewidth=0.6)
     drawn = []
     for series, color, width, label in (
-        (target, TARGET, 4.0, "target"),  # seen where an open loop sets just that
+        (target, TARGET, 3.5, "target"),  # seen where an open loop sets just that
         (total.smoothed(window), TOTAL, 1.8, "measured (total)"),
         (set_, ALGORITHMIC, 1.8, "algorithmic"),
     ):
