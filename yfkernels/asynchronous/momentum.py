@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -91,3 +92,11 @@ class TotalMomentum:
         before, here, after = (self._history[index] for index in (at - 1, at, at + 1))
         smallest = RESOLVED * self._sample.resolution * here.abs()
         return total_momentum(here - before, after - here, own, smallest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, of the coordinates that the seed determines."""
+        return {"history": list(self._history)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on where another one of the same arguments was saved."""
+        self._history = deque(state_dict["history"], maxlen=self._history.maxlen)

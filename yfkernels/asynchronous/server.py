@@ -157,7 +157,7 @@ class Server:
         self, given: Sequence[Tensor], version: Version, lease: int | None
     ) -> Refusal | None:
         """Why a push is to be refused, what costs least looked at first."""
-        if version.run != self._version.run or version.number < self._first:
+        if version.run != self._version.run or version.number < self._oldest:
             return Refusal.OTHER_RUN
         if version.number > self._version.number:
             return Refusal.FUTURE
@@ -212,11 +212,16 @@ class Server:
             "staleness_rule": None if self._rule is None else self._rule.state_dict(),
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, oldest: int | None = None) -> None:
         """Continues where state_dict() was taken, as a new run.
 
         Workers must pull again: a push with a version of the run before is refused. Batches that
         were out are lent again; those that were answered are not.
+
+        Args:
+            state_dict: what it returned.
+            oldest: number of the oldest version that may still be pushed, for an engine that has
+                saved the gradients on their way. None for the one that is loaded.
 
         Raises:
             ValueError, RuntimeError: the state of another model, of other data, of another
@@ -231,10 +236,10 @@ class Server:
         if self._rule is not None:
             self._rule.begin(self.buffers.parameters)
             self._rule.load_state_dict(state_dict["staleness_rule"])
-        self._begin_run(state_dict["version"])
+        self._begin_run(state_dict["version"], oldest)
 
-    def _begin_run(self, number: int) -> None:
-        self._first = number
+    def _begin_run(self, number: int, oldest: int | None = None) -> None:
+        self._oldest = number if oldest is None else oldest
         self._version = Version(secrets.randbits(63), number)
 
 

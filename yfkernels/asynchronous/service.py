@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -70,6 +71,16 @@ class Answer(NamedTuple):
     snapshot: Snapshot | None
 
 
+class Saved(Protocol):
+    """What a checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """In tensors, numbers, strings and their containers."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Restores what state_dict() returned."""
+
+
 class Service:
     """Answers the workers of a server. Any thread may call any method.
 
@@ -84,10 +95,12 @@ class Service:
         checkpoint: the file that `save` writes. Its folder must exist.
         checkpoint_every: also write it after every so many applied pushes, >= 1, under the lock.
             None to leave it to `save`.
+        saved: what else the checkpoint is to hold, such as an LR scheduler that `on_push` steps.
 
     Attributes:
         server: the server.
         workers: what became of each worker's messages, by its name.
+        latest: the record of the last push; None before the first.
         snapshots: makes what replies carry; `Live` for an engine that serves one worker at a time.
         checkpoint: the file; None without one.
 
@@ -115,6 +128,7 @@ class Service:
         on_push: Callable[[Record], None] | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
+        saved: Mapping[str, Saved] = MappingProxyType({}),
     ) -> None:
         need = "an integer >= 1, or None for no limit"
         require(pushes is None or is_count(pushes), "pushes", pushes, need)
@@ -123,10 +137,12 @@ class Service:
         require(ok, "checkpoint_every", checkpoint_every, need)
         self.server = server
         self.workers: dict[str, WorkerCounts] = {}
+        self.latest: Record | None = None
         self._pushes = pushes
         self._on_push = on_push
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._every = checkpoint_every
+        self._also = dict(saved)
         self.snapshots = Snapshots(server.buffers.parameters)
         self._stopped = False
         self._lock = Lock()
@@ -180,7 +196,7 @@ class Service:
         if self.finished:
             counts.unused += 1
             return None
-        record = push_and_settle(
+        self.latest = record = push_and_settle(
             self.server,
             gradient,
             version=request.version,
@@ -223,7 +239,9 @@ class Service:
     def _save(self) -> None:
         assert self.checkpoint is not None
         workers = {name: counts.state_dict() for name, counts in self.workers.items()}
-        save_whole(self.checkpoint, {"server": self.server.state_dict(), "workers": workers})
+        also = {name: each.state_dict() for name, each in self._also.items()}
+        state = {"server": self.server.state_dict(), "workers": workers, "also": also}
+        save_whole(self.checkpoint, state)
 
     def resume(self) -> None:
         """Continues from the checkpoint. What was applied after it was written is forgotten.
@@ -239,3 +257,5 @@ class Service:
             self.server.load_state_dict(state["server"])
             workers = state["workers"].items()
             self.workers = {name: WorkerCounts.from_state_dict(each) for name, each in workers}
+            for name, each in self._also.items():
+                each.load_state_dict(state["also"][name])

@@ -1,4 +1,4 @@
-"""The ``yfkernels`` command: demo, compare, large-batch, tune, bench, config."""
+"""The ``yfkernels`` command: demo, compare, large-batch, tune, async, bench, config."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ try:
     import typer
 
     from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder
+    from yfkernels.lab.asynchrony.command import train_asynchronously
     from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
     _exit_without(str(error.name))
@@ -166,6 +167,7 @@ def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Task
 
 
 app.command()(tune)
+app.command("async")(train_asynchronously)
 
 
 @app.command(

@@ -76,10 +76,23 @@ def read_recipe(text: str) -> Recipe:
         ValueError: no such optimizer, or it refuses the options.
     """
     name, _, settings = text.partition(":")
+    return recipe_of(name, settings, options_of(settings))
+
+
+def recipe_of(name: str, settings: str, given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a name, tried on a small model.
+
+    Args:
+        name: of `RECIPES`.
+        settings: what the user wrote, for the error.
+        given: the options.
+
+    Raises:
+        ValueError: no such optimizer, or it refuses the options.
+    """
     name = name.strip().lower()
     if name not in RECIPES:
         raise ValueError(f"no optimizer {name!r}; choose from {', '.join(RECIPES)}")
-    given = _options(settings)
     chosen = replace(RECIPES[name].with_options(**given), given=given)
     try:
         chosen.build(nn.Linear(1, 1))
@@ -88,8 +101,12 @@ def read_recipe(text: str) -> Recipe:
     return chosen
 
 
-def _options(settings: str) -> dict[str, Any]:
-    """Reads ``option=value,...`` as the arguments of a call, so that tuples may hold commas."""
+def options_of(settings: str) -> dict[str, Any]:
+    """Reads ``option=value,...`` as the arguments of a call, so that tuples may hold commas.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     complaint = f"cannot read {settings!r}; write option=value,option=value"
     try:
         call = ast.parse(f"f({settings})", mode="eval").body

@@ -15,8 +15,9 @@ from torch import Tensor
 
 pytest.importorskip("sklearn")
 
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning.datasets import DATASETS, build_task
-from yfkernels.lab.tuning.options import OptionError, Options
+from yfkernels.lab.tuning.options import Options
 from yfkernels.lab.workloads.cifar import FILES
 from yfkernels.lab.workloads.examples import ExamplesTask
 

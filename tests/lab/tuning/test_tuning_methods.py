@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from yfkernels import HD, MARTHE, RTHO
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning.bases import BASES, MOMENTUM, build_base
 from yfkernels.lab.tuning.methods import METHODS, Method, build_method
-from yfkernels.lab.tuning.options import OptionError
 
 TOTAL = 21
 FIRST = 0.1

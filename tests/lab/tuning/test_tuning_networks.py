@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning.networks import OWN, network
-from yfkernels.lab.tuning.options import OptionError
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SHAPES = {"digits": DIGITS, "mnist": MNIST, "cifar": CIFAR}

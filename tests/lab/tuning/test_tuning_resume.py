@@ -17,8 +17,9 @@ pytest.importorskip("rich")
 
 from tiny_runs import STEPS_PER_EPOCH, tiny_training
 
+from yfkernels.lab.interruption import interruption
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning import checkpoint, run
-from yfkernels.lab.tuning.options import OptionError
 from yfkernels.lab.tuning.training import Training
 
 RUNS: list[dict[str, Any]] = [
@@ -142,7 +143,7 @@ def test_the_second_interrupt_is_not_held_back() -> None:
 
 
 def _interrupt_twice() -> None:
-    with run.interruption() as asked:
+    with interruption() as asked:
         assert not asked()
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()

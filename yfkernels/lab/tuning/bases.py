@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import Optimizer
 
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.recipes import RECIPES
-from yfkernels.lab.tuning.options import OptionError, check_ranges
+from yfkernels.lab.tuning.options import check_ranges
 
 BASES = ("sgd", "adam", "adamw", "qhm", "qhadam")
 MOMENTUM = {"sgd": "momentum", "qhm": "beta"}  # what the optimizer calls it

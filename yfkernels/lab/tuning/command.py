@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder
+from yfkernels.lab.arguments import (
+    INTERRUPTED,
+    THREADS,
+    Out,
+    Threads,
+    made_folder,
+    one_of,
+    refusals,
+)
 from yfkernels.lab.tuning.bases import BASES
 from yfkernels.lab.tuning.datasets import DATASETS, build_task
 from yfkernels.lab.tuning.methods import METHODS
-from yfkernels.lab.tuning.options import OptionError, Options
+from yfkernels.lab.tuning.options import Options
 
 if TYPE_CHECKING:
     from yfkernels.lab.tuning.training import Training
-
-INTERRUPTED = 130  # exit status, as a shell has it
-
-
-def _one_of(names: Iterable[str]) -> str:
-    """As the help shows it."""
-    return f"[{'|'.join(names)}]"
 
 
 def tune(
@@ -31,15 +30,15 @@ def tune(
         str, typer.Option(help="mlp, lenet-5, vgg-11, resnet-18, or a classifier of torchvision.")
     ] = Options.network,
     dataset: Annotated[
-        str, typer.Option(metavar=_one_of(DATASETS), help="What to train on.")
+        str, typer.Option(metavar=one_of(DATASETS), help="What to train on.")
     ] = Options.dataset,
     optimizer: Annotated[
-        str, typer.Option(metavar=_one_of(BASES), help="What takes the steps.")
+        str, typer.Option(metavar=one_of(BASES), help="What takes the steps.")
     ] = Options.optimizer,
     method: Annotated[
         str,
         typer.Option(
-            metavar=_one_of(METHODS),
+            metavar=one_of(METHODS),
             help="What sets its learning rate: a hypergradient (hd, rtho, marthe) or a schedule. "
             "staircase: a tenth after each third of the run; exponential: down to 1 percent; "
             "cosine-restarts: to 0 in 1, 2 and 4 sevenths of the run.",
@@ -108,7 +107,7 @@ def tune(
     from yfkernels.lab.tuning import run
     from yfkernels.lab.tuning.training import Training
 
-    with _refusals():
+    with refusals():
         options = Options(
             network=network,
             dataset=dataset,
@@ -132,18 +131,6 @@ def tune(
     if not run.run(training, made_folder(out)):
         typer.echo("Interrupted: the same command with --resume goes on from here.")
         raise typer.Exit(INTERRUPTED)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Errors of options are told as typer tells its own."""
-    try:
-        yield
-    except OptionError as error:
-        hint = f"'--{error.option.replace('_', '-')}'"
-        raise typer.BadParameter(str(error), param_hint=hint) from None
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def _resume(training: Training, folder: Path) -> None:

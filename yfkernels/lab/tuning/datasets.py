@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning.networks import network
-from yfkernels.lab.tuning.options import OptionError, Options
+from yfkernels.lab.tuning.options import Options
 from yfkernels.lab.tuning.vision import torchvision_part
 from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_validation, why_absent
 from yfkernels.lab.workloads.digits import all_digits, split_balanced

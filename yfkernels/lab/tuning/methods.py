@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from yfkernels import HD, MARTHE, RTHO
-from yfkernels.lab.tuning.options import OptionError, check_ranges
+from yfkernels.lab.options import OptionError
+from yfkernels.lab.tuning.options import check_ranges
 from yfkernels.lab.tuning.steppers import Closure, Descending, Scheduled, Tuned
 
 # method: the options that mean something to it

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.options import OptionError
 from yfkernels.lab.tuning.vision import torchvision_part
 from yfkernels.lab.workloads.layers import conv_block, mlp, residual_path
 

@@ -1,26 +1,12 @@
-"""What a tuning run is told, and how an option is refused."""
+"""What a tuning run is told, and the ranges of its numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-
-class OptionError(ValueError):
-    """An option does not fit the others.
-
-    Args:
-        option: its name in `Options`.
-        value: what it is.
-        fix: what to do about it.
-    """
-
-    def __init__(self, option: str, value: object, fix: str) -> None:
-        super().__init__(f"Invalid {option} value: {value!r}; {fix}")
-        self.option = option
-
+from yfkernels.lab.options import OptionError
 
 # option: whether a finite number is in its range, and how the range is told
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -79,11 +65,3 @@ class Options:
     grad_clipping: float | None = None
     seed: int = 0
     threads: int = 1
-
-    def check_same(self, saved: Mapping[str, Any]) -> None:
-        """Raises OptionError if a run with other options has been saved."""
-        for option, value in asdict(self).items():
-            if value != saved.get(option):
-                raise OptionError(
-                    option, value, f"the run to resume has {saved.get(option)!r}; give it the same"
-                )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from yfkernels.lab.console import progress_bars, torch_threads, write_csv
+from yfkernels.lab.interruption import interruption
+from yfkernels.lab.options import check_same
 from yfkernels.lab.tuning import checkpoint
 from yfkernels.lab.tuning.report import NAME, bar_text, report
 from yfkernels.lab.tuning.training import Training
@@ -24,7 +23,7 @@ def resume(training: Training, folder: Path) -> None:
         OptionError: it is of a run with other options.
     """
     state = checkpoint.load(folder)
-    training.options.check_same(state.pop("options"))
+    check_same(training.options, state.pop("options"))
     training.load_state_dict(state)
 
 
@@ -66,27 +65,3 @@ def _save(training: Training, folder: Path) -> None:
     checkpoint.save(folder, {"options": asdict(training.options), **training.state_dict()})
     if training.rows:
         write_csv(folder / f"{NAME}.csv", training.rows)
-
-
-@contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask to stop after the step; the second time they stop at once.
-
-    Yields:
-        Whether it was asked for.
-    """
-    received: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        received.append(number)
-        put_back()
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        put_back()

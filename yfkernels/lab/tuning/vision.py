@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from yfkernels.lab.tuning.options import OptionError
+from yfkernels.lab.options import OptionError
 
 
 def torchvision_part(part: str, *, option: str, value: str, use: str, others: str) -> Any:

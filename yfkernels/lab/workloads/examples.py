@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +77,12 @@ class ExamplesTask(SupervisedTask):
         """The training examples alone, part of them split off as the test set: for tuning."""
         training, test = self.split(*self.training)
         return replace(self, training=training, test=test)
+
+    def examples(self, indices: Sequence[int]) -> Batch:
+        """The training examples of the indices, as the model is evaluated on them."""
+        inputs, targets = self.training
+        chosen = torch.tensor(indices)
+        return self._plain(inputs[chosen]), targets[chosen]
 
     def batches(self, seed: int) -> ShuffledBatches:
         """Shuffled batches, epoch after epoch."""

@@ -66,8 +66,8 @@ class TextTask(SupervisedTask):
 
     @property
     def training_size(self) -> int:
-        """Number of windows that the training text fills."""
-        return len(self.training) // CONTEXT
+        """Number of windows that the training text fills, each with the character after it."""
+        return (len(self.training) - 1) // CONTEXT
 
     @property
     def conditions(self) -> str:
@@ -85,6 +85,10 @@ class TextTask(SupervisedTask):
         """The training text alone, its last quarter held out as the test text: for tuning."""
         end = len(self.training) * 3 // 4
         return replace(self, training=self.training[:end], test=self.training[end:])
+
+    def examples(self, indices: Sequence[int]) -> Batch:
+        """Of the windows that fill the training text, one after the other, those of the indices."""
+        return _windows(self.training, CONTEXT * torch.tensor(indices))
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Windows from random places, and the same one character later."""

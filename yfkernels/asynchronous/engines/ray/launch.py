@@ -50,7 +50,8 @@ def start(
         grace: seconds that workers have, at the end, to finish their gradient and be told.
         worker_options: Ray's options of a worker's task: num_cpus, 1 by default; num_gpus;
             resources; scheduling_strategy, ... Threads follow num_cpus.
-        server_options: likewise of the server actor; num_cpus is 0 by default.
+        server_options: likewise of the server actor; by default num_cpus is 0, and it runs on the
+            machine of the program that starts it.
 
     Raises:
         ImportError: there is no Ray.

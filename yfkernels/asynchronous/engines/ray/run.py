@@ -14,6 +14,7 @@ from yfkernels.asynchronous.engines.ray.arrays import as_tensor
 from yfkernels.asynchronous.engines.ray.client import Loss, work
 from yfkernels.asynchronous.engines.ray.server import Serving
 from yfkernels.asynchronous.push_log import PushLog
+from yfkernels.asynchronous.record import Record
 from yfkernels.asynchronous.server import Server
 from yfkernels.asynchronous.service import Service, WorkerCounts
 
@@ -57,6 +58,7 @@ class Run:
         owns_ray: bool,
     ) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray = ray
         self._make_worker = make_worker
@@ -66,7 +68,9 @@ class Run:
         self._started = 0
         self._working: dict[Any, int] = {}  # what Ray promises of each worker, and its number
         self._cause: BaseException | None = None  # why the last worker was lost
-        options = {"num_cpus": 0, **server_options}
+        # Beside the program, whose files the checkpoint is one of.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "scheduling_strategy": here, **server_options}
         self._server = ray.remote(Serving).options(**options).remote()
         try:
             self._token: int = self._ask("begin", make_server)
@@ -100,10 +104,13 @@ class Run:
                 stacklevel=3,
             )
 
-    def wait(self) -> Outcome:
+    def wait(self, watch: Callable[[Record], None] | None = None) -> Outcome:
         """Waits until training has ended and the workers have been told, or are lost.
 
         The checkpoint is written if the service has one; on Ctrl-C, too.
+
+        Args:
+            watch: called five times a second, in this process, with the record of the last push.
 
         Returns:
             What training has come to.
@@ -114,7 +121,7 @@ class Run:
             Exception: the optimizer's or the callback's own, which ended training.
         """
         try:
-            self._until_all_are_told(self._grace)
+            self._until_all_are_told(self._grace, watch)
         except KeyboardInterrupt:
             self._ask("stop")
             self._until_all_are_told(min(self._grace, _FAREWELL))
@@ -133,12 +140,17 @@ class Run:
         """Ends training: every worker is told when it asks."""
         self._ask("stop")
 
-    def _until_all_are_told(self, grace: float) -> None:
+    def _until_all_are_told(
+        self, grace: float, watch: Callable[[Record], None] | None = None
+    ) -> None:
         end = None
         while self._working:
             ended, _ = self._ray.wait(list(self._working), timeout=_LOOK)
             for reference in ended:
                 self._see_off(reference)
+            latest = None if watch is None else self._ask("latest")
+            if watch is not None and latest is not None:
+                watch(latest)
             if self._ask("finished"):
                 end = time.monotonic() + grace if end is None else end
                 if time.monotonic() > end:

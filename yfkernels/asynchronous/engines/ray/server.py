@@ -19,6 +19,7 @@ from yfkernels.asynchronous.engines.wire import (
     pack,
 )
 from yfkernels.asynchronous.push import Request
+from yfkernels.asynchronous.record import Record
 from yfkernels.asynchronous.server import Server
 from yfkernels.asynchronous.service import Service
 from yfkernels.asynchronous.snapshots import Live
@@ -129,6 +130,10 @@ class Serving:
         if self._error is not None:
             raise self._error
         return self._service.finished
+
+    def latest(self) -> Record | None:
+        """The record of the last push."""
+        return self._service.latest
 
     def result(self) -> dict[str, Any]:
         """What has become of training so far, in plain types; and the checkpoint is written."""

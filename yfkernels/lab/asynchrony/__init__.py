@@ -1,0 +1,1 @@
+"""Training with several workers and stale gradients, simulated or real: `yfkernels async`."""
