@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--workers", type=_numbers(int), default=[1, 2, 4, 8])
     parser.add_argument("--sizes", type=_numbers(float), default=[1, 5, 20, 80, 200])
     parser.add_argument("--optimizers", type=_names, default=["QHM"])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     if "RANK" in os.environ:
         run(options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,16 @@ from support.resume import BUILDS, OURS, Build, make_model, own_copy, snapshot, 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yfkernels.asynchronous import Batches, DropOlder, PushResult, Refusal, Server, Version
+from yfkernels.asynchronous import (
+    Batches,
+    DropOlder,
+    FlatBuffers,
+    PushResult,
+    Refusal,
+    Server,
+    StalenessRule,
+    Version,
+)
 
 EVERY_BUILD = {**BUILDS, "Adam": torch.optim.Adam}
 
@@ -122,19 +131,39 @@ def _tensors(values: Any) -> list[Tensor]:
     )
 
 
-@pytest.mark.parametrize("received", [False, True], ids=["copied", "received in place"])
+@pytest.mark.parametrize("place", ["elsewhere", "own", "further"])
 @pytest.mark.parametrize("name", OURS)
-def test_a_push_makes_no_copy_of_the_model(name: str, received: bool) -> None:
+def test_a_push_makes_no_copy_of_the_model(name: str, place: str) -> None:
     model = nn.Linear(100, 50)
     server = Server(model, EVERY_BUILD[name](model.parameters()))
-    gradient = server.gradients if received else ones(server)
+    further = server.buffers.more_gradients()
+    gradient = {"elsewhere": ones(server), "own": server.gradients, "further": further}[place]
     for flat in gradient:
         flat.fill_(0.5)
     server.push(gradient, version=server.version)  # makes the state
     with Allocations() as made:
         assert server.push(gradient, version=server.version).applied
     assert made.elements < 100
-    assert made.copied == (0 if received else len(gradient[0]))
+    assert made.copied == (len(gradient[0]) if place == "elsewhere" else 0)
+
+
+def test_gradients_from_further_places() -> None:
+    """Each is applied where it is, a plain one without a change to them, and another model's."""
+    plain = [nn.Parameter(torch.zeros(3))]
+    server = Server(plain, torch.optim.SGD(plain, lr=1.0), staleness_rule=Halves())
+    one, two = server.buffers.more_gradients(), server.buffers.more_gradients()
+    others = FlatBuffers([nn.Parameter(torch.zeros(3))]).gradients
+    for push, gradient in enumerate([one, two, ones(server), others, one], start=1):
+        for flat in gradient:
+            flat.fill_(1.0)
+        assert server.push(gradient, version=server.version).applied
+        assert plain[0].tolist() == [-0.5 * push] * 3
+    assert [one[0][0], two[0][0], others[0][0]] == [0.5, 0.5, 1.0]  # weighed where they are
+
+
+class Halves(StalenessRule):
+    def weight(self, staleness: int, gradient: Sequence[Tensor]) -> float:
+        return 0.5
 
 
 def test_versions_and_the_log() -> None:

@@ -121,7 +121,7 @@ def test_only_what_is_due_is_read() -> None:
     push = pack(ENDS.request(Request("", Version(ENDS.token, 3), 4, 0.5), True))
     header = ENDS.read(push, [Kind.ASK, Kind.PUSH])
     assert (ENDS.version(header), header.lease, header.loss) == ((ENDS.token, 3), 4, 0.5)
-    for due in ([Kind.ASK], [Kind.RECEIVED], [Kind.REPLY, Kind.REFUSE]):
+    for due in ([Kind.ASK], [Kind.REPLY, Kind.REFUSE]):
         with pytest.raises(WireError, match=Fault.KIND.value):
             ENDS.read(push, due)
     with pytest.raises(WireError, match=Fault.KIND.value):

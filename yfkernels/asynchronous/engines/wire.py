@@ -43,7 +43,6 @@ class Kind(IntEnum):
     PUSH = 2  # by a worker: a request after its gradient
     REPLY = 3  # by the server, after the parameters if there is work
     REFUSE = 4  # by the server: `Fault` says why it closes the connection
-    RECEIVED = 5  # by a worker: a reply and what belongs to it has arrived
 
 
 class Fault(str, Enum):

@@ -42,7 +42,10 @@ def work(
     meeting = meet()
     try:
         link = connect(meeting, Layout.of(buffers), timeout)
-        return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
+        try:
+            return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
+        finally:
+            link.pair.close()
     except PeerLost as error:
         raise ConnectionError(f"the server {error.reason}") from error
 
@@ -101,7 +104,6 @@ class PairLink:
         pair.send(header, () if gradient is None else self._from(gradient))
         reply = ends.read(pair.header(), [Kind.REPLY, Kind.REFUSE])
         if reply.kind is Kind.REFUSE:
-            pair.send(pack(ends.header(Kind.RECEIVED)))
             raise ConnectionError(ends.why(reply))
         pair.settle()
         if reply.next is Next.WORK:
@@ -110,9 +112,6 @@ class PairLink:
             for flat, stage in zip(parameters, stages):
                 if flat is not stage:
                     flat.copy_(stage)
-        pair.send(pack(ends.header(Kind.RECEIVED)))
-        if reply.next is Next.STOP:
-            pair.settle()  # before this process ends
         version = ends.version(reply)
         return Reply(reply.next, version, reply.result, reply.lease, reply.indices)
 

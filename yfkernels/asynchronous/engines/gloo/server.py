@@ -13,21 +13,25 @@ from torch import Tensor
 from yfkernels._checks import check_positive, require
 from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
-from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
+from yfkernels.asynchronous.engines.wire import Ends, Fault, Header, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.push import Next, Request
 from yfkernels.asynchronous.server import Server
 from yfkernels.asynchronous.service import Answer, Service
 
 _LOOK = 0.05  # seconds between looks for workers that have come
-_FAREWELL = 5.0  # seconds for a worker to hear why it is served no longer
+_FAREWELL = 5.0  # seconds for a worker to hear that it is served no longer
 
 
 def serve(server: Server | Service, *, timeout: float = 600.0, grace: float = 60.0) -> Service:
     """Trains with the workers of ranks 1 and up until training has ended.
 
     A worker that dies, is silent, or sends what does not fit is served no longer; the others go on.
-    No worker can join later. At the end, or on Ctrl-C, the workers are told, and the checkpoint
-    is written if the service has one.
+    It cannot come back, and no worker can join that WORLD_SIZE does not count. At the end, or on
+    Ctrl-C, the workers are told, and the checkpoint is written if the service has one.
+
+    Where one of the processes that one torchrun has started dies, torchrun ends the others. For
+    them to go on, start one torchrun for each process, with `--nnodes` and `--nproc-per-node 1`;
+    or, on one machine, use `start`.
 
     Args:
         server: what is trained; a `Service` for a callback, a checkpoint or a number of pushes.
@@ -152,7 +156,7 @@ class Serving:
                 self._talk(pair, ends, _name(rank))
             except WireError as error:
                 self._service.lost(_name(rank), error.fault.value)
-                _dismiss(pair, ends, error.fault)
+                _part(pair, pack(ends.header(Kind.REFUSE, fault=error.fault)))
             finally:
                 pair.close()
         except PeerLost as error:
@@ -170,18 +174,30 @@ class Serving:
         gradient = self._stage()
         header = ends.read(pair.header(), [Kind.ASK])
         while True:
-            if header.kind is Kind.ASK:
-                answer = self._service.answer(Request(worker))
-            elif pair.complete():
-                request = Request(worker, ends.version(header), header.lease, header.loss)
-                answer = self._service.answer(request, gradient)
-            else:
-                raise WireError(Fault.SHORT)
+            answer = self._answer(pair, ends, worker, header, gradient)
             pair.expect(gradient)  # nothing is received before a first header fits
-            _send(pair, ends, answer)
+            reply = pack(ends.reply(answer.reply))
             if answer.reply.next is Next.STOP:
+                _part(pair, reply)
                 return
-            header = ends.read(pair.header(), [Kind.ASK, Kind.PUSH])
+            if answer.snapshot is None:
+                pair.send(reply)
+                header = ends.read(pair.header(), [Kind.ASK, Kind.PUSH])
+            else:
+                with answer.snapshot as parameters:  # which have arrived when the worker answers
+                    pair.send(reply, parameters)
+                    header = ends.read(pair.header(), [Kind.ASK, Kind.PUSH])
+            pair.settle()
+
+    def _answer(
+        self, pair: Pair, ends: Ends, worker: str, header: Header, gradient: Sequence[Tensor]
+    ) -> Answer:
+        if header.kind is Kind.ASK:
+            return self._service.answer(Request(worker))
+        if not pair.complete():
+            raise WireError(Fault.SHORT)
+        request = Request(worker, ends.version(header), header.lease, header.loss)
+        return self._service.answer(request, gradient)
 
     def _stage(self) -> Sequence[Tensor]:
         """Where the gradients of one worker arrive; on the CPU the optimizer takes them there."""
@@ -191,24 +207,10 @@ class Serving:
         return [torch.empty_like(flat, device="cpu") for flat in buffers.parameters]
 
 
-def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
-    """Sends a reply and what belongs to it, and waits until all has arrived."""
-    reply, snapshot = answer
-    header = pack(ends.reply(reply))
-    if snapshot is None:
-        pair.send(header)
-        ends.read(pair.header(), [Kind.RECEIVED])
-    else:
-        with snapshot as parameters:
-            pair.send(header, parameters)
-            ends.read(pair.header(), [Kind.RECEIVED])
-    pair.settle()
-
-
-def _dismiss(pair: Pair, ends: Ends, fault: Fault) -> None:
-    """Tells a worker why the connection is closed; whether it hears it does not matter."""
+def _part(pair: Pair, last: bytes) -> None:
+    """Sends a last header, and waits until the worker has it and hangs up."""
     with suppress(PeerLost):
-        pair.send(pack(ends.header(Kind.REFUSE, fault=fault)))
+        pair.send(last)
         pair.header(_FAREWELL)
 
 
