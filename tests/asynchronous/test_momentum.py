@@ -130,3 +130,20 @@ def test_bad_input_is_named() -> None:
         TotalMomentum([torch.ones(1)], max_staleness=-1)
     with pytest.raises(ValueError, match="Invalid coordinates value: 0"):
         TotalMomentum([torch.ones(1)], max_staleness=0, coordinates=0)
+
+
+def test_a_history_goes_on_where_it_was_saved(rng: np.random.Generator) -> None:
+    moves = [torch.from_numpy(rng.normal(size=50)) for _ in range(3)]
+    whole, resumed = (TotalMomentum([torch.ones(50)], max_staleness=1) for _ in range(2))
+    x = torch.ones(50)
+    for move in moves:
+        x = x + move
+        whole.record([x])
+    resumed.load_state_dict(whole.state_dict())
+    for total in (whole, resumed):
+        total.record([x + moves[0]])
+    found = resumed.estimate(moves[1], 1)
+    assert found is not None
+    assert found == whole.estimate(moves[1], 1)
+    whole.record([x])
+    assert resumed.estimate(moves[1], 1) == found  # each has a history of its own

@@ -104,6 +104,45 @@ def test_a_cut_in_the_middle_of_a_step_loses_that_step() -> None:
     assert_same_bits(after.state(), whole.state())
 
 
+@pytest.mark.parametrize("name", EVERY_BUILD)
+@pytest.mark.parametrize("options", [{}, {"max_staleness": 2}], ids=["", "refused"])
+def test_a_simulation_goes_on_with_the_gradients_on_their_way(
+    name: str, options: dict[str, Any]
+) -> None:
+    """Some of the batches that are due at the cut are on their way, others were refused."""
+    schedule = memoryless(4, 400, seed=2)
+    whole, cut, resumed = (Training(name, **options) for _ in range(3))
+    expected = whole.simulator.run(schedule)
+    steps = cut.simulator.steps(schedule)
+    first = [next(steps) for _ in range(CUT)]
+    saved = through_a_file(cut.simulator.state_dict())
+    for _ in steps:  # what is saved does not change
+        pass
+    resumed.simulator.load_state_dict(saved)
+    rest = list(resumed.simulator.steps(schedule, start=resumed.simulator.pushes))
+    assert [*first, *rest] == expected
+    assert any(record.refusal for record in rest) == bool(options)
+    found, wanted = resumed.state(), whole.state()
+    for state in (found, wanted):
+        del state["server"]["batches"]["number"]  # leases lent again have new ones
+    assert_same_bits(found, wanted)
+
+
+def test_a_simulation_without_batches_goes_on() -> None:
+    whole, resumed = ([nn.Parameter(torch.ones(1))] for _ in range(2))
+    simulators = []
+    for (x,) in (whole, resumed):
+        server = Server([x], torch.optim.SGD([x], lr=0.1))
+        simulators.append(Simulator(server, lambda batch, x=x: x.square().sum()))
+    steps = simulators[0].steps(round_robin(3, 9))
+    for _ in range(4):
+        next(steps)
+    simulators[1].load_state_dict(through_a_file(simulators[0].state_dict()))
+    rest = simulators[1].steps(round_robin(3, 9), start=4)
+    assert [*rest] == [*steps]
+    assert torch.equal(resumed[0], whole[0])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

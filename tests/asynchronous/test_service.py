@@ -230,6 +230,37 @@ def test_the_checkpoint_goes_on_where_it_was_written(tmp_path: Path) -> None:
     assert torch.load(path, weights_only=True)["server"]["version"] == 9
 
 
+def test_a_checkpoint_holds_what_else_it_was_given(tmp_path: Path) -> None:
+    """A scheduler, say, that every push steps."""
+    path = tmp_path / "run.pt"
+    benches = [Bench(), Bench()]
+    schedulers = []
+    for bench in benches:
+        scheduler = torch.optim.lr_scheduler.StepLR(bench.server.optimizer, 1)
+        schedulers.append(scheduler)
+        bench.service = Service(
+            bench.server,
+            on_push=lambda record, scheduler=scheduler: scheduler.step(),
+            checkpoint=path,
+            saved={"scheduler": scheduler},
+        )
+    first, second = benches
+    first.push("a", first.ask("a"))
+    first.service.save()
+    second.service.resume()
+    assert schedulers[1].last_epoch == schedulers[0].last_epoch == 1
+
+
+def test_the_latest_push_is_at_hand() -> None:
+    bench = Bench()
+    assert bench.service.latest is None
+    bench.push("a", bench.ask("a"))
+    assert bench.service.latest == bench.records[-1]
+    bench.push("a", bench.ask("a"), factor=math.nan)
+    assert bench.service.latest == bench.records[-1]
+    assert bench.records[-1].refusal is Refusal.NONFINITE
+
+
 def test_an_error_of_a_callback_goes_through_and_ends_training() -> None:
     def fail(record: Record) -> None:
         raise OSError("disk full")

@@ -130,6 +130,7 @@ class MomentumFeedback:
         self.staleness = 0
         self._velocities: list[Tensor] = []  # as the sample has them
         self._sample: Sample | None = None
+        self._group: dict[str, Any] = {}  # that the history was put into
         self._saved = torch.zeros(len(_Head()), dtype=torch.float64, device="cpu")
         self.clear()
 
@@ -227,7 +228,7 @@ class MomentumFeedback:
             for back in range(1, kept + 1):
                 number = int(head.moves) - back
                 longer[number % wanted] = self._history[number % rows]
-            self._history = longer
+            self._group[HISTORY] = self._history = longer
         self._history[int(head.moves) % len(self._history)] = velocity
         self._keep(head._replace(moves=head.moves + 1.0))
 
@@ -264,6 +265,7 @@ class MomentumFeedback:
             else:
                 self.clear()
         group[SAVED], group[HISTORY] = self._saved, self._history
+        self._group = group
 
     def withdraw(self, group: dict[str, Any]) -> None:
         """Takes out of a group what `publish` would take for loaded."""
@@ -275,8 +277,8 @@ class MomentumFeedback:
         return group.get(SAVED) is self._saved and group.get(HISTORY) is self._history
 
     def __getstate__(self) -> dict[str, Any]:
-        # `prepare` chooses coordinates of a copy's own tensors
-        return {**vars(self), "_velocities": [], "_sample": None}
+        # `prepare` chooses coordinates of a copy's own tensors, `publish` its group
+        return {**vars(self), "_velocities": [], "_sample": None, "_group": {}}
 
 
 def require_whole(sharding: Sharding) -> None:

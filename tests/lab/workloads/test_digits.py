@@ -132,3 +132,9 @@ def test_batches_of_another_size(task: ExamplesTask) -> None:
 def test_a_batch_that_cannot_be_filled_is_refused(task: ExamplesTask, batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size value: {batch_size}; it must be from 1 to"):
         task.with_batch_size(batch_size)
+
+
+def test_examples_are_those_of_the_indices(task: ExamplesTask) -> None:
+    images, labels = task.examples((5, 0, 5))
+    torch.testing.assert_close(images, task.training[0][[5, 0, 5]], atol=0, rtol=0)
+    assert labels.tolist() == task.training[1][[5, 0, 5]].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ from yfkernels.lab.asynchrony.options import Options
 from yfkernels.lab.asynchrony.processes import service_of, stoppable
 from yfkernels.lab.asynchrony.training import Loss, Training, build_worker
 from yfkernels.lab.options import OptionError
+
+_NO_CLUSTER = "no Ray cluster answers there; give what `ray start` printed, or auto on its machines"
+_PATIENCE = 10.0  # seconds
 
 
 def train(
@@ -39,6 +43,8 @@ def train(
     """
     # Here all of them share the cores there are. On a cluster Ray places them.
     cpus = 0 if address is None else options.threads
+    if address is not None:
+        _find(address)
     try:
         run = engine.start(
             partial(_make_service, options, file.absolute(), resume),
@@ -48,11 +54,20 @@ def train(
             worker_options={"num_cpus": cpus},
         )
     except ConnectionError as error:
-        raise OptionError(
-            "address", address, f"no Ray cluster answers there ({error}); see `ray status`"
-        ) from error
+        raise OptionError("address", address, _NO_CLUSTER) from error
     with run, stoppable():
         run.wait(watch)
+
+
+def _find(address: str) -> None:
+    """Raises OptionError where nobody listens: Ray itself waits there for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "auto", which Ray looks up at once
+        return
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except OSError as error:
+        raise OptionError("address", address, f"{_NO_CLUSTER} ({error})") from error
 
 
 def _make_service(options: Options, file: Path, resume: bool) -> Service:

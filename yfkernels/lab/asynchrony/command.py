@@ -98,10 +98,9 @@ def train_asynchronously(
         typer.Option(help="Of a Ray cluster; auto: this machine's. Default: Ray starts here."),
     ] = None,
 ) -> None:
-    """Train with stale gradients of several workers: table, figure, every push as CSV, checkpoint.
+    """Train with the stale gradients of several workers: table, figure, CSV, checkpoint.
 
-    With gloo the command starts a process for the server and one for each worker. Under torchrun it
-    is one of them, on one machine or several.
+    With gloo it starts its processes here; under torchrun it is one of them.
 
     Without --resume, a run in --out is replaced.
     """
@@ -154,6 +153,13 @@ def _check_places(engine: str, *, port: int | None, address: str | None, is_rank
 def _world(workers: int | None) -> int:
     """Number of workers that torchrun has started."""
     started = int(os.environ["WORLD_SIZE"]) - 1
+    if started < 2:
+        raise OptionError(
+            "workers",
+            started,
+            "with a single worker no gradient is ever stale; torchrun has to start 3 processes or "
+            "more, the server and 2 workers",
+        )
     if workers not in (None, started):
         raise OptionError(
             "workers",

@@ -111,7 +111,7 @@ def _draw_momentum(panel: Axes, rows: Rows, window: int) -> None:
         (set_, ALGORITHMIC, 1.8, "algorithmic"),
     ):
         if len(series.steps):
-            look = {"color": color, "linewidth": width, "label": label}
+            look: dict[str, Any] = {"color": color, "linewidth": width, "label": label}
             panel.plot(series.steps, series.values, **look)
             drawn.append(series.values)
     if drawn:

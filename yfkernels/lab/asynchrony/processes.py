@@ -72,7 +72,7 @@ def stoppable() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         for each in before:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, lambda *_: None)  # another one may be on its way
         raise KeyboardInterrupt
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}

@@ -51,8 +51,8 @@ class Training:
     Attributes:
         task: what is trained.
         recipe: the optimizer's.
+        model, loss: the server's own; a simulation takes its gradients there.
         server: the server.
-        loss: of the server's own model, for a simulation.
         pushes_per_epoch, total_pushes: applied ones.
         rows: the record, see `record`.
         seconds, timed: time between pushes, and how many of those times it is the sum of; the one
@@ -67,10 +67,10 @@ class Training:
         self.task = options.build_task()
         self.recipe = read_optimizer(options.optimizer)
         assert options.batch_size is not None
-        model, self.loss = build_worker(self.task, options.seed)
+        self.model, self.loss = build_worker(self.task, options.seed)
         self.server = Server(
-            model,
-            self.recipe.build(model),
+            self.model,
+            self.recipe.build(self.model),
             batches=Batches(
                 self.task.training_size,
                 options.batch_size,
