@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,12 +57,17 @@ def outcome(*losses: float) -> Outcome:
     return Outcome(losses[-1], 0.5, 0.5, False, losses, (), (), (), 0.0)
 
 
-def test_how_many_gradients_it_took() -> None:
-    falling = outcome(*[1.0 - step / POINTS for step in range(POINTS)])
-    assert report.gradients_to(falling, 0.5, 240) == 128.0  # a mean of three is a step behind
-    assert report.gradients_to(falling, -1.0, 240) == math.inf
-    ended = outcome(1.0, 0.5)
-    assert report.gradients_to(ended, 0.4, 240) == math.inf
+def falling(pace: float) -> Outcome:
+    return outcome(*[max(1.0 - pace * step / POINTS, 0.1) for step in range(POINTS)])
+
+
+def test_who_is_how_much_faster() -> None:
+    theirs = report.middle_course([falling(0.8)] * 3)
+    fast = report.middle_course([falling(1.6), falling(1.6), outcome(1.0, 0.5)])
+    assert report.speed(fast, theirs, 1.0) == "1.94"  # 60 / 31: a mean of three is a step behind
+    assert report.speed(theirs, theirs, 2.0) == "1.00"
+    ended = report.middle_course([outcome(1.0, 0.5)])
+    assert report.speed(ended, theirs, 1.0) == "never"
 
 
 @pytest.fixture
