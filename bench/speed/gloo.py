@@ -3,10 +3,13 @@
     python -m bench.speed.gloo > bench/results/asynchronous/gloo-<commit>.csv
     python -m bench.speed.gloo --sizes 20 --workers 2 --rounds 40    # the target
 
-In every round all workers make exchanges with gloo alone (a tensor of the model's size to rank 0,
-one back), and then with the engine: a push that the server applies, and the pull that answers it.
-Workers compute nothing. What a worker needs for its exchanges is one line; the bandwidth is that of
-all workers, gradients and parameters counted. Medians are written to the standard error.
+In every round all workers make the same number of exchanges in three ways, and compute nothing:
+  bare      with gloo alone: a tensor of the model's size to rank 0, one back;
+  stepping  the same, and rank 0 takes the optimizer's step before it answers: the least that any
+            server does, without the checks and with parameters that may be torn;
+  engine    a push that the server checks and applies, and the pull that answers it.
+What a worker needs for its exchanges is one line; the bandwidth is that of all workers, gradients
+and parameters counted. Medians are written to the standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -36,9 +39,11 @@ from yfkernels.asynchronous.engines.gloo.client import connect
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
 from yfkernels.asynchronous.engines.gloo.server import Serving
 from yfkernels.asynchronous.engines.wire import Layout
+from yfkernels.asynchronous.flat import Gradients
 
 _TIMEOUT = 120.0
 _WARM_UP = 3  # rounds
+_WAYS = ("bare", "stepping", "engine")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD fused": partial(torch.optim.SGD, lr=1e-3, fused=True),
     "QHM": partial(yfkernels.QHM, lr=1e-3),
@@ -47,13 +52,27 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def exchanges_of(megabytes: float) -> int:
-    """In one turn: about 200 MB both ways."""
+    """In one turn of a worker: about 200 MB both ways."""
     return max(2, min(200, round(100 / megabytes)))
 
 
 def parameters_of(megabytes: float) -> list[nn.Parameter]:
     """16 equal float32 parameters."""
     return [nn.Parameter(torch.zeros(round(megabytes * 1e6 / 4 / 16))) for _ in range(16)]
+
+
+class Stepping:
+    """A server with nothing but an optimizer."""
+
+    def __init__(self, buffers: FlatBuffers, optimizer: torch.optim.Optimizer) -> None:
+        self.buffers = buffers
+        self._optimizer = optimizer
+        self._lock = Lock()
+
+    def __call__(self, gradients: Gradients) -> None:
+        with self._lock:
+            self.buffers.attach(gradients)
+            self._optimizer.step()
 
 
 class Task:
@@ -67,6 +86,7 @@ class Task:
 
     def __init__(self, meeting: Meeting, megabytes: float, rounds: int) -> None:
         self.meeting = meeting
+        self.megabytes = megabytes
         self.rounds = rounds + _WARM_UP
         self.exchanges = exchanges_of(megabytes)
         self.params = parameters_of(megabytes)
@@ -88,49 +108,58 @@ class Task:
             time.sleep(0.001)
 
     def serve(self, optimizer: str) -> Iterator[tuple[str, int, int, float]]:
-        """(who, round, worker, seconds) for every turn after the first few."""
+        """(way, round, worker, seconds) for every turn after the first few."""
         pushes = (self.meeting.world - 1) * self.exchanges * self.rounds
         server = Server(self.params, OPTIMIZERS[optimizer](self.params))
         serving = Serving(Service(server, pushes=pushes), self.meeting, _TIMEOUT, _TIMEOUT)
         engine = Thread(target=serving.run)
         engine.start()
-        answering = [partial(self._answer, group, *self._two()) for group in self.groups.values()]
+        others = parameters_of(self.megabytes)
+        stepping = Stepping(FlatBuffers(others), OPTIMIZERS[optimizer](others))
+        received = {rank: stepping.buffers.more_gradients() for rank in self.groups}
         for turn in range(self.rounds):
-            self.together(f"bare {turn}")
-            threads = [Thread(target=answer) for answer in answering]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            for way, step in (("bare", None), ("stepping", stepping)):
+                self.together(f"{way} {turn}")
+                threads = [
+                    Thread(
+                        target=self._answer, args=(group, received[rank], stepping.buffers, step)
+                    )
+                    for rank, group in self.groups.items()
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
             self.together(f"engine {turn}")
             self.together(f"end {turn}")
-            for who in ("bare", "engine"):
+            for way in _WAYS:
                 for rank in self.groups if turn >= _WARM_UP else ():
-                    seconds = float(self.meeting.store.get(f"{who} {turn} {rank}"))
-                    yield who, turn - _WARM_UP, rank, seconds
+                    seconds = float(self.meeting.store.get(f"{way} {turn} {rank}"))
+                    yield way, turn - _WARM_UP, rank, seconds
         engine.join()
         assert server.version.number == pushes
 
-    def _two(self) -> tuple[torch.Tensor, torch.Tensor]:
-        (flat,) = self.buffers.parameters
-        return torch.zeros_like(flat), torch.zeros_like(flat)
-
-    def _answer(self, group: Any, received: torch.Tensor, sent: torch.Tensor) -> None:
+    def _answer(
+        self, group: Any, received: Gradients, sent: FlatBuffers, step: Stepping | None
+    ) -> None:
         for _ in range(self.exchanges):
-            group.recv([received], 1, 0).wait()
-            group.send([sent], 1, 0).wait()
+            group.recv([received[0]], 1, 0).wait()
+            if step is not None:
+                step(received)
+            group.send([sent.parameters[0]], 1, 0).wait()
 
     def work(self) -> None:
         """Makes all exchanges of one worker."""
         (group,) = self.groups.values()
-        sent, received = self._two()
+        (sent,), (received,) = self.buffers.more_gradients(), self.buffers.more_gradients()
         link = connect(self.meeting, Layout.of(self.buffers), _TIMEOUT)
         reply = link.exchange(Request(""), None, self.buffers.parameters)
         for turn in range(self.rounds):
-            with self._timed("bare", turn):
-                for _ in range(self.exchanges):
-                    group.send([sent], 0, 0).wait()
-                    group.recv([received], 0, 0).wait()
+            for way in ("bare", "stepping"):
+                with self._timed(way, turn):
+                    for _ in range(self.exchanges):
+                        group.send([sent], 0, 0).wait()
+                        group.recv([received], 0, 0).wait()
             with self._timed("engine", turn):
                 for _ in range(self.exchanges):
                     request = Request("", reply.version, None, 0.0)
@@ -138,12 +167,12 @@ class Task:
             self.together(f"end {turn}")
 
     @contextmanager
-    def _timed(self, who: str, turn: int) -> Iterator[None]:
-        self.together(f"{who} {turn}")
+    def _timed(self, way: str, turn: int) -> Iterator[None]:
+        self.together(f"{way} {turn}")
         begun = time.perf_counter()
         yield
         seconds = time.perf_counter() - begun
-        self.meeting.store.set(f"{who} {turn} {self.meeting.rank}", str(seconds))
+        self.meeting.store.set(f"{way} {turn} {self.meeting.rank}", str(seconds))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -158,24 +187,21 @@ def run(options: argparse.Namespace) -> None:
             if meeting.rank > 0:
                 task.work()
                 continue
-            mbps: dict[str, list[float]] = {"bare": [], "engine": []}
             seconds: dict[tuple[str, int], list[float]] = {}
-            for who, turn, rank, each in task.serve(optimizer):
-                row = [meeting.world - 1, megabytes, optimizer, turn, who, rank, task.exchanges]
+            for way, turn, rank, each in task.serve(optimizer):
+                row = [meeting.world - 1, megabytes, optimizer, turn, way, rank, task.exchanges]
                 writer.writerow([*row, f"{each:.6f}"])
-                seconds.setdefault((who, turn), []).append(each)
-            for (who, _), of_workers in seconds.items():
-                moved = 2 * megabytes * task.exchanges
-                mbps[who].append(sum(moved / each for each in of_workers))
-            ratio = statistics.median(b / a for a, b in zip(mbps["bare"], mbps["engine"]))
-            shown = ", ".join(
-                f"{who} {statistics.median(all_of):.0f}" for who, all_of in mbps.items()
-            )
-            print(
-                f"{meeting.world - 1} workers, {megabytes:g} MB, {optimizer}: {shown} MB/s, "
-                f"median ratio {ratio:.2f}",
-                file=sys.stderr,
-            )
+                seconds.setdefault((way, turn), []).append(each)
+            moved = 2 * megabytes * task.exchanges
+            mbps: dict[str, list[float]] = {way: [] for way in _WAYS}
+            for (way, _), of_workers in seconds.items():
+                mbps[way].append(sum(moved / each for each in of_workers))
+            shown = [f"{way} {statistics.median(all_of):.0f}" for way, all_of in mbps.items()]
+            for way in _WAYS[:2]:
+                ratios = [ours / least for least, ours in zip(mbps[way], mbps["engine"])]
+                shown.append(f"engine/{way} {statistics.median(ratios):.2f}")
+            task_name = f"{meeting.world - 1} workers, {megabytes:g} MB, {optimizer}"
+            print(f"{task_name}, MB/s: {', '.join(shown)}", file=sys.stderr)
     sys.stdout.flush()
 
 
@@ -192,7 +218,7 @@ def main() -> None:
         return
     facts = describe(torch.device("cpu"), "auto")
     print("# " + "; ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
-    print("workers,megabytes,optimizer,round,who,worker,exchanges,seconds", flush=True)
+    print("workers,megabytes,optimizer,round,way,worker,exchanges,seconds", flush=True)
     for workers in options.workers:
         command = [sys.executable, "-W", "ignore", "-m", "bench.speed.gloo", *sys.argv[1:]]
         processes = gloo.start(command, workers)
