@@ -11,6 +11,8 @@ from support.cases import Site
 TESTS = Path(__file__).resolve().parents[1]
 # These compile, start processes, train, or run under Triton's interpreter.
 SLOW = (
+    "asynchronous/engines/test_gloo.py",
+    "asynchronous/engines/test_rendezvous.py",
     "bench",
     "cuda",
     "cuda_on_cpu",

@@ -138,6 +138,14 @@ def test_feedback_lowers_what_is_compensated(rng: np.random.Generator) -> None:
     assert lowest[0.3] < -0.01
 
 
+def test_a_loop_that_only_reads(rng: np.random.Generator) -> None:
+    workers = Workers(rng, 2, robust=False, closed_loop=ClosedLoop(gain=0.0, compensate=False))
+    shown = [workers.step() for _ in range(40)]
+    assert all(each["momentum"] == each["target_momentum"] for each in shown)
+    assert len({each["target_momentum"] for each in shown}) > 20
+    assert np.isfinite(shown[-1]["total_momentum"])
+
+
 def test_it_reads_every_nth_step(rng: np.random.Generator) -> None:
     """The feedback is then n times as strong."""
     workers = Workers(rng, 1, closed_loop=ClosedLoop(gain=0.02, every=3, compensate=False))
@@ -156,15 +164,18 @@ def test_lr_stays_where_the_delay_is_stable(rng: np.random.Generator) -> None:
     options = {"robust": False, "closed_loop": ClosedLoop(limit_lr=True), "weight_decay": 0.1}
     workers = Workers(rng, 15, decoupled_weight_decay=True, **options)
     limited = 0
+    velocity = np.zeros(41)
     for _ in range(120):
         before = workers.x.detach().clone()
         shown = workers.step()
+        expected = shown["momentum"] * velocity + workers.own[-1]
+        velocity = workers.optimizer.state[workers.x]["momentum_buffer"].numpy().copy()
+        np.testing.assert_allclose(velocity, expected, rtol=1e-4, atol=1e-9)
         limit = stability_limit(round(shown["staleness"]), round(shown["momentum"], 3))
         assert shown["lr"] * shown["h_max"] <= limit * (1 + 1e-9)
         if shown["lr"] * shown["h_max"] >= limit * (1 - 1e-9):
             limited += 1
             decay = (1.0 - 0.1 * shown["lr"]) * before.numpy()
-            velocity = workers.optimizer.state[workers.x]["momentum_buffer"].numpy()
             np.testing.assert_allclose(workers.points[-1], decay + velocity, rtol=1e-6, atol=1e-9)
     assert limited > 10
 
@@ -302,6 +313,31 @@ def test_parameters_that_come_later_begin_a_new_history(rng: np.random.Generator
     assert shown["total_momentum"] == pytest.approx(shown["momentum"], abs=1e-4)
 
 
+def test_moves_that_roundings_drown_are_left_out() -> None:
+    """Most coordinates hardly moved two steps ago, and move more and more now."""
+    w = nn.Parameter(torch.zeros(50))
+    optimizer = YellowFin([w], robust=False, closed_loop=PAPERS)
+    gradient = torch.ones(50)
+    for growing in (1e-9, 1.0, 3.0):
+        w.grad = gradient.clone()
+        w.grad[20:] = growing
+        optimizer.step(staleness=1)
+    shown = optimizer.diagnostics()
+    velocity = optimizer.state[w]["momentum_buffer"]
+    assert velocity[:20].unique().numel() == 1
+    assert abs(shown["total_momentum"]) < 2.0
+
+
+def test_a_staleness_beyond_all_history_gives_no_reading() -> None:
+    w = nn.Parameter(torch.ones(20))
+    optimizer = YellowFin([w], closed_loop=PAPERS)
+    for step in range(110):
+        w.grad = torch.linspace(1.0, 2.0, 20) + 0.1 * (step % 3)
+        optimizer.step(staleness=100)
+    assert np.isnan(optimizer.diagnostics()["total_momentum"])
+    assert len(optimizer.param_groups[0]["velocity_history"]) < 100
+
+
 def test_a_group_that_stands_still_does(rng: np.random.Generator) -> None:
     w, v = (nn.Parameter(torch.from_numpy(rng.normal(size=50)).float()) for _ in range(2))
     optimizer = YellowFin([{"params": [w]}, {"params": [v]}], closed_loop=True)
@@ -309,7 +345,8 @@ def test_a_group_that_stands_still_does(rng: np.random.Generator) -> None:
         optimizer.param_groups[1]["lr"] = lr
         before = v.detach().clone()
         w.grad, v.grad = torch.ones(50), torch.ones(50)
-        optimizer.step(staleness=1)
+        optimizer.step(staleness=9)
+        assert optimizer.diagnostics()["momentum"] < -0.3
         assert torch.equal(v.detach(), before) == (lr == 0.0)
 
 

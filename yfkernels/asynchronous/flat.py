@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,20 @@ from torch import Tensor, nn
 from yfkernels._checks import require
 
 _ALIGNMENT = 64  # bytes; the kernels' widest access, and a cache line
+
+
+class Gradients(tuple[Tensor, ...]):
+    """Flat gradients of a model, zeros at first, with a view for each of its parameters.
+
+    Attributes:
+        params: the parameters.
+        views: in the order of the parameters.
+        read_only: whether nobody may write there.
+    """
+
+    params: list[Tensor]
+    views: list[Tensor]
+    read_only: bool
 
 
 class FlatBuffers:
@@ -52,13 +67,30 @@ class FlatBuffers:
         for index, param in enumerate(self.params):
             members.setdefault((param.dtype, param.device), []).append(index)
         self.parameters = tuple(self._flatten(same) for same in members.values())
-        self.gradients = tuple(torch.zeros_like(flat) for flat in self.parameters)
-        self._grads: list[Tensor] = list(self.params)  # in their places, replaced just below
-        for same, gradient in zip(members.values(), self.gradients):
+        self._members = list(members.values())
+        self.gradients = self.more_gradients()
+        self.attach()
+
+    def more_gradients(self) -> Gradients:
+        """Further flat gradients, for `attach`."""
+        return self.gradients_in([torch.zeros_like(flat) for flat in self.parameters])
+
+    def gradients_in(self, flats: Iterable[Tensor], *, read_only: bool = False) -> Gradients:
+        """The same in memory that there is, such as that of a message.
+
+        Args:
+            flats: as large as `gradients`, and of the same dtypes and devices.
+            read_only: whether nobody may write there.
+        """
+        gradients = Gradients(flats)
+        gradients.read_only = read_only
+        gradients.params = self.params
+        gradients.views = list(self.params)  # in their places, replaced just below
+        for same, gradient in zip(self._members, gradients):
             for index, start in zip(same, self._starts(same)):
                 param = self.params[index]
-                self._grads[index] = gradient[start : start + param.numel()].view(param.shape)
-        self.attach()
+                gradients.views[index] = gradient[start : start + param.numel()].view(param.shape)
+        return gradients
 
     def _starts(self, members: Sequence[int]) -> list[int]:
         """Where each parameter begins, and the end of them all."""
@@ -80,14 +112,19 @@ class FlatBuffers:
             param.data = view
         return flat
 
-    def attach(self) -> None:
-        """Puts the gradients' views back where something has set `grad` to None."""
-        for param, grad in zip(self.params, self._grads):
+    def own(self, gradients: Sequence[Tensor]) -> TypeGuard[Gradients]:
+        """Whether these are of `more_gradients`, or `gradients`."""
+        return isinstance(gradients, Gradients) and gradients.params is self.params
+
+    def attach(self, gradients: Gradients | None = None) -> None:
+        """Makes the parameters' `grad` the views of `gradients`, or of this object's own."""
+        given = self.gradients if gradients is None else gradients
+        for param, grad in zip(self.params, given.views):
             if param.grad is not grad:
                 param.grad = grad
 
     def zero_grad(self) -> None:
-        """Sets all gradients to zero, ready for backward()."""
+        """Sets the own gradients to zero, ready for backward()."""
         self.attach()
         for gradient in self.gradients:
             gradient.zero_()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from yfkernels._checks import is_count, require
 from yfkernels.asynchronous.batches import Batches
 from yfkernels.asynchronous.checkpoint import check
-from yfkernels.asynchronous.flat import FlatBuffers, all_finite
+from yfkernels.asynchronous.flat import FlatBuffers, Gradients, all_finite
 from yfkernels.asynchronous.push import Pulled, PushResult, Refusal, Version
 from yfkernels.asynchronous.push_log import PushLog
 from yfkernels.asynchronous.staleness import StalenessRule, scaled_lr, weighs_gradient
@@ -101,10 +101,11 @@ class Server:
         return self._version
 
     @property
-    def gradients(self) -> tuple[Tensor, ...]:
+    def gradients(self) -> Gradients:
         """Flat tensors into which a gradient may be received; `push` then makes no copy of it.
 
-        Their content between pushes does not matter.
+        Their content between pushes does not matter. `buffers.more_gradients()` gives others, into
+        which the next gradient may be received while this one is applied.
         """
         return self.buffers.gradients
 
@@ -121,14 +122,15 @@ class Server:
 
         Args:
             gradient: flat, in the layout of `FlatBuffers`: one tensor, or a sequence if the model
-                has several dtypes or devices. It is not modified, unless it is `gradients`.
+                has several dtypes or devices. It is not modified, unless it is `gradients` or of
+                `buffers.more_gradients()`: then it is not copied.
             version: what pull() gave with the parameters at which the gradient was taken.
             lease: number of the lease of the batch.
 
         Raises:
             TypeError: a gradient that is no tensor or sequence of tensors.
         """
-        given = (gradient,) if isinstance(gradient, Tensor) else tuple(gradient)
+        given = (gradient,) if isinstance(gradient, Tensor) else gradient
         for each in given:
             if not isinstance(each, Tensor):
                 raise TypeError(f"Invalid gradient type: {type(each).__name__}; give flat tensors")
@@ -176,12 +178,16 @@ class Server:
         return self.batches.is_open(lease)
 
     def _step(self, given: Sequence[Tensor], weight: float, staleness: int) -> None:
-        self.buffers.attach()
-        for mine, theirs in zip(self.gradients, given):
+        scales = self._scales_gradient and weight != 1.0
+        applied = self.gradients
+        if self.buffers.own(given) and not (scales and given.read_only):
+            applied = given
+        self.buffers.attach(applied)
+        for mine, theirs in zip(applied, given):
             if mine.data_ptr() != theirs.data_ptr():
                 mine.copy_(theirs)
-        if self._scales_gradient and weight != 1.0:
-            for gradient in self.gradients:
+        if scales:
+            for gradient in applied:
                 gradient.mul_(weight)
             weight = 1.0
         with nullcontext() if weight == 1.0 else scaled_lr(self.optimizer, weight):

@@ -150,7 +150,7 @@ class Service:
     def answer(self, request: Request, gradient: Sequence[Tensor] | None = None) -> Answer:
         """Applies the gradient that came with a request, if one did, and says what to do next.
 
-        An exception from the optimizer or from `on_push` goes through: training cannot go on then.
+        An exception from the optimizer or from `on_push` goes through, and training has ended.
 
         Args:
             request: what the worker says.
@@ -162,8 +162,12 @@ class Service:
         ok = gradient is None or request.version is not None
         require(ok, "version", request.version, "that of the gradient")
         with self._lock:
-            result = None if gradient is None else self._push(request, gradient)
-            return self._pull(request.worker, result)
+            try:
+                result = None if gradient is None else self._push(request, gradient)
+                return self._pull(request.worker, result)
+            except BaseException:
+                self.stop()  # before another worker pushes: the step may be half done
+                raise
 
     def lost(self, worker: str, reason: str = "died") -> None:
         """A worker has died, or is served no longer: the batches that it had are lent to others."""

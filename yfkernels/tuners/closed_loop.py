@@ -211,7 +211,6 @@ class MomentumFeedback:
         self._record(self._sample.gathered(self._velocities))
         head = self.head
         if head.moves % self.options.every:
-            self._keep(head._replace(next=head.momentum))
             return
         total = self._reading()
         if total is not None and math.isfinite(total):

@@ -11,7 +11,16 @@ import torch
 from asynchronous.counting import Tally, server_of
 from torch import Tensor, nn
 
-from yfkernels.asynchronous import Batches, FlatBuffers, Next, Request, Server, Service
+import yfkernels
+from yfkernels.asynchronous import (
+    Batches,
+    DelayAdaptive,
+    FlatBuffers,
+    Next,
+    Request,
+    Server,
+    Service,
+)
 from yfkernels.asynchronous.engines import ray
 from yfkernels.asynchronous.engines.ray.arrays import as_bytes, as_tensor
 from yfkernels.asynchronous.engines.ray.server import Serving
@@ -65,25 +74,43 @@ def worker(serving: Serving, service: Service) -> Worker:
 
 
 def test_a_push_is_applied_and_the_next_batch_comes(worker: Worker, service: Service) -> None:
-    reply, (flats, indices) = worker.ask()
+    reply, (flats,) = worker.ask()
     assert (reply.kind, reply.next, reply.lease) == (Kind.REPLY, Next.WORK, 0)
-    assert len(indices) == 2
+    assert reply.indices is not None
+    assert len(reply.indices) == 2
     own = service.server.buffers.parameters
     assert [flat.ctypes.data for flat in flats] == [flat.data_ptr() for flat in own]  # no copy
     assert [as_tensor(a, f.dtype).shape for a, f in zip(flats, worker.buffers.parameters)] == [
         flat.shape for flat in worker.buffers.parameters
     ]
-    reply, (flats, _) = worker.push(reply)
+    reply, (flats,) = worker.push(reply)
     assert reply.result is not None
     assert reply.result.applied
     assert float(as_tensor(flats[0], torch.float32)[0]) == 1.0
     assert service.workers["worker 1"].applied == 1
 
 
+@pytest.mark.parametrize("rule", [None, DelayAdaptive()], ids=["alone", "with a rule"])
+def test_the_gradient_stays_where_it_arrived_and_is_not_written_to(rule: Any) -> None:
+    """A rule that weighs it takes a copy. Momentum would show a gradient that is not the push's."""
+    model = Tally(SAMPLES)
+    server = Server(model, yfkernels.QHM.from_sgd(model.parameters(), lr=1.0), staleness_rule=rule)
+    serving = Serving()
+    worker = Worker(serving, serving.begin(lambda: server), model=Tally(SAMPLES))
+    reply, _ = worker.ask()
+    for push in range(3):
+        worker.push(reply)
+        (here,), (theirs,) = server.buffers.parameters, worker.buffers.gradients
+        in_place = rule is None or push == 0
+        assert (model.counts.grad.data_ptr() == theirs.data_ptr()) == in_place
+        assert float(theirs[0]) == -1.0
+    assert float(here[0]) == pytest.approx(3.0 if rule is None else 1.0 + 1 / 2 + 1 / 3)
+
+
 def test_the_end(worker: Worker, serving: Serving) -> None:
     serving.stop()
-    reply, (flats, indices) = worker.ask()
-    assert (reply.next, flats, indices) == (Next.STOP, [], None)
+    reply, (flats,) = worker.ask()
+    assert (reply.next, flats, reply.indices) == (Next.STOP, [], None)
     assert serving.finished()
 
 

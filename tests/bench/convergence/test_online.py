@@ -16,7 +16,8 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
-from bench.convergence.online import cli, comparison, report, store, training
+from bench.common import trainings
+from bench.convergence.online import cli, comparison, report, training
 from bench.convergence.online.training import ALONE, METHODS_RUN, Cell, Outcome
 from bench.speed import tangent_pass
 from yfkernels.ops.tangents import ADAM, FAMILIES, MOMENTUM, PLAIN
@@ -53,18 +54,18 @@ def test_a_training_that_diverges_says_so() -> None:
 
 def test_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cli, "_trained", lambda missing, *_: ((c, training.run(c)) for c in missing)
+        trainings, "in_processes", lambda run, cells, **_: ((cell, run(cell)) for cell in cells)
     )
     runner, path = CliRunner(), tmp_path / cli.FILE
     arguments = ["run", "--seeds", "1", "--only", "logistic/sgd/[ch]*", "--out", str(tmp_path)]
     assert runner.invoke(cli.app, arguments, catch_exceptions=False).exit_code == 0
-    whole = dict(store.read(path))
+    whole = dict(trainings.read(path, Cell, Outcome))
     assert len(whole) == 9  # constant, cosine-restarts, hd from three learning rates
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:20])
-    assert len(dict(store.read(path))) == 4
+    assert len(dict(trainings.read(path, Cell, Outcome))) == 4
     assert runner.invoke(cli.app, arguments, catch_exceptions=False).exit_code == 0
-    again = dict(store.read(path))
+    again = dict(trainings.read(path, Cell, Outcome))
     assert {cell: replace(o, seconds=0.0) for cell, o in again.items()} == {
         cell: replace(o, seconds=0.0) for cell, o in whole.items()
     }

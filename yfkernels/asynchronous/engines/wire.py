@@ -25,25 +25,25 @@ _NEXT = tuple(Next)
 _REFUSALS = tuple(Refusal)
 
 # magic, protocol, kind, tensors, token, worker, next, outcome, version, lease, staleness, samples,
-# loss, model, dtypes, sizes; a checksum of these follows
+# loss, model, dtypes, sizes; then a checksum of these and of the indices; then the indices
 _FIELDS = struct.Struct(f"<4sHBBQIBB2xqqqqdQ{_TENSORS}s{_TENSORS}Q")
 _CHECKSUM = struct.Struct("<I")
-SIZE = _FIELDS.size + _CHECKSUM.size  # bytes of every header
+SIZE = _FIELDS.size + _CHECKSUM.size  # bytes of a header without indices
 
 
 class Kind(IntEnum):
     """What a message is.
 
-    A gradient, and the parameters, follow their header as raw bytes, one message for each flat
-    tensor; END is the last. The indices of a batch follow a reply first, as 64-bit integers.
+    Gradients and parameters are sent before their header, as raw bytes, one message for each flat
+    tensor. Nothing of them is used before the header that comes with them has been found to fit;
+    and nothing at all is received before a first header has.
     """
 
     ASK = 1  # by a worker: a request without a gradient
-    PUSH = 2  # by a worker: a request, and a gradient follows
-    REPLY = 3  # by the server
+    PUSH = 2  # by a worker: a request after its gradient
+    REPLY = 3  # by the server, after the parameters if there is work
     REFUSE = 4  # by the server: `Fault` says why it closes the connection
-    END = 5  # by both: what followed a header is complete
-    RECEIVED = 6  # by a worker: a reply and what followed it has arrived
+    RECEIVED = 5  # by a worker: a reply and what belongs to it has arrived
 
 
 class Fault(str, Enum):
@@ -57,7 +57,7 @@ class Fault(str, Enum):
     WORKER = "it names another worker"
     KIND = "it is not the message that is due"
     MODEL = "it is about another model: shapes, sizes or dtypes differ"
-    SHORT = "less followed than it announced"
+    SHORT = "less was sent than it says"
     LOST = "its sender counts as lost"
 
 
@@ -123,7 +123,7 @@ class Header(NamedTuple):
         layout: of the sender's model.
         version: number of the version: that of a gradient, or of the parameters.
         lease: of a gradient, or the next; None without one.
-        samples: how many indices follow; None without a batch.
+        indices: the samples of the next batch, of which there may be any number.
         loss: of a gradient's batch.
         next: what the worker is to do.
         result: what became of a gradient.
@@ -136,7 +136,7 @@ class Header(NamedTuple):
     layout: Layout
     version: int = 0
     lease: int | None = None
-    samples: int | None = None
+    indices: tuple[int, ...] | None = None
     loss: float = math.nan
     next: Next = Next.STOP
     result: PushResult | None = None
@@ -144,7 +144,7 @@ class Header(NamedTuple):
 
 
 def pack(header: Header) -> bytes:
-    """A header as `SIZE` bytes.
+    """A header as bytes: `SIZE` of them, and 8 for each index.
 
     Example:
         >>> layout = Layout((torch.float32,), (16,), model=3)
@@ -166,17 +166,18 @@ def pack(header: Header) -> bytes:
         header.version,
         -1 if header.lease is None else header.lease,
         0 if result is None else result.staleness,
-        -1 if header.samples is None else header.samples,
+        -1 if header.indices is None else len(header.indices),
         header.loss,
         layout.model,
         bytes(_DTYPES.index(dtype) for dtype in layout.dtypes),
         *sizes,
     )
-    return fields + _CHECKSUM.pack(zlib.crc32(fields))
+    indices = struct.pack(f"<{len(header.indices or ())}q", *(header.indices or ()))
+    return fields + _CHECKSUM.pack(zlib.crc32(indices, zlib.crc32(fields))) + indices
 
 
-def unpack(raw: bytes) -> Header:
-    """The header in `SIZE` bytes, of any run, worker and model.
+def unpack(raw: bytes | memoryview) -> Header:
+    """The header that bytes begin with, of any run, worker and model.
 
     Raises:
         WireError: the bytes are no header of this protocol.
@@ -192,7 +193,8 @@ def unpack(raw: bytes) -> Header:
         raise WireError(Fault.MAGIC)
     if protocol != _PROTOCOL:
         raise WireError(Fault.PROTOCOL)
-    if checksum != zlib.crc32(raw[: _FIELDS.size]):
+    stop = SIZE + 8 * max(samples, 0)
+    if stop > len(raw) or checksum != zlib.crc32(raw[SIZE:stop], zlib.crc32(raw[: _FIELDS.size])):
         raise WireError(Fault.CHECKSUM)
     try:
         kind = Kind(kind)
@@ -207,7 +209,7 @@ def unpack(raw: bytes) -> Header:
             layout,
             version,
             lease if lease >= 0 else None,
-            samples if samples >= 0 else None,
+            struct.unpack_from(f"<{samples}q", raw, SIZE) if samples >= 0 else None,
             loss,
             _NEXT[following],
             None if refused else _result(outcome, staleness),
@@ -250,20 +252,22 @@ class Ends(NamedTuple):
         """A header of this connection."""
         return Header(kind, *self)._replace(**fields)
 
-    def read(self, raw: bytes, due: Sequence[Kind]) -> Header:
+    def read(self, raw: bytes | memoryview, due: Sequence[Kind]) -> Header:
         """A header that came, checked before anything of what follows it is received.
 
         Raises:
             WireError: it does not fit.
         """
         header = unpack(raw)
+        if header.kind is Kind.REFUSE and Kind.REFUSE in due:
+            return header  # which says what does not fit, so that it cannot fit itself
         if header.token != self.token:
             raise WireError(Fault.TOKEN)
         if header.worker != self.worker:
             raise WireError(Fault.WORKER)
         if header.kind not in due:
             raise WireError(Fault.KIND)
-        if header.layout != self.layout and header.kind is not Kind.REFUSE:
+        if header.layout != self.layout:
             raise WireError(Fault.MODEL)
         return header
 
@@ -285,7 +289,7 @@ class Ends(NamedTuple):
             Kind.REPLY,
             version=reply.version.number,
             lease=reply.lease,
-            samples=None if reply.indices is None else len(reply.indices),
+            indices=reply.indices,
             next=reply.next,
             result=reply.result,
         )

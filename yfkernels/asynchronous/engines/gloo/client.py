@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yfkernels._checks import check_positive, require
-from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
 from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.flat import FlatBuffers
@@ -39,7 +39,7 @@ def work(
     """
     check_positive("timeout", timeout)
     buffers = FlatBuffers(model)
-    meeting = meet(timeout)
+    meeting = meet()
     try:
         link = connect(meeting, Layout.of(buffers), timeout)
         return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
@@ -61,9 +61,13 @@ def connect(meeting: Meeting, layout: Layout, timeout: float) -> PairLink:
     """
     store, rank, _ = meeting
     require(rank > 0, "rank", rank, "above 0; the server's calls serve()")
-    if store.add(f"here {rank}", 1) > 1:
+    try:
+        others = store.add(f"here {rank}", 1) - 1
+        token = int(store.get("token"))
+    except RuntimeError as error:  # of the store
+        raise PeerLost("died") from error
+    if others:
         raise ConnectionError(f"another process of this run has rank {rank}: are there two runs?")
-    token = int(store.get("token"))
     pair = Pair(part_of(store, f"worker {rank}"), 1, timeout)
     return PairLink(pair, Ends(token, rank, layout))
 
@@ -71,14 +75,14 @@ def connect(meeting: Meeting, layout: Layout, timeout: float) -> PairLink:
 class PairLink:
     """Exchanges messages with the server, straight from and into flat tensors of the CPU.
 
-    Args:
+    Attributes:
         pair: the connection.
         ends: what the two ends agree on.
     """
 
     def __init__(self, pair: Pair, ends: Ends) -> None:
-        self._pair = pair
-        self._ends = ends
+        self.pair = pair
+        self.ends = ends
         self._stages: dict[int, Tensor] = {}
 
     def exchange(
@@ -90,38 +94,27 @@ class PairLink:
             PeerLost: the server died or was silent.
             ConnectionError: it closed the connection, or sent what does not fit.
         """
-        pair, ends = self._pair, self._ends
+        pair, ends = self.pair, self.ends
+        stages = [self._stage(flat) for flat in parameters]
+        pair.expect(stages)
         header = pack(ends.request(request, gradient is not None))
-        if gradient is None:
-            pair.send(header)
-        else:
-            pair.send(header, *self._from(gradient), pack(ends.header(Kind.END)))
-        reply = ends.read(pair.receive(), [Kind.REPLY, Kind.REFUSE])
+        pair.send(header, () if gradient is None else self._from(gradient))
+        reply = ends.read(pair.header(), [Kind.REPLY, Kind.REFUSE])
         if reply.kind is Kind.REFUSE:
             pair.send(pack(ends.header(Kind.RECEIVED)))
             raise ConnectionError(ends.why(reply))
         pair.settle()
-        indices = None
         if reply.next is Next.WORK:
-            indices = self._receive(reply.samples, parameters)
+            if not pair.complete():
+                raise WireError(Fault.SHORT)
+            for flat, stage in zip(parameters, stages):
+                if flat is not stage:
+                    flat.copy_(stage)
         pair.send(pack(ends.header(Kind.RECEIVED)))
         if reply.next is Next.STOP:
             pair.settle()  # before this process ends
         version = ends.version(reply)
-        return Reply(reply.next, version, reply.result, reply.lease, indices)
-
-    def _receive(self, samples: int | None, parameters: Sequence[Tensor]) -> tuple[int, ...] | None:
-        """The parameters, and the indices if there are any."""
-        indices = torch.empty(samples or 0, dtype=torch.int64, device="cpu")
-        stages = [self._stage(flat) for flat in parameters]
-        coming = [*stages, *([indices] if samples else [])]
-        self._ends.read(self._pair.receive(*coming), [Kind.END])
-        if not filled(coming):
-            raise WireError(Fault.SHORT)
-        for flat, stage in zip(parameters, stages):
-            if flat is not stage:
-                flat.copy_(stage)
-        return None if samples is None else tuple(indices.tolist())
+        return Reply(reply.next, version, reply.result, reply.lease, reply.indices)
 
     def _from(self, flats: Sequence[Tensor]) -> list[Tensor]:
         stages = [self._stage(flat) for flat in flats]

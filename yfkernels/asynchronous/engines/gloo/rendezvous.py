@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from yfkernels._checks import require
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:  # torch.distributed has them, but does not say so
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PREFIX = "yfkernels.asynchronous"
+_TIMEOUT = timedelta(minutes=5)  # for the server to come
 
 
 class Meeting(NamedTuple):
@@ -42,7 +42,7 @@ def is_server() -> bool:
     return _rank() == 0
 
 
-def meet(timeout: float) -> Meeting:
+def meet() -> Meeting:
     """Opens the store of the server, or connects to it.
 
     Raises:
@@ -51,20 +51,24 @@ def meet(timeout: float) -> Meeting:
         OSError: the port is taken.
         ConnectionError: there is no server.
     """
-    _rank()
-    world = int(os.environ["WORLD_SIZE"])
+    rank, world = _rank(), int(os.environ["WORLD_SIZE"])
     need = "at least 2, a server and a worker; torchrun --nproc-per-node sets it"
     require(world >= 2, "WORLD_SIZE", world, need)
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # which opened one
+    mine = rank == 0 and not of_torchrun
     try:
-        store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        # Without waiting for the workers: some may come later, or never.
+        store: Store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=mine, timeout=_TIMEOUT, wait_for_workers=False
+        )
     except (RuntimeError, TimeoutError) as error:
         if "EADDRINUSE" in str(error):
-            raise OSError(
-                errno.EADDRINUSE, f"port {where} is taken; set MASTER_PORT to a free one"
-            ) from error
-        raise ConnectionError(f"found no server at {where}: {error}") from error
-    return Meeting(part_of(store, _PREFIX), rank, world)
+            why = f"port {port} is taken; set MASTER_PORT to a free one"
+            raise OSError(errno.EADDRINUSE, why) from error
+        raise ConnectionError(f"found no server at {host}:{port}: {error}") from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the keys of others are stale
+    return Meeting(part_of(store, f"{_PREFIX} {attempt}"), rank, world)
 
 
 def part_of(store: Store, name: str) -> Store:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from threading import Condition, Thread
 
 import torch
+from torch import Tensor
 
 from yfkernels._checks import check_positive, require
-from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost, filled
+from yfkernels.asynchronous.engines.gloo.pair import Pair, PeerLost
 from yfkernels.asynchronous.engines.gloo.rendezvous import Meeting, meet, part_of
 from yfkernels.asynchronous.engines.wire import Ends, Fault, Kind, Layout, WireError, pack
 from yfkernels.asynchronous.push import Next, Request
@@ -60,7 +63,7 @@ def serve(server: Server | Service, *, timeout: float = 600.0, grace: float = 60
     check_positive("timeout", timeout)
     check_positive("grace", grace)
     service = server if isinstance(server, Service) else Service(server)
-    meeting = meet(timeout)
+    meeting = meet()
     require(meeting.rank == 0, "rank", meeting.rank, "0; the others call work()")
     Serving(service, meeting, timeout, grace).run()
     return service
@@ -99,7 +102,8 @@ class Serving:
             raise
         self._save()
         if not self._service.finished:
-            losses = [f"{name} {', '.join(w.losses)}" for name, w in self._service.workers.items()]
+            workers = sorted(self._service.workers.items())
+            losses = [f"{name} {', '.join(counts.losses)}" for name, counts in workers]
             raise RuntimeError(
                 f"no worker is left after {self._service.server.version.number} pushes: "
                 + ("; ".join(losses) or "none came")
@@ -148,15 +152,14 @@ class Serving:
                 self._talk(pair, ends, _name(rank))
             except WireError as error:
                 self._service.lost(_name(rank), error.fault.value)
-                pair.send(pack(ends.header(Kind.REFUSE, fault=error.fault)))
-                pair.receive(timeout=_FAREWELL)
+                _dismiss(pair, ends, error.fault)
             finally:
                 pair.close()
         except PeerLost as error:
             self._service.lost(_name(rank), error.reason)
         except BaseException as error:  # of the optimizer, or of a callback: training cannot go on
-            self._error = error
             self._service.stop()
+            self._error = error
         finally:
             with self._changed:
                 self._served.discard(rank)
@@ -164,21 +167,28 @@ class Serving:
 
     def _talk(self, pair: Pair, ends: Ends, worker: str) -> None:
         """Answers a worker until it has been told of the end."""
-        flats = self._service.server.buffers.parameters
-        gradient = [torch.empty_like(flat, device="cpu") for flat in flats]
+        gradient = self._stage()
+        header = ends.read(pair.header(), [Kind.ASK])
         while True:
-            header = ends.read(pair.receive(), [Kind.ASK, Kind.PUSH])
             if header.kind is Kind.ASK:
                 answer = self._service.answer(Request(worker))
-            else:
-                ends.read(pair.receive(*gradient), [Kind.END])
-                if not filled(gradient):
-                    raise WireError(Fault.SHORT)
+            elif pair.complete():
                 request = Request(worker, ends.version(header), header.lease, header.loss)
                 answer = self._service.answer(request, gradient)
+            else:
+                raise WireError(Fault.SHORT)
+            pair.expect(gradient)  # nothing is received before a first header fits
             _send(pair, ends, answer)
             if answer.reply.next is Next.STOP:
                 return
+            header = ends.read(pair.header(), [Kind.ASK, Kind.PUSH])
+
+    def _stage(self) -> Sequence[Tensor]:
+        """Where the gradients of one worker arrive; on the CPU the optimizer takes them there."""
+        buffers = self._service.server.buffers
+        if all(flat.device.type == "cpu" for flat in buffers.parameters):
+            return buffers.more_gradients()
+        return [torch.empty_like(flat, device="cpu") for flat in buffers.parameters]
 
 
 def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
@@ -187,13 +197,19 @@ def _send(pair: Pair, ends: Ends, answer: Answer) -> None:
     header = pack(ends.reply(reply))
     if snapshot is None:
         pair.send(header)
-        ends.read(pair.receive(), [Kind.RECEIVED])
+        ends.read(pair.header(), [Kind.RECEIVED])
     else:
-        indices = [torch.tensor(reply.indices, device="cpu")] if reply.indices else []
         with snapshot as parameters:
-            pair.send(header, *parameters, *indices, pack(ends.header(Kind.END)))
-            ends.read(pair.receive(), [Kind.RECEIVED])
+            pair.send(header, parameters)
+            ends.read(pair.header(), [Kind.RECEIVED])
     pair.settle()
+
+
+def _dismiss(pair: Pair, ends: Ends, fault: Fault) -> None:
+    """Tells a worker why the connection is closed; whether it hears it does not matter."""
+    with suppress(PeerLost):
+        pair.send(pack(ends.header(Kind.REFUSE, fault=fault)))
+        pair.header(_FAREWELL)
 
 
 def _name(rank: int) -> str:

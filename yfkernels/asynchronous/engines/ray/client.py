@@ -70,8 +70,7 @@ class ActorLink:
         reply = ends.read(answer[0], [Kind.REPLY, Kind.REFUSE])
         if reply.kind is Kind.REFUSE:
             raise ConnectionError(ends.why(reply))
-        _, arrived, indices = answer
         if reply.next is Next.WORK:
-            for flat, array in zip(parameters, arrived):
+            for flat, array in zip(parameters, answer[1]):
                 flat.copy_(as_tensor(array, flat.dtype))
-        return Reply(reply.next, ends.version(reply), reply.result, reply.lease, indices)
+        return Reply(reply.next, ends.version(reply), reply.result, reply.lease, reply.indices)

@@ -67,7 +67,7 @@ class Serving:
             flats: the gradient that follows it.
 
         Returns:
-            The reply's header, the parameters, and the indices of a batch as a list.
+            The reply's header, and the parameters if there is work.
         """
         ends = Ends(self._service.server.version.run, worker, self._layout)
         try:
@@ -85,7 +85,8 @@ class Serving:
             self._service.stop()
             raise
 
-    def _gradient(self, flats: Sequence[Bytes]) -> list[Tensor]:
+    def _gradient(self, flats: Sequence[Bytes]) -> Sequence[Tensor]:
+        """What has arrived, where it is: the optimizer reads Ray's shared memory."""
         dtypes, sizes = self._layout.dtypes, self._layout.sizes
         wanted = [(size * dtype.itemsize,) for dtype, size in zip(dtypes, sizes)]
         try:
@@ -94,7 +95,11 @@ class Serving:
             raise WireError(Fault.SHORT) from error
         if [tuple(tensor.shape) for tensor in tensors] != wanted:
             raise WireError(Fault.SHORT)
-        return [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        tensors = [tensor.view(dtype) for tensor, dtype in zip(tensors, dtypes)]
+        buffers = self._service.server.buffers
+        if any(flat.device.type != "cpu" for flat in buffers.parameters):
+            return tensors
+        return buffers.gradients_in(tensors, read_only=True)
 
     def _answer(self, ends: Ends, header: Header, gradient: Sequence[Tensor] | None) -> list[Any]:
         worker = name_of(ends.worker)
@@ -106,7 +111,7 @@ class Serving:
         if snapshot is not None:
             with snapshot as parameters:
                 flats = [as_bytes(flat) for flat in parameters]
-        return [pack(ends.reply(reply)), flats, reply.indices]
+        return [pack(ends.reply(reply)), flats]
 
     # ---- to the driver
 

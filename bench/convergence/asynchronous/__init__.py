@@ -1,0 +1,1 @@
+"""Trainings with stale gradients, on the simulator: who learns, how fast, and how well."""

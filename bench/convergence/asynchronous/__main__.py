@@ -1,0 +1,3 @@
+from bench.convergence.asynchronous.cli import app
+
+app()
