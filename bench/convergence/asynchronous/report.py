@@ -26,6 +26,7 @@ from bench.convergence.asynchronous.training import (
     Cell,
     Outcome,
     best,
+    generalizing,
     taking_part,
 )
 from yfkernels.lab.style import PALETTE, STYLE, make_log
@@ -46,10 +47,12 @@ DOTS_PER_INCH = 110
 
 
 def write(outcomes: Outcomes, folder: Path) -> list[Path]:
-    """Writes `trainings.md`, `losses.png`, `momentum.png` and `large-lr.png`."""
+    """Writes `trainings.md`, `losses.png`, `momentum.png`, and `large-lr.png` if it is measured."""
     tables = folder / "trainings.md"
     tables.write_text("\n".join(_tables(outcomes)) + "\n")
-    pictures = {"losses.png": draw_losses, "momentum.png": draw_momentum, "large-lr.png": draw_lrs}
+    pictures = {"losses.png": draw_losses, "momentum.png": draw_momentum}
+    if _has_lrs(outcomes):
+        pictures["large-lr.png"] = draw_lrs
     for name, draw in pictures.items():
         draw(outcomes).savefig(folder / name)
     return [tables, *(folder / name for name in pictures)]
@@ -112,6 +115,8 @@ def _tables(outcomes: Outcomes) -> Iterator[str]:
                     speed(ours, theirs, 1.0),
                 ]
                 yield f"| {told} | {CONTESTANTS[name].label} | " + " | ".join(numbers) + " |"
+    if not _has_lrs(outcomes):
+        return
     yield "\n### Plain SGD by learning rate: final training loss, test accuracy\n"
     lrs = CONTESTANTS["sgd"].lrs
     yield "| task | arrangement | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |"
@@ -125,6 +130,12 @@ def _tables(outcomes: Outcomes) -> Iterator[str]:
                 for each in cells
             ]
             yield f"| {task} | {ARRANGEMENTS[arrangement]} | " + " | ".join(numbers) + " |"
+
+
+def _has_lrs(outcomes: Outcomes) -> bool:
+    """Whether plain SGD has been trained with every learning rate, with the same seeds."""
+    seeds = len({cell.seed for cell in outcomes})
+    return all(cell in outcomes for cell in generalizing(seeds))
 
 
 def _middle(found: Sequence[Outcome], measure: Callable[[Outcome], float]) -> float:
