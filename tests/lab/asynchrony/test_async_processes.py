@@ -1,8 +1,9 @@
-"""`yfkernels async` with real processes: over gloo, started here or by torchrun; over Ray."""
+"""`yfkernels async` with real processes: ranks over gloo, what starts them, and Ray."""
 
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,9 +12,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,38 +25,29 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner, Result
 
+from yfkernels.asynchronous import Record
+from yfkernels.asynchronous.engines import gloo
 from yfkernels.lab import cli
+from yfkernels.lab.asynchrony import processes
+from yfkernels.lab.asynchrony.training import Training
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 120.0  # seconds: a busy machine takes long to start processes
 FEW = ("--workers", "2", "--workload", "digits-mlp", "--batch-size", "128")  # 11 an epoch
+EPOCHS = 10
+CUT = 16  # pushes
 
 
 def arguments(engine: str, out: Path, *more: str) -> list[str]:
     return ["async", "--engine", engine, "--out", str(out), *FEW, *more]
 
 
-@contextmanager
-def command(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """A program in a process group of its own, as a terminal has it; nothing of it is left."""
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-    )
-    timer = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
-    timer.start()
-    try:
-        yield process
-    finally:
-        timer.cancel()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def invoke(*words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "100", "TERM": "dumb"}).invoke(cli.app, words)
+
+
+def said(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -62,47 +55,183 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def said(text: str) -> str:
-    return " ".join(text.replace("│", " ").split())
+# ---- the ranks, as torchrun or the command starts them
 
 
-def assert_every_batch_counted_once(written: list[dict[str, str]], epochs: int) -> None:
-    applied = [row for row in written if row["applied"] == "True"]
-    assert [int(row["step"]) for row in applied] == list(range(1, 11 * epochs + 1))
-    assert Counter(row["epoch"] for row in applied) == {str(e + 1): 11 for e in range(epochs)}
-    assert all(row[name] for row in applied[-3:] for name in ("lr", "momentum", "target_momentum"))
+class Ranks:
+    """The server and two workers, forked from a process that has imported what they need."""
 
+    def __init__(self, words: Sequence[str], printed: Path, mark: Path | None = None) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["yfkernels.lab.asynchrony.run", "sklearn.datasets"])
+        port = free_port()
+        self._printed = printed
+        self._processes = [
+            context.Process(target=play, args=(list(words), rank, port, printed, mark))
+            for rank in range(3)
+        ]
+        for process in self._processes:
+            process.start()
 
-def test_gloo_is_interrupted_and_resumed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C in a terminal goes to all processes; the server alone heeds it."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    words = ("-m", "yfkernels", *arguments("gloo", tmp_path, "--epochs", "30"))
-    with command(*words) as run:
+    def interrupt(self, mark: Path) -> None:
+        """Ctrl-C in a terminal goes to all of them, here when the server has made its mark."""
         deadline = time.monotonic() + PATIENCE
-        while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        while not mark.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.killpg(run.pid, signal.SIGINT)
-        printed, _ = run.communicate()
-    assert run.returncode == 130, printed
+        for process in self._processes:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGINT)
+        mark.unlink()
+
+    def ended(self) -> tuple[list[int | None], str]:
+        """Their exit statuses, and what they printed."""
+        deadline = time.monotonic() + PATIENCE
+        try:
+            for process in self._processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+            return [process.exitcode for process in self._processes], self._printed.read_text()
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.join()
+
+
+def play(words: list[str], rank: int, port: int, printed: Path, mark: Path | None) -> None:
+    """One rank. The server makes its mark after some pushes, and waits until it is gone."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "3", "COLUMNS": "100"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TERM": "dumb"}
+    sys.argv = ["yfkernels", *words]
+    record = Training.record
+
+    def record_and_wait(training: Training, each: Record) -> None:
+        record(training, each)
+        if mark is not None and len(training.rows) == CUT:
+            mark.touch()
+            while mark.exists():
+                time.sleep(0.01)
+
+    Training.record = record_and_wait  # type: ignore[method-assign]
+    with printed.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        cli.main()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_gloo_is_interrupted_and_resumed(tmp_path: Path) -> None:
+    """The server heeds Ctrl-C and tells the workers; every batch counts once in an epoch."""
+    out = tmp_path / "out"
+    words = arguments("gloo", out, "--epochs", str(EPOCHS))
+    ranks = Ranks(words, tmp_path / "interrupted.txt", mark=tmp_path / "mark")
+    ranks.interrupt(tmp_path / "mark")
+    exits, printed = ranks.ended()
+    assert exits == [130, 0, 0], printed
     assert "Interrupted: the same command with --resume goes on from here." in said(printed)
     assert "Traceback" not in printed
-    cut = rows(tmp_path)
-    assert 11 <= len(cut) < 330
-    result = invoke(*words[2:], "--resume")
-    printed = capfd.readouterr().out  # by the server
-    assert result.exit_code == 0, printed
-    written = rows(tmp_path)
-    assert written[: len(cut)] == cut
-    assert_every_batch_counted_once(written, epochs=30)
-    assert {row["worker"] for row in written} == {"rank 1", "rank 2"}
+    cut = rows(out)
+    assert CUT <= len(cut) < 11 * EPOCHS
+
+    exits, printed = Ranks([*words, "--resume"], tmp_path / "resumed.txt").ended()
+    assert exits == [0, 0, 0], printed
     assert "2 workers (gloo)" in said(printed)
-    assert (tmp_path / "async.png").exists()
+    written = rows(out)
+    assert written[: len(cut)] == cut
+    assert {row["worker"] for row in written} == {"rank 1", "rank 2"}
+    applied = [row for row in written if row["applied"] == "True"]
+    assert [int(row["step"]) for row in applied] == list(range(1, 11 * EPOCHS + 1))
+    assert set(Counter(row["epoch"] for row in applied).values()) == {11}
+    assert all(row[name] for row in applied[-3:] for name in ("lr", "momentum", "target_momentum"))
+    assert (out / "async.png").exists()
 
 
-def invoke(*words: str) -> Result:
-    return CliRunner(env={"COLUMNS": "100", "TERM": "dumb"}).invoke(cli.app, words)
+# ---- the process that starts them
+
+ROLE = """
+import os, signal, sys, time
+rank, how, folder = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
+ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+open(f"{folder}/{rank}-{os.environ['WORLD_SIZE']}-{ignores}", "w").close()
+if how == "fails" and rank == 0:
+    sys.exit(3)
+if how == "dies" and rank == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "dies" or (how == "waits" and rank == 0):
+    time.sleep(100.0)
+"""
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], int]:
+    """Starts small programs in place of the command."""
+    start = gloo.start
+
+    def start_roles(command: Sequence[str], *args: Any, **options: Any) -> Any:
+        assert command[1:3] == ["-m", "yfkernels"]
+        return start([sys.executable, "-S", "-c", ROLE, *command[3:]], *args, **options)
+
+    monkeypatch.setattr(gloo, "start", start_roles)
+    return lambda how: processes.launch([how, str(tmp_path)], 2, None)
+
+
+@pytest.mark.parametrize(("how", "status"), [("ends", 0), ("fails", 3)])
+def test_the_command_ends_as_the_server_does(
+    launch: Callable[[str], int], tmp_path: Path, how: str, status: int
+) -> None:
+    """And a Ctrl-C of the terminal's, which goes to all processes, is for the command alone."""
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert launch(how) == status
+    assert {path.name for path in tmp_path.iterdir()} == {f"{rank}-3-True" for rank in range(3)}
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_tells_the_server_to_stop(
+    launch: Callable[[str], int], tmp_path: Path, number: int
+) -> None:
+    def interrupt() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert launch("waits") == 130
+    thread.join()
+
+
+def test_workers_do_not_outlive_the_server(
+    launch: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_FAREWELL", 0.1)
+    begun = time.monotonic()
+    assert launch("dies") == -signal.SIGKILL
+    assert time.monotonic() - begun < 50.0  # they sleep for longer
+
+
+def test_a_killed_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "launch", lambda *_: -9)
+    result = invoke(*arguments("gloo", tmp_path))
+    assert result.exit_code == 1
+    need = "Error: signal 9 ended the server; --resume goes on from its last checkpoint"
+    assert need in said(result.output)
+
+
+def test_the_ranks_get_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(processes, "launch", lambda *args: given.append(args) or 0)
+    words = ["--optimizer", "lamb:lr=0.02,preset=timm", "--rule", "drop_older:8", "--seed", "7"]
+    more = ["--max-staleness", "0", "--pushes", "50", "--port", "29123", "--threads", "2"]
+    assert invoke(*arguments("gloo", tmp_path, *words, *more)).exit_code == 0
+    command, workers, port = given[0]
+    assert (workers, port) == (2, 29123)
+    assert invoke(*command).exit_code == 0  # means the same as what it was made of
+    assert given[1] == (command, 2, None)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -115,18 +244,14 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert f"'--port': Invalid port value: {port}; another program has it" in said(result.output)
 
 
-@pytest.mark.parametrize(
-    ("world", "given", "complaint"),
-    [
-        ("4", ["--workers", "2"], "torchrun has started 3 beside the server; leave it out, or"),
-        (
-            "2",
-            [],
-            "Invalid workers value: 1; with a single worker no gradient is ever stale; torch",
-        ),
-        ("3", ["--port", "29500"], "Invalid port value: 29500; torchrun has --master-port"),
-    ],
-)
+NO_FIT = {
+    "workers": ("4", ["--workers", "2"], "2; torchrun has started 3 beside the server; leave it"),
+    "one": ("2", [], "'--workers': Invalid workers value: 1; with a single worker no gradient is"),
+    "port": ("3", ["--port", "29500"], "Invalid port value: 29500; torchrun has --master-port"),
+}
+
+
+@pytest.mark.parametrize(("world", "given", "complaint"), NO_FIT.values(), ids=NO_FIT)
 def test_what_does_not_fit_torchrun_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,16 +266,29 @@ def test_what_does_not_fit_torchrun_is_named(
     assert complaint in said(result.output)
 
 
+# ---- Ray
+
+
 def test_ray_trains_and_goes_on(tmp_path: Path) -> None:
+    """A whole program: Ray shuts down with it."""
     pytest.importorskip("ray", reason="there is no Ray here; `make test-ray` installs it")
-    with command("-m", "yfkernels", *arguments("ray", tmp_path, "--pushes", "25")) as run:
-        printed, _ = run.communicate()
-    assert run.returncode == 0, printed
-    written = rows(tmp_path)
-    assert {row["worker"] for row in written} <= {"worker 1", "worker 2"}
-    applied = [row["step"] for row in written if row["applied"] == "True"]
-    assert applied == [str(step) for step in range(1, 26)]
-    assert "2 workers (ray)" in said(printed)
+    command = [sys.executable, "-m", "yfkernels", *arguments("ray", tmp_path, "--pushes", "25")]
+    for end in ([], ["--resume"]):
+        ran = subprocess.run(
+            [*command, *end],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=PATIENCE,
+            check=False,
+            env={**os.environ, "COLUMNS": "100"},
+        )
+        assert ran.returncode == 0, ran.stderr
+        written = rows(tmp_path)
+        assert {row["worker"] for row in written} <= {"worker 1", "worker 2"}
+        applied = [row["step"] for row in written if row["applied"] == "True"]
+        assert applied == [str(step) for step in range(1, 26)]
+        assert "2 workers (ray)" in said(ran.stdout)
 
 
 def test_an_address_without_a_cluster_is_named(tmp_path: Path) -> None:
