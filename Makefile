@@ -41,7 +41,8 @@ test-oldest-torch: .venv-oldest-torch/.installed ## tests with the oldest torch 
 
 test-ray: .venv-ray/.installed ## tests of the Ray engine with Ray and real faults, in another
 	.venv-ray/bin/python setup.py --quiet build_ext --inplace
-	.venv-ray/bin/python -m pytest tests/asynchronous/engines/test_ray.py
+	.venv-ray/bin/python -m pytest tests/asynchronous/engines/test_ray.py \
+	  tests/lab/asynchrony/test_async_processes.py
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.lab.cli bench --check

@@ -269,26 +269,29 @@ def test_what_does_not_fit_torchrun_is_named(
 # ---- Ray
 
 
-def test_ray_trains_and_goes_on(tmp_path: Path) -> None:
-    """A whole program: Ray shuts down with it."""
+def test_ray_is_interrupted_and_resumed(tmp_path: Path) -> None:
+    """As a whole program, with which Ray shuts down."""
     pytest.importorskip("ray", reason="there is no Ray here; `make test-ray` installs it")
-    command = [sys.executable, "-m", "yfkernels", *arguments("ray", tmp_path, "--pushes", "25")]
-    for end in ([], ["--resume"]):
-        ran = subprocess.run(
-            [*command, *end],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=PATIENCE,
-            check=False,
-            env={**os.environ, "COLUMNS": "100"},
-        )
-        assert ran.returncode == 0, ran.stderr
-        written = rows(tmp_path)
-        assert {row["worker"] for row in written} <= {"worker 1", "worker 2"}
-        applied = [row["step"] for row in written if row["applied"] == "True"]
-        assert applied == [str(step) for step in range(1, 26)]
-        assert "2 workers (ray)" in said(ran.stdout)
+    words = arguments("ray", tmp_path, "--epochs", "300")
+    command = [sys.executable, "-m", "yfkernels", *words]
+    options: dict[str, Any] = {"cwd": ROOT, "text": True, "stdout": subprocess.PIPE}
+    options["env"] = {**os.environ, "COLUMNS": "100"}
+    with subprocess.Popen(command, **options) as run:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        printed, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 130, printed
+    cut = rows(tmp_path)
+    assert 11 <= len(cut) < 3300
+    ran = subprocess.run([*command, "--resume"], timeout=PATIENCE, check=True, **options)
+    assert "2 workers (ray)" in said(ran.stdout)
+    written = rows(tmp_path)
+    assert written[: len(cut)] == cut
+    assert {row["worker"] for row in written} == {"worker 1", "worker 2"}
+    applied = [row["step"] for row in written if row["applied"] == "True"]
+    assert applied == [str(step) for step in range(1, 3301)]
 
 
 def test_an_address_without_a_cluster_is_named(tmp_path: Path) -> None:
