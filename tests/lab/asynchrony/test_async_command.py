@@ -170,6 +170,17 @@ def test_pushes_say_when_to_end(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows(tmp_path)] == ["1"] * 22 + ["2"] * 3
 
 
+def test_however_many_pushes_are_refused_it_comes_to_the_end(tmp_path: Path) -> None:
+    """Of eight workers in turn, the one that is fresh is applied."""
+    few = ("--workload", "digits-mlp", "--pushes", "10", "--workers", "8")
+    assert train(tmp_path, *few, "--max-staleness", "0").exit_code == 0
+    written = rows(tmp_path)
+    assert [row["step"] for row in written if row["applied"] == "True"] == [
+        str(step) for step in range(1, 11)
+    ]
+    assert len(written) > 60
+
+
 def test_the_help_shows_every_name() -> None:
     assert command.ENGINES == options.ENGINES
     assert command.ORDERS == options.ORDERS

@@ -168,4 +168,3 @@ class Training:
         self._readings.load_state_dict(state_dict["readings"])
         self.seconds, self.timed = state_dict["seconds"], state_dict["timed"]
         self._broken = state_dict["broken"]
-        self._last = None
