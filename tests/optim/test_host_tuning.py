@@ -131,7 +131,7 @@ def test_a_host_without_the_tables_backend_tunes_with_another(
     monkeypatch.setattr(backend_of("triton", "cpu"), "unusable", lambda device_type: "no compiler")
     table = SimpleNamespace(device=torch.device("cuda", 0), backend=backend_of("triton", "cuda"))
     plan: Any = SimpleNamespace(tables=[table], sharding=Sharding())
-    optimizer._planner._prepare_tuner(plan, 1)
+    optimizer._planner._prepare_tuner(plan, optimizer.param_groups)
     [(tables, sharding, num_groups, device, backend)] = prepared
     assert (tables, sharding, num_groups) == (plan.tables, plan.sharding, 1)
     assert (device.type, backend) == ("cpu", preferred("cpu"))

@@ -150,7 +150,7 @@ class MomentumFeedback:
     def clear(self) -> None:
         """Begins anew."""
         self._keep(_Head())
-        self._history = torch.zeros(0, 0)  # a ring: velocity m is in row m % rows
+        self._history = torch.zeros(0, 0, device="cpu")  # a ring: velocity m is in row m % rows
 
     # ---- a set of tables
 
@@ -165,7 +165,7 @@ class MomentumFeedback:
             self._velocities = self._sample.lines(flats)
         elements = float(sum(len(each) for each in flats))
         if elements != self.head.elements:
-            self._history = torch.zeros(0, 0)
+            self._history = torch.zeros(0, 0, device="cpu")
             self._keep(self.head._replace(elements=elements, moves=0.0))
 
     # ---- every step
