@@ -91,6 +91,7 @@ def serves_and_is_killed_at_23(training: Training) -> None:
 
 def serves_and_is_interrupted_at_10(training: Training) -> None:
     """As Ctrl-C does it: the signal is for the main thread."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run with `&`
     serves(
         training,
         lambda record: os.kill(os.getpid(), signal.SIGINT) if record.step == 10 else None,
