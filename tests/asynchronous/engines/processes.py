@@ -230,7 +230,14 @@ def sends_less_than_announced(training: Training) -> None:
 
 
 def is_silent(training: Training) -> None:
-    works(training, at={1: lambda loss: time.sleep(3.0) or loss})
+    """Until the first worker has ended."""
+
+    def wait(loss: Tensor) -> Tensor:
+        while not Path("ended-1").exists():
+            time.sleep(0.01)
+        return loss
+
+    works(training, at={1: wait})
 
 
 def comes_twice(training: Training) -> None:
@@ -362,6 +369,8 @@ def _play(role: Role, training: Training, folder: Path, rank: int, world: int, p
     variables = {"RANK": rank, "PROCESS": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({name: str(value) for name, value in variables.items()})
     os.environ["MASTER_PORT"] = str(port)
+    if rank > 0:
+        _await_the_server(port)
     try:
         role(training)
     except BaseException as error:
@@ -370,6 +379,17 @@ def _play(role: Role, training: Training, folder: Path, rank: int, world: int, p
         raise SystemExit(1) from error
     finally:
         _mark("ended")
+
+
+def _await_the_server(port: int) -> None:
+    """Until it listens: torch tries again only after seconds."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _free_port() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,9 +181,8 @@ def test_without_workers_the_server_says_why(tmp_path: Path) -> None:
 
 
 def test_a_silent_worker_counts_as_lost(tmp_path: Path) -> None:
-    training = Training(serve={"timeout": 1.0})
-    works = partial(roles.works, slow=0.03)  # for longer than a second
-    outcome = run(tmp_path, training, roles.serves, works, roles.is_silent)
+    training = Training(serve={"timeout": 4.0})
+    outcome = run(tmp_path, training, roles.serves, roles.works, roles.is_silent)
     assert outcome.exits == [0, 0, 1], outcome.errors
     assert_every_sample_counts(outcome, training)
     silent = outcome.workers["rank 2"]
