@@ -147,3 +147,4 @@ def test_a_history_goes_on_where_it_was_saved(rng: np.random.Generator) -> None:
     assert found == whole.estimate(moves[1], 1)
     whole.record([x])
     assert resumed.estimate(moves[1], 1) == found  # each has a history of its own
+    assert len(resumed.state_dict()["history"]) == 4  # and it is no longer than it was

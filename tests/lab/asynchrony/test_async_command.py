@@ -137,6 +137,9 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
     need = "'--seed': Invalid seed value: 1; the run to resume has 0; give it the same"
     assert need in said(other)
 
+    other = train(cut, *FEW, *arguments.split(), "--workload", "text-lstm", "--resume")
+    assert "'--workload': Invalid workload value: 'text-lstm'; the run to resume has" in said(other)
+
     assert train(cut, *FEW, *arguments.split(), "--resume").exit_code == 0
     assert (cut / "async.csv").read_bytes() == (whole / "async.csv").read_bytes()
     before = (cut / "checkpoint.pt").read_bytes()

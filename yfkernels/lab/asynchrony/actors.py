@@ -17,7 +17,10 @@ from yfkernels.lab.asynchrony.processes import service_of, stoppable
 from yfkernels.lab.asynchrony.training import Loss, Training, build_worker
 from yfkernels.lab.options import OptionError
 
-_NO_CLUSTER = "no Ray cluster answers there; give what `ray start` printed, or auto on its machines"
+_NO_CLUSTER = (
+    "no Ray cluster answers there; give what `ray start` printed, or auto on its machines, and its "
+    "RAY_AUTH_TOKEN if it has one"
+)
 _PATIENCE = 10.0  # seconds
 
 
