@@ -16,6 +16,10 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import track
+
+from bench.common.environment import commit
 
 DIGITS = 4  # significant
 Cell = TypeVar("Cell")
@@ -41,6 +45,36 @@ def write(path: Path, cell: Any, outcome: Any, commit: str) -> None:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write(line.encode() + b"\n")
+
+
+def train(
+    path: Path,
+    run: Callable[[Any], Any],
+    cells: Iterable[Any],
+    kinds: tuple[type[Any], type[Any]],
+    *,
+    title: str = "Training",
+    jobs: int,
+    minutes: float = math.inf,
+) -> None:
+    """Trains what a file does not have yet and adds it there, each training as it ends.
+
+    Args:
+        path: the file; its folder is made.
+        run: trains.
+        cells: what to train.
+        kinds: the two dataclasses.
+        title: of the progress bar.
+        jobs: processes.
+        minutes: after so many no training is started.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = dict(read(path, *kinds))
+    missing = [cell for cell in cells if cell not in known]
+    trained = in_processes(run, missing, jobs=jobs, minutes=minutes)
+    short = (commit() or "")[:7]
+    for cell, outcome in track(trained, title, total=len(missing), console=Console()):
+        write(path, cell, outcome, short)
 
 
 def in_processes(

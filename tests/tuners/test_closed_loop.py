@@ -7,13 +7,16 @@ import io
 import pickle
 from collections import deque
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from support.cases import Site
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from yfkernels import ClosedLoop, YellowFin
 from yfkernels.analysis import stability_limit
@@ -328,14 +331,94 @@ def test_moves_that_roundings_drown_are_left_out() -> None:
     assert abs(shown["total_momentum"]) < 2.0
 
 
-def test_a_staleness_beyond_all_history_gives_no_reading() -> None:
+def test_a_staleness_beyond_the_history_gives_no_reading() -> None:
     w = nn.Parameter(torch.ones(20))
-    optimizer = YellowFin([w], closed_loop=PAPERS)
-    for step in range(110):
-        w.grad = torch.linspace(1.0, 2.0, 20) + 0.1 * (step % 3)
-        optimizer.step(staleness=100)
-    assert np.isnan(optimizer.diagnostics()["total_momentum"])
-    assert len(optimizer.param_groups[0]["velocity_history"]) < 100
+    loop = ClosedLoop(every=1, compensate=False, max_staleness=5)
+    optimizer = YellowFin([w], closed_loop=loop)
+    for staleness, reads in ((6, False), (5, True)):
+        for step in range(9):
+            w.grad = torch.linspace(1.0, 2.0, 20) + 0.1 * (step % 3)
+            optimizer.step(staleness=staleness)
+        assert np.isfinite(optimizer.diagnostics()["total_momentum"]) == reads
+    assert optimizer.param_groups[0]["velocity_history"].shape == (7, 20)
+
+
+def test_the_history_is_the_same_tensor(rng: np.random.Generator) -> None:
+    """As programs that keep the state expect."""
+    w = nn.Parameter(torch.from_numpy(rng.normal(size=50)).float())
+    optimizer = YellowFin([w], closed_loop=True)
+    course(optimizer, w, range(1))
+    group = optimizer.param_groups[0]
+    held = group["closed_loop"], group["velocity_history"]
+    course(optimizer, w, range(1, 20))
+    assert group["closed_loop"] is held[0]
+    assert group["velocity_history"] is held[1]
+
+
+def test_other_options_begin_a_new_history(rng: np.random.Generator) -> None:
+    """What was learned stays."""
+    w = nn.Parameter(torch.from_numpy(rng.normal(size=50)).float())
+    optimizer = YellowFin([w], closed_loop=True)
+    course(optimizer, w, range(20))
+    other = YellowFin([w], closed_loop=ClosedLoop(max_staleness=7, coordinates=16))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    total = optimizer.diagnostics()["total_momentum"]
+    assert other.diagnostics()["total_momentum"] == total
+    course(other, w, range(20, 30))
+    assert other.param_groups[0]["velocity_history"].shape == (9, 16)
+
+
+def test_a_history_of_another_dtype_is_cast(rng: np.random.Generator) -> None:
+    w = nn.Parameter(torch.from_numpy(rng.normal(size=50)).float())
+    optimizer = YellowFin([w], closed_loop=True)
+    course(optimizer, w, range(9))
+    saved = copy.deepcopy(optimizer.state_dict())
+    group = saved["param_groups"][0]
+    group["velocity_history"] = group["velocity_history"].double()
+    other, v = through_a_file(optimizer, w)
+    other.load_state_dict(saved)
+    expected, found = (course(o, p, range(9, 30)) for o, p in ((optimizer, w), (other, v)))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3), "text"])
+def test_a_state_of_something_else_is_refused(wrong: Any, rng: np.random.Generator) -> None:
+    w = nn.Parameter(torch.from_numpy(rng.normal(size=50)).float())
+    optimizer = YellowFin([w], closed_loop=True)
+    course(optimizer, w, range(9))
+    before = optimizer.diagnostics()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["closed_loop"] = wrong
+    with pytest.raises(RuntimeError, match="'closed_loop' and 'velocity_history' in the first"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.diagnostics() == before
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_through_torchs_distributed_checkpoint(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Which loads into the tensors that a fresh optimizer has."""
+    model = nn.Linear(7, 5)
+    optimizer = YellowFin(model.parameters(), closed_loop=True)
+
+    def train(model: nn.Module, optimizer: YellowFin, steps: range) -> None:
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            for p in model.parameters():
+                p.grad = p.detach() + 0.1 * torch.randn(p.shape, generator=generator)
+            optimizer.step(staleness=step % 4)
+
+    train(model, optimizer, range(12))
+    model_state, state = get_state_dict(model, optimizer)
+    dcp.save({"model": model_state, "optimizer": state}, checkpoint_id=tmp_path)
+    other = nn.Linear(7, 5)
+    fresh = YellowFin(other.parameters(), closed_loop=True)
+    model_state, state = get_state_dict(other, fresh)
+    dcp.load({"model": model_state, "optimizer": state}, checkpoint_id=tmp_path)
+    set_state_dict(other, fresh, model_state_dict=model_state, optim_state_dict=state)
+    assert fresh.diagnostics() == optimizer.diagnostics()
+    train(model, optimizer, range(12, 30))
+    train(other, fresh, range(12, 30))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
 
 
 def test_a_group_that_stands_still_does(rng: np.random.Generator) -> None:
@@ -391,6 +474,8 @@ def test_bad_numbers_are_named() -> None:
         ClosedLoop(every=0)
     with pytest.raises(ValueError, match="Invalid coordinates value: 0"):
         ClosedLoop(coordinates=0)
+    with pytest.raises(ValueError, match="Invalid max_staleness value: -1"):
+        ClosedLoop(max_staleness=-1)
     w = nn.Parameter(torch.ones(1))
     w.grad = torch.ones(1)
     with pytest.raises(ValueError, match="Invalid staleness value: -1; it must be >= 0"):

@@ -253,6 +253,8 @@ class Service:
         require(self.checkpoint is not None, "checkpoint", None, "a path to resume")
         assert self.checkpoint is not None
         state = load_plain(self.checkpoint, "remove it, or do not resume")
+        lacks = sorted(self._also.keys() - state["also"].keys())
+        require(not lacks, "saved", lacks, "what the checkpoint has; leave these out to resume")
         with self._lock:
             self.server.load_state_dict(state["server"])
             workers = state["workers"].items()

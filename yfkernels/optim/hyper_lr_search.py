@@ -21,7 +21,7 @@ from yfkernels.optim.marthe import MARTHE
 
 DIVERGED = 10.0  # times the first loss
 OPTIONS = ("hyper_lr", "alpha")
-FIRST_HYPER_LR = {"normalized": 4.0, "multiplicative": 0.5, "additive": 1.0}
+FIRST_HYPER_LRS = {"normalized": 4.0, "multiplicative": 0.5, "additive": 1.0}
 FIRST_ALPHA = 1e-3
 
 
@@ -125,7 +125,7 @@ def find_hyper_lr(
         f"the one with the parameters that are tuned: {outside} of {len(tuned)} are not in it",
     )
     if first is None:
-        first = FIRST_ALPHA if option == "alpha" else FIRST_HYPER_LR[tuner.form]
+        first = FIRST_ALPHA if option == "alpha" else FIRST_HYPER_LRS[tuner.form]
     check_positive("first", first)
 
     for value in (first / factor**k for k in range(trials)):

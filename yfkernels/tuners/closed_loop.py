@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yfkernels._checks import is_count, require, require_number
+from yfkernels._checks import check_whole, is_count, require, require_number
 from yfkernels.ops.memory import flatten, memory_order
 from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.ops.sample import Sample
@@ -24,7 +24,6 @@ _GAIN, _KEEP = YELLOWFIN.fields.index("velocity_gain"), YELLOWFIN.fields.index("
 _LR = YELLOWFIN.fields.index("lr")
 _LEAST, _MOST = -0.95, 0.999  # of the momentum that is set
 _SMOOTHING = 0.99  # of the mean staleness
-_LONGEST = 66  # moves that are kept, whatever the staleness
 SAVED, HISTORY = "closed_loop", "velocity_history"  # in the first parameter group
 
 
@@ -32,19 +31,21 @@ SAVED, HISTORY = "closed_loop", "velocity_history"  # in the first parameter gro
 class ClosedLoop:
     """How YellowFin closes the loop for asynchronous training.
 
-    The total momentum mu_T is read from a sample of coordinates, and the momentum mu
-    that is set goes to where mu_T is the target mu*: mu <- mu + gain (mu* - mu_T).
+    The total momentum mu_T is read from a sample of coordinates, and the momentum mu that is set
+    goes to where mu_T is the target mu*: mu <- mu + gain (mu* - mu_T).
 
     Args:
         gain: of the feedback, for each step, in [0, 1].
         every: steps between two readings; the feedback is then so many times as strong.
         coordinates: how many to sample; all if there are fewer.
         seed: determines which.
+        max_staleness: the largest staleness with which a reading is taken, >= 0. The history, which
+            is saved, has two moves more: 9 MB for a large model.
         compensate: keep mu at mu* - q or below, q = tau / (tau + 1) being the momentum that workers
             with a mean staleness of tau make in theory. The feedback then only lowers it. In noisy
             gradients it reads too little of q, and alone it would let momentum rise to mu*.
         limit_lr: with `robust=False`, keep lr h_max below where a fixed delay makes training
-            unstable. Safer on a quadratic, slower in every training of a network that was tried.
+            unstable.
 
     `ClosedLoop(every=1, compensate=False)` is the paper's.
 
@@ -60,6 +61,7 @@ class ClosedLoop:
     every: int = 4
     coordinates: int = 65_536
     seed: int = 0
+    max_staleness: int = 32
     compensate: bool = True
     limit_lr: bool = False
 
@@ -68,6 +70,7 @@ class ClosedLoop:
         require(0.0 <= self.gain <= 1.0, "gain", self.gain, "in [0, 1]")
         require(is_count(self.every), "every", self.every, "an integer >= 1")
         require(is_count(self.coordinates), "coordinates", self.coordinates, "an integer >= 1")
+        check_whole("max_staleness", self.max_staleness, least=0)
 
     @classmethod
     def of(cls, value: bool | ClosedLoop) -> ClosedLoop | None:
@@ -130,7 +133,6 @@ class MomentumFeedback:
         self.staleness = 0
         self._velocities: list[Tensor] = []  # as the sample has them
         self._sample: Sample | None = None
-        self._group: dict[str, Any] = {}  # that the history was put into
         self._saved = torch.zeros(len(_Head()), dtype=torch.float64, device="cpu")
         self.clear()
 
@@ -160,13 +162,18 @@ class MomentumFeedback:
         states = [row.columns[Column.STATE] for row in rows]
         flats = [flatten(state, memory_order(state)) for state in states]
         self._sample = None
-        if flats:
-            self._sample = Sample(flats, self.options.coordinates, self.options.seed)
-            self._velocities = self._sample.lines(flats)
+        if not flats:
+            return
+        self._sample = Sample(flats, self.options.coordinates, self.options.seed)
+        self._velocities = self._sample.lines(flats)
+        like, head = self._sample.resolution, self.head
+        shape = (self.options.max_staleness + 2, len(like))
         elements = float(sum(len(each) for each in flats))
-        if elements != self.head.elements:
-            self._history = torch.zeros(0, 0, device="cpu")
-            self._keep(self.head._replace(elements=elements, moves=0.0))
+        if self._history.shape == shape and elements == head.elements:
+            self._history = self._history.to(like)  # a loaded one may be elsewhere
+        else:
+            self._history = like.new_zeros(shape)
+            self._keep(head._replace(elements=elements, moves=0.0))
 
     # ---- every step
 
@@ -208,7 +215,9 @@ class MomentumFeedback:
         """After the update: reads the total momentum, and sets the next step's momentum by it."""
         if self._sample is None or not bool(coefficients[0, _ACTIVE]):
             return
-        self._record(self._sample.gathered(self._velocities))
+        moves = int(self.head.moves)
+        self._history[moves % len(self._history)] = self._sample.gathered(self._velocities)
+        self._keep(self.head._replace(moves=moves + 1.0))
         head = self.head
         if head.moves % self.options.every:
             return
@@ -218,19 +227,6 @@ class MomentumFeedback:
             following = head.momentum + gain * (head.target - total)
             readings = min(head.readings + 1.0, 1e9)
             self._keep(head._replace(next=following, total=total, readings=readings))
-
-    def _record(self, velocity: Tensor) -> None:
-        head = self.head
-        rows, wanted = len(self._history), min(self.staleness + 2, _LONGEST)
-        if rows < wanted:  # what is known is put to where the longer ring has it
-            kept = int(min(head.moves, rows))
-            longer = velocity.new_zeros(wanted, len(velocity))
-            for back in range(1, kept + 1):
-                number = int(head.moves) - back
-                longer[number % wanted] = self._history[number % rows]
-            self._group[HISTORY] = self._history = longer
-        self._history[int(head.moves) % len(self._history)] = velocity
-        self._keep(head._replace(moves=head.moves + 1.0))
 
     def _velocity(self, back: int) -> Tensor:
         """So many moves ago."""
@@ -265,7 +261,18 @@ class MomentumFeedback:
             else:
                 self.clear()
         group[SAVED], group[HISTORY] = self._saved, self._history
-        self._group = group
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raises RuntimeError if a group that is to be loaded has something else there."""
+        saved, history = group.get(SAVED), group.get(HISTORY)
+        if saved is None:  # of an open loop
+            return
+        fits = isinstance(saved, Tensor) and saved.shape == self._saved.shape
+        if not fits or not isinstance(history, Tensor) or history.dim() != 2:
+            raise RuntimeError(
+                f"{SAVED!r} and {HISTORY!r} in the first parameter group of the state_dict are not "
+                "those of this version's closed loop; drop both to begin it anew"
+            )
 
     def withdraw(self, group: dict[str, Any]) -> None:
         """Takes out of a group what `publish` would take for loaded."""
@@ -277,8 +284,8 @@ class MomentumFeedback:
         return group.get(SAVED) is self._saved and group.get(HISTORY) is self._history
 
     def __getstate__(self) -> dict[str, Any]:
-        # `prepare` chooses coordinates of a copy's own tensors, `publish` its group
-        return {**vars(self), "_velocities": [], "_sample": None, "_group": {}}
+        # `prepare` chooses coordinates of a copy's own tensors
+        return {**vars(self), "_velocities": [], "_sample": None}
 
 
 def require_whole(sharding: Sharding) -> None:

@@ -200,6 +200,8 @@ class YellowFinTuner(Tuner):
     # ---- what is saved and shown
 
     def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        if self.feedback is not None:
+            self.feedback.check(group)
         return accepted(saved, group.pop("tuner_options", None), self.options)
 
     def diagnostics(self) -> dict[str, float]:

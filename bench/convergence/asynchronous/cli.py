@@ -14,11 +14,8 @@ from time import monotonic
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from bench.common import trainings
-from bench.common.environment import commit
 from bench.convergence.asynchronous import training
 from bench.convergence.asynchronous.training import Cell, Outcome
 
@@ -41,24 +38,22 @@ def run(
 
     May be stopped at any time, and goes on where it was.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    end, short = monotonic() + 60.0 * minutes, (commit() or "")[:7]
+    end = monotonic() + 60.0 * minutes
 
     def stored() -> dict[Cell, Outcome]:
         return dict(trainings.read(out / FILE, Cell, Outcome))
 
     def train(title: str, cells: Iterable[Cell]) -> None:
-        known = stored()
-        missing = [
+        wanted = (
             cell
             for cell in cells
-            if cell not in known
-            and fnmatch.fnmatch(f"{cell.task}/{cell.arrangement}/{cell.contestant}", only)
-        ]
+            if fnmatch.fnmatch(f"{cell.task}/{cell.arrangement}/{cell.contestant}", only)
+        )
         left = (end - monotonic()) / 60.0
-        trained = trainings.in_processes(training.run, missing, jobs=jobs, minutes=left)
-        for cell, outcome in track(trained, title, total=len(missing), console=Console()):
-            trainings.write(out / FILE, cell, outcome, short)
+        kinds = (Cell, Outcome)
+        trainings.train(
+            out / FILE, training.run, wanted, kinds, title=title, jobs=jobs, minutes=left
+        )
 
     train("Large learning rates", training.generalizing(seeds))
     train("Grid", training.grid())

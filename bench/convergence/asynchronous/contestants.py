@@ -38,7 +38,7 @@ class Contestant:
         return self.build(params, lr=lr) if self.lrs else self.build(params)
 
 
-HALF_DECADES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+HALF_DECADES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 _ADAM, _SGD = HALF_DECADES[:7], HALF_DECADES[2:]
 _adamw = partial(AdamW, fused=True)
 _heavy = partial(SGD, momentum=0.9)
@@ -50,6 +50,10 @@ CONTESTANTS = {
     ),
     "yellowfin-open": Contestant("YellowFin, open loop", partial(YellowFin, closed_loop=OPEN)),
     "published": Contestant("as published, closed loop", partial(PUBLISHED, closed_loop=True)),
+    "published-limited": Contestant(
+        "as published, closed loop, limit_lr",
+        partial(PUBLISHED, closed_loop=ClosedLoop(limit_lr=True)),
+    ),
     "published-paper": Contestant(
         "as published, the paper's loop", partial(PUBLISHED, closed_loop=PAPERS)
     ),

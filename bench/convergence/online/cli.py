@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from bench.common import trainings
-from bench.common.environment import commit
 from bench.convergence.online import training
 from bench.convergence.online.training import Cell, Outcome
 
@@ -36,17 +33,13 @@ def run(
     out: Out = STORED,
 ) -> None:
     """Train what is not stored yet. May be stopped at any time, and goes on where it was."""
-    out.mkdir(parents=True, exist_ok=True)
-    stored = {cell for cell, _ in trainings.read(out / FILE, Cell, Outcome)}
-    missing = [
+    wanted = (
         cell
         for cell in training.cells(seeds)
-        if cell not in stored and fnmatch.fnmatch(f"{cell.task}/{cell.base}/{cell.method}", only)
-    ]
-    short = (commit() or "")[:7]
-    trained = trainings.in_processes(training.run, missing, jobs=jobs, minutes=minutes)
-    for cell, outcome in track(trained, "Training", total=len(missing), console=Console()):
-        trainings.write(out / FILE, cell, outcome, short)
+        if fnmatch.fnmatch(f"{cell.task}/{cell.base}/{cell.method}", only)
+    )
+    kinds = (Cell, Outcome)
+    trainings.train(out / FILE, training.run, wanted, kinds, jobs=jobs, minutes=minutes)
 
 
 @app.command()
