@@ -23,16 +23,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from threading import Lock, Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-import yfkernels
 from bench.common.environment import describe
+from bench.speed.served import OPTIMIZERS, parameters_of
 from yfkernels.asynchronous import FlatBuffers, Request, Server, Service
 from yfkernels.asynchronous.engines import gloo
 from yfkernels.asynchronous.engines.gloo.client import connect
@@ -44,21 +42,11 @@ from yfkernels.asynchronous.flat import Gradients
 _TIMEOUT = 120.0
 _WARM_UP = 3  # rounds
 _WAYS = ("bare", "stepping", "engine")
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "SGD fused": partial(torch.optim.SGD, lr=1e-3, fused=True),
-    "QHM": partial(yfkernels.QHM, lr=1e-3),
-    "YellowFin": yfkernels.YellowFin,
-}
 
 
 def exchanges_of(megabytes: float) -> int:
     """In one turn of a worker: about 200 MB both ways."""
     return max(2, min(200, round(100 / megabytes)))
-
-
-def parameters_of(megabytes: float) -> list[nn.Parameter]:
-    """16 equal float32 parameters."""
-    return [nn.Parameter(torch.zeros(round(megabytes * 1e6 / 4 / 16))) for _ in range(16)]
 
 
 class Stepping:

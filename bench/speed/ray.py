@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from torch import nn
 
-import yfkernels
 from bench.common.environment import describe
+from bench.speed import served
+from bench.speed.served import parameters_of
 from yfkernels.asynchronous import FlatBuffers, Request, Server, Service
 from yfkernels.asynchronous.engines.ray.client import ActorLink
 from yfkernels.asynchronous.engines.ray.server import Serving
@@ -49,20 +49,13 @@ class NoStep(torch.optim.SGD):
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "no step": partial(NoStep, lr=1e-3),
-    "SGD fused": partial(torch.optim.SGD, lr=1e-3, fused=True),
-    "QHM": partial(yfkernels.QHM, lr=1e-3),
-    "YellowFin": yfkernels.YellowFin,
+    **served.OPTIMIZERS,
 }
 
 
 def exchanges_of(megabytes: float) -> int:
     """In one turn: about 400 MB both ways."""
     return max(2, min(200, round(200 / megabytes)))
-
-
-def parameters_of(megabytes: float) -> list[nn.Parameter]:
-    """16 equal float32 parameters."""
-    return [nn.Parameter(torch.zeros(round(megabytes * 1e6 / 4 / 16))) for _ in range(16)]
 
 
 def make_service(megabytes: float, optimizer: str) -> Service:

@@ -249,6 +249,12 @@ def test_a_checkpoint_holds_what_else_it_was_given(tmp_path: Path) -> None:
     first.service.save()
     second.service.resume()
     assert schedulers[1].last_epoch == schedulers[0].last_epoch == 1
+    other = Bench()
+    other.service = Service(other.server, checkpoint=path, saved={"sampler": scheduler})
+    before = other.server.version
+    with pytest.raises(ValueError, match=r"Invalid saved value: \['sampler'\]; it must be what"):
+        other.service.resume()
+    assert other.server.version == before
 
 
 def test_the_latest_push_is_at_hand() -> None:
