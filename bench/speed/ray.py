@@ -37,7 +37,7 @@ from yfkernels.asynchronous.engines.ray.server import Serving
 from yfkernels.asynchronous.engines.wire import Ends, Layout
 
 _WARM_UP = 3  # rounds
-CONTESTANTS = ("bare", "copied", "engine")
+_WAYS = ("bare", "copied", "engine")
 
 
 class NoStep(torch.optim.SGD):
@@ -119,7 +119,7 @@ class Worker:
 def race(
     workers: int, megabytes: float, optimizer: str, rounds: int
 ) -> Iterator[tuple[str, int, int, float]]:
-    """(who, round, worker, seconds) for every turn after the first few."""
+    """(way, round, worker, seconds) for every turn after the first few."""
     flat = FlatBuffers(parameters_of(megabytes)).parameters[0]
     echo = ray.remote(Echo).options(num_cpus=0).remote(flat.nbytes)
     server = ray.remote(Serving).options(num_cpus=0).remote()
@@ -128,10 +128,10 @@ def race(
     numbers = range(1, workers + 1)
     racers = [racer.remote(megabytes, echo, server, token, number) for number in numbers]
     for turn in range(-_WARM_UP, rounds):
-        for who in CONTESTANTS:
-            seconds = ray.get([getattr(each, who).remote() for each in racers])
+        for way in _WAYS:
+            seconds = ray.get([getattr(each, way).remote() for each in racers])
             if turn >= 0:
-                yield from ((who, turn, number, each) for number, each in zip(numbers, seconds))
+                yield from ((way, turn, number, each) for number, each in zip(numbers, seconds))
     for actor in (echo, server, *racers):
         ray.kill(actor)
 
@@ -149,22 +149,22 @@ def main() -> None:
     facts = describe(torch.device("cpu"), "auto") | {"ray": ray.__version__}
     print("# " + "; ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     writer = csv.writer(sys.stdout)
-    columns = ("workers", "megabytes", "optimizer", "round", "who", "worker", "exchanges")
+    columns = ("workers", "megabytes", "optimizer", "round", "way", "worker", "exchanges")
     writer.writerow([*columns, "seconds"])
     for workers in options.workers:
         for megabytes in options.sizes:
             for optimizer in options.optimizers:
                 moved = 2 * megabytes * exchanges_of(megabytes)
-                mbps = {who: [0.0] * options.rounds for who in CONTESTANTS}
+                mbps = {way: [0.0] * options.rounds for way in _WAYS}
                 task = (workers, megabytes, optimizer)
-                for who, turn, worker, seconds in race(*task, options.rounds):
-                    row = [*task, turn, who, worker, exchanges_of(megabytes), f"{seconds:.6f}"]
+                for way, turn, worker, seconds in race(*task, options.rounds):
+                    row = [*task, turn, way, worker, exchanges_of(megabytes), f"{seconds:.6f}"]
                     writer.writerow(row)
-                    mbps[who][turn] += moved / seconds
+                    mbps[way][turn] += moved / seconds
                 print(f"{workers} workers, {megabytes:g} MB, {optimizer}:", file=sys.stderr)
-                for who, all_of in mbps.items():
+                for way, all_of in mbps.items():
                     ratio = statistics.median(b / a for a, b in zip(all_of, mbps["engine"]))
-                    shown = f"{who} {statistics.median(all_of):.0f} MB/s, engine {ratio:.2f} of it"
+                    shown = f"{way} {statistics.median(all_of):.0f} MB/s, engine {ratio:.2f} of it"
                     print(f"  {shown}", file=sys.stderr)
 
 
