@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from yfkernels.lab.recipes import Recipe
-from yfkernels.lab.workloads.training import Task, train
+from yfkernels.lab.workloads.training import StepRecord, Task, train
 
 WARM_UP = 0.2  # share of the steps
 TUNING_SEEDS = (1001, 1002, 1003)  # apart from those that are measured
@@ -72,13 +72,14 @@ def sweep(
     """
     for batch_size in batch_sizes:
         resized = task.with_batch_size(batch_size)
-        lr = tuned.options["lr"] * (batch_size / batch_sizes[0]) ** tuned.batch_exponent
+        lr = lr_by_rule(tuned, batch_size, smallest=batch_sizes[0])
         for seed in seeds:
-            model = _trained(resized, tuned, lr=lr, epochs=epochs, seed=seed)
+            course = Course(resized, tuned, lr=lr, epochs=epochs, seed=seed)
+            model = course.trained()
             test = resized.evaluate(model)
             yield Outcome(
                 batch_size=batch_size,
-                steps=_steps(resized, epochs),
+                steps=course.steps,
                 lr=lr,
                 seed=seed,
                 train_loss=resized.evaluate_training(model).loss,
@@ -101,8 +102,8 @@ def tuned_lr(task: Task, recipe: Recipe, *, epochs: int) -> float:
     task = task.held_out()
 
     def accuracy(lr: float) -> float:
-        models = (_trained(task, recipe, lr=lr, epochs=epochs, seed=seed) for seed in TUNING_SEEDS)
-        return fmean(task.evaluate(model).accuracy for model in models)
+        courses = (Course(task, recipe, lr=lr, epochs=epochs, seed=seed) for seed in TUNING_SEEDS)
+        return fmean(task.evaluate(course.trained()).accuracy for course in courses)
 
     start = float(recipe.build(task.model(seed=0)).param_groups[0]["lr"])
     best, highest = start, accuracy(start)
@@ -117,18 +118,47 @@ def tuned_lr(task: Task, recipe: Recipe, *, epochs: int) -> float:
     return best
 
 
-def _trained(task: Task, recipe: Recipe, *, lr: float, epochs: int, seed: int) -> nn.Module:
-    model = task.model(seed)
-    optimizer = recipe.with_options(lr=lr).build(model)
-    steps = _steps(task, epochs)
-    schedule = LambdaLR(optimizer, _warm_up_and_decay(steps))
-    for _ in train(task, model, optimizer, steps=steps, seed=seed):
-        schedule.step()
-    return model
+def lr_by_rule(tuned: Recipe, batch_size: int, *, smallest: int) -> float:
+    """The learning rate at a batch size, by that at the smallest and the optimizer's rule."""
+    lr: float = tuned.options["lr"]
+    return lr * (batch_size / smallest) ** tuned.batch_exponent
 
 
-def _steps(task: Task, epochs: int) -> int:
-    return math.ceil(epochs * task.training_size / task.batch_size)
+class Course:
+    """One training with warm-up and linear decay; iterate over it for a record of every step.
+
+    Args:
+        task: what to train on, with its batch size.
+        recipe: the optimizer.
+        lr: the highest of the schedule.
+        epochs: passes over the training examples.
+        seed: of the weights and the batch order.
+
+    Attributes:
+        model: as trained so far.
+        optimizer: that trains it.
+        steps: that a whole training takes.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, *, lr: float, epochs: int, seed: int) -> None:
+        self.model = task.model(seed)
+        self.optimizer = recipe.with_options(lr=lr).build(self.model)
+        self.steps = math.ceil(epochs * task.training_size / task.batch_size)
+        self._task, self._seed = task, seed
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        schedule = LambdaLR(self.optimizer, _warm_up_and_decay(self.steps))
+        for record in train(
+            self._task, self.model, self.optimizer, steps=self.steps, seed=self._seed
+        ):
+            schedule.step()
+            yield record
+
+    def trained(self) -> nn.Module:
+        """The model after all steps."""
+        for _ in self:
+            pass
+        return self.model
 
 
 def _warm_up_and_decay(steps: int) -> Callable[[int], float]:
