@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 
@@ -21,9 +20,9 @@ class OptionError(ValueError):
         self.option = option
 
 
-def check_same(options: Any, saved: Mapping[str, Any]) -> None:
-    """Raises OptionError if a run with other options, a dataclass, has been saved."""
-    for option, value in asdict(options).items():
+def check_same(options: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raises OptionError if a run with other options has been saved."""
+    for option, value in options.items():
         if value != saved.get(option):
             raise OptionError(
                 option, value, f"the run to resume has {saved.get(option)!r}; give it the same"

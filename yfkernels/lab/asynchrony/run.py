@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,7 +33,7 @@ def load(training: Training, folder: Path) -> dict[str, Any]:
         ValueError: it cannot be read.
     """
     state = load_plain(folder / _CHECKPOINT, "remove it, or leave --resume out")
-    check_same(training.options, state["also"]["training"]["options"])
+    check_same(asdict(training.options), state["also"]["training"]["options"])
     return state
 
 

@@ -163,7 +163,7 @@ class Training:
         Raises:
             OptionError: it had others.
         """
-        check_same(self.options, state_dict["options"])
+        check_same(asdict(self.options), state_dict["options"])
         self.rows = list(state_dict["rows"])
         self._readings.load_state_dict(state_dict["readings"])
         self.seconds, self.timed = state_dict["seconds"], state_dict["timed"]

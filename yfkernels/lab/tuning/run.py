@@ -23,7 +23,7 @@ def resume(training: Training, folder: Path) -> None:
         OptionError: it is of a run with other options.
     """
     state = checkpoint.load(folder)
-    check_same(training.options, state.pop("options"))
+    check_same(asdict(training.options), state.pop("options"))
     training.load_state_dict(state)
 
 
