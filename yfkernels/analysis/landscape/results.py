@@ -31,16 +31,12 @@ class Sharpness:
     options: Mapping[str, Any]
 
     def __str__(self) -> str:
-        passes = [
-            f"{number} {kind.removesuffix('s') if number == 1 else kind}"
-            for kind, number in self.evaluations._asdict().items()
-            if number
-        ]
+        passes = self.evaluations._asdict().items()
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         lines = [
             *self._lines(),
             f"loss       {self.loss:.6g}, mean of {self.examples:,} examples",
-            f"passes     {', '.join(passes)}",
+            f"passes     {', '.join(f'{number} for {kind}' for kind, number in passes if number)}",
             f"options    {options}",
         ]
         return "\n".join(lines)

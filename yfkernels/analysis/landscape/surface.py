@@ -100,10 +100,11 @@ class Surface:
                 "call requires_grad_() on those that may be displaced"
             )
         for name, p in named:
-            if not p.is_floating_point() or nn.parameter.is_lazy(p):
+            if nn.parameter.is_lazy(p) or not p.is_floating_point():
+                kind = "uninitialized" if nn.parameter.is_lazy(p) else f"of {p.dtype}"
                 raise TypeError(
-                    f"Invalid model: {name} is {'uninitialized' if nn.parameter.is_lazy(p) else p.dtype}"
-                    "; give it real, floating-point weights, of which all are initialized"
+                    f"Invalid model: {name} is {kind}; give it real floating-point weights, and "
+                    "run lazy modules once before"
                 )
         self.names, self.params = [name for name, _ in named], [p for _, p in named]
         self.seed, self.examples, self.evaluations = seed, 0, Evaluations()
@@ -138,6 +139,8 @@ class Surface:
                 for name in ("requires_grad", "grad")
             ]
             stack.callback(_put_back, kept)
+            for p in self._model.parameters():
+                p.grad = None  # what a loss that calls backward() would add to
             for module in self._modules:
                 module.training = False  # eval() is overridden by some
             self._stack = stack.pop_all()
@@ -186,8 +189,8 @@ class Surface:
         check_vectors(vectors, self.params)
         if not self._copies and (halves := {p.dtype for p in self.params} & _HALVES):
             warn(
-                f"Displaced weights are rounded to {', '.join(map(str, halves))}, which may be more "
-                "than the displacement; measure copy.deepcopy(model).float()"
+                f"Displaced weights are rounded to {', '.join(map(str, halves))}, which may be "
+                "more than the displacement; measure copy.deepcopy(model).float()"
             )
         origin = self.origin
         try:
@@ -253,7 +256,9 @@ class Surface:
         return _divided(total, sum(counts))
 
     def _zeros(self) -> Vector:
-        return [torch.zeros_like(p, dtype=kept_in(p.dtype), requires_grad=False) for p in self.params]
+        return [
+            torch.zeros_like(p, dtype=kept_in(p.dtype), requires_grad=False) for p in self.params
+        ]
 
     def _count(self, losses: int = 0, gradients: int = 0, products: int = 0) -> None:
         more = (losses, gradients, products)
@@ -272,24 +277,18 @@ class Surface:
             inputs, targets = _pair(batch)
             total += len(targets)
             yield len(targets), partial(self._batch_loss, inputs, targets)
-        if not total:
-            again = f"no examples in a later pass, and {self.examples} in the first" * bool(self.examples)
-            raise ValueError(
-                f"Invalid loader: it gives {again or 'no examples'}; "
-                "give one that can be iterated again, such as a DataLoader or a list"
-            )
+        if not total and not self.examples:
+            raise ValueError("Invalid loader: it gives no examples; give batches (input, target)")
         if self.examples and total != self.examples:
             raise ValueError(
-                f"Invalid loader: it gave {self.examples} examples in the first pass and {total} in "
-                "a later one; give the same examples in every pass"
+                f"Invalid loader: it gave {self.examples} examples in the first pass and {total} "
+                "in a later one; give the same ones in every pass, as a DataLoader or a list does"
             )
         self.examples = total
 
     def _batch_loss(self, inputs: Any, targets: Any) -> Tensor:
         device = self.params[0].device
-        inputs, targets = (
-            t.to(device) if isinstance(t, Tensor) else t for t in (inputs, targets)
-        )
+        inputs, targets = (t.to(device) if isinstance(t, Tensor) else t for t in (inputs, targets))
         loss = self._criterion(self._model(inputs), targets)
         if not isinstance(loss, Tensor):
             raise TypeError(
