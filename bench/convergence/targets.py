@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
+from scipy.stats import mannwhitneyu
 
 from bench.convergence.contestants import DEFAULT_RIVALS, REFERENCE
 from bench.convergence.summary import Spread, Summary

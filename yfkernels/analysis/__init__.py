@@ -1,4 +1,4 @@
-"""What theory predicts for a choice of hyperparameters: stationary loss, stability, risk bounds."""
+"""What theory predicts for hyperparameters, and how sharp the minimum is that a training found."""
 
 from yfkernels.analysis.generalization import (
     delayed_covariance,
@@ -6,6 +6,7 @@ from yfkernels.analysis.generalization import (
     pac_bayes_bound,
     stationary_excess_loss,
 )
+from yfkernels.analysis.landscape import Sharpness, rescale_relu_layers, sharpness
 from yfkernels.analysis.staleness import (
     BestMomentum,
     algorithmic_momentum,
@@ -17,6 +18,7 @@ from yfkernels.analysis.staleness import (
 
 __all__ = [
     "BestMomentum",
+    "Sharpness",
     "algorithmic_momentum",
     "best_momentum",
     "delayed_covariance",
@@ -24,6 +26,8 @@ __all__ = [
     "delayed_pac_bayes_bound",
     "implicit_momentum",
     "pac_bayes_bound",
+    "rescale_relu_layers",
+    "sharpness",
     "stability_limit",
     "stationary_excess_loss",
 ]

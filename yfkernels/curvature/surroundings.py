@@ -33,6 +33,13 @@ class RandomStates:
         for device, state in self._others.items():
             self._module(device).set_rng_state(state, device)
 
+    def reseed(self, seed: int) -> None:
+        """Each as its `manual_seed` leaves it; the generators of other devices stay untouched."""
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        for device in self._devices:
+            state = torch.Generator(device).manual_seed(seed).get_state()
+            self._module(device).set_rng_state(state, device)
+
 
 class Buffers:
     """The buffers of modules: their places, and a copy of what they hold."""
