@@ -6,7 +6,13 @@ from yfkernels.analysis.generalization import (
     pac_bayes_bound,
     stationary_excess_loss,
 )
-from yfkernels.analysis.landscape import Sharpness, rescale_relu_layers, sharpness
+from yfkernels.analysis.landscape import (
+    Sharpness,
+    SharpnessMonitor,
+    interpolated,
+    rescale_relu_layers,
+    sharpness,
+)
 from yfkernels.analysis.staleness import (
     BestMomentum,
     algorithmic_momentum,
@@ -19,12 +25,14 @@ from yfkernels.analysis.staleness import (
 __all__ = [
     "BestMomentum",
     "Sharpness",
+    "SharpnessMonitor",
     "algorithmic_momentum",
     "best_momentum",
     "delayed_covariance",
     "delayed_excess_loss",
     "delayed_pac_bayes_bound",
     "implicit_momentum",
+    "interpolated",
     "pac_bayes_bound",
     "rescale_relu_layers",
     "sharpness",

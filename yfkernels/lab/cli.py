@@ -13,7 +13,7 @@ from yfkernels.lab.recipes import Recipe, read_recipe
 from yfkernels.lab.registry import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from yfkernels.lab.workloads.training import Task
+    from yfkernels.lab.workloads.examples import ExamplesTask
 
 OPTIONAL_PACKAGES = ("matplotlib", "mlxtend", "numpy", "rich", "sklearn", "typer")
 
@@ -25,7 +25,7 @@ def _exit_without(package: str) -> NoReturn:
 try:
     import typer
 
-    from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder
+    from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder, refusals
     from yfkernels.lab.asynchrony.command import train_asynchronously
     from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
@@ -44,6 +44,8 @@ class Workload(str, Enum):
 
     DIGITS_CONV = "digits-conv"
     DIGITS_MLP = "digits-mlp"
+    MNIST_LSTM = "mnist-lstm"
+    MNIST_MLP = "mnist-mlp"
 
 
 Recipes = Annotated[
@@ -57,6 +59,7 @@ Seeds = Annotated[int, typer.Option(min=1, help="Trainings for each optimizer.")
 SHOWN = ["yellowfin", "adamw", "sgd"]
 COMPARED = [*(row.name for row in OPTIMIZERS), "adamw", "sgd"]
 FOR_LARGE_BATCHES = ["lamb", "adamw", "sgd"]
+FOR_SHARPNESS = [*FOR_LARGE_BATCHES, "yellowfin", "yellowfin:robust=false"]
 
 
 @app.command()
@@ -111,41 +114,84 @@ def compare(
 
 @app.command()
 def large_batch(
-    optimizers: Recipes = FOR_LARGE_BATCHES,
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="OPTIMIZER...",
+            help="As of compare. Default: lamb adamw sgd; with --sharpness also YellowFin's two.",
+        ),
+    ] = None,
     workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_MLP,
     batch_sizes: Annotated[
-        str, typer.Option(help="Images a step, separated by commas; lr is tuned at the smallest.")
-    ] = "32,64,128,256,512,1024",
+        str | None,
+        typer.Option(
+            help="Images a step, separated by commas; lr is tuned at the smallest. "
+            "Default: 32,64,128,256,512,1024; with --sharpness the smallest and the largest."
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="The same at every batch size.")] = 20,
     seeds: Seeds = 3,
     threads: Threads = THREADS,
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness", help="Measure what a large batch does to the minimum.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --sharpness: go on where it was stopped.")
+    ] = False,
     out: Out = Path("runs/large-batch"),
 ) -> None:
     """Tune lr at a small batch, scale it by rule to larger ones, and see what gets lost.
 
     An lr given with an optimizer is where its search starts, not what it trains with.
     """
-    chosen = _recipes(optimizers, option="'OPTIMIZER...'")
-    try:
-        sizes = sorted({int(size) for size in batch_sizes.split(",")})
-    except ValueError:
-        raise typer.BadParameter(
-            f"cannot read {batch_sizes!r}; write whole numbers, separated by commas",
-            param_hint="'--batch-sizes'",
-        ) from None
+    default = FOR_SHARPNESS if sharpness else FOR_LARGE_BATCHES
+    chosen = _recipes(optimizers or default, option="'OPTIMIZER...'")
+    sizes = _sizes(batch_sizes or ("32,1024" if sharpness else "32,64,128,256,512,1024"))
     for size in sizes:
         task = _task(workload, batch_size=size, option="'--batch-sizes'")
-    from yfkernels.lab.compare import run_large_batch
+    if not sharpness:
+        if resume:
+            raise typer.BadParameter("only with --sharpness; leave it out", param_hint="'--resume'")
+        from yfkernels.lab.compare import run_large_batch
 
-    run_large_batch(
-        task,
-        chosen,
-        batch_sizes=sizes,
-        epochs=epochs,
-        seeds=range(seeds),
-        threads=threads,
-        folder=made_folder(out),
-    )
+        run_large_batch(
+            task,
+            chosen,
+            batch_sizes=sizes,
+            epochs=epochs,
+            seeds=range(seeds),
+            threads=threads,
+            folder=made_folder(out),
+        )
+        return
+    if len(sizes) != 2:
+        raise typer.BadParameter(
+            f"{len(sizes)} of them; give two with --sharpness, a small and a large",
+            param_hint="'--batch-sizes'",
+        )
+    from yfkernels.lab.minima.run import run_minima
+    from yfkernels.lab.minima.study import Plan
+
+    with refusals():
+        run_minima(
+            task,
+            chosen,
+            Plan((sizes[0], sizes[1]), epochs),
+            seeds=seeds,
+            threads=threads,
+            folder=made_folder(out),
+            resume=resume,
+        )
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(
+            f"cannot read {text!r}; write whole numbers, separated by commas",
+            param_hint="'--batch-sizes'",
+        ) from None
 
 
 def _recipes(texts: list[str], *, option: str) -> list[Recipe]:
@@ -156,10 +202,15 @@ def _recipes(texts: list[str], *, option: str) -> list[Recipe]:
     return list({(one.label, one.setting): one for one in chosen}.values())
 
 
-def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Task:
-    from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
+def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> ExamplesTask:
+    from yfkernels.lab.workloads import digits, mnist
 
-    make = {Workload.DIGITS_CONV: digits_conv, Workload.DIGITS_MLP: digits_mlp}[workload]
+    make = {
+        Workload.DIGITS_CONV: digits.digits_conv,
+        Workload.DIGITS_MLP: digits.digits_mlp,
+        Workload.MNIST_LSTM: mnist.mnist_lstm,
+        Workload.MNIST_MLP: mnist.mnist_mlp,
+    }[workload]
     try:
         return make().with_batch_size(batch_size)
     except ValueError as error:

@@ -3,7 +3,9 @@
 from yfkernels.analysis.landscape.adaptive import Adaptive
 from yfkernels.analysis.landscape.flatness import EpsilonFlatness
 from yfkernels.analysis.landscape.keskar import Keskar
+from yfkernels.analysis.landscape.line import interpolated
 from yfkernels.analysis.landscape.measure import METHODS, Measure, sharpness
+from yfkernels.analysis.landscape.monitor import Reading, SharpnessMonitor
 from yfkernels.analysis.landscape.random_directions import Random
 from yfkernels.analysis.landscape.rescaling import rescale_relu_layers
 from yfkernels.analysis.landscape.results import (
@@ -33,9 +35,12 @@ __all__ = [
     "MeanSharpness",
     "Measure",
     "Random",
+    "Reading",
     "Sharpness",
+    "SharpnessMonitor",
     "Surface",
     "Trace",
+    "interpolated",
     "rescale_relu_layers",
     "sharpness",
 ]

@@ -121,7 +121,7 @@ def tuned_lr(task: Task, recipe: Recipe, *, epochs: int) -> float:
 def lr_by_rule(tuned: Recipe, batch_size: int, *, smallest: int) -> float:
     """The learning rate at a batch size, by that at the smallest and the optimizer's rule."""
     lr: float = tuned.options["lr"]
-    return lr * (batch_size / smallest) ** tuned.batch_exponent
+    return lr * math.pow(batch_size / smallest, tuned.batch_exponent)
 
 
 class Course:

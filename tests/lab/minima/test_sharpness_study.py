@@ -1,0 +1,147 @@
+"""`yfkernels large-batch --sharpness` on few images and few epochs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from yfkernels.analysis import interpolated, sharpness
+from yfkernels.lab import cli
+from yfkernels.lab.minima.run import rank_correlations
+from yfkernels.lab.minima.study import SHARES, Plan, Row, measured_on, pair
+from yfkernels.lab.recipes import read_recipe
+from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
+
+PLAN = Plan((128, 512), epochs=2, points=2, examples=60)
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def rows_of(tables: list[tuple[str, list[Row]]], name: str) -> list[Row]:
+    return [row for table, rows in tables if table == name for row in rows]
+
+
+@pytest.mark.parametrize("text", ["sgd:lr=0.05", "yellowfin:lr=1", "lamb:lr=0.01"])
+def test_a_pair_of_trainings(text: str) -> None:
+    task = digits_mlp()
+    tables = list(pair(task, read_recipe(text), 0, PLAN))
+    ends, course = rows_of(tables, "ends"), rows_of(tables, "course")
+    assert [row["batch_size"] for row in ends] == [128, 512]
+    assert [row["step"] for row in course] == [11, 22, 3, 6]
+    assert [row["step"] for row in ends] == [22, 6]
+    for row in course:
+        assert row["keskar"] > 0.0
+        assert row["lambda_max"] > 0.0
+        assert (row["h_max"] is not None) == text.startswith("yellowfin")
+    layers = rows_of(tables, "layers")
+    names = [name for name, _ in task.model(0).named_parameters()]
+    assert [row["layer"] for row in layers] == names * len(course) * text.startswith("lamb")
+    assert all(row["trust_ratio"] > 0.0 for row in layers)
+    line = rows_of(tables, "line")
+    assert [row["share"] for row in line] == list(SHARES)
+    for end, share in zip(ends, (0.0, 1.0)):
+        (same,) = [row for row in line if row["share"] == share]
+        for column in ("train_loss", "test_loss", "test_accuracy"):
+            assert same[column] == pytest.approx(end[column], rel=1e-5)
+
+
+def test_the_training_is_the_same_as_unwatched() -> None:
+    from yfkernels.lab.workloads.large_batch import Course
+
+    recipe = read_recipe("sgd:lr=0.05")
+    (end, *_) = rows_of(list(pair(digits_mlp(), recipe, 3, PLAN)), "ends")
+    task = digits_mlp().with_batch_size(128)
+    model = Course(task, recipe, lr=0.05, epochs=2, seed=3).trained()
+    assert end["test_loss"] == task.evaluate(model).loss
+    again = sharpness(model, task.criterion, measured_on(task, PLAN), "keskar")
+    assert end["keskar"] == again.value
+    assert end["adaptive"] == again.adaptive.value
+
+
+def test_batch_norm_on_the_line() -> None:
+    """Its statistics are taken anew: those of neither end are right in between."""
+    task = digits_conv()
+    one, two = task.model(0), task.model(1)
+    middle = interpolated(one, two, 0.5)
+    for name, p in middle.named_parameters():
+        mean = (one.get_parameter(name).double() + two.get_parameter(name).double()) / 2
+        torch.testing.assert_close(p.double(), mean, rtol=1e-6, atol=1e-7)
+    assert middle.get_buffer("1.running_mean").equal(one.get_buffer("1.running_mean"))
+
+
+def test_rank_correlations() -> None:
+    ends = [
+        {"keskar": k, "adaptive": -k, "lambda_max": 1.0 + k, "test_loss": k, "train_loss": 2.5 * k}
+        for k in (0.1, 0.2, 0.4)
+    ]
+    keskar, adaptive, _ = rank_correlations(ends)
+    assert keskar.endswith("with the test loss +1.00, with the gap -1.00")
+    assert adaptive.endswith("with the test loss -1.00, with the gap +1.00")
+
+
+def test_command(runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yfkernels.lab.minima.run.tuned_lr", lambda *_, **__: 0.02)
+    options = ["--sharpness", "--batch-sizes", "256,1024", "--epochs", "1", "--seeds", "2"]
+    command = ["large-batch", "lamb", "yellowfin", *options, "--out", str(tmp_path)]
+    result = runner.invoke(cli.app, command)
+    assert result.exit_code == 0, result.output
+    assert "Rank correlation of Keskar's with the test loss" in result.output
+    for name in ("sharpness", "sharpness-layers", "sharpness-curvature"):
+        assert (tmp_path / f"{name}.png").exists()
+    for name, count in (("ends", 8), ("line", 4 * len(SHARES))):
+        with (tmp_path / f"sharpness-{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == count
+        assert {row["optimizer"] for row in rows} == {"LAMB", "YellowFin"}
+
+    # What is finished is kept; what was under way is trained again, with the same result.
+    parts = tmp_path / "sharpness.jsonl"
+    whole = parts.read_text().splitlines(keepends=True)
+    parts.write_text("".join(whole[:-1]) + whole[-1][:100])
+    result = runner.invoke(cli.app, [*command, "--resume"])
+    assert result.exit_code == 0, result.output
+    assert parts.read_text() == "".join(whole)
+
+    result = runner.invoke(cli.app, [*command, "--resume", "--epochs", "2"])
+    assert result.exit_code == 2
+    assert "the run to resume has 1" in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--resume"], "only with --sharpness"),
+        (["--sharpness", "--batch-sizes", "32,64,128"], "3 of them; give two with --sharpness"),
+        (["--sharpness", "--resume"], "sharpness.jsonl; leave it out"),
+    ],
+)
+def test_what_does_not_fit(
+    runner: CliRunner, tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    result = runner.invoke(cli.app, ["large-batch", *options, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
+
+
+def test_parts_are_read_by_others(tmp_path: Path) -> None:
+    """The file of parts is JSON lines, the options first."""
+    from yfkernels.lab.parts import Parts
+
+    Parts(tmp_path / "x.jsonl", {"epochs": 1}, resume=False).add(("sgd", 0), {"ends": []})
+    first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert first == {"options": {"epochs": 1}}
+    assert second == {"key": ["sgd", 0], "part": {"ends": []}}
