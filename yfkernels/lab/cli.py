@@ -125,11 +125,14 @@ def large_batch(
     batch_sizes: Annotated[
         str | None,
         typer.Option(
-            help="Images a step, separated by commas; lr is tuned at the smallest. "
-            "Default: 32,64,128,256,512,1024; with --sharpness the smallest and the largest."
+            help="Images a step, separated by commas; lr is tuned at the smallest, with "
+            "--sharpness at both. Default: 32,64,128,256,512,1024; with --sharpness 32,512."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="The same at every batch size.")] = 20,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="The same at every batch size. Default: 20, with --sharpness 40."),
+    ] = None,
     seeds: Seeds = 3,
     threads: Threads = THREADS,
     sharpness: Annotated[
@@ -146,7 +149,7 @@ def large_batch(
     """
     default = FOR_SHARPNESS if sharpness else FOR_LARGE_BATCHES
     chosen = _recipes(optimizers or default, option="'OPTIMIZER...'")
-    sizes = _sizes(batch_sizes or ("32,1024" if sharpness else "32,64,128,256,512,1024"))
+    sizes = _sizes(batch_sizes or ("32,512" if sharpness else "32,64,128,256,512,1024"))
     for size in sizes:
         task = _task(workload, batch_size=size, option="'--batch-sizes'")
     if not sharpness:
@@ -158,7 +161,7 @@ def large_batch(
             task,
             chosen,
             batch_sizes=sizes,
-            epochs=epochs,
+            epochs=epochs or 20,
             seeds=range(seeds),
             threads=threads,
             folder=made_folder(out),
@@ -176,7 +179,7 @@ def large_batch(
         run_minima(
             task,
             chosen,
-            Plan((sizes[0], sizes[1]), epochs),
+            Plan((sizes[0], sizes[1]), epochs or 40),
             seeds=seeds,
             threads=threads,
             folder=made_folder(out),

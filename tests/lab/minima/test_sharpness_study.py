@@ -43,14 +43,15 @@ def few_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yfkernels.lab.minima.study.AT_THE_END", measures)
 
 
-@pytest.mark.parametrize("text", ["sgd:lr=0.05", "yellowfin:lr=1", "lamb:lr=0.01"])
-def test_a_pair_of_trainings(text: str, few_measures: None) -> None:
+@pytest.mark.parametrize(("text", "lr"), [("sgd", 0.05), ("yellowfin", 1.0), ("lamb", 0.01)])
+def test_a_pair_of_trainings(text: str, lr: float, few_measures: None) -> None:
     task = digits_mlp()
-    tables = list(pair(task, read_recipe(text), 0, PLAN))
+    tables = list(pair(task, read_recipe(text), [lr, 2 * lr], 0, PLAN))
     ends, course = rows_of(tables, "ends"), rows_of(tables, "course")
     assert [row["batch_size"] for row in ends] == [128, 512]
-    assert [row["step"] for row in course] == [11, 22, 3, 6]
+    assert [row["step"] for row in course] == [6, 22, 2, 6]
     assert [row["step"] for row in ends] == [22, 6]
+    assert [row["lr"] for row in ends] == [lr, 2 * lr]
     for row in course:
         assert row["keskar"] > 0.0
         assert row["lambda_max"] > 0.0
@@ -68,8 +69,8 @@ def test_a_pair_of_trainings(text: str, few_measures: None) -> None:
 
 
 def test_the_training_is_the_same_as_unwatched() -> None:
-    recipe = read_recipe("sgd:lr=0.05")
-    (end, *_) = rows_of(list(pair(digits_mlp(), recipe, 3, PLAN)), "ends")
+    recipe = read_recipe("sgd")
+    (end, *_) = rows_of(list(pair(digits_mlp(), recipe, [0.05, 0.1], 3, PLAN)), "ends")
     task = digits_mlp().with_batch_size(128)
     model = Course(task, recipe, lr=0.05, epochs=2, seed=3).trained()
     assert end["test_loss"] == task.evaluate(model).loss

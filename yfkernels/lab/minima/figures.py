@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,7 @@ from yfkernels.lab.style import PALETTE, STYLE, Floats, add_note, blank_figure
 
 BATCHES = ("-", "--")  # lines of the small and the large batch
 WIDE = (15.0, 9.0)
+LETTERS = 12  # of a note, an inch
 
 
 def draw_minima(
@@ -46,7 +48,7 @@ def draw_minima(
         accuracies.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         handles, labels = on_the_way.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, borderpad=0)
-        add_note(figure, note)
+        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
     return figure
 
 
@@ -72,7 +74,7 @@ def draw_layers(layers: Sequence[Row], note: str) -> Figure | None:
         panels[0, 0].set(ylabel="trust ratio", yscale="log")
         panels[1, 0].set(ylabel="adaptive sharpness", yscale="log")
         panels[0, -1].legend(fontsize=8)
-        add_note(figure, note)
+        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
     return figure
 
 
@@ -96,7 +98,7 @@ def draw_curvature(course: Sequence[Row], note: str) -> Figure | None:
                 panel.plot(at, measured, color=PALETTE[1], lw=2, label="lambda_max, measured")
                 panel.set(title=f"{optimizer}, batch {size}", xlabel="epoch", yscale="log")
         panels[0, 0].legend()
-        add_note(figure, note)
+        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
     return figure
 
 

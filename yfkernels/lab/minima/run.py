@@ -15,7 +15,6 @@ from scipy.stats import kendalltau
 
 from yfkernels.lab.console import (
     counted,
-    mean_and_range,
     progress_bars,
     seeds_and_threads,
     short_names,
@@ -49,7 +48,8 @@ def run_minima(
 
     Args:
         task: what to train on.
-        recipes: what to compare; each is tuned at the small batch.
+        recipes: what to compare. The learning rate of each is tuned for both batches: by rule,
+            those of SGD and AdamW for the large one often do not train at all.
         plan: what is trained and measured.
         seeds: pairs of trainings for each.
         threads: CPU threads for torch.
@@ -69,18 +69,17 @@ def run_minima(
         for recipe, key in zip(recipes, named):
             bar = progress.add_task(names[recipe], total=seeds, latest="tuning lr")
             if (key, "lr") not in parts:
-                small = task.with_batch_size(plan.batch_sizes[0])
-                parts.add((key, "lr"), tuned_lr(small, recipe, epochs=plan.epochs))
-            tuned = recipe.with_options(lr=parts[key, "lr"])
+                parts.add((key, "lr"), _tuned_lrs(task, recipe, plan))
+            lrs = parts[key, "lr"]
             for seed in range(seeds):
-                progress.update(bar, latest=f"lr {parts[key, 'lr']:.3g}, seed {seed}")
+                progress.update(bar, latest=f"seed {seed}, lr {' and '.join(map(_short, lrs))}")
                 if (key, seed) not in parts:
                     found: Tables = {}
-                    for table, rows in pair(task, tuned, seed, plan):
+                    for table, rows in pair(task, recipe, lrs, seed, plan):
                         found.setdefault(table, []).extend(rows)
                     parts.add((key, seed), found)
                 for table, rows in parts[key, seed].items():
-                    origin = {"optimizer": names[recipe], "setting": tuned.setting, "seed": seed}
+                    origin = {"optimizer": names[recipe], "seed": seed}
                     tables.setdefault(table, []).extend({**origin, **row} for row in rows)
                 progress.advance(bar)
     conditions = (
@@ -94,42 +93,52 @@ def run_minima(
     _write(tables, folder, f"{task.title}: {conditions}", console)
 
 
+def _tuned_lrs(task: ExamplesTask, recipe: Recipe, plan: Plan) -> list[float]:
+    """For the small batch, and for the large one in a search that starts from it."""
+    lrs: list[float] = []
+    for batch_size in plan.batch_sizes:
+        start = recipe.with_options(lr=lrs[-1]) if lrs else recipe
+        lrs.append(tuned_lr(task.with_batch_size(batch_size), start, epochs=plan.epochs))
+    return lrs
+
+
 def _table(ends: Sequence[Row], conditions: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption="Gap: test loss less training loss. Lowest: of the test loss on the way. "
-        f"Mean and range over the seeds. {conditions}.",
+        caption="lr: tuned on held-out training data. Lowest: of the test loss on the way. Means "
+        f"over the seeds. {conditions}.",
         caption_justify="left",
     )
-    table.add_column("Optimizer")
     columns = {
+        "Optimizer": lambda rows: rows[0]["optimizer"],
         "Batch": lambda rows: str(rows[0]["batch_size"]),
-        "lr": lambda rows: f"{rows[0]['lr']:.3g}",
-        "Test\naccuracy": lambda rows: _both(rows, "test_accuracy", ".1%"),
-        "Training\nloss": lambda rows: _both(rows, "train_loss", ".2g"),
-        "Gap": lambda rows: f"{fmean(r['test_loss'] - r['train_loss'] for r in rows):.2g}",
-        "Test loss\n(lowest)": lambda rows: (
-            f"{fmean(r['test_loss'] for r in rows):.3g} "
-            f"({fmean(r['lowest_test_loss'] for r in rows):.3g})"
-        ),
-        "Keskar's": lambda rows: _both(rows, "keskar", ".2g"),
-        "Adaptive": lambda rows: _both(rows, "adaptive", ".2g"),
-        "lambda_max": lambda rows: _both(rows, "lambda_max", ".2g"),
+        "lr": lambda rows: _short(rows[0]["lr"]),
+        "Test\naccuracy": lambda rows: f"{_mean(rows, 'test_accuracy'):.1%}",
+        "Training\nloss": lambda rows: _short(_mean(rows, "train_loss")),
+        "Test\nloss": lambda rows: _short(_mean(rows, "test_loss")),
+        "Lowest": lambda rows: _short(_mean(rows, "lowest_test_loss")),
+        "Keskar's": lambda rows: _short(_mean(rows, "keskar")),
+        "Adaptive": lambda rows: _short(_mean(rows, "adaptive")),
+        "lambda_\nmax": lambda rows: _short(_mean(rows, "lambda_max")),
     }
     for header in columns:
-        table.add_column(header, justify="right")
-    for optimizer, of_one in groupby(ends, lambda row: row["optimizer"]):
+        table.add_column(header, justify="left" if header == "Optimizer" else "right")
+    for _, of_one in groupby(ends, lambda row: row["optimizer"]):
         rows = sorted(of_one, key=lambda row: row["batch_size"])
         for _, same in groupby(rows, lambda row: row["batch_size"]):
             group = list(same)
-            table.add_row(optimizer, *(cell(group) for cell in columns.values()))
+            table.add_row(*(cell(group) for cell in columns.values()))
         table.add_section()
     return table
 
 
-def _both(rows: Sequence[Row], name: str, form: str) -> str:
-    return mean_and_range([row[name] for row in rows], form)
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return fmean(row[name] for row in rows)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def rank_correlations(ends: Sequence[Row]) -> list[str]:

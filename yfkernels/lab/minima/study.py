@@ -7,7 +7,7 @@ Minima", arXiv 1609.04836, whose measures are taken along the training as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from yfkernels.analysis import SharpnessMonitor, interpolated, sharpness
 from yfkernels.analysis.landscape import LayerSharpness
 from yfkernels.lab.recipes import Recipe
 from yfkernels.lab.workloads.examples import ExamplesTask
-from yfkernels.lab.workloads.large_batch import Course, lr_by_rule
+from yfkernels.lab.workloads.large_batch import Course
 from yfkernels.lab.workloads.training import Batch
 
 Row = dict[str, Any]
@@ -64,13 +64,14 @@ class Trained(NamedTuple):
 
 
 def pair(
-    task: ExamplesTask, tuned: Recipe, seed: int, plan: Plan
+    task: ExamplesTask, recipe: Recipe, lrs: Sequence[float], seed: int, plan: Plan
 ) -> Iterator[tuple[str, list[Row]]]:
     """The name of a table and its rows, as soon as they are there.
 
     Args:
         task: what to train on.
-        tuned: the optimizer with its lr for the small batch.
+        recipe: the optimizer.
+        lrs: its learning rates, for the small batch and for the large.
         seed: of the weights and the batch order, the same for both batches.
         plan: what else there is to know.
 
@@ -79,10 +80,9 @@ def pair(
         trust ratios; "ends": for each training; "line": for each model on the line through the two.
     """
     models = []
-    for batch_size in plan.batch_sizes:
+    for batch_size, lr in zip(plan.batch_sizes, lrs):
         resized = task.with_batch_size(batch_size)
-        lr = lr_by_rule(tuned, batch_size, smallest=plan.batch_sizes[0])
-        trained = _train(resized, tuned, lr, seed, plan)
+        trained = _train(resized, recipe, lr, seed, plan)
         same = {"batch_size": batch_size}
         yield "course", [{**same, **row} for row in trained.course]
         yield "layers", [{**same, **row} for row in trained.layers]
@@ -101,7 +101,8 @@ def _train(task: ExamplesTask, recipe: Recipe, lr: float, seed: int, plan: Plan)
     examples = measured_on(task, plan)
     trained = Trained(course.model, [], [])
     monitor = SharpnessMonitor(course.model, task.criterion, examples, course.optimizer, every=None)
-    points = {math.ceil(course.steps * (k + 1) / plan.points) for k in range(plan.points)}
+    shares = [((k + 1) / plan.points) ** 2 for k in range(plan.points)]  # denser at the beginning
+    points = {math.ceil(course.steps * share) for share in shares}
     for record in course:
         if record.step not in points:
             continue
