@@ -49,8 +49,8 @@ def mlp(rng: np.random.Generator, act: Callable[[], nn.Module] = nn.ReLU) -> nn.
 def conv_net(rng: np.random.Generator) -> nn.Sequential:
     """For images of 2 channels and sides of 6."""
     net = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), nn.Flatten(),
-        nn.ReLU(), nn.Linear(12, 3),
+        nn.Conv2d(2, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.MaxPool2d(2), nn.Conv2d(4, 3, 2),
+        nn.Flatten(), nn.LeakyReLU(0.2), nn.Linear(12, 3),
     )  # fmt: skip
     model: nn.Sequential = redrawn(net, rng)
     return model

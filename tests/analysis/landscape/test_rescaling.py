@@ -43,8 +43,8 @@ def test_what_moves_and_what_does_not(net: str, rng: np.random.Generator) -> Non
         assert F.cross_entropy(other(x), y).item() == pytest.approx(loss, rel=1e-12)
         for name, (method, more) in INVARIANT.items():
             assert of(other, method, **more) == pytest.approx(before[name], rel=1e-6), (name, a)
-    assert of(other, "lambda_max") > 100.0 * curvature
-    assert of(other, "keskar", starts=2) > 4.0 * box
+    assert of(other, "lambda_max") > 50.0 * curvature
+    assert of(other, "keskar", starts=2) > 2.0 * box
 
 
 def test_keskar_has_an_invariant_value_beside_it(rng: np.random.Generator) -> None:

@@ -78,8 +78,6 @@ class LambdaMax:
         image, pair = vector, Eigenpair(0.0, vector, math.inf, False)
         for _ in steps(self.iterations, progress):
             size = norm(image)
-            if size == 0.0:  # of H, at the start; then every vector is an eigenvector
-                break
             vector = [part.div_(size) for part in image]
             del image, pair
             image = surface.product(vector)

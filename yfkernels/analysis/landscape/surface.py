@@ -272,7 +272,7 @@ class Surface:
             del vector, part  # before the next batch has its own
         loss_mean = self._mean(losses, counts)
         for name, mean in zip(self.names, total):
-            if not mean.div_(sum(counts)).isfinite().all():
+            if not mean.div_(sum(counts)).sum().isfinite():  # without a vector of flags
                 raise ValueError(
                     f"Invalid loss: its derivative with respect to {name} is not finite, "
                     f"{self._place()}"
