@@ -41,7 +41,7 @@ def test_the_highest_corner(slope: float, eps: float, rng: np.random.Generator) 
     quadratic = Quadratic(a, slope * rng.normal(size=2), rng.normal(size=2))
     half = eps * (np.abs(quadratic.x) + 1.0)
     rise = highest_corner(quadratic, corners(half))
-    found = measured(quadratic, eps=eps, starts=12)
+    found = measured(quadratic, eps=eps, starts=8)
     assert found.value == pytest.approx(100.0 * rise / 1.5, rel=1e-9)
     assert found.max_loss == pytest.approx(0.5 + rise, rel=1e-12)
     assert found.loss == 0.5
@@ -149,24 +149,22 @@ def test_an_adaptive_value_is_always_beside_it(
 
 
 def test_close_to_the_best_that_is_known(rng: np.random.Generator) -> None:
-    """Ten iterations on a trained network, against hundreds of another method in the same box."""
-    x, y = classification(rng, n=60)
-    model = trained(mlp(rng), x, y)
+    """Ten iterations on a trained network, against sixty of another method in the same box."""
+    x, y = classification(rng, n=40)
+    model = trained(mlp(rng), x, y, steps=100)
     found = sharpness(model, F.cross_entropy, [(x, y)], "keskar")
     assert isinstance(found, KeskarSharpness)
     params = [p.detach().clone() for p in model.parameters()]
     half = [1e-3 * (p.abs() + 1.0) for p in params]
     best = 0.0
-    for seed in range(2):
-        generator = torch.Generator().manual_seed(seed)
-        signs = [torch.randn(p.shape, generator=generator).sign() for p in params]
-        for _ in range(40):
-            with torch.no_grad():
-                for p, w, h, sign in zip(model.parameters(), params, half, signs):
-                    p.copy_(w + h * sign)
-            loss = F.cross_entropy(model(x), y)
-            best = max(best, loss.item())
-            signs = [g.sign() for g in torch.autograd.grad(loss, list(model.parameters()))]
+    signs = [torch.from_numpy(rng.normal(size=p.shape)).sign() for p in params]
+    for _ in range(60):
+        with torch.no_grad():
+            for p, w, h, sign in zip(model.parameters(), params, half, signs):
+                p.copy_(w + h * sign)
+        loss = F.cross_entropy(model(x), y)
+        best = max(best, loss.item())
+        signs = [g.sign() for g in torch.autograd.grad(loss, list(model.parameters()))]
     assert found.max_loss - found.loss > 0.9 * (best - found.loss)
 
 

@@ -69,7 +69,7 @@ def test_each_layer_alone(method: str, rng: np.random.Generator) -> None:
 def test_traces_of_layers_add_up(rng: np.random.Generator) -> None:
     model, (x, y) = mlp(rng), classification(rng)
     found = sharpness(
-        model, F.cross_entropy, batches(x, y), "trace", per_layer=True, samples=40, tolerance=1e-9
+        model, F.cross_entropy, batches(x, y), "trace", per_layer=True, samples=20, tolerance=1e-9
     )
     assert isinstance(found, LayerSharpness)
     at, hessian = 0, dense_hessian(model, F.cross_entropy, x, y)

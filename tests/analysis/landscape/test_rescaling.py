@@ -27,8 +27,8 @@ INVARIANT: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_moves_and_what_does_not(net: str, rng: np.random.Generator) -> None:
     """The demonstration of Dinh et al.: the same function, with other curvatures."""
     build, inputs = {"mlp": (mlp, (6,)), "conv net": (conv_net, (2, 6, 6))}[net]
-    x, y = classification(rng, inputs, n=40)
-    model, data = trained(build(rng), x, y), batches(x, y, 16)
+    x, y = classification(rng, inputs, n=30)
+    model, data = trained(build(rng), x, y, steps=100), batches(x, y, 20)
 
     def of(each: nn.Module, method: str, **options: Any) -> float:
         return sharpness(each, F.cross_entropy, data, method, **options).value
@@ -36,15 +36,15 @@ def test_what_moves_and_what_does_not(net: str, rng: np.random.Generator) -> Non
     before = {name: of(model, method, **more) for name, (method, more) in INVARIANT.items()}
     assert min(before.values()) > 0.0
     loss = F.cross_entropy(model(x), y).item()
-    curvature, box = of(model, "lambda_max"), of(model, "keskar", starts=2)
-    for a in (1.0, 5.0, 20.0):
+    curvature, box = of(model, "lambda_max"), of(model, "keskar", starts=1)
+    for a in (5.0, 20.0):
         other = copy.deepcopy(model)
         rescale_relu_layers(other, a)
         assert F.cross_entropy(other(x), y).item() == pytest.approx(loss, rel=1e-12)
         for name, (method, more) in INVARIANT.items():
             assert of(other, method, **more) == pytest.approx(before[name], rel=1e-6), (name, a)
     assert of(other, "lambda_max") > 50.0 * curvature
-    assert of(other, "keskar", starts=2) > 2.0 * box
+    assert of(other, "keskar", starts=1) > 2.0 * box
 
 
 def test_keskar_has_an_invariant_value_beside_it(rng: np.random.Generator) -> None:

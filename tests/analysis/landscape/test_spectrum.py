@@ -34,13 +34,12 @@ def of_quadratic(eigenvalues: list[float], rng: np.random.Generator, **options: 
 NETS = {"mlp": (mlp, (6,)), "conv net": (conv_net, (2, 6, 6))}
 
 
-@pytest.mark.parametrize("is_trained", [False, True])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("net", "is_trained"), [("mlp", True), ("conv net", False)])
 def test_networks(net: str, is_trained: bool, rng: np.random.Generator) -> None:
     build, inputs = NETS[net]
     model, (x, y) = build(rng), classification(rng, inputs)
     if is_trained:
-        trained(model, x, y, steps=50)
+        trained(model, x, y, steps=30)
     hessian = dense_hessian(model, F.cross_entropy, x, y)
     values = np.linalg.eigvalsh(hessian)
     found = sharpness(
@@ -50,14 +49,14 @@ def test_networks(net: str, is_trained: bool, rng: np.random.Generator) -> None:
     assert found.converged
     assert found.value == pytest.approx(values[-1], rel=1e-6)
     # what a residual promises, early on
-    for iterations in (1, 3, 10):
+    for iterations in (1, 10):
         rough = sharpness(
             model, F.cross_entropy, batches(x, y), "lambda_max", iterations=iterations
         )
         assert isinstance(rough, LargestCurvature)
         assert np.abs(values - rough.value).min() <= rough.residual * (1.0 + 1e-9)
         assert rough.converged == (rough.residual <= 0.01 * abs(rough.value))
-    trace = sharpness(model, F.cross_entropy, batches(x, y), "trace", samples=60, tolerance=1e-9)
+    trace = sharpness(model, F.cross_entropy, batches(x, y), "trace", samples=40, tolerance=1e-9)
     assert isinstance(trace, MeanSharpness)
     assert abs(trace.value - hessian.trace()) < 5.0 * trace.standard_error
 
@@ -120,7 +119,7 @@ def test_standard_error_of_a_trace(rng: np.random.Generator) -> None:
     assert abs(found.value - np.trace(a)) < 5.0 * deviation
 
 
-@pytest.mark.parametrize("hvp", ["reverse", "jvp", "central", "forward"])
+@pytest.mark.parametrize("hvp", ["jvp", "central", "forward"])
 @pytest.mark.parametrize("method", ["lambda_max", "trace"])
 def test_any_product(method: str, hvp: str, rng: np.random.Generator) -> None:
     x, y = classification(rng)
@@ -137,14 +136,14 @@ def test_curvlinops(rng: np.random.Generator) -> None:
     reason = "curvlinops is not installed: pip install curvlinops-for-pytorch"
     curvlinops = pytest.importorskip("curvlinops", reason=reason)
     x, y = classification(rng, (2, 6, 6))
-    model, data = trained(conv_net(rng), x, y, steps=50), batches(x, y)
+    model, data = trained(conv_net(rng), x, y, steps=30), batches(x, y)
     params = [p for p in model.parameters() if p.requires_grad]
     operator = curvlinops.HessianLinearOperator(model, nn.CrossEntropyLoss(), params, data)
     size = sum(p.numel() for p in params)
     dense = (operator @ torch.eye(size, dtype=torch.float64)).numpy()
     found = sharpness(model, F.cross_entropy, data, "lambda_max", iterations=2000, tolerance=1e-4)
     assert found.value == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-4)
-    trace = sharpness(model, F.cross_entropy, data, "trace", samples=60, tolerance=1e-9)
+    trace = sharpness(model, F.cross_entropy, data, "trace", samples=40, tolerance=1e-9)
     assert isinstance(trace, MeanSharpness)
     assert abs(trace.value - dense.trace()) < 5.0 * trace.standard_error
 

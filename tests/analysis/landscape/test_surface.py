@@ -44,7 +44,7 @@ def flat(tensors: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv net"])
-@pytest.mark.parametrize("size", [23, 10, 1])
+@pytest.mark.parametrize("size", [23, 10])
 def test_all_examples_count_alike(kind: str, size: int, rng: np.random.Generator) -> None:
     """A last batch of 3 weighs less than those of 10: as one batch of all."""
     build, inputs = {"mlp": (mlp, (6,)), "conv net": (conv_net, (2, 6, 6))}[kind]
@@ -207,8 +207,7 @@ def test_everything_is_as_it_was(method: str, prepared: Any) -> None:
     assert before.same()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("of the user"), KeyboardInterrupt()])
-@pytest.mark.parametrize("call", [1, 7, 13])
+@pytest.mark.parametrize(("call", "error"), [(1, RuntimeError("first")), (8, KeyboardInterrupt())])
 @pytest.mark.parametrize("method", FEW)
 def test_everything_is_as_it_was_after_an_exception(
     method: str, call: int, error: BaseException, prepared: Any
@@ -360,9 +359,11 @@ def test_half_precision(
     """About the result of the same weights in float32; displacements are large enough to see."""
     x, y = classification(rng, n=40)
     half = redrawn(mlp(rng, nn.Tanh), rng, dtype)
-    options: dict[str, Any] = {"adaptive": {"rho": 0.3}, "lambda_max": {"iterations": 60}}.get(
-        method, {}
-    )
+    options: dict[str, Any] = {
+        "adaptive": {"rho": 0.3},
+        "lambda_max": {"iterations": 30},
+        "epsilon_flatness": {"directions": 2},
+    }.get(method, {})
     low = sharpness(half, F.cross_entropy, batches(x.to(dtype), y), method, **options)
     displaces = method in ("adaptive", "epsilon_flatness")
     warned = [str(w.message) for w in recwarn if "rounded to" in str(w.message)]
