@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from yfkernels._checks import check_positive, check_whole, require
@@ -66,8 +67,7 @@ class Adaptive:
                 loss, grads = surface.gradient()
             best = max(best, loss)
             gamma, last = gamma / 2.0 if loss < last else gamma, loss
-            for part, target in zip(move, self._highest(grads, surface.origin)):
-                part.lerp_(target, gamma)
+            torch._foreach_lerp_(move, self._highest(grads, surface.origin), gamma)
             del grads
             if (step + 1) % self.iterations == 0:
                 with surface.displaced(move):

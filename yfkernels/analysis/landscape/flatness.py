@@ -15,7 +15,7 @@ from yfkernels._checks import check_positive, check_whole, require
 from yfkernels.analysis.landscape.progress import Progress, steps
 from yfkernels.analysis.landscape.results import Flatness, described
 from yfkernels.analysis.landscape.spectrum import LambdaMax
-from yfkernels.analysis.landscape.surface import Surface
+from yfkernels.analysis.landscape.surface import Surface, check_hvp
 from yfkernels.analysis.landscape.vectors import Draws, Vector, norm
 
 _FIRST = 0.01  # distance that is tried
@@ -58,6 +58,7 @@ class EpsilonFlatness:
             check_positive(name, getattr(self, name))
         check_whole("directions", self.directions, least=1)
         check_whole("iterations", self.iterations, least=1)
+        check_hvp(self.hvp)
 
     def __call__(self, surface: Surface, progress: Progress | None = None) -> Flatness:
         begin = surface.evaluations

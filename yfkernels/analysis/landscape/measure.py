@@ -103,6 +103,11 @@ def sharpness(
         raise ValueError(
             f'Invalid per_layer value: True; method="{method}" has no such form, others have'
         )
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"Invalid progress type: {type(progress).__name__}; give a function of the steps done "
+            "and the steps at most, such as print"
+        )
     with Surface(model, loss, loader, seed=seed, hvp=getattr(measure, "hvp", "auto")) as surface:
         if per_layer:
             return _of_each_layer(measure, surface, progress)

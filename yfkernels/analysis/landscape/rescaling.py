@@ -98,26 +98,27 @@ def _flattened(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
 def _pairs(model: nn.Module) -> list[tuple[Named, Named]]:
     pairs: list[tuple[Named, Named]] = []
     first: Named | None = None
-    in_the_way: list[str] = []
+    others: list[str] = []  # which do not pass a scale on
+    before = 0  # of these come before `first`
     for name, module in _flattened(model):
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)  # such as weight_norm
         if isinstance(module, _LAYERS) and type(module) in _LAYERS and not hooked:
             if first is None:
-                first, in_the_way = (name, module), []
+                first, before = (name, module), len(others)
                 continue
-            if in_the_way:
+            if others[before:]:
                 raise ValueError(
-                    f"Invalid model: {', '.join(in_the_way)} between {first[0]} and {name} does "
-                    "not pass a scale on; only ReLU, LeakyReLU, pooling, Flatten, Unflatten, "
+                    f"Invalid model: {', '.join(others[before:])} between {first[0]} and {name} "
+                    "does not pass a scale on; only ReLU, LeakyReLU, pooling, Flatten, Unflatten, "
                     "Dropout and Identity may stand there"
                 )
             pairs.append((first, (name, module)))
             first = None
         elif type(module) not in _HOMOGENEOUS or hooked:
             with_hooks = " with hooks" if hooked else ""
-            in_the_way.append(f"{name} ({type(module).__name__}{with_hooks})")
+            others.append(f"{name} ({type(module).__name__}{with_hooks})")
     if not pairs:
-        met = f"; it has {', '.join(in_the_way)}" if in_the_way else ""
+        met = f"; it has {', '.join(others)}" if others else ""
         raise ValueError(
             "Invalid model: it has no two Linear or Conv layers that follow one another with "
             f"nothing but ReLU, pooling and the like between them{met}"

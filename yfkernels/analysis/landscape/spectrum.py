@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import ClassVar, NamedTuple
 
+import torch
+
 from yfkernels._checks import check_positive, check_whole
 from yfkernels.analysis.landscape.progress import Progress, steps
 from yfkernels.analysis.landscape.results import LargestCurvature, MeanSharpness, described
-from yfkernels.analysis.landscape.surface import Surface
+from yfkernels.analysis.landscape.surface import Surface, check_hvp
 from yfkernels.analysis.landscape.vectors import Draws, Vector, dot, norm
 
-_FEWEST = 5  # samples of a trace before their standard error is believed
+_FEWEST = 10  # samples of a trace before their standard error is believed
 
 
 class Eigenpair(NamedTuple):
@@ -49,6 +51,7 @@ class LambdaMax:
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, least=1)
         check_positive("tolerance", self.tolerance)
+        check_hvp(self.hvp)
 
     def __call__(self, surface: Surface, progress: Progress | None = None) -> LargestCurvature:
         begin = surface.evaluations
@@ -75,8 +78,6 @@ class LambdaMax:
         image, pair = vector, Eigenpair(0.0, vector, math.inf, False)
         for _ in steps(self.iterations, progress):
             size = norm(image)
-            if size == 0.0:  # of H, at the start; then every vector is an eigenvector
-                break
             vector = [part.div_(size) for part in image]
             del image, pair
             image = surface.product(vector)
@@ -86,8 +87,7 @@ class LambdaMax:
             pair = Eigenpair(value, vector, residual, converged)
             if converged:
                 break
-            for x, y in zip(vector, image):
-                y.add_(x, alpha=shift)
+            torch._foreach_add_(image, vector, alpha=shift)
         return pair
 
 
@@ -97,7 +97,7 @@ class Trace:
 
     Args:
         samples: Hessian-vector products at most, at least 2.
-        tolerance: after five samples it ends where the standard error is at most this share of the
+        tolerance: after ten samples it ends where the standard error is at most this share of the
             value.
         hvp: how products are computed; see `yfkernels.curvature.gradient_and_product`.
 
@@ -113,6 +113,7 @@ class Trace:
     def __post_init__(self) -> None:
         check_whole("samples", self.samples, least=2)
         check_positive("tolerance", self.tolerance)
+        check_hvp(self.hvp)
 
     def __call__(self, surface: Surface, progress: Progress | None = None) -> MeanSharpness:
         begin, draws = surface.evaluations, Draws(surface.params, surface.seed)

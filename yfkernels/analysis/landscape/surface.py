@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from yfkernels._checks import check_whole, require
 from yfkernels._warn import warn
 from yfkernels.analysis.landscape.vectors import Vector, kept_in
-from yfkernels.curvature import Closure, HessianProduct, gradient
+from yfkernels.curvature import METHODS as HVPS
+from yfkernels.curvature import Closure, HessianProduct, Tensors, gradient
 from yfkernels.curvature.closures import check_vectors
 from yfkernels.curvature.surroundings import Buffers, RandomStates
+
+
+def check_hvp(hvp: str) -> None:
+    """Raises unless this is a method of Hessian-vector products."""
+    require(hvp in HVPS, "hvp", hvp, f"one of {', '.join(HVPS)}")
 
 
 class Evaluations(NamedTuple):
@@ -93,6 +99,7 @@ class Surface:
                 "again; give a DataLoader or a list of (input, target) pairs"
             )
         check_whole("seed", seed, least=0)
+        check_hvp(hvp)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise ValueError(
@@ -117,6 +124,8 @@ class Surface:
     # ---- entering and leaving
 
     def __enter__(self) -> Surface:
+        if self._stack is not None:
+            raise RuntimeError("this Surface is in use; make another one")
         with ExitStack() as stack:  # undoes what was done if something fails here
             self._loss: float | None = None
             self._displaced = False
@@ -177,6 +186,11 @@ class Surface:
     @property
     def origin(self) -> Vector:
         """A copy of the weights x, to be read only."""
+        if not self._copies and (halves := {p.dtype for p in self.params} & _HALVES):
+            warn(
+                f"Displaced weights are rounded to {', '.join(map(str, halves))}, which may be "
+                "more than the displacement; measure copy.deepcopy(model).float()"
+            )
         for p in self.params:
             if p not in self._copies:
                 assert not self._displaced
@@ -187,11 +201,6 @@ class Surface:
     def displaced(self, vectors: Sequence[Tensor], scale: float = 1.0) -> Iterator[None]:
         """In it the weights are x + scale * vectors, whatever they were before; then x again."""
         check_vectors(vectors, self.params)
-        if not self._copies and (halves := {p.dtype for p in self.params} & _HALVES):
-            warn(
-                f"Displaced weights are rounded to {', '.join(map(str, halves))}, which may be "
-                "more than the displacement; measure copy.deepcopy(model).float()"
-            )
         origin = self.origin
         try:
             self._displaced = True
@@ -230,35 +239,50 @@ class Surface:
 
     def gradient(self) -> tuple[float, Vector]:
         """The mean loss and its gradient, in float32 for half parameters."""
-        total = self._zeros()
-        losses, counts = [], []
-        for count, closure in self._batches():
-            loss, grads = gradient(closure, self.params)
-            _add(total, grads, count)
-            losses.append(loss)
-            counts.append(count)
-            del grads  # the next batch has its own
+        mean, grads = self._summed(lambda closure: gradient(closure, self.params))
         self._count(gradients=1)
-        return self._mean(losses, counts), _divided(total, sum(counts))
+        return mean, grads
 
     def product(self, vectors: Sequence[Tensor]) -> Vector:
         """The Hessian of the mean loss times the vectors, in float32 for half parameters."""
-        total = self._zeros()
-        losses, counts = [], []
-        for count, closure in self._batches():
-            loss, _, products = self._product(closure, self.params, vectors)
-            _add(total, products, count)
-            losses.append(loss)
-            counts.append(count)
-            del products, _
-        self._count(products=1)
-        self._mean(losses, counts)
-        return _divided(total, sum(counts))
 
-    def _zeros(self) -> Vector:
-        return [
+        def of_batch(closure: Closure) -> tuple[Tensor, Tensors]:
+            loss, _, products = self._product(closure, self.params, vectors)
+            return loss, products
+
+        _, products = self._summed(of_batch)
+        self._count(products=1)
+        return products
+
+    def _summed(
+        self, of_batch: Callable[[Closure], tuple[Tensor, Tensors]]
+    ) -> tuple[float, Vector]:
+        """The means of a loss and of a vector that are computed batch by batch."""
+        total = [
             torch.zeros_like(p, dtype=kept_in(p.dtype), requires_grad=False) for p in self.params
         ]
+        losses, counts = [], []
+        for count, closure in self._batches():
+            loss, vector = of_batch(closure)
+            losses.append(loss)
+            counts.append(count)
+            for mean, part in zip(total, vector):
+                if part is not None:  # None: the loss does not reach it
+                    mean.add_(part, alpha=count)
+            del vector, part  # before the next batch has its own
+        loss_mean = self._mean(losses, counts)
+        for name, mean in zip(self.names, total):
+            if not mean.div_(sum(counts)).sum().isfinite():  # without a vector of flags
+                raise ValueError(
+                    f"Invalid loss: its derivative with respect to {name} is not finite, "
+                    f"{self._place()}"
+                )
+        return loss_mean, total
+
+    def _place(self) -> str:
+        if self._displaced:
+            return "at displaced weights; displace them less (eps, rho, sigma)"
+        return "at the model's own weights; check the model and the data"
 
     def _count(self, losses: int = 0, gradients: int = 0, products: int = 0) -> None:
         more = (losses, gradients, products)
@@ -305,17 +329,10 @@ class Surface:
         values = torch.stack([loss.reshape(()) for loss in losses]).cpu().double()
         weights = torch.tensor(counts, dtype=torch.float64)
         mean = float(values @ weights) / sum(counts)
-        if finite:
-            bad = (~values.isfinite()).nonzero().flatten().tolist()
-            place = (
-                "at displaced weights; displace them less (eps, rho, sigma)"
-                if self._displaced
-                else "at the model's own weights; check the model and the data"
-            )
-            if bad:
-                raise ValueError(
-                    f"Invalid loss: it is {values[bad[0]].item()} on batch {bad[0]}, {place}"
-                )
+        bad = (~values.isfinite()).nonzero().flatten().tolist()
+        if finite and bad:
+            found = values[bad[0]].item()
+            raise ValueError(f"Invalid loss: {found} on batch {bad[0]}, {self._place()}")
         return mean
 
 
@@ -335,15 +352,3 @@ def _pair(batch: Any) -> tuple[Any, Any]:
             "give pairs (input, target)"
         )
     return batch[0], batch[1]
-
-
-def _add(total: Vector, parts: Sequence[Tensor | None], count: int) -> None:
-    for sum_so_far, part in zip(total, parts):
-        if part is not None:  # None: the loss does not reach it
-            sum_so_far.add_(part, alpha=count)
-
-
-def _divided(total: Vector, count: int) -> Vector:
-    for part in total:
-        part.div_(count)
-    return total
