@@ -1,10 +1,19 @@
-"""What theory predicts for a choice of hyperparameters: stationary loss, stability, risk bounds."""
+"""What theory predicts for a choice of hyperparameters: stability, stationary loss, risk bounds."""
 
 from yfkernels.analysis.generalization import (
     delayed_covariance,
     delayed_pac_bayes_bound,
     pac_bayes_bound,
     stationary_excess_loss,
+)
+from yfkernels.analysis.robustness import (
+    RobustRegion,
+    RobustSettings,
+    momentum_eigenvalues,
+    momentum_operator,
+    robust_region,
+    robust_settings,
+    spectral_radius,
 )
 from yfkernels.analysis.staleness import (
     BestMomentum,
@@ -17,13 +26,20 @@ from yfkernels.analysis.staleness import (
 
 __all__ = [
     "BestMomentum",
+    "RobustRegion",
+    "RobustSettings",
     "algorithmic_momentum",
     "best_momentum",
     "delayed_covariance",
     "delayed_excess_loss",
     "delayed_pac_bayes_bound",
     "implicit_momentum",
+    "momentum_eigenvalues",
+    "momentum_operator",
     "pac_bayes_bound",
+    "robust_region",
+    "robust_settings",
+    "spectral_radius",
     "stability_limit",
     "stationary_excess_loss",
 ]
