@@ -129,7 +129,7 @@ def test_closed_forms_are_what_numpy_finds(form: Any, rng: np.random.Generator) 
         size = max(1.0, abs(expected[0]))
         assert min(direct, crossed) <= 1e-14 * size**2 / max(apart, 1e-7)
     radius = spectral_radius(lr, mu, h, **form)
-    np.testing.assert_allclose(radius, order[:, 0], rtol=1e-14)
+    np.testing.assert_allclose(radius, order[:, 0], rtol=1e-14, atol=1e-14)
     # what the eigenvalues have to be, whatever their distance
     trace, product = found.sum(-1), found.prod(-1)
     np.testing.assert_allclose(trace.real, operators[:, 0, 0], rtol=1e-13, atol=1e-13)
