@@ -1,4 +1,4 @@
-"""What the experiment shows: two tables, two figures, every training as CSV."""
+"""What the experiment shows: tables, two figures, every training as CSV."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from yfkernels.lab.console import counted, mean_and_range, seeds_and_threads, tell_files
-from yfkernels.lab.robustness.basins import MARGIN, Basin
-from yfkernels.lab.robustness.contestants import CONTESTANTS
+from yfkernels.lab.robustness.basins import MARGIN, Basin, basin, capped, level
+from yfkernels.lab.robustness.contestants import CONTESTANTS, Setting
 from yfkernels.lab.robustness.figure import plot_sweeps
 from yfkernels.lab.robustness.options import WORKLOADS, Options
 from yfkernels.lab.robustness.region import plot_region
@@ -30,6 +30,9 @@ def report(sweeps: Sequence[Sweep], options: Options, folder: Path, console: Con
     conditions = _conditions(options)
     console.print(_tuned_table(sweeps))
     console.print(_basin_table(sweeps))
+    for one in sweeps:
+        if one.by_momentum is not None:
+            console.print(_momentum_table(one))
     console.print(f"{conditions}.", style="dim")
     figure = plot_sweeps(sweeps, title="What a wrong setting costs", note=_note(options))
     figure.savefig(folder / f"{NAME}.png")
@@ -84,13 +87,34 @@ def _basin_table(sweeps: Sequence[Sweep]) -> Table:
     return table
 
 
-def _table(caption: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left"
+def _momentum_table(one: Sweep) -> Table:
+    """Of SGD's grid."""
+    table = _blank_table(
+        f"{WORKLOADS[one.workload].label}, SGD by momentum, one seed. Decades of lr within which "
+        "the loss is good for this momentum; + up to an end of the grid."
     )
+    for header in ("Momentum", "Best lr", "Final loss", "Decades of lr"):
+        table.add_column(header, justify="right")
+    contestant = CONTESTANTS[one.optimizer]
+    for momentum in contestant.momenta:
+        outcomes = {lr: one.grid[Setting(lr, momentum)] for lr in contestant.lrs}
+        losses = [capped(each.loss, each.initial_loss) for each in outcomes.values()]
+        best = min(outcomes, key=lambda lr: outcomes[lr].loss)
+        good = level(min(losses), outcomes[best].initial_loss)
+        width = _width([basin(contestant.lrs, losses, good)])
+        table.add_row(f"{momentum:g}", f"{best:g}", f"{min(losses):.3g}", width)
+    return table
+
+
+def _table(caption: str) -> Table:
+    table = _blank_table(caption)
     table.add_column("Workload")
     table.add_column("Optimizer")
     return table
+
+
+def _blank_table(caption: str) -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
 
 
 def _names(sweeps: Sequence[Sweep], place: int) -> tuple[str, str]:
@@ -124,6 +148,6 @@ def _note(options: Options) -> str:
     lengths = ", ".join(str(options.steps_of(name)) for name in options.workloads)
     return (
         "Bold: within the margin of the curve's own best. Lines: geometric mean, bands: range over "
-        f"the seeds (the grid: one other seed). Dashed: initial loss. {lengths} steps, "
-        f"{seeds_and_threads(range(options.seeds), options.threads)}"
+        "the seeds; the grid: one other seed.\nDashed: initial loss. "
+        f"{lengths} steps, {seeds_and_threads(range(options.seeds), options.threads)}"
     )
