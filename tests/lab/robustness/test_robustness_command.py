@@ -25,7 +25,7 @@ from yfkernels.lab.robustness.trainings import Job, Outcome, Trainings
 
 FILES = {"robust-region.png", "robustness.csv", "robustness.png"}
 FEW = ("--workload", "quadratic", "--optimizer", "adam", "--steps", "2", "--seeds", "1")
-TUNING, FACTORS = 32, 9  # trainings
+TUNING, FACTORS = 40, 9  # trainings
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +61,8 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 def test_files_and_tables(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    more = ("--optimizer", "sgd", "--optimizer", "yellowfin", "--seeds", "2", "--steps", "10")
-    result = robustness(out, *FEW, *more)
+    both = ("--optimizer", "sgd", "--optimizer", "yellowfin")
+    result = robustness(out, "--workload", "quadratic", *both, "--seeds", "2", "--steps", "10")
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == FILES
     for name in FILES - {"robustness.csv"}:
@@ -70,7 +70,7 @@ def test_files_and_tables(tmp_path: Path) -> None:
         assert width >= 1200
         assert height >= 600
     written = rows(out)
-    assert {row["optimizer"] for row in written} == {"sgd", "adam", "yellowfin"}
+    assert {row["optimizer"] for row in written} == {"sgd", "yellowfin"}
     assert {row["steps"] for row in written} == {"10"}
     assert {row["seed"] for row in written} == {"0", "1", "1000"}
     printed = said(result)

@@ -52,9 +52,9 @@ def swept(optimizer: str, seeds: int = 3) -> tuple[Sweep, Valley]:
 def test_it_is_tuned_on_a_seed_of_its_own(optimizer: str) -> None:
     found, run = swept(optimizer)
     assert found.tuned == BEST
-    assert len(found.grid) == 32
+    assert len(found.grid) == 40
     by_seed = Counter(job.seed for job in run.jobs)
-    assert by_seed[TUNING_SEED] == 32
+    assert by_seed[TUNING_SEED] == 40
     wrong = (len(FACTORS) + 7) if optimizer == "sgd" else len(FACTORS)  # 7: mu = 1 - 0.1 f >= 0
     assert {seed: by_seed[seed] for seed in range(3)} == dict.fromkeys(range(3), wrong)
     assert len(run.jobs) <= trainings_of(optimizer, 3)
@@ -107,7 +107,7 @@ def test_wrong_settings() -> None:
 
 def test_grids_are_of_one_size() -> None:
     sizes = {name: len(one.grid) for name, one in CONTESTANTS.items()}
-    assert sizes == {"sgd": 32, "adam": 32, "adamw": 32, "yellowfin": 1}
+    assert sizes == {"sgd": 40, "adam": 40, "adamw": 40, "yellowfin": 1}
 
 
 def test_edges_of_a_grid() -> None:

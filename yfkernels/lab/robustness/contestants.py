@@ -75,10 +75,10 @@ def momentum_below_one(gap: float) -> float:
     return round(1.0 - gap, 6)
 
 
-MOMENTA = tuple(momentum_below_one(gap) for gap in reversed(half_decades(-3, 0)))
+MOMENTA = tuple(momentum_below_one(gap) for gap in reversed(half_decades(-4, 0)))
 ADAM_LRS = half_decades(-8, -1)
 
-# The same number of trials for all that are tuned: 8 learning rates by 4 momenta.
+# The same number of trials for all that are tuned: 8 learning rates by 5 momenta.
 CONTESTANTS = {
     one.name: one
     for one in (

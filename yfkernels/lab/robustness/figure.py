@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from yfkernels.lab.robustness.basins import basin, capped, level
 from yfkernels.lab.robustness.contestants import CONTESTANTS
@@ -79,6 +80,7 @@ def _draw_row(first: Axes, others: Sequence[Axes], workload: str, row: Sequence[
     for each in (first, *others):
         each.axhline(initial, color="#BBBBBB", linewidth=1.0, linestyle="--")
         each.set_xscale("log")
+        each.xaxis.set_minor_locator(NullLocator())
     for one in row:
         if one.tuned.momentum is not None and one.by_momentum is not None:
             by_lr, by_momentum = others

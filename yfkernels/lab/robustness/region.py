@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from yfkernels.analysis import robust_region, spectral_radius
 from yfkernels.lab.style import (
@@ -45,6 +46,7 @@ def plot_region() -> Figure:
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for panel, (title, form) in zip(panels, PANELS.items()):
             panel.set(title=title, xlabel="lr h", xscale="log", ylim=(0.0, 1.2))
+            panel.xaxis.set_minor_locator(NullLocator())
             panel.axhline(1.0, color="#BBBBBB", linewidth=1.0)
             for momentum, color in zip(MOMENTA, PALETTE[1:]):
                 _draw(panel, momentum, form, color)
