@@ -11,41 +11,16 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from torch import nn
+from valley import BEST, INITIAL, swept
 
 from yfkernels.lab.robustness.contestants import ADAM_LRS, CONTESTANTS, MOMENTA, Setting
 from yfkernels.lab.robustness.sweeps import (
     FACTORS,
     TUNING_SEED,
-    Sweep,
-    sweep,
     trainings_of,
     wrong_lrs,
     wrong_momenta,
 )
-from yfkernels.lab.robustness.trainings import Job, Outcome
-
-INITIAL = 100.0
-BEST = Setting(0.03162, 0.9)
-
-
-class Valley:
-    """Trainings whose loss is 1 at the best setting, and rises as lr and 1 - momentum depart."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def __call__(self, job: Job) -> Outcome:
-        self.jobs.append(job)
-        distance = abs(math.log10(job.lr / (1.0 if job.momentum is None else BEST.lr)))
-        if job.momentum is not None:
-            distance += abs(math.log10((1.0 - job.momentum) / 0.1))
-        loss = (1.0 + 0.1 * (job.seed % 1000)) * 10.0**distance
-        return Outcome(INITIAL, math.inf if distance > 1.6 else loss)
-
-
-def swept(optimizer: str, seeds: int = 3) -> tuple[Sweep, Valley]:
-    run = Valley()
-    return sweep(run, "quadratic", 7, optimizer, seeds=seeds), run
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

@@ -34,7 +34,7 @@ class Workload:
 WORKLOADS = {
     "quadratic": Workload("Quadratic", quadratic, 1000, unit="loss"),
     "digits-mlp": Workload("Digits, MLP", digits_mlp, 500),
-    "text-lstm": Workload("Text, LSTM", lambda: text_lstm().with_batch_size(8), 150),
+    "text-lstm": Workload("Text, LSTM", lambda: text_lstm().with_batch_size(4), 150),
 }
 
 

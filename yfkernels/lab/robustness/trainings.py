@@ -81,7 +81,7 @@ class Trainings:
     def _run(self, job: Job) -> Outcome:
         task = _task(job.workload)
         model = task.model(job.seed)
-        initial = task.evaluate_training(model).loss
+        initial = _initial_loss(job.workload, job.seed)
         setting = Setting(job.lr, job.momentum)
         optimizer = CONTESTANTS[job.optimizer].build(model, setting)
         with warnings.catch_warnings():
@@ -126,6 +126,12 @@ def read(file: Path) -> dict[Job, Outcome]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read {file}: remove it, or leave --resume out") from error
+
+
+@cache
+def _initial_loss(workload: str, seed: int) -> float:
+    task = _task(workload)
+    return task.evaluate_training(task.model(seed)).loss
 
 
 @cache
