@@ -246,7 +246,7 @@ def robust_settings(h_min: float, h_max: float, *, momentum: float | None = None
     low, high = math.sqrt(h_min), math.sqrt(h_max)
     radius = (high - low) / (high + low)
     if momentum is None:
-        lr = (2.0 / (low + high)) ** 2
+        lr = 4.0 / (low + high) ** 2
         return RobustSettings(radius**2, lr, lr, radius)
     check_fraction("momentum", momentum)
     fix = f"at least {radius**2:.6g}, ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))²"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import signal
 from pathlib import Path
@@ -25,7 +26,7 @@ from yfkernels.lab.robustness.trainings import Job, Outcome, Trainings
 
 FILES = {"robust-region.png", "robustness.csv", "robustness.png"}
 FEW = ("--workload", "quadratic", "--optimizer", "adam", "--steps", "2", "--seeds", "1")
-TUNING, FACTORS = 40, 9  # trainings
+TUNING, FACTORS = 50, 9  # trainings
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +73,16 @@ def test_files_and_tables(tmp_path: Path) -> None:
     written = rows(out)
     assert {row["optimizer"] for row in written} == {"sgd", "yellowfin"}
     assert {row["steps"] for row in written} == {"10"}
-    assert {row["seed"] for row in written} == {"0", "1", "1000"}
+    assert {row["seed"] for row in written} == {"0", "1", "1000", "1001", "1002"}
     printed = said(result)
-    sgd = [row for row in written if row["optimizer"] == "sgd" and row["seed"] == "1000"]
-    best = min(sgd, key=lambda row: float(row["loss"]))
-    assert f"SGD lr {float(best['lr']):g}, momentum {float(best['momentum']):g}" in printed
+    finals: dict[str, list[float]] = {}
+    for row in written:
+        if row["optimizer"] == "sgd" and int(row["seed"]) >= 1000:
+            setting = f"lr {float(row['lr']):g}, momentum {float(row['momentum']):g}"
+            finals.setdefault(setting, []).append(float(row["loss"]))
+    finals = {setting: losses for setting, losses in finals.items() if len(losses) == 3}
+    assert len(finals) == 5
+    assert f"SGD {min(finals, key=lambda setting: math.prod(finals[setting]))}" in printed
     for text in (
         "YellowFin untuned none",
         "lr, common",
@@ -150,10 +156,11 @@ def test_interrupted_and_resumed(
 
     train = Trainings._run
     ran: list[Job] = []
+    kills = [signal.SIGINT]
 
     def counted(trainings: Trainings, job: Job) -> Outcome:
-        if len(ran) == 10:
-            os.kill(os.getpid(), signal.SIGINT)
+        if len(ran) == 10 and kills:
+            os.kill(os.getpid(), kills.pop())
         outcome = train(trainings, job)
         ran.append(job)
         return outcome
@@ -163,10 +170,8 @@ def test_interrupted_and_resumed(
     assert result.exit_code == 130
     assert "Interrupted: the same command with --resume goes on from here." in said(result)
     assert len(rows(cut)) == 10
-    ran[10:] = [ran[0]] * 2  # so that it is not interrupted again
     assert robustness(cut, *FEW, "--resume").exit_code == 0
-    assert len(ran) - 12 == TUNING + FACTORS - 10
-    assert len(set(ran)) == TUNING + FACTORS
+    assert len(ran) == len(set(ran)) == TUNING + FACTORS
     assert (cut / "robustness.csv").read_bytes() == (whole / "robustness.csv").read_bytes()
 
 

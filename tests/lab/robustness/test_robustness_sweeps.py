@@ -11,16 +11,19 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from torch import nn
-from valley import BEST, INITIAL, swept
+from valley import BEST, INITIAL, Valley, swept
 
 from yfkernels.lab.robustness.contestants import ADAM_LRS, CONTESTANTS, MOMENTA, Setting
 from yfkernels.lab.robustness.sweeps import (
     FACTORS,
-    TUNING_SEED,
+    TUNING_SEEDS,
+    sweep,
     trainings_of,
+    trials_of,
     wrong_lrs,
     wrong_momenta,
 )
+from yfkernels.lab.robustness.trainings import Job, Outcome
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -29,20 +32,37 @@ def test_it_is_tuned_on_a_seed_of_its_own(optimizer: str) -> None:
     assert found.tuned == BEST
     assert len(found.grid) == 40
     by_seed = Counter(job.seed for job in run.jobs)
-    assert by_seed[TUNING_SEED] == 40
+    assert [by_seed[seed] for seed in TUNING_SEEDS] == [45, 5, 5]  # finalists ask once more
     wrong = (len(FACTORS) + 7) if optimizer == "sgd" else len(FACTORS)  # 7: mu = 1 - 0.1 f >= 0
     assert {seed: by_seed[seed] for seed in range(3)} == dict.fromkeys(range(3), wrong)
-    assert len(run.jobs) <= trainings_of(optimizer, 3)
+    assert len(set(run.jobs)) <= trainings_of(optimizer, 3)
+    assert trials_of(optimizer) == len({job for job in run.jobs if job.seed >= 1000}) == 50
     assert {(job.workload, job.steps, job.optimizer) for job in run.jobs} == {
         ("quadratic", 7, optimizer)
     }
     assert found.losses == pytest.approx([1.0, 1.1, 1.2])
 
 
+def test_a_setting_that_was_lucky_once_is_not_chosen() -> None:
+    """It is the best of the grid at the first seed, and poor at the others."""
+    run = Valley()
+    lucky = Setting(0.1, 0.9)
+
+    def by_luck(job: Job) -> Outcome:
+        found = run(job)
+        is_lucky = (job.lr, job.momentum) == lucky and job.seed == TUNING_SEEDS[0]
+        return Outcome(INITIAL, 0.9) if is_lucky else found
+
+    found = sweep(by_luck, "quadratic", 7, "sgd", seeds=1)
+    assert min(found.grid, key=lambda setting: found.grid[setting].loss) == lucky
+    assert found.tuned == BEST
+
+
 def test_yellowfin_is_not_tuned() -> None:
     found, run = swept("yellowfin")
     assert (found.grid, found.tuned, found.by_momentum) == ({}, Setting(1.0), None)
     assert len(run.jobs) == trainings_of("yellowfin", 3) == 3 * len(FACTORS)
+    assert trials_of("yellowfin") == 0
     assert {job.momentum for job in run.jobs} == {None}
 
 

@@ -123,4 +123,4 @@ def _draw_grid(panel: Axes, one: Sweep) -> None:
             markersize=2.5,
             label=f"{momentum:.3g}",
         )
-    panel.legend(loc="upper center", ncols=2, handlelength=1.2, columnspacing=1.0)
+    panel.legend(loc="best", handlelength=1.2, labelspacing=0.25)

@@ -15,7 +15,13 @@ from yfkernels.lab.robustness.contestants import CONTESTANTS, Setting
 from yfkernels.lab.robustness.figure import plot_sweeps
 from yfkernels.lab.robustness.options import WORKLOADS, Options
 from yfkernels.lab.robustness.region import plot_region
-from yfkernels.lab.robustness.sweeps import FACTORS, Sweep
+from yfkernels.lab.robustness.sweeps import (
+    FACTORS,
+    FINALISTS,
+    TUNING_SEEDS,
+    Sweep,
+    trials_of,
+)
 
 NAME = "robustness"  # of the files
 REGION = "robust-region.png"
@@ -42,10 +48,12 @@ def report(sweeps: Sequence[Sweep], options: Options, folder: Path, console: Con
 
 def _tuned_table(sweeps: Sequence[Sweep]) -> Table:
     table = _table(
-        "Final loss over the training set: mean and range over the seeds. Tuned on one other seed, "
-        "by the same loss. Momentum is beta1 of Adam and AdamW. * at the edge of the grid."
+        "Final loss over the training set: mean and range over the seeds. Tuned by the same loss "
+        f"on other seeds: the whole grid on one, its {FINALISTS} best on "
+        f"{len(TUNING_SEEDS) - 1} more. Momentum is beta1 of Adam and AdamW. * at the edge of the "
+        "grid."
     )
-    for header in ("Setting", "Tried", "Final loss"):
+    for header in ("Setting", "Trials", "Final loss"):
         table.add_column(header, justify="right")
     for place, one in enumerate(sweeps):
         contestant = CONTESTANTS[one.optimizer]
@@ -55,7 +63,7 @@ def _tuned_table(sweeps: Sequence[Sweep]) -> Table:
         table.add_row(
             *_names(sweeps, place),
             setting + edge if one.grid else "untuned",
-            str(len(one.grid)) if one.grid else "none",
+            str(trials_of(one.optimizer) or "none"),
             mean_and_range(one.losses, ".3g"),
             end_section=_is_last(sweeps, place),
         )

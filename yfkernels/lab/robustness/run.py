@@ -62,16 +62,15 @@ def _sweep(
     bar = progress.add_task(
         f"{workload}, {optimizer}", total=trainings_of(optimizer, options.seeds), latest=""
     )
-    taken = 0
+    taken: set[Job] = set()
 
     def outcome(job: Job) -> Outcome:
-        nonlocal taken
         found = trainings.outcome(job)
-        taken += 1
-        progress.update(bar, completed=taken, latest=f"lr {job.lr:g}, loss {found.loss:.2g}")
+        taken.add(job)
+        progress.update(bar, completed=len(taken), latest=f"lr {job.lr:g}, loss {found.loss:.2g}")
         return found
 
     steps = options.steps_of(workload)
     measured = sweep(outcome, workload, steps, optimizer, seeds=options.seeds)
-    progress.update(bar, total=taken)  # fewer wrong momenta than there might have been
+    progress.update(bar, total=len(taken))  # fewer wrong momenta than there might have been
     return measured

@@ -17,7 +17,8 @@ from yfkernels.lab.robustness.contestants import (
 from yfkernels.lab.robustness.trainings import Job, Outcome
 
 FACTORS = half_decades(-4, 4)  # 1/100 to 100
-TUNING_SEED = 1000  # apart from those that are measured
+TUNING_SEEDS = (1000, 1001, 1002)  # apart from those that are measured
+FINALISTS = 5  # settings of a grid, the best at the first of these seeds, that see the others
 
 Run = Callable[[Job], Outcome]
 
@@ -41,8 +42,7 @@ class Curve:
     @property
     def mean(self) -> list[float]:
         """The geometric means over the seeds."""
-        seeds = [self.at_seed(place) for place in range(len(self.outcomes[0]))]
-        return [math.exp(sum(map(math.log, same)) / len(same)) for same in zip(*seeds)]
+        return [geometric_mean(same) for same in self.outcomes]
 
     def level_at(self, place: int) -> float:
         """The loss up to which a training of one seed is good, by this curve's own best."""
@@ -59,8 +59,8 @@ class Sweep:
 
     Attributes:
         workload, optimizer: names.
-        grid: what became of every setting that was tried; empty where nothing is tuned.
-        tuned: the best of them, by the loss at the tuning seed.
+        grid: what became of every setting at the first tuning seed; empty if nothing is tuned.
+        tuned: of the finalists the best, by the geometric mean of the losses at all these seeds.
         by_lr: with lr wrong by a factor.
         by_momentum: with 1 - momentum wrong by one; None without a momentum to set.
     """
@@ -99,8 +99,14 @@ def sweep(run: Run, workload: str, steps: int, optimizer: str, *, seeds: int) ->
     grid: dict[Setting, Outcome] = {}
     tuned, *others = contestant.grid
     if others:
-        grid = {setting: outcome(setting, TUNING_SEED) for setting in contestant.grid}
-        tuned = min(grid, key=lambda setting: grid[setting].loss)
+        first, *_ = TUNING_SEEDS
+        grid = {setting: outcome(setting, first) for setting in contestant.grid}
+        finalists = sorted(grid, key=lambda setting: grid[setting].loss)[:FINALISTS]
+        scores = {
+            setting: geometric_mean([outcome(setting, seed) for seed in TUNING_SEEDS])
+            for setting in finalists
+        }
+        tuned = min(scores, key=lambda setting: scores[setting])
     by_lr = curve(wrong_lrs(tuned))
     by_momentum = curve(wrong_momenta(tuned)) if optimizer == "sgd" else None
     return Sweep(workload, optimizer, grid, tuned, by_lr, by_momentum)
@@ -122,8 +128,19 @@ def wrong_momenta(tuned: Setting) -> dict[float, Setting]:
     }
 
 
+def geometric_mean(outcomes: Sequence[Outcome]) -> float:
+    """Of the losses; those above the initial loss count as that."""
+    logs = [math.log(capped(one.loss, one.initial_loss)) for one in outcomes]
+    return math.exp(sum(logs) / len(logs))
+
+
+def trials_of(optimizer: str) -> int:
+    """How many trainings tune it; a single setting needs none."""
+    size = len(CONTESTANTS[optimizer].grid)
+    return size + FINALISTS * (len(TUNING_SEEDS) - 1) if size > 1 else 0
+
+
 def trainings_of(optimizer: str, seeds: int) -> int:
     """How many there are at most."""
-    tuning = len(CONTESTANTS[optimizer].grid) if len(CONTESTANTS[optimizer].grid) > 1 else 0
     curves = 2 if optimizer == "sgd" else 1
-    return tuning + curves * len(FACTORS) * seeds
+    return trials_of(optimizer) + curves * len(FACTORS) * seeds
