@@ -28,8 +28,7 @@ class Contestant:
 
     Attributes:
         name: of `recipes.RECIPES`.
-        lrs, momenta: the grid it is tuned on, both increasing; it starts from their first values
-            where there are no others.
+        lrs, momenta: the grid it is tuned on, both increasing; one of each where nothing is tuned.
         options: those of the optimizer that a momentum stands for.
     """
 
@@ -45,11 +44,11 @@ class Contestant:
 
     @property
     def grid(self) -> list[Setting]:
-        """What is tried to tune it; a single setting needs no trial."""
+        """What is tried to tune it; a single setting is not tried but taken."""
         return [Setting(lr, momentum) for momentum, lr in product(self.momenta, self.lrs)]
 
     def is_at_edge(self, setting: Setting) -> bool:
-        """Whether a better one may lie outside the grid; no momentum at all is an edge of none."""
+        """Whether a better one may lie outside the grid; there is no momentum below 0."""
         edges = {self.lrs[0], self.lrs[-1]} if len(self.lrs) > 1 else set()
         beyond = len(self.momenta) > 1 and setting.momentum == self.momenta[-1]
         return setting.lr in edges or beyond
