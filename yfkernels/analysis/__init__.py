@@ -13,6 +13,15 @@ from yfkernels.analysis.landscape import (
     rescale_relu_layers,
     sharpness,
 )
+from yfkernels.analysis.robustness import (
+    RobustRegion,
+    RobustSettings,
+    momentum_eigenvalues,
+    momentum_operator,
+    robust_region,
+    robust_settings,
+    spectral_radius,
+)
 from yfkernels.analysis.staleness import (
     BestMomentum,
     algorithmic_momentum,
@@ -24,6 +33,8 @@ from yfkernels.analysis.staleness import (
 
 __all__ = [
     "BestMomentum",
+    "RobustRegion",
+    "RobustSettings",
     "Sharpness",
     "SharpnessMonitor",
     "algorithmic_momentum",
@@ -33,9 +44,14 @@ __all__ = [
     "delayed_pac_bayes_bound",
     "implicit_momentum",
     "interpolated",
+    "momentum_eigenvalues",
+    "momentum_operator",
     "pac_bayes_bound",
     "rescale_relu_layers",
+    "robust_region",
+    "robust_settings",
     "sharpness",
+    "spectral_radius",
     "stability_limit",
     "stationary_excess_loss",
 ]

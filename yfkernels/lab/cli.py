@@ -1,4 +1,4 @@
-"""The ``yfkernels`` command: demo, compare, large-batch, tune, async, bench, config."""
+"""The ``yfkernels`` command: demo, compare, large-batch, tune, async, robustness and others."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ try:
 
     from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder, refusals
     from yfkernels.lab.asynchrony.command import train_asynchronously
+    from yfkernels.lab.robustness.command import measure_robustness
     from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
     _exit_without(str(error.name))
@@ -222,6 +223,7 @@ def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Exam
 
 app.command()(tune)
 app.command("async")(train_asynchronously)
+app.command("robustness")(measure_robustness)
 
 
 @app.command(

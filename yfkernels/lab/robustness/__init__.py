@@ -1,0 +1,1 @@
+"""How much a wrong learning rate or momentum costs each optimizer: `yfkernels robustness`."""
