@@ -22,7 +22,7 @@ from yfkernels import ClosedLoop, YellowFin
 _PARAMETERS = 50_000_000
 _TENSORS = (1, 50)
 _STALENESS = 15
-_ROUNDS = 15
+_ROUNDS = 80
 _WARM_UP = 6  # rounds: until the history reaches back
 
 
