@@ -486,3 +486,25 @@ def test_sharded_parameters_are_refused() -> None:
     require_whole(Sharding())
     with pytest.raises(RuntimeError, match="closed_loop takes whole parameters"):
         require_whole(Sharding(shards=(ShardGroup((), torch.device("cpu")),)))
+
+
+def test_what_is_loaded_in_place_counts(rng: np.random.Generator) -> None:
+    """As torch.distributed.checkpoint loads: into the tensors that state_dict() has given."""
+    w = nn.Parameter(torch.from_numpy(rng.normal(size=50)).float())
+    optimizer = YellowFin([w], closed_loop=True)
+    course(optimizer, w, range(20))
+    other, v = through_a_file(optimizer, w)
+    course(other, v, range(30, 40))
+    with torch.no_grad():
+        v.copy_(w)
+        for mine, saved in zip(tensors_of(other), tensors_of(optimizer)):
+            mine.copy_(saved)
+    expected, found = (course(o, p, range(20, 30)) for o, p in ((optimizer, w), (other, v)))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+def tensors_of(optimizer: YellowFin) -> list[Tensor]:
+    """All that a state_dict has."""
+    state = optimizer.state_dict()
+    nested = [*state["state"].values(), *state["param_groups"]]
+    return [value for each in nested for value in each.values() if isinstance(value, Tensor)]

@@ -134,6 +134,7 @@ class MomentumFeedback:
         self._velocities: list[Tensor] = []  # as the sample has them
         self._sample: Sample | None = None
         self._saved = torch.zeros(len(_Head()), dtype=torch.float64, device="cpu")
+        self._head, self._version = _Head(), -1  # of `_saved`
         self.clear()
 
     @property
@@ -143,11 +144,14 @@ class MomentumFeedback:
 
     @property
     def head(self) -> _Head:
-        """The numbers of the last step."""
-        return _Head(*self._saved.tolist())
+        """The numbers of the last step, read again if something was loaded into their place."""
+        if self._saved._version != self._version:
+            self._head, self._version = _Head(*self._saved.tolist()), self._saved._version
+        return self._head
 
     def _keep(self, head: _Head) -> None:
         self._saved.copy_(torch.tensor(head, dtype=torch.float64, device="cpu"))
+        self._head, self._version = head, self._saved._version
 
     def clear(self) -> None:
         """Begins anew."""
@@ -165,7 +169,7 @@ class MomentumFeedback:
         if not flats:
             return
         self._sample = Sample(flats, self.options.coordinates, self.options.seed)
-        self._velocities = self._sample.lines(flats)
+        self._velocities = self._sample.views(flats)
         like, head = self._sample.resolution, self.head
         shape = (self.options.max_staleness + 2, len(like))
         elements = float(sum(len(each) for each in flats))
@@ -199,7 +203,7 @@ class MomentumFeedback:
             momentum = min(momentum, target - staleness / (staleness + 1.0))
         momentum = min(max(momentum, _LEAST), _MOST)
         new = {"momentum": momentum, "target": target, "staleness": staleness, "power": power}
-        self._keep(head._replace(**new))
+        self._head = head._replace(**new)  # kept by `read`
         moving = coefficients[:, _LR] != 0.0
         coefficients[:, _MOMENTUM] = torch.where(moving, momentum, 0.0)
         if not self.options.limit_lr or h_max is None:
@@ -215,33 +219,30 @@ class MomentumFeedback:
         """After the update: reads the total momentum, and sets the next step's momentum by it."""
         if self._sample is None or not bool(coefficients[0, _ACTIVE]):
             return
-        moves = int(self.head.moves)
-        self._history[moves % len(self._history)] = self._sample.gathered(self._velocities)
-        self._keep(self.head._replace(moves=moves + 1.0))
         head = self.head
-        if head.moves % self.options.every:
-            return
-        total = self._reading()
+        moves = int(head.moves)
+        self._sample.gathered(self._velocities, self._history[moves % len(self._history)])
+        head = head._replace(moves=moves + 1.0)
+        total = None if head.moves % self.options.every else self._reading(head)
         if total is not None and math.isfinite(total):
             gain = self.options.gain * self.options.every
             following = head.momentum + gain * (head.target - total)
             readings = min(head.readings + 1.0, 1e9)
-            self._keep(head._replace(next=following, total=total, readings=readings))
+            head = head._replace(next=following, total=total, readings=readings)
+        self._keep(head)
 
-    def _velocity(self, back: int) -> Tensor:
-        """So many moves ago."""
-        return self._history[(int(self.head.moves) - 1 - back) % len(self._history)]
-
-    def _reading(self) -> float | None:
+    def _reading(self, head: _Head) -> float | None:
         assert self._sample is not None
-        needed = self.staleness + 2
-        if needed > min(self.head.moves, len(self._history)):
+        moves, rows = int(head.moves), len(self._history)
+        if self.staleness + 2 > min(moves, rows):
             return None
-        last, now = self._velocity(1), self._velocity(0)
-        own = now - self.head.momentum * last
-        smallest = RESOLVED * self._sample.resolution * torch.maximum(now.abs(), last.abs())
-        before, move = self._velocity(self.staleness + 1), self._velocity(self.staleness)
-        return total_momentum(before, move, own, smallest)
+        now, last, move, before = (
+            self._history[(moves - 1 - back) % rows]
+            for back in (0, 1, self.staleness, self.staleness + 1)
+        )
+        own = now.sub(last, alpha=head.momentum)
+        smallest = torch.maximum(now.abs(), last.abs()).mul_(self._sample.resolution)
+        return total_momentum(before, move, own, smallest.mul_(RESOLVED))
 
     # ---- what is saved and shown
 
@@ -285,7 +286,7 @@ class MomentumFeedback:
 
     def __getstate__(self) -> dict[str, Any]:
         # `prepare` chooses coordinates of a copy's own tensors
-        return {**vars(self), "_velocities": [], "_sample": None}
+        return {**vars(self), "_velocities": [], "_sample": None, "_version": -1}
 
 
 def require_whole(sharding: Sharding) -> None:

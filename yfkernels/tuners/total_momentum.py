@@ -34,11 +34,12 @@ def total_momentum(before: Tensor, move: Tensor, own: Tensor, smallest: Tensor) 
     Source: Zhang, Mitliagkas, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471,
     section 4; the robust fallback is ours.
     """
-    ratios, sizes = (move - own) / before, before.abs()
-    usable = ratios.where(sizes > smallest, math.nan)
-    usable.masked_fill_(usable.isinf(), math.nan)
-    if len(before) - int(usable.isnan().sum()) >= min(_FEWEST, len(before)):
-        return float(usable.nanmedian())
+    ratios, sizes = (move - own).div_(before), before.abs()
+    # An overflow leaves an infinity that counts on its side, and 0/0 is not larger than smallest.
+    usable = sizes > smallest
+    if int(usable.sum()) >= min(_FEWEST, len(before)):
+        middle = float(ratios.where(usable, math.nan).nanmedian())
+        return middle if math.isfinite(middle) else None
     known = ratios.isfinite()
     return _weighted_median(ratios[known], sizes[known])
 
