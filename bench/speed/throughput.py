@@ -53,13 +53,15 @@ def draw(rates: dict[Task, float], note: str) -> Figure:
         workers = sorted({task.workers for task in rates})
         for way, line in LOOKS.items():
             for size, color in zip(sizes, PALETTE):
-                gigabytes = [2e-3 * size * rates[Task(way, each, size)] for each in workers]
+                there = [each for each in workers if Task(way, each, size) in rates]
+                gigabytes = [2e-3 * size * rates[Task(way, each, size)] for each in there]
                 label = f"{size:g} MB" if way == "engine" else None
-                by_workers.plot(workers, gigabytes, line, color=color, marker="o", label=label)
+                by_workers.plot(there, gigabytes, line, color=color, marker="o", label=label)
             for count, color in zip(workers, PALETTE):
-                pushes = [rates[Task(way, count, size)] for size in sizes]
+                known = [size for size in sizes if Task(way, count, size) in rates]
+                pushes = [rates[Task(way, count, size)] for size in known]
                 label = f"workers: {count}" if way == "engine" else None
-                by_size.plot(sizes, pushes, line, color=color, marker="o", label=label)
+                by_size.plot(known, pushes, line, color=color, marker="o", label=label)
         by_workers.set(title="GB in a second", xlabel="workers", ylim=(0.0, None))
         by_workers.set_xticks(workers)
         by_size.set(title="Pushes in a second", xlabel="MB of parameters")

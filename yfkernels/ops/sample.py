@@ -15,8 +15,8 @@ class Sample:
     """Runs of consecutive coordinates, one at random from each of equally long stretches.
 
     A tensor is cut into runs of up to 256 elements, the last one shorter, and of the runs of all
-    tensors as large a share is drawn as the coordinates are of the model's. So coordinates are distinct and
-    in the order of memory, however large the model. All are drawn if there are few.
+    tensors as large a share is drawn as the coordinates are of the model's. So coordinates are
+    distinct and in the order of memory, however large the model. All are drawn if there are few.
 
     Args:
         flats: the flat tensors to draw from.
