@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,14 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def small_lrs_are_meant() -> Iterator[None]:
+    """YellowFin, whose lr is a multiplier, warns of small ones; schedules and searches set them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"lr=\S+ is not a learning rate")
+        yield
 
 
 def progress_bars(console: Console) -> Progress:

@@ -17,6 +17,7 @@ from yfkernels.lab.console import (
     progress_bars,
     seeds_and_threads,
     short_names,
+    small_lrs_are_meant,
     tell_files,
     torch_threads,
     write_csv,
@@ -54,7 +55,7 @@ def run_large_batch(
     smallest = task.with_batch_size(batch_sizes[0])
     names = short_names(recipes)
     outcomes: dict[Recipe, list[Outcome]] = {}
-    with torch_threads(threads), progress_bars(console) as progress:
+    with torch_threads(threads), small_lrs_are_meant(), progress_bars(console) as progress:
         for recipe in recipes:
             total = len(batch_sizes) * len(seeds)
             bar = progress.add_task(names[recipe], total=total, latest="tuning lr")

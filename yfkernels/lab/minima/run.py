@@ -18,6 +18,7 @@ from yfkernels.lab.console import (
     progress_bars,
     seeds_and_threads,
     short_names,
+    small_lrs_are_meant,
     torch_threads,
     write_csv,
 )
@@ -65,7 +66,7 @@ def run_minima(
     parts = Parts(folder / f"{NAME}.jsonl", options, resume=resume)
     names = short_names(recipes)
     tables: Tables = {}
-    with torch_threads(threads), progress_bars(console) as progress:
+    with torch_threads(threads), small_lrs_are_meant(), progress_bars(console) as progress:
         for recipe, key in zip(recipes, named):
             bar = progress.add_task(names[recipe], total=seeds, latest="tuning lr")
             if (key, "lr") not in parts:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
-from yfkernels.lab.console import write_csv
+from yfkernels.lab.console import small_lrs_are_meant, write_csv
 from yfkernels.lab.robustness.contestants import CONTESTANTS, Setting
 from yfkernels.lab.robustness.options import WORKLOADS
 from yfkernels.lab.workloads.training import Task, train
@@ -84,9 +83,7 @@ class Trainings:
         initial = _initial_loss(job.workload, job.seed)
         setting = Setting(job.lr, job.momentum)
         optimizer = CONTESTANTS[job.optimizer].build(model, setting)
-        with warnings.catch_warnings():
-            # YellowFin warns of a small lr, which is meant here.
-            warnings.filterwarnings("ignore", message=r"lr=\S+ is not a learning rate")
+        with small_lrs_are_meant():
             for record in train(task, model, optimizer, steps=job.steps, seed=job.seed):
                 if self._asked():
                     raise Stopped
