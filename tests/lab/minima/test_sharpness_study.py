@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,7 @@ def test_command(
     runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_measures: None
 ) -> None:
     monkeypatch.setattr("yfkernels.lab.minima.run.tuned_lr", lambda *_, **__: 0.5)
+    monkeypatch.setattr("yfkernels.lab.minima.study.Plan", partial(Plan, points=2, examples=40))
     options = ["--sharpness", "--batch-sizes", "256,1024", "--epochs", "1", "--seeds", "1"]
     command = ["large-batch", "lamb", "yellowfin", *options, "--out", str(tmp_path)]
     result = runner.invoke(cli.app, command)
