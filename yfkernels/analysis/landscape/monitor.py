@@ -38,7 +38,7 @@ class Reading:
         for result in self.results.values():
             if isinstance(result, KeskarSharpness):
                 values["adaptive"] = result.adaptive.value
-        return {"step": self.step, "loss": self.loss, **values, **self.diagnostics}
+        return {**self.diagnostics, "step": self.step, "loss": self.loss, **values}
 
 
 class SharpnessMonitor:

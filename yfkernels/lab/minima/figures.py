@@ -10,10 +10,19 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from yfkernels.lab.minima.study import Row
-from yfkernels.lab.style import PALETTE, STYLE, Floats, add_note, blank_figure
+from yfkernels.lab.style import (
+    FEW,
+    PALETTE,
+    STYLE,
+    Floats,
+    add_note,
+    blank_figure,
+    log_range,
+    make_log,
+)
 
 BATCHES = ("-", "--")  # lines of the small and the large batch
 WIDE = (15.0, 9.0)
@@ -34,17 +43,32 @@ def draw_minima(
         _draw_ends(at_end, ends)
         _draw_line(losses, line, "loss")
         _draw_line(accuracies, line, "accuracy")
-        on_the_way.set(title="On the way", xlabel="training loss", ylabel="Keskar's sharpness")
-        adaptive.set(title="On the way", xlabel="training loss", ylabel="adaptive sharpness")
-        for panel in (on_the_way, adaptive):
-            panel.set(xscale="log", yscale="log")
-            panel.invert_xaxis()
-        errors.set(title="Test loss", xlabel="epoch", yscale="log")
-        at_end.set(title="At the end", xlabel="adaptive sharpness", ylabel="test loss")
-        at_end.set(xscale="log", yscale="log")
-        losses.set(title="Loss on the line", xlabel="share of the large batch's solution")
+        on_the_way.set(
+            title="On the way", xlabel="training loss, falling", ylabel="Keskar's sharpness"
+        )
+        adaptive.set(
+            title="On the way", xlabel="training loss, falling", ylabel="adaptive sharpness"
+        )
+        for panel, measure in ((on_the_way, "keskar"), (adaptive, "adaptive")):
+            make_log(panel, _column(course, measure))
+            _make_log_from_right(panel, _column(course, "train_loss"))
+        errors.set(title="Test loss", xlabel="epoch")
+        make_log(errors, _column(course, "test_loss"))
+        at_end.set(
+            title="At the end (hollow: large batch)",
+            xlabel="adaptive sharpness",
+            ylabel="test loss",
+        )
+        at_end.set(xscale="log")
+        make_log(at_end, _column(ends, "test_loss"))
+        losses.set(
+            title="Loss on the line (dotted: test)", xlabel="share of the large batch's solution"
+        )
         losses.set(yscale="log")
-        accuracies.set(title="Accuracy on the line", xlabel="share of the large batch's solution")
+        accuracies.set(
+            title="Accuracy on the line (dotted: test)",
+            xlabel="share of the large batch's solution",
+        )
         accuracies.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         handles, labels = on_the_way.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, borderpad=0)
@@ -100,6 +124,17 @@ def draw_curvature(course: Sequence[Row], note: str) -> Figure | None:
         panels[0, 0].legend()
         add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
     return figure
+
+
+def _make_log_from_right(panel: Axes, values: Floats) -> None:
+    """A logarithmic x axis on which time goes to the right as the values fall."""
+    panel.set_xscale("log")
+    low, high = log_range(values)
+    subs = (1.0, 3.0) if high < FEW * low else (1.0,)
+    panel.xaxis.set_major_locator(LogLocator(subs=subs))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.invert_xaxis()
 
 
 def _draw_ways(panel: Axes, course: Sequence[Row], x: str, y: str) -> None:

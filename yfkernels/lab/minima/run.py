@@ -32,6 +32,8 @@ from yfkernels.lab.workloads.large_batch import tuned_lr
 NAME = "sharpness"
 RANKED = {"keskar": "Keskar's", "adaptive": "adaptive", "lambda_max": "lambda_max"}
 
+FEWEST = 6  # trainings that a rank correlation says something of
+
 Tables = dict[str, list[Row]]
 
 
@@ -107,21 +109,21 @@ def _table(ends: Sequence[Row], conditions: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption="lr: tuned on held-out training data. Lowest: of the test loss on the way. Means "
-        f"over the seeds. {conditions}.",
+        caption="lr: tuned on held-out training data. Lowest: of the test loss on the way. "
+        f"Eigenvalue: the largest of the Hessian. Means over the seeds. {conditions}.",
         caption_justify="left",
     )
     columns = {
         "Optimizer": lambda rows: rows[0]["optimizer"],
         "Batch": lambda rows: str(rows[0]["batch_size"]),
         "lr": lambda rows: _short(rows[0]["lr"]),
-        "Test\naccuracy": lambda rows: f"{_mean(rows, 'test_accuracy'):.1%}",
-        "Training\nloss": lambda rows: _short(_mean(rows, "train_loss")),
+        "Test\nacc.": lambda rows: f"{_mean(rows, 'test_accuracy'):.1%}",
+        "Train\nloss": lambda rows: _short(_mean(rows, "train_loss")),
         "Test\nloss": lambda rows: _short(_mean(rows, "test_loss")),
-        "Lowest": lambda rows: _short(_mean(rows, "lowest_test_loss")),
-        "Keskar's": lambda rows: _short(_mean(rows, "keskar")),
-        "Adaptive": lambda rows: _short(_mean(rows, "adaptive")),
-        "lambda_\nmax": lambda rows: _short(_mean(rows, "lambda_max")),
+        "Low-\nest": lambda rows: _short(_mean(rows, "lowest_test_loss")),
+        "Kes-\nkar's": lambda rows: _short(_mean(rows, "keskar")),
+        "Adap-\ntive": lambda rows: _short(_mean(rows, "adaptive")),
+        "Eigen-\nvalue": lambda rows: _short(_mean(rows, "lambda_max")),
     }
     for header in columns:
         table.add_column(header, justify="left" if header == "Optimizer" else "right")
@@ -143,17 +145,16 @@ def _short(value: float) -> str:
 
 
 def rank_correlations(ends: Sequence[Row]) -> list[str]:
-    """Kendall's tau of each measure with the test loss and the gap, over all trainings."""
-    lines = []
+    """Kendall's tau of each measure with losses and their gap; none over a few trainings."""
+    if len(ends) < FEWEST:
+        return []
+    lines = [f"Rank correlation over {len(ends)} trainings, with training loss, test loss, gap:"]
     for name, words in RANKED.items():
         measure = [row[name] for row in ends]
-        losses = [row["test_loss"] for row in ends]
-        gaps = [row["test_loss"] - row["train_loss"] for row in ends]
-        with_loss, with_gap = (kendalltau(measure, each).statistic for each in (losses, gaps))
-        lines.append(
-            f"Rank correlation of {words} with the test loss {with_loss:+.2f}, "
-            f"with the gap {with_gap:+.2f}"
-        )
+        training, test = ([row[f"{part}_loss"] for row in ends] for part in ("train", "test"))
+        gaps = [b - a for a, b in zip(training, test)]
+        taus = (kendalltau(measure, each).statistic for each in (training, test, gaps))
+        lines.append(f"  {words:<10} " + ", ".join(f"{tau:+.2f}" for tau in taus))
     return lines
 
 
