@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,14 @@ ROLE = """
 import os, signal, sys, time
 rank, how, folder = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
 ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+if how != "starts":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 open(f"{folder}/{rank}-{os.environ['WORLD_SIZE']}-{ignores}", "w").close()
 if how == "fails" and rank == 0:
     sys.exit(3)
 if how == "dies" and rank == 0:
     os.kill(os.getpid(), signal.SIGKILL)
-if how == "dies" or (how == "waits" and rank == 0):
+if how in ("dies", "starts") or (how == "waits" and rank == 0):
     time.sleep(100.0)
 """
 
@@ -189,20 +190,46 @@ def test_the_command_ends_as_the_server_does(
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_tells_the_server_to_stop(
-    launch: Callable[[str], int], tmp_path: Path, number: int
-) -> None:
+@contextmanager
+def interrupted(folder: Path, number: int) -> Iterator[None]:
+    """As soon as all three have started, this process gets a signal."""
+
     def interrupt() -> None:
         deadline = time.monotonic() + PATIENCE
-        while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
+        while len(list(folder.iterdir())) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert launch("waits") == 130
+    yield
     thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_tells_the_server_to_stop(
+    launch: Callable[[str], int], tmp_path: Path, number: int
+) -> None:
+    with interrupted(tmp_path, number):
+        assert launch("waits") == 130
+
+
+def test_ctrl_c_before_the_server_can_heed_it(launch: Callable[[str], int], tmp_path: Path) -> None:
+    """All of them end at once."""
+    begun = time.monotonic()
+    with interrupted(tmp_path, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        launch("starts")
+    assert time.monotonic() - begun < processes._FAREWELL
+
+
+def test_ctrl_c_while_it_starts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "launch", interrupt)
+    result = invoke(*arguments("gloo", tmp_path))
+    assert result.exit_code == 130
+    assert "Interrupted before training began." in said(result.output)
 
 
 def test_workers_do_not_outlive_the_server(

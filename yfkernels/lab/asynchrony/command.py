@@ -131,7 +131,11 @@ def train_asynchronously(
         training, state = _prepared(options, out, resume)
         folder = made_folder(out)
         if engine == "gloo" and not is_rank:
-            _exit_like(launch(_arguments(options, out, resume), options.workers, port))
+            try:
+                _exit_like(launch(_arguments(options, out, resume), options.workers, port))
+            except KeyboardInterrupt:
+                typer.echo("Interrupted before training began.")
+                raise typer.Exit(INTERRUPTED) from None
     _run(training, folder, state, address)
 
 

@@ -101,6 +101,7 @@ def launch(arguments: Sequence[str], workers: int, port: int | None) -> int:
 
     Raises:
         OptionError: the port is taken.
+        KeyboardInterrupt: Ctrl-C came while the server could not heed it yet.
     """
     if port is not None and _is_taken(port):
         raise OptionError("port", port, "another program has it; leave it out for a free one")
@@ -110,13 +111,22 @@ def launch(arguments: Sequence[str], workers: int, port: int | None) -> int:
     command = [sys.executable, "-m", "yfkernels", *arguments]
     server, *others = gloo.start(command, workers, port=port)
 
+    asked: list[int] = []
+
     def forward(number: int, _: object) -> None:
+        asked.append(number)
         server.send_signal(signal.SIGTERM)
 
     handlers = {signal.SIGINT: before, signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
     signal.signal(signal.SIGINT, forward)
     try:
-        return server.wait()
+        status = server.wait()
+        if status < 0:  # then nobody has told the workers
+            for worker in others:
+                worker.terminate()
+        if asked and status == -signal.SIGTERM:
+            raise KeyboardInterrupt
+        return status
     finally:
         _end([server, *others])
         for each, handler in handlers.items():
