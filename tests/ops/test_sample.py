@@ -20,7 +20,7 @@ def drawn(flats: list[Tensor], coordinates: int, seed: int) -> list[int]:
     return [int(each) for each in Sample(flats, coordinates, seed).of(flats)]
 
 
-@pytest.mark.parametrize("lengths", [(1,), (3, 0, 15), (16, 17), (100, 1, 899)])
+@pytest.mark.parametrize("lengths", [(0,), (0, 0), (1,), (3, 0, 15), (16, 17), (100, 1, 899)])
 def test_all_of_a_small_model(lengths: tuple[int, ...]) -> None:
     flats = numbered(*lengths)
     assert drawn(flats, 1000, 0) == list(range(sum(lengths)))

@@ -33,7 +33,7 @@ class Sample:
         total = sum(lengths)
         self._runs: list[tuple[int, int, int]]  # tensor, first element, length
         if total <= coordinates:
-            self._runs = [(tensor, 0, length) for tensor, length in enumerate(lengths) if length]
+            self._runs = [(tensor, 0, length) for tensor, length in enumerate(lengths)]
         else:
             run = max(1, min(_RUN, coordinates // _FEWEST))
             self._runs = _drawn(lengths, run, coordinates / total, seed)

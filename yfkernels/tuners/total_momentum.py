@@ -29,7 +29,7 @@ def total_momentum(before: Tensor, move: Tensor, own: Tensor, smallest: Tensor) 
         smallest: the moves that roundings drown, of shape (n,).
 
     Returns:
-        None if nothing has moved.
+        None if nothing has moved, or the ratios overflow.
 
     Source: Zhang, Mitliagkas, "YellowFin and the Art of Momentum Tuning", arXiv 1706.03471,
     section 4; the robust fallback is ours.
