@@ -25,7 +25,7 @@ def _exit_without(package: str) -> NoReturn:
 try:
     import typer
 
-    from yfkernels.lab.arguments import THREADS, Out, Threads, made_folder, refusals
+    from yfkernels.lab.arguments import INTERRUPTED, THREADS, Out, Threads, made_folder, refusals
     from yfkernels.lab.asynchrony.command import train_asynchronously
     from yfkernels.lab.robustness.command import measure_robustness
     from yfkernels.lab.tuning.command import tune
@@ -176,16 +176,20 @@ def large_batch(
     from yfkernels.lab.minima.run import run_minima
     from yfkernels.lab.minima.study import Plan
 
-    with refusals():
-        run_minima(
-            task,
-            chosen,
-            Plan((sizes[0], sizes[1]), epochs or 40),
-            seeds=seeds,
-            threads=threads,
-            folder=made_folder(out),
-            resume=resume,
-        )
+    try:
+        with refusals():
+            run_minima(
+                task,
+                chosen,
+                Plan((sizes[0], sizes[1]), epochs or 40),
+                seeds=seeds,
+                threads=threads,
+                folder=made_folder(out),
+                resume=resume,
+            )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: the same command with --resume goes on from here.")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _sizes(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ PALETTE = ("#D55E00", "#0072B2", "#7F7F7F", "#009E73", "#CC79A7", "#E69F00", "#5
 INCHES = (12.0, 7.0)
 SMALL_INCHES = (12.0, 5.0)
 DOTS_PER_INCH = 150
+LETTERS = 12  # of a note, an inch
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -47,6 +49,7 @@ def blank_figure(inches: tuple[float, float]) -> Figure:
 
 def add_note(figure: Figure, note: str) -> None:
     """Conditions of the measurement, set small under the panels."""
+    note = fill(note, round(LETTERS * figure.get_figwidth()))
     figure.supxlabel(note, x=0.006, ha="left", fontsize=9, color="#666666")
 
 

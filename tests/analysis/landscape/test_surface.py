@@ -97,6 +97,20 @@ def test_parameters_that_the_loss_does_not_reach(rng: np.random.Generator) -> No
         assert not products[at].any()
 
 
+def test_the_modules_are_in_eval_mode(rng: np.random.Generator) -> None:
+    """No batch is normalized by itself, and nothing is dropped."""
+    x, y = classification(rng)
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+    ).double()
+    with torch.no_grad():
+        expected = F.cross_entropy(model.eval()(x), y)
+    model.train()
+    with Surface(model, F.cross_entropy, batches(x, y)) as surface:
+        assert surface.value() == pytest.approx(float(expected), rel=1e-13)
+        assert surface.gradient()[0] == pytest.approx(float(expected), rel=1e-13)
+
+
 def test_frozen_parameters_stay(rng: np.random.Generator) -> None:
     model, (x, y) = mlp(rng), classification(rng)
     model[0].requires_grad_(False)

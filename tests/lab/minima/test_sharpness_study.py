@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
@@ -17,10 +16,11 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
-from yfkernels.analysis import interpolated, sharpness
+from yfkernels.analysis import sharpness
 from yfkernels.lab import cli
+from yfkernels.lab.minima import study
 from yfkernels.lab.minima.run import rank_correlations
-from yfkernels.lab.minima.study import AT_THE_END, SHARES, Plan, Row, measured_on, pair
+from yfkernels.lab.minima.study import AT_THE_END, SHARES, Plan, measured_on, pair
 from yfkernels.lab.recipes import read_recipe
 from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
 from yfkernels.lab.workloads.large_batch import Course
@@ -33,10 +33,6 @@ def runner() -> CliRunner:
     return CliRunner(env={"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"})
 
 
-def rows_of(tables: list[tuple[str, list[Row]]], name: str) -> list[Row]:
-    return [row for table, rows in tables if table == name for row in rows]
-
-
 @pytest.fixture
 def few_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end one cheap measure in the place of all."""
@@ -47,8 +43,8 @@ def few_measures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("text", "lr"), [("sgd", 0.05), ("yellowfin", 1.0), ("lamb", 0.01)])
 def test_a_pair_of_trainings(text: str, lr: float, few_measures: None) -> None:
     task = digits_mlp()
-    tables = list(pair(task, read_recipe(text), [lr, 2 * lr], 0, PLAN))
-    ends, course = rows_of(tables, "ends"), rows_of(tables, "course")
+    tables = pair(task, read_recipe(text), [lr, 2 * lr], 0, PLAN)
+    ends, course = tables["ends"], tables["course"]
     assert [row["batch_size"] for row in ends] == [128, 512]
     assert [row["step"] for row in course] == [6, 22, 2, 6]
     assert [row["step"] for row in ends] == [22, 6]
@@ -57,11 +53,11 @@ def test_a_pair_of_trainings(text: str, lr: float, few_measures: None) -> None:
         assert row["keskar"] > 0.0
         assert row["lambda_max"] > 0.0
         assert (row["h_max"] is not None) == text.startswith("yellowfin")
-    layers = rows_of(tables, "layers")
+    layers = tables["layers"]
     names = [name for name, _ in task.model(0).named_parameters()]
     assert [row["layer"] for row in layers] == names * len(course) * text.startswith("lamb")
     assert all(row["trust_ratio"] > 0.0 for row in layers)
-    line = rows_of(tables, "line")
+    line = tables["line"]
     assert [row["share"] for row in line] == list(SHARES)
     for end, share in zip(ends, (0.0, 1.0)):
         (same,) = [row for row in line if row["share"] == share]
@@ -71,7 +67,7 @@ def test_a_pair_of_trainings(text: str, lr: float, few_measures: None) -> None:
 
 def test_the_training_is_the_same_as_unwatched() -> None:
     recipe = read_recipe("sgd")
-    (end, *_) = rows_of(list(pair(digits_mlp(), recipe, [0.05, 0.1], 3, PLAN)), "ends")
+    end, _ = pair(digits_mlp(), recipe, [0.05, 0.1], 3, PLAN)["ends"]
     task = digits_mlp().with_batch_size(128)
     model = Course(task, recipe, lr=0.05, epochs=2, seed=3).trained()
     assert end["test_loss"] == task.evaluate(model).loss
@@ -80,15 +76,17 @@ def test_the_training_is_the_same_as_unwatched() -> None:
         assert end[column] == again.value, column
 
 
-def test_batch_norm_on_the_line() -> None:
+def test_batch_norm_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its statistics are taken anew: those of neither end are right in between."""
+    monkeypatch.setattr(study, "SHARES", [0.5])
     task = digits_conv()
     one, two = task.model(0), task.model(1)
-    middle = interpolated(one, two, 0.5)
-    for name, p in middle.named_parameters():
-        mean = (one.get_parameter(name).double() + two.get_parameter(name).double()) / 2
-        torch.testing.assert_close(p.double(), mean, rtol=1e-6, atol=1e-7)
-    assert middle.get_buffer("1.running_mean").equal(one.get_buffer("1.running_mean"))
+    (row,) = study._line(task, one, two)
+    for model in (one, two):
+        for buffer in model.buffers():
+            buffer.fill_(7)
+    (same,) = study._line(task, one, two)
+    assert same == row
 
 
 def test_rank_correlations() -> None:
@@ -132,6 +130,16 @@ def test_command(
     result = runner.invoke(cli.app, [*command, "--resume", "--epochs", "2"])
     assert result.exit_code == 2
     assert "the run to resume has 1" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_ctrl_c_is_told(runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yfkernels.lab.minima.run.tuned_lr", interrupt)
+    result = runner.invoke(cli.app, ["large-batch", "sgd", "--sharpness", "--out", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "the same command with --resume goes on from here" in result.output
 
 
 @pytest.mark.parametrize(

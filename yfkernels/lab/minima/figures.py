@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -26,7 +25,6 @@ from yfkernels.lab.style import (
 
 BATCHES = ("-", "--")  # lines of the small and the large batch
 WIDE = (15.0, 9.0)
-LETTERS = 12  # of a note, an inch
 
 
 def draw_minima(
@@ -43,36 +41,25 @@ def draw_minima(
         _draw_ends(at_end, ends)
         _draw_line(losses, line, "loss")
         _draw_line(accuracies, line, "accuracy")
-        on_the_way.set(
-            title="On the way", xlabel="training loss, falling", ylabel="Keskar's sharpness"
-        )
-        adaptive.set(
-            title="On the way", xlabel="training loss, falling", ylabel="adaptive sharpness"
-        )
         for panel, measure in ((on_the_way, "keskar"), (adaptive, "adaptive")):
+            panel.set(title="On the way", xlabel="training loss, falling")
             make_log(panel, _column(course, measure))
             _make_log_from_right(panel, _column(course, "train_loss"))
+        on_the_way.set_ylabel("Keskar's sharpness")
+        adaptive.set_ylabel("adaptive sharpness")
         errors.set(title="Test loss", xlabel="epoch")
         make_log(errors, _column(course, "test_loss"))
-        at_end.set(
-            title="At the end (hollow: large batch)",
-            xlabel="adaptive sharpness",
-            ylabel="test loss",
-        )
-        at_end.set(xscale="log")
+        at_end.set(title="At the end (hollow: large batch)", ylabel="test loss")
+        at_end.set(xlabel="adaptive sharpness", xscale="log")
         make_log(at_end, _column(ends, "test_loss"))
-        losses.set(
-            title="Loss on the line (dotted: test)", xlabel="share of the large batch's solution"
-        )
-        losses.set(yscale="log")
-        accuracies.set(
-            title="Accuracy on the line (dotted: test)",
-            xlabel="share of the large batch's solution",
-        )
+        losses.set(title="Loss on the line (dotted: test)", yscale="log")
+        accuracies.set(title="Accuracy on the line (dotted: test)")
+        for panel in (losses, accuracies):
+            panel.set_xlabel("share of the large batch's solution")
         accuracies.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         handles, labels = on_the_way.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, borderpad=0)
-        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
+        add_note(figure, note)
     return figure
 
 
@@ -98,7 +85,7 @@ def draw_layers(layers: Sequence[Row], note: str) -> Figure | None:
         panels[0, 0].set(ylabel="trust ratio", yscale="log")
         panels[1, 0].set(ylabel="adaptive sharpness", yscale="log")
         panels[0, -1].legend(fontsize=8)
-        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
+        add_note(figure, note)
     return figure
 
 
@@ -122,7 +109,7 @@ def draw_curvature(course: Sequence[Row], note: str) -> Figure | None:
                 panel.plot(at, measured, color=PALETTE[1], lw=2, label="lambda_max, measured")
                 panel.set(title=f"{optimizer}, batch {size}", xlabel="epoch", yscale="log")
         panels[0, 0].legend()
-        add_note(figure, fill(note, round(LETTERS * figure.get_figwidth())))
+        add_note(figure, note)
     return figure
 
 

@@ -23,7 +23,7 @@ from yfkernels.lab.console import (
     write_csv,
 )
 from yfkernels.lab.minima.figures import draw_curvature, draw_layers, draw_minima
-from yfkernels.lab.minima.study import Plan, Row, pair
+from yfkernels.lab.minima.study import Plan, Row, Tables, pair
 from yfkernels.lab.parts import Parts
 from yfkernels.lab.recipes import Recipe
 from yfkernels.lab.workloads.examples import ExamplesTask
@@ -31,10 +31,7 @@ from yfkernels.lab.workloads.large_batch import tuned_lr
 
 NAME = "sharpness"
 RANKED = {"keskar": "Keskar's", "adaptive": "adaptive", "lambda_max": "lambda_max"}
-
 FEWEST = 6  # trainings that a rank correlation says something of
-
-Tables = dict[str, list[Row]]
 
 
 def run_minima(
@@ -77,10 +74,7 @@ def run_minima(
             for seed in range(seeds):
                 progress.update(bar, latest=f"seed {seed}, lr {' and '.join(map(_short, lrs))}")
                 if (key, seed) not in parts:
-                    found: Tables = {}
-                    for table, rows in pair(task, recipe, lrs, seed, plan):
-                        found.setdefault(table, []).extend(rows)
-                    parts.add((key, seed), found)
+                    parts.add((key, seed), pair(task, recipe, lrs, seed, plan))
                 for table, rows in parts[key, seed].items():
                     origin = {"optimizer": names[recipe], "seed": seed}
                     tables.setdefault(table, []).extend({**origin, **row} for row in rows)

@@ -25,6 +25,7 @@ from yfkernels.lab.workloads.large_batch import Course
 from yfkernels.lab.workloads.training import Batch
 
 Row = dict[str, Any]
+Tables = dict[str, list[Row]]
 TUNER = ("momentum", "h_min", "h_max")  # what YellowFin says of itself
 SHARES = np.linspace(-1.0, 2.0, 25)  # of the large batch's solution
 WATCHED = ("keskar", "adaptive", "lambda_max")  # along the way; the others at the end alone
@@ -63,10 +64,8 @@ class Trained(NamedTuple):
     layers: list[Row]
 
 
-def pair(
-    task: ExamplesTask, recipe: Recipe, lrs: Sequence[float], seed: int, plan: Plan
-) -> Iterator[tuple[str, list[Row]]]:
-    """The name of a table and its rows, as soon as they are there.
+def pair(task: ExamplesTask, recipe: Recipe, lrs: Sequence[float], seed: int, plan: Plan) -> Tables:
+    """Trains with both batches and measures.
 
     Args:
         task: what to train on.
@@ -75,20 +74,21 @@ def pair(
         seed: of the weights and the batch order, the same for both batches.
         plan: what else there is to know.
 
-    Yields:
+    Returns:
         "course": a row for every reading; "layers": for every tensor in it, if the optimizer has
         trust ratios; "ends": for each training; "line": for each model on the line through the two.
     """
+    tables: Tables = {"course": [], "layers": [], "ends": []}
     models = []
     for batch_size, lr in zip(plan.batch_sizes, lrs):
         resized = task.with_batch_size(batch_size)
         trained = _train(resized, recipe, lr, seed, plan)
         same = {"batch_size": batch_size}
-        yield "course", [{**same, **row} for row in trained.course]
-        yield "layers", [{**same, **row} for row in trained.layers]
-        yield "ends", [{**same, "lr": lr, **_end(resized, trained, plan)}]
+        tables["course"] += [{**same, **row} for row in trained.course]
+        tables["layers"] += [{**same, **row} for row in trained.layers]
+        tables["ends"] += [{**same, "lr": lr, **_end(resized, trained, plan)}]
         models.append(trained.model)
-    yield "line", list(_line(task, models[0], models[1]))
+    return {**tables, "line": list(_line(task, *models))}
 
 
 def measured_on(task: ExamplesTask, plan: Plan) -> list[Batch]:

@@ -72,7 +72,7 @@ def sweep(
     """
     for batch_size in batch_sizes:
         resized = task.with_batch_size(batch_size)
-        lr = lr_by_rule(tuned, batch_size, smallest=batch_sizes[0])
+        lr = tuned.options["lr"] * (batch_size / batch_sizes[0]) ** tuned.batch_exponent
         for seed in seeds:
             course = Course(resized, tuned, lr=lr, epochs=epochs, seed=seed)
             model = course.trained()
@@ -116,12 +116,6 @@ def tuned_lr(task: Task, recipe: Recipe, *, epochs: int) -> float:
             if found > highest:
                 best, highest, misses = lr, found, 0
     return best
-
-
-def lr_by_rule(tuned: Recipe, batch_size: int, *, smallest: int) -> float:
-    """The learning rate at a batch size, by that at the smallest and the optimizer's rule."""
-    lr: float = tuned.options["lr"]
-    return lr * math.pow(batch_size / smallest, tuned.batch_exponent)
 
 
 class Course:
