@@ -44,6 +44,6 @@ def refusals() -> Iterator[None]:
         yield
     except OptionError as error:
         hint = f"'--{error.option.replace('_', '-')}'"
-        raise typer.BadParameter(str(error), param_hint=hint) from None
+        raise typer.BadParameter(f"{error.value!r}; {error.fix}", param_hint=hint) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -18,6 +18,8 @@ class OptionError(ValueError):
     def __init__(self, option: str, value: object, fix: str) -> None:
         super().__init__(f"Invalid {option} value: {value!r}; {fix}")
         self.option = option
+        self.value = value
+        self.fix = fix
 
 
 def check_same(options: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

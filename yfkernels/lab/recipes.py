@@ -96,9 +96,17 @@ def recipe_of(name: str, settings: str, given: Mapping[str, Any]) -> Recipe:
     chosen = replace(RECIPES[name].with_options(**given), given=given)
     try:
         chosen.build(nn.Linear(1, 1))
-    except (RuntimeError, TypeError, ValueError) as error:
+    except TypeError as error:
+        why = misread(error)
+        raise ValueError(f"{chosen.label} refuses {settings!r}: {why}") from error
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{chosen.label} refuses {settings!r}: {error}") from error
     return chosen
+
+
+def misread(error: TypeError) -> str:
+    """What a user did who gave options that raise it."""
+    return f"an option it does not have, or a value of another type ({error})"
 
 
 def options_of(settings: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_every_sample_counts_once_and_no_parameters_are_torn(tmp_path: Path) -> 
     outcome = run(tmp_path, training, roles.serves, roles.works, roles.works, roles.works)
     assert outcome.exits == [0, 0, 0, 0], outcome.errors
     assert_every_sample_counts(outcome, training)
-    assert set(outcome.workers) == {"rank 1", "rank 2", "rank 3"}
+    assert set(outcome.workers) == {"worker 1", "worker 2", "worker 3"}
     for counts in outcome.workers.values():
         assert counts == WorkerCounts(applied=counts.applied)
         assert counts.applied > 0
@@ -59,8 +59,8 @@ def test_a_killed_worker_costs_its_gradient_and_nothing_else(
     assert outcome.exits == [0, 0, KILLED], outcome.errors
     assert_every_sample_counts(outcome, training)
     pushed = 0 if role is roles.is_killed_while_it_pulls else 2
-    assert outcome.workers["rank 2"] == WorkerCounts(pushed, losses=Counter(["died"]))
-    assert outcome.workers["rank 1"] == WorkerCounts(outcome.version - pushed)
+    assert outcome.workers["worker 2"] == WorkerCounts(pushed, losses=Counter(["died"]))
+    assert outcome.workers["worker 1"] == WorkerCounts(outcome.version - pushed)
 
 
 def test_a_worker_that_sleeps_loses_nothing_but_time(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_batch_of_a_worker_that_sleeps_longer_than_patience_is_lent_again(
     outcome = run(tmp_path, training, roles.serves, roles.works, sleeps)
     assert outcome.exits == [0, 0, 0], outcome.errors
     assert_every_sample_counts(outcome, training)
-    slow = outcome.workers["rank 2"]
+    slow = outcome.workers["worker 2"]
     assert slow.refusals[Refusal.LEASE] + slow.unused >= 1
     assert set(slow.refusals) <= {Refusal.LEASE}
     assert not slow.losses
@@ -96,8 +96,8 @@ def test_a_gradient_that_is_not_finite_costs_its_batch(tmp_path: Path) -> None:
     assert outcome.counts.count(1.0) == 2 * 2  # the first batches of the two, in one epoch
     assert outcome.version == training.samples - 2
     for rank in (2, 3):
-        assert outcome.workers[f"rank {rank}"].refusals == Counter({Refusal.NONFINITE: 1})
-    assert outcome.workers["rank 1"] == WorkerCounts(outcome.workers["rank 1"].applied)
+        assert outcome.workers[f"worker {rank}"].refusals == Counter({Refusal.NONFINITE: 1})
+    assert outcome.workers["worker 1"] == WorkerCounts(outcome.workers["worker 1"].applied)
 
 
 def test_a_push_that_is_too_old_is_refused_and_its_batch_is_lent_again(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_who_sends_what_does_not_fit_is_served_no_longer(tmp_path: Path) -> None
     assert_every_sample_counts(outcome, training)
     for rank, (role, (fault, applied)) in enumerate(MISFITS.items(), start=2):
         expected = WorkerCounts(applied, losses=Counter([fault.value]))
-        assert outcome.workers[f"rank {rank}"] == expected, role.__name__
+        assert outcome.workers[f"worker {rank}"] == expected, role.__name__
         assert fault.value in outcome.errors[rank]
         assert outcome.errors[rank].startswith("ConnectionError: ")
     other = outcome.errors[2]  # has_more_samples
@@ -175,7 +175,7 @@ def test_without_workers_the_server_says_why(tmp_path: Path) -> None:
     role = roles.is_killed_between_two_tensors
     outcome = run(tmp_path, Training(double=True), roles.serves, role, role)
     assert outcome.exits == [1, KILLED, KILLED]
-    expected = "RuntimeError: no worker is left after 4 pushes: rank 1 died; rank 2 died"
+    expected = "RuntimeError: no worker is left after 4 pushes: worker 1 died; worker 2 died"
     assert outcome.errors[0] == expected
 
 
@@ -186,7 +186,7 @@ def test_a_silent_worker_counts_as_lost(tmp_path: Path) -> None:
     )
     assert outcome.exits == [0, 0, 1], outcome.errors
     assert_every_sample_counts(outcome, training)
-    silent = outcome.workers["rank 2"]
+    silent = outcome.workers["worker 2"]
     assert silent == WorkerCounts(losses=Counter(["was silent for too long"]))
     assert outcome.errors[2] == "ConnectionError: the server died"
 
@@ -196,4 +196,4 @@ def test_no_two_processes_have_one_rank(tmp_path: Path) -> None:
     outcome = run(tmp_path, training, roles.serves, roles.works, roles.comes_twice)
     assert outcome.exits == [0, 0, 1], outcome.errors
     assert "another process of this run has rank 1: are there two runs?" in outcome.errors[2]
-    assert outcome.workers["rank 2"].losses == Counter(["did not come to be told of the end"])
+    assert outcome.workers["worker 2"].losses == Counter(["did not come to be told of the end"])

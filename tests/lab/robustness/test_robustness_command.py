@@ -105,11 +105,11 @@ def test_one_optimizer_without_a_momentum_panel(tmp_path: Path, no_theory: None)
     [
         (
             "--workload mnist",
-            "'--workload': Invalid workload value: 'mnist'; choose from quadratic, digits-mlp",
+            "'--workload': 'mnist'; choose from quadratic, digits-mlp",
         ),
         (
             "--optimizer sgd --optimizer lion",
-            "'--optimizer': Invalid optimizer value: 'lion'; choose from sgd, adam, adamw",
+            "'--optimizer': 'lion'; choose from sgd, adam, adamw",
         ),
         ("--steps 0", "Invalid value for '--steps'"),
         ("--seeds 0", "Invalid value for '--seeds'"),

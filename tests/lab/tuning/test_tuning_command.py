@@ -129,41 +129,40 @@ def test_options_reach_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 REFUSED = [
     (
         "--network lenet-5",
-        "'--network': Invalid network value: 'lenet-5'; it cannot take images of",
+        "'--network': 'lenet-5'; it cannot take images of",
     ),
     (
         "--method linear",
-        "'--method': Invalid method value: 'linear'; choose from hd, rtho, marthe, staircase",
+        "'--method': 'linear'; choose from hd, rtho, marthe, staircase",
     ),
     (
         "--optimizer lion",
-        "'--optimizer': Invalid optimizer value: 'lion'; choose from sgd, adam, adamw, qhm, qhadam",
+        "'--optimizer': 'lion'; choose from sgd, adam, adamw, qhm, qhadam",
     ),
     (
         "--dataset svhn",
-        "'--dataset': Invalid dataset value: 'svhn'; choose from digits, mnist-5k, mnist, cifar-10",
+        "'--dataset': 'svhn'; choose from digits, mnist-5k, mnist, cifar-10",
     ),
     (
         "--method constant --mu 0.5",
-        "'--mu': Invalid mu value: 0.5; constant has none; leave it out",
+        "'--mu': 0.5; constant has none; leave it out",
     ),
-    ("--method rtho --mu 0.5", "'--mu': Invalid mu value: 0.5; rtho has none; leave it out"),
+    ("--method rtho --mu 0.5", "'--mu': 0.5; rtho has none; leave it out"),
     (
         "--method hd --alpha 1e-8",
-        "'--alpha': Invalid alpha value: 1e-08; hd has none; leave it out",
+        "'--alpha': 1e-08; hd has none; leave it out",
     ),
-    ("--method staircase --hyper-lr 1", "'--hyper-lr': Invalid hyper_lr value: 1.0; staircase has"),
-    ("--grad-clipping 1", "'--grad-clipping': Invalid grad_clipping value: 1.0; marthe different"),
+    ("--method staircase --hyper-lr 1", "'--hyper-lr': 1.0; staircase has"),
+    ("--grad-clipping 1", "'--grad-clipping': 1.0; marthe different"),
     ("--method rtho --grad-clipping 1", "a clip has no closed form; leave it out, or choose hd or"),
     (
         "--optimizer adam --momentum 0.9",
-        "'--momentum': Invalid momentum value: 0.9; adam has betas",
+        "'--momentum': 0.9; adam has betas",
     ),
     *(
         (
             f"--method {method} --{option.replace('_', '-')} {text}",
-            f"'--{option.replace('_', '-')}': Invalid {option} value: {float(text)!r}; "
-            f"it must be {RANGES[option][1]}",
+            f"'--{option.replace('_', '-')}': {float(text)!r}; it must be {RANGES[option][1]}",
         )
         for method, option, texts in (
             ("marthe", "lr", ("0", "-1")),
@@ -181,11 +180,11 @@ REFUSED = [
     ("--num-epoch 0", "Invalid value for '--num-epoch'"),
     ("--seed -1", "Invalid value for '--seed'"),
     ("--threads 0", "Invalid value for '--threads'"),
-    ("--data d", "'--data': Invalid data value: 'd'; digits is part of a Python package"),
-    ("--download", "'--download': Invalid download value: 'True'; digits is part of a Python"),
+    ("--data d", "'--data': 'd'; digits is part of a Python package"),
+    ("--download", "'--download': 'True'; digits is part of a Python"),
     (
         "--dataset cifar-10 --data d",
-        "'--data': Invalid data value: 'd'; d/cifar-10-batches-py lacks",
+        "'--data': 'd'; d/cifar-10-batches-py lacks",
     ),
     ("--resume", "'--resume': there is no run in"),
 ]
@@ -223,9 +222,7 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     other = tune(cut, *FEW, "--seed", "1", "--resume")
     assert other.exit_code == 2
-    assert "'--seed': Invalid seed value: 1; the run to resume has 0; give it the same" in said(
-        other
-    )
+    assert "'--seed': 1; the run to resume has 0; give it the same" in said(other)
     assert tune(cut, *FEW, "--resume").exit_code == 0
     assert (cut / "tune.csv").read_bytes() == (whole / "tune.csv").read_bytes()
 

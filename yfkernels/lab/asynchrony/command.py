@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +31,7 @@ ENGINES = ("simulator", "gloo", "ray")
 WORKLOADS = ("digits-conv", "digits-mlp", "text-lstm", "text-transformer")
 ORDERS = ("round-robin", "memoryless")
 RULES = ("none", "delay_adaptive", "drop_older:N", "age_gate", "cosine_gate")
-FAILED = 1  # exit status
+FAILED, REFUSED = 1, 2  # exit statuses
 
 
 def train_asynchronously(
@@ -108,7 +110,7 @@ def train_asynchronously(
     from yfkernels.lab.asynchrony.options import Options
     from yfkernels.lab.asynchrony.processes import launch, started_by_torchrun
 
-    with refusals():
+    with refusals(), _told_once():
         is_rank = engine == "gloo" and started_by_torchrun()
         _check_places(engine, port=port, address=address, is_rank=is_rank)
         options = Options(
@@ -161,8 +163,8 @@ def _world(workers: int | None) -> int:
         raise OptionError(
             "workers",
             started,
-            "with a single worker no gradient is ever stale; torchrun has to start 3 processes or "
-            "more, the server and 2 workers",
+            "torchrun has to start 3 processes or more, the server and 2 workers; with fewer no "
+            "gradient is ever stale",
         )
     if workers not in (None, started):
         raise OptionError(
@@ -213,6 +215,17 @@ def _run(
     if not finished:
         typer.echo("Interrupted: the same command with --resume goes on from here.")
         raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Of the processes of torchrun, the server alone says what is wrong with the options."""
+    try:
+        yield
+    except (OptionError, typer.BadParameter):
+        if int(os.environ.get("RANK", "0")) > 0:
+            raise typer.Exit(REFUSED) from None
+        raise
 
 
 def _work(options: Options) -> None:

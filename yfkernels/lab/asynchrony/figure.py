@@ -139,7 +139,7 @@ def _draw_staleness(panel: Axes, rows: Rows, window: int) -> None:
         mean = _course([row for _, row in applied], "staleness").smoothed(window).values
         panel.plot([push for push, _ in applied], mean, color=STALE, linewidth=1.8)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_ylim(bottom=-0.5)
+    panel.set_ylim(-0.5, max(1, *(row["staleness"] for row in rows)) + 0.5)
     if refused:
         panel.legend(**LEGEND | {"markerscale": 2.5})
 

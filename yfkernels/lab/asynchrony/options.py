@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from yfkernels.asynchronous import RULES, StalenessRule
 from yfkernels.lab.options import OptionError
-from yfkernels.lab.recipes import options_of
+from yfkernels.lab.recipes import misread, options_of
 from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
 from yfkernels.lab.workloads.examples import ExamplesTask
 from yfkernels.lab.workloads.text import TextTask, text_lstm, text_transformer
@@ -75,7 +75,7 @@ class Options:
             raise OptionError(
                 "workers",
                 self.workers,
-                "with a single worker no gradient is ever stale; give at least 2",
+                "give at least 2; with fewer no gradient is ever stale",
             )
         if self.pushes is not None and self.epochs is not None:
             raise OptionError("pushes", self.pushes, "--epochs says when to end; leave one out")
@@ -139,5 +139,7 @@ class Options:
                 raise OptionError("rule", self.rule, "say how old: drop_older:8")
         try:
             return RULES[name](**options_of(settings))
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
+            raise OptionError("rule", self.rule, misread(error)) from error
+        except ValueError as error:
             raise OptionError("rule", self.rule, str(error)) from error

@@ -17,6 +17,7 @@ from yfkernels.lab.asynchrony.training import Training
 from yfkernels.lab.console import counted, full_name, tell_files, write_csv
 
 NAME = "async"  # of the files
+MANY = 8  # workers of which the table does not name each
 
 
 def report(training: Training, workers: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -62,6 +63,8 @@ def _table(training: Training, workers: Mapping[str, Any]) -> Table:
         table.add_row("Staleness", f"mean {log.mean_staleness:.1f}, largest {stalest}")
     if training.timed:
         table.add_row("Speed", f"{training.timed / training.seconds:.3g} pushes a second")
+    if workers:
+        table.add_row("By worker", _shares(training, workers))
     if lost := _losses(workers):
         table.add_row("Lost", lost)
     return table
@@ -80,6 +83,15 @@ _WORDS = {
     "NONFINITE": "not finite",
     "LEASE": "too late, the batch was lent again",
 }
+
+
+def _shares(training: Training, workers: Mapping[str, Any]) -> str:
+    """How many applied pushes came from each worker, also from one that came too late for any."""
+    applied = sorted((counts["applied"] for counts in workers.values()), reverse=True)
+    applied += [0] * (training.options.workers - len(applied))
+    if len(applied) > MANY:
+        return f"from {applied[-1]} to {applied[0]} pushes"
+    return f"{', '.join(map(str, applied))} pushes"
 
 
 def _losses(workers: Mapping[str, Any]) -> str:

@@ -72,6 +72,10 @@ def measure_robustness(
                 f"there is no run in {out}; leave it out to begin one, or name its folder in --out",
                 param_hint="'--resume'",
             ) from None
-    if not run(options, made_folder(out), done):
+    try:
+        finished = run(options, made_folder(out), done)
+    except KeyboardInterrupt:  # in the report
+        finished = False
+    if not finished:
         typer.echo("Interrupted: the same command with --resume goes on from here.")
         raise typer.Exit(INTERRUPTED)

@@ -48,7 +48,7 @@ def report(sweeps: Sequence[Sweep], options: Options, folder: Path, console: Con
 
 def _tuned_table(sweeps: Sequence[Sweep]) -> Table:
     table = _table(
-        "Final loss over the training set: mean and range over the seeds. Tuned by the same loss "
+        f"Final loss over the training set{_seeds(sweeps)}. Tuned by the same loss "
         f"on other seeds: the whole grid on one, its {FINALISTS} best on "
         f"{len(TUNING_SEEDS) - 1} more. Momentum is beta1 of Adam and AdamW. * at the edge of the "
         "grid."
@@ -74,7 +74,7 @@ def _basin_table(sweeps: Sequence[Sweep]) -> Table:
     table = _table(
         f"Decades of a factor within which the final loss is good: at most {MARGIN:.0%} of the way "
         "back, on a logarithmic scale, from the best loss to the initial one; the best loss of "
-        "this optimizer (own), or of all on this workload (common). Mean and range over the seeds. "
+        "this optimizer (own), or of all on this workload (common){_seeds(sweeps)}. "
         f"+ up to an end of the sweep, which has {FACTORS[-1]:g} on either side."
     )
     for header in ("lr, own", "lr, common", "1 - momentum, own"):
@@ -93,6 +93,11 @@ def _basin_table(sweeps: Sequence[Sweep]) -> Table:
             end_section=_is_last(sweeps, place),
         )
     return table
+
+
+def _seeds(sweeps: Sequence[Sweep]) -> str:
+    """What a number of the table is of them."""
+    return ": mean and range over the seeds" if len(sweeps[0].losses) > 1 else ", one seed"
 
 
 def _momentum_table(one: Sweep) -> Table:

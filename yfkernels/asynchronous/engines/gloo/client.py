@@ -43,7 +43,7 @@ def work(
     try:
         link = connect(meeting, Layout.of(buffers), timeout)
         try:
-            return work_with(buffers, loss, link, worker=f"rank {meeting.rank}")
+            return work_with(buffers, loss, link, worker=f"worker {meeting.rank}")
         finally:
             link.pair.close()
     except PeerLost as error:

@@ -215,4 +215,4 @@ def _part(pair: Pair, last: bytes) -> None:
 
 
 def _name(rank: int) -> str:
-    return f"rank {rank}"
+    return f"worker {rank}"
