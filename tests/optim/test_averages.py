@@ -402,7 +402,7 @@ def bad() -> Iterator[Any]:
         yield pytest.param(arguments, error, words, id=str(arguments))
 
 
-@pytest.mark.parametrize(("arguments", "error", "words"), bad())
+@pytest.mark.parametrize(("arguments", "error", "words"), list(bad()))
 def test_settings_out_of_range(arguments: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         WeightAverage(**arguments)

@@ -84,18 +84,18 @@ class FusedOptimizer(Optimizer):
             )
         need = "False: the kernels' step cannot be differentiated"
         require(not differentiable, "differentiable", differentiable, need)
-        self._rule = rule
-        self._tuner = tuner
-        self._group_options = group_options
-        self._option_names = tuple(defaults)  # torch adds to `defaults`, and so do wrappers
-        self._by_norms = by_norms
         if not isinstance(average, WeightAverage | None):
             raise TypeError(
                 f"Invalid average type: {type(average).__name__} ({average!r}); give None or "
                 "yfkernels.WeightAverage()"
             )
-        self._layout = StateLayout.of(rule, bool(stochastic_rounding), average)
         defaults = {**defaults, "average": average and average.settings()}
+        self._rule = rule
+        self._tuner = tuner
+        self._group_options = group_options
+        self._option_names = tuple(defaults)  # torch adds to `defaults`, and so do wrappers
+        self._by_norms = by_norms
+        self._layout = StateLayout.of(rule, bool(stochastic_rounding), average)
         self._backend = backend
         self._capturable = bool(capturable)
         self._fused = bool(fused)
