@@ -1,6 +1,6 @@
 """What one server of the asynchronous engines takes, by workers and by size of the model.
 
-    python -m bench.speed.throughput bench/results/asynchronous/gloo-60fd6c0.csv throughput.png
+    python -m bench.speed.throughput bench/results/asynchronous/gloo-1a109ff.csv throughput.png
 
 Draws the samples of `python -m bench.speed.gloo` or `python -m bench.speed.ray`: on the left the
 bandwidth, gradients and parameters of all workers; on the right the pushes in a second. Where M
@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from yfkernels.lab.asynchrony.figure import LEGEND
 from yfkernels.lab.style import PALETTE, SMALL_INCHES, STYLE, add_note, blank_figure
 
 LOOKS = {"engine": "-", "bare": ":"}  # of the ways that are drawn
@@ -62,13 +63,14 @@ def draw(rates: dict[Task, float], note: str) -> Figure:
                 pushes = [rates[Task(way, count, size)] for size in known]
                 label = f"workers: {count}" if way == "engine" else None
                 by_size.plot(known, pushes, line, color=color, marker="o", label=label)
-        by_workers.set(title="GB in a second", xlabel="workers", ylim=(0.0, None))
+        by_workers.set(title="GB/s", xlabel="workers", ylim=(0.0, None))
         by_workers.set_xticks(workers)
-        by_size.set(title="Pushes in a second", xlabel="MB of parameters")
+        by_size.set(title="Pushes/s", xlabel="MB of parameters")
         by_size.set_yscale("log")
         _plain_log(by_size, sizes)
         for panel in (by_workers, by_size):
-            panel.legend()
+            labels = panel.get_legend_handles_labels()[1]
+            panel.legend(**LEGEND | {"ncols": len(labels), "columnspacing": 1.0})
         add_note(figure, note)
     return figure
 

@@ -17,7 +17,7 @@ from support.cases import Site, why_unusable
 
 MANY = "YFK_PROGRAMS" in os.environ
 SEED = os.environ["YFK_TEST_SEED"]
-COUNT = int(os.environ.get("YFK_PROGRAMS", "500"))
+COUNT = int(os.environ.get("YFK_PROGRAMS", "250"))
 PARTS = 4  # that processes may share
 
 
@@ -42,7 +42,7 @@ def test_the_harness_makes_no_difference() -> None:
     assert_none_fails("TORCH", count=COUNT // 10)
 
 
-@pytest.mark.skipif(not MANY, reason="YFK_PROGRAMS=500 runs these: some minutes")
+@pytest.mark.skipif(not MANY, reason="YFK_PROGRAMS=250 runs these: some minutes")
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_faults_are_found(mutant: type) -> None:
     found = hunt("--pairs", mutant.__name__, "--seed", SEED, "--count", "150")
