@@ -24,14 +24,16 @@ __device__ __forceinline__ void average_chunk(const Piece& piece, uint32_t seed,
   };
   const auto work = [&](int i, Values& value, auto lanes) {
     const Lanes<N> p = Parameter::newest(value.param);
-    const uint32_t first = uint32_t(piece.row.origin + piece.first) + uint32_t(i);
+    Lanes<N>& a = value.average;
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      float& a = value.average.at[k];
-      a = rule.moved(a, p.at[k]);
-      if constexpr (sizeof(A) == 2) a = rounded(a, mixed((first + uint32_t(k)) ^ seed), A{});
+    for (int k = 0; k < N; ++k) a.at[k] = rule.moved(a.at[k], p.at[k]);
+    if constexpr (sizeof(A) == 2) {
+      const uint32_t first = uint32_t(piece.row.origin + piece.first) + uint32_t(i);
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        a.at[k] = rounded(a.at[k], mixed((first + uint32_t(k)) ^ seed), A{});
     }
-    average.store(i, value.average, lanes);
+    average.store(i, a, lanes);
   };
   for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
 }

@@ -33,7 +33,8 @@ _FLOPS = {
     ("own", "plain"): 5,
     ("own", "momentum"): 11,
     ("project", "stored"): 13,
-    **{("average", dtype): 3 for dtype in AVERAGES},
+    # of an average that begins with the parameter, and of one that goes on: both are worked out
+    **{("average", dtype): 6 for dtype in AVERAGES},
 }
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
@@ -141,7 +142,7 @@ class Kernel:
             return len(loop.reciprocals) / self.divisions
         name, *form = variant.split()
         flops = _FLOPS[self.function, name]
-        if form == ["rounded"] and self.function != "update_state" and self.dtype:
+        if form == ["rounded"] and self.function in ("update", "apply") and self.dtype:
             flops += _ROUNDING_FLOPS[self.dtype]
         return loop.flops / flops
 
