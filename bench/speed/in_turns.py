@@ -18,7 +18,7 @@ from bench.speed.workload import make_parameters
 _PARAMETERS = 50_000_000
 _TENSORS = (1, 50)
 
-Make = Callable[[Sequence[torch.nn.Parameter]], Any]
+Make = Callable[[Sequence[torch.Tensor]], Any]
 
 
 class Contestant:

@@ -52,6 +52,12 @@ class WeightAverage:
         """The dtype of the average of a parameter whose state has `dtype`."""
         return torch.bfloat16 if self.dtype == torch.bfloat16 else dtype
 
+    @staticmethod
+    def make_plain(group: dict[str, Any]) -> None:
+        """Wrappers that repeat an optimizer's options in its groups put the object there."""
+        if isinstance(group.get("average"), WeightAverage):
+            group["average"] = group["average"].settings()
+
     def settings(self) -> dict[str, Any]:
         """As parameter groups and state_dicts have it, in plain types."""
         name = "bfloat16" if self.dtype == torch.bfloat16 else None

@@ -305,6 +305,7 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; its state begins at zero with its first gradient."""
+        WeightAverage.make_plain(param_group)
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._group_options.check_all({**self.defaults, **param_group})
         super().add_param_group(param_group)

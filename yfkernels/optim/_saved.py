@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim._planner import params_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class SavedState:
         return self._state_dict
 
     def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        optimizer = self._optimizer
+        optimizer, group = self._optimizer, dict(group)
+        WeightAverage.make_plain(group)
         lacks = sorted(optimizer._group_options.defining - group.keys())
         if lacks:
             raise RuntimeError(
