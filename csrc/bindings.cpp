@@ -154,6 +154,14 @@ PYBIND11_MODULE(_C, m) {
       no_gil);
 
   m.def(
+      "cpu_average",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         int average, Address coefficients, double power, double every, int threads) {
+        cpu::average(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                     DType(average), at<const double>(coefficients), {power, every}, threads);
+      },
+      no_gil);
+  m.def(
       "cpu_advance_tangents",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int family,
          Address coefficients, int threads) {
@@ -268,6 +276,16 @@ PYBIND11_MODULE(_C, m) {
         cuda::apply(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), RuleId(rule),
                     at<const double>(coefficients), at<const double>(norms),
                     {device, at<void>(stream)});
+      },
+      no_gil);
+  m.def(
+      "cuda_average",
+      [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
+         int average, Address coefficients, double power, double every, int device,
+         Address stream) {
+        cuda::average(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
+                      DType(average), at<const double>(coefficients), {power, every},
+                      {device, at<void>(stream)});
       },
       no_gil);
   m.def(

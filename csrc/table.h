@@ -14,7 +14,7 @@
 
 namespace yfk {
 
-constexpr int kColumns = 10;  // columns a row has room for
+constexpr int kColumns = 11;  // columns a row has room for
 constexpr int kTile = 4096;   // chunk lengths are multiples of this; also the sketch's width
 constexpr int kMeasured = 5;  // doubles a measurement leaves in each slot
 constexpr int kSums = 6;      // doubles of a slot, all read and written one by one
@@ -59,6 +59,7 @@ struct Table {
   column(kParam, param)                                                                    \
   column(kMaster, master) /* float32 copy of a half-precision parameter, if it has one */  \
   column(kStep, step)     /* one float32 number: steps taken, if somebody counts them */   \
+  column(kAverage, average) /* of the parameter over its steps, if one is kept */          \
   column(kState, state)   /* momentum_buffer, or exp_avg */
 enum Column : int {
 #define YFK_COLUMN(constant, name) constant,

@@ -2,6 +2,7 @@
 
 from yfkernels._version import __version__
 from yfkernels.config import show_config
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim.hd import HD
 from yfkernels.optim.hyper_lr_search import find_hyper_lr
 from yfkernels.optim.lamb import LAMB
@@ -28,6 +29,7 @@ __all__ = [
     "MultistageSchedule",
     "QHAdam",
     "Stage",
+    "WeightAverage",
     "YellowFin",
     "__version__",
     "find_hyper_lr",

@@ -12,10 +12,11 @@ namespace yfk {
   namespace isa {                                                                          \
   MeasureKernel measure_kernel(DType dtype, Measure what, bool nonzero);                   \
   Passes passes_of(DType dtype, RuleId rule);                                              \
+  AverageKernel average_kernel(DType dtype, DType average);                                \
   TangentPasses tangent_passes_of(FamilyId family);                                        \
   ProjectKernel project_kernel(ProjectionId projection);                                   \
-  constexpr KernelSet kernel_set = {#isa, measure_kernel, passes_of, tangent_passes_of,    \
-                                    project_kernel};                                       \
+  constexpr KernelSet kernel_set = {#isa,           measure_kernel,    passes_of,          \
+                                    average_kernel, tangent_passes_of, project_kernel};    \
   }
 YFK_KERNELS(baseline)
 #if YFK_ISA_AVX2
@@ -206,6 +207,22 @@ static void run_over(const Table& table, int threads, Kernel kernel, const Given
   const Runs runs(table, threads);
   parallel_for(runs.count(), threads,
                [&](int64_t run) { kernel(table, runs.begin(run), runs.end(run), given...); });
+}
+
+// Whether it is some tensor's turn: in most steps threads need not be woken.
+static bool any_is_due(const Table& table, const Averaging& averaging) {
+  for (int64_t chunk = 0; chunk < table.num_chunks; ++chunk) {
+    const TensorRow& row = table.rows[table.chunks[chunk].row];
+    if (row.column[kGrad] && averaging.is_due(*reinterpret_cast<const float*>(row.column[kStep])))
+      return true;
+  }
+  return false;
+}
+
+void average(const Table& table, DType dtype, DType average, const double* coefficients,
+             const Averaging& averaging, int threads) {
+  if (!active(coefficients) || !any_is_due(table, averaging)) return;
+  run_over(table, threads, kernels().average(dtype, average), averaging);
 }
 
 void advance_tangents(const Table& table, FamilyId family, const double* coefficients,

@@ -1,6 +1,7 @@
 // The operations of the module on the CPU: rules run over a table with threads and SIMD.
 #pragma once
 
+#include "../average.h"
 #include "../gate.h"
 #include "../rules.h"
 #include "../table.h"
@@ -44,6 +45,11 @@ void apply(const Table& table, DType dtype, RuleId rule, const double* coefficie
 void update_state_then_apply(const Table& table, DType dtype, RuleId rule,
                              const double* coefficients, double* chunk_norms, double* norms,
                              int threads);
+
+// The average (../average.h), of type `average`, of every tensor that has a gradient and whose turn
+// it is; after the step, which counts it. It does nothing when the coefficients are not active.
+void average(const Table& table, DType dtype, DType average, const double* coefficients,
+             const Averaging& averaging, int threads);
 
 // Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
 //   advance_tangents: Z, and `own` in the probe's place where it is kept.

@@ -1,6 +1,7 @@
 // What the files compiled once per instruction set offer to the driver.
 #pragma once
 
+#include "../average.h"
 #include "../rules.h"
 #include "../table.h"
 #include "../tangents.h"
@@ -33,6 +34,9 @@ struct Passes {
   int move_sums = 0;  // sums that `update` leaves of each chunk
 };
 
+using AverageKernel = void (*)(const Table& table, int64_t begin, int64_t end,
+                               const Averaging& averaging);
+
 // rows: coefficients of each tensor, of the family's or the projection's own type. chunk_sums: for
 // each chunk of the table what is summed over its elements.
 using TangentsKernel = void (*)(const Table& table, int64_t begin, int64_t end, const double* rows);
@@ -49,6 +53,7 @@ struct KernelSet {
   const char* name;
   MeasureKernel (*measure)(DType dtype, Measure what, bool nonzero);
   Passes (*passes)(DType dtype, RuleId rule);
+  AverageKernel (*average)(DType dtype, DType average);
   TangentPasses (*tangent_passes)(FamilyId family);
   ProjectKernel (*project)(ProjectionId projection);
 };

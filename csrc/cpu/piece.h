@@ -1,6 +1,8 @@
 // One chunk of a tensor: where its columns are, and how its parameter is read and written.
 #pragma once
 
+#include <type_traits>
+
 #include "lanes.h"
 
 namespace yfk {
@@ -66,12 +68,11 @@ struct Codes {
   }
 };
 
-// A parameter of a piece is read and written in one of three ways. `step`: this one, from 1.
-
-struct FloatParameter {
+// A column in float32.
+struct FloatColumn {
   float* p;
 
-  YFK_FN FloatParameter(const Piece& piece, double) : p(piece.column<float>(kParam)) {}
+  YFK_FN FloatColumn(const Piece& piece, int column) : p(piece.column<float>(column)) {}
 
   template <class Lanes>
   YFK_FN Floats read(int64_t i, Lanes lanes) const {
@@ -81,6 +82,43 @@ struct FloatParameter {
   YFK_FN void write(int64_t i, const Floats& a, Lanes lanes) const {
     store(p + i, a, lanes);
   }
+};
+
+// A half-precision column that is rounded stochastically, by the bits of `seed`.
+template <class Half>
+struct RoundedColumn {
+  Half* p;
+  uint32_t element, seed;  // of the piece's first element
+
+  YFK_FN RoundedColumn(const Piece& piece, int column, uint32_t seed)
+      : p(piece.column<Half>(column)), element(uint32_t(piece.row.origin + piece.first)),
+        seed(seed) {}
+
+  template <class Lanes>
+  YFK_FN Floats read(int64_t i, Lanes lanes) const {
+    return load(p + i, lanes);
+  }
+  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const { round(i, a, p + i); }
+  YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
+    Half block[kLanes];
+    round(i, a, block);
+    memcpy(p + i, block, size_t(some.count) * sizeof(Half));
+  }
+
+ private:
+  YFK_FN void round(int64_t i, const Floats& a, Half* out) const {
+    for (int k = 0; k < kParts; ++k) {
+      const UIntVec at = lane_numbers() + (element + uint32_t(i + k * kWidth));
+      const HalfVec h = narrow(a.part[k], Half{}, mixed(at ^ seed));
+      memcpy(out + k * kWidth, &h, sizeof h);
+    }
+  }
+};
+
+// A parameter of a piece is read and written in one of three ways. `step`: this one, from 1.
+
+struct FloatParameter : FloatColumn {
+  YFK_FN FloatParameter(const Piece& piece, double) : FloatColumn(piece, kParam) {}
 };
 
 // A half-precision parameter and its float32 master. The master counts, unless somebody has
@@ -111,36 +149,24 @@ struct MasteredParameter {
   }
 };
 
-// A half-precision parameter without a master, rounded stochastically.
+// A half-precision parameter without a master.
 template <class Half>
-struct RoundedParameter {
-  Half* p;
-  uint32_t element, seed;  // of the piece's first element
-
+struct RoundedParameter : RoundedColumn<Half> {
   YFK_FN RoundedParameter(const Piece& piece, double step)
-      : p(piece.column<Half>(kParam)), element(uint32_t(piece.row.origin + piece.first)),
-        seed(rounding_seed(piece.row.origin + piece.first, step)) {}
-
-  template <class Lanes>
-  YFK_FN Floats read(int64_t i, Lanes lanes) const {
-    return load(p + i, lanes);
-  }
-  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const { round(i, a, p + i); }
-  YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
-    Half block[kLanes];
-    round(i, a, block);
-    memcpy(p + i, block, size_t(some.count) * sizeof(Half));
-  }
-
- private:
-  YFK_FN void round(int64_t i, const Floats& a, Half* out) const {
-    for (int k = 0; k < kParts; ++k) {
-      const UIntVec at = lane_numbers() + (element + uint32_t(i + k * kWidth));
-      const HalfVec h = narrow(a.part[k], Half{}, mixed(at ^ seed));
-      memcpy(out + k * kWidth, &h, sizeof h);
-    }
-  }
+      : RoundedColumn<Half>(piece, kParam, rounding_seed(piece.row.origin + piece.first, step)) {}
 };
+
+// Calls body(parameter) with the piece's parameter in the form that its dtype and columns ask for.
+template <class P, class Body>
+YFK_FN void with_parameter(const Piece& piece, double step, Body body) {
+  if constexpr (std::is_same_v<P, float>) {
+    body(FloatParameter(piece, step));
+  } else if (piece.row.column[kMaster]) {
+    body(MasteredParameter<P>(piece, step));
+  } else {
+    body(RoundedParameter<P>(piece, step));
+  }
+}
 
 }  // namespace YFK_ISA
 }  // namespace yfk

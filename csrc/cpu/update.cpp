@@ -3,7 +3,6 @@
 // Compiled once per instruction set (YFK_ISA names the namespace); driver.cpp picks one at run
 // time. Memory bandwidth is the limit: each column is streamed once, in order.
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels.h"
 #include "piece.h"
@@ -106,18 +105,6 @@ YFK_FN void apply(const Piece& piece, const Rule& rule, const Parameter& param) 
     states.read(i, state, lanes);
     param.write(i, rule.moved(p, rule.recalled(p, state)), lanes);
   });
-}
-
-// Calls body(parameter) with the piece's parameter in the form that its dtype and columns ask for.
-template <class P, class Body>
-YFK_FN void with_parameter(const Piece& piece, double step, Body body) {
-  if constexpr (std::is_same_v<P, float>) {
-    body(FloatParameter(piece, step));
-  } else if (piece.row.column[kMaster]) {
-    body(MasteredParameter<P>(piece, step));
-  } else {
-    body(RoundedParameter<P>(piece, step));
-  }
 }
 
 template <class P, class Rule>

@@ -2,6 +2,7 @@
 // nothing, never synchronizes and may be captured in a graph. Pointers are device addresses.
 #pragma once
 
+#include "../average.h"
 #include "../gate.h"
 #include "../rules.h"
 #include "../table.h"
@@ -68,6 +69,11 @@ void update_state(const Table& table, DType dtype, RuleId rule, const double* co
                   double* chunk_norms, double* norms, unsigned* tickets, Queue queue);
 void apply(const Table& table, DType dtype, RuleId rule, const double* coefficients,
            const double* norms, Queue queue);
+
+// The average (../average.h), of type `average`, of every tensor that has a gradient and whose turn
+// it is; after the step, which counts it. It does nothing when the coefficients are not active.
+void average(const Table& table, DType dtype, DType average, const double* coefficients,
+             const Averaging& averaging, Queue queue);
 
 // Tangents (../tangents.h) of every tensor that has a gradient; coefficients[row] are the tensor's.
 //   advance_tangents: Z, and `own` in the probe's place where it is kept.

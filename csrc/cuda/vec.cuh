@@ -139,6 +139,10 @@ template <>
 struct WordOf<8> {
   using Type = uint2;
 };
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
 
 template <int N, Reuse kReuse>
 __device__ __forceinline__ Lanes<N> load_wide(const Code* p) {
@@ -164,8 +168,8 @@ __device__ __forceinline__ void store_wide(Code* p, const Lanes<N>& a) {
 
 template <int N, Reuse kReuse, class Half>
 __device__ __forceinline__ Lanes<N> load_wide(const Half* p) {
-  static_assert(N == kVec<Half>, "one access");
-  const uint4 words = load_word<kReuse>(reinterpret_cast<const uint4*>(p));
+  using Words = typename WordOf<N * sizeof(Half)>::Type;
+  const Words words = load_word<kReuse>(reinterpret_cast<const Words*>(p));
   typename PairOf<Half>::Type pairs[N / 2];
   memcpy(pairs, &words, sizeof words);
   Lanes<N> r;
@@ -179,14 +183,14 @@ __device__ __forceinline__ Lanes<N> load_wide(const Half* p) {
 
 template <int N, Reuse kReuse, class Half>
 __device__ __forceinline__ void store_wide(Half* p, const Lanes<N>& a) {
-  static_assert(N == kVec<Half>, "one access");
+  using Words = typename WordOf<N * sizeof(Half)>::Type;
   typename PairOf<Half>::Type pairs[N / 2];
 #pragma unroll
   for (int k = 0; k < N / 2; ++k)
     pairs[k] = PairOf<Half>::narrow(make_float2(a.at[2 * k], a.at[2 * k + 1]));
-  uint4 words;
+  Words words;
   memcpy(&words, pairs, sizeof words);
-  store_word<kReuse>(reinterpret_cast<uint4*>(p), words);
+  store_word<kReuse>(reinterpret_cast<Words*>(p), words);
 }
 
 // A column of one chunk ---------------------------------------------------------------------------

@@ -69,6 +69,9 @@ def source_flags(source: Path) -> list[str]:
 
 def _variants(function: str, dtype: str | None, arguments: str) -> tuple[str, ...]:
     """What a kernel serves; for half parameters, those with a master and those without."""
+    if function == "average":
+        name = "float32" if arguments.startswith("f") else "bfloat16"
+        return (name,) if dtype == "float32" else (f"{name} master", f"{name} rounded")
     name = next((name for part, name in _VARIANTS.items() if part in arguments), None)
     if name is None:
         return ()

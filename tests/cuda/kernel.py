@@ -12,6 +12,7 @@ ARCHS = (80, 90, 100)
 
 UPDATES = ("update", "update_state", "apply")
 TANGENTS = ("advance", "own", "project")
+AVERAGES = ("float32", "bfloat16")  # what averages are kept in
 
 # Float32 operations on an element, a fused multiply-add being two: the sums of csrc/cuda/measure.cu
 # and the rules of csrc/rules. They tell how many elements a loop takes at a time, whatever it
@@ -32,6 +33,8 @@ _FLOPS = {
     ("own", "plain"): 5,
     ("own", "momentum"): 11,
     ("project", "stored"): 13,
+    # of an average that begins with the parameter, and of one that goes on: both are worked out
+    **{("average", dtype): 6 for dtype in AVERAGES},
 }
 # Those of rounding a parameter without a master, where it is written.
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
@@ -44,6 +47,7 @@ CODED = ("yellowfin_compact",)
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"measure": 4096, "update": 2048, "update_state": 2048, "apply": 2048}
+_TRITON_TILES["average"] = 2048
 _TRITON_TILES |= dict.fromkeys(TANGENTS, 2048)
 
 
@@ -105,6 +109,8 @@ class Kernel:
     @property
     def widths(self) -> set[int]:
         """Bytes of an access where all columns lie on 16: of codes one for each of its elements."""
+        if (self.backend, self.function, self.dtype) == ("CUDA", "average", "float32"):
+            return {16, 8} if "bfloat16" in self.variants else {16}
         if not any(variant.split()[0] in CODED for variant in self.variants):
             return {16}
         if self.backend == "Triton":
@@ -136,7 +142,7 @@ class Kernel:
             return len(loop.reciprocals) / self.divisions
         name, *form = variant.split()
         flops = _FLOPS[self.function, name]
-        if form == ["rounded"] and self.function != "update_state" and self.dtype:
+        if form == ["rounded"] and self.function in ("update", "apply") and self.dtype:
             flops += _ROUNDING_FLOPS[self.dtype]
         return loop.flops / flops
 

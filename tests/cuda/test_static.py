@@ -13,12 +13,13 @@ from yfkernels.ops.table import GRANULARITY
 HALVES = ("bfloat16", "float16")
 
 # By dtype measure for three sums, update for seven rules, update_state for three and apply for
-# two; then tune by variance (Triton: and by log_smooth), gate, and write_words for few words and
-# for many; advance and own for three families, project in two forms.
-CUDA_KERNELS = 3 * (3 + 7 + 3 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
+# two, average into two dtypes; then tune by variance (Triton: and by log_smooth), gate, and
+# write_words for few words and for many; advance and own for three families, project in two forms.
+CUDA_KERNELS = 3 * (3 + 7 + 3 + 2 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
 # Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
-# master, the largest rules in each other form, tune without a preconditioner and with one.
-TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2 + (3 + 3 + 2)
+# master, the largest rules in each other form, tune without a preconditioner and with one; average
+# of every form of a parameter into float32, and of float32 and bfloat16 into bfloat16.
+TRITON_KERNELS = 9 + 1 + 1 + 1 + 12 + 12 + 15 + 4 + 2 + (3 + 3 + 2) + (5 + 2)
 
 # 32 bytes, outside the loops over elements (tested below); one register more would halve residency.
 SPILLS_ONCE_A_PIECE = {"Triton update<bfloat16, yellowfin_compact master> sm_100"}
@@ -40,7 +41,8 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
     """Bytes of an element.
 
     measure reads g, and ḡ for the average. The passes read and write what their rule needs of g,
-    the states, and p with its master, if it is a half and has one. Those of tangents: below.
+    the states, and p with its master, if it is a half and has one; average reads p so, and what it
+    writes. Those of tangents: below.
     """
     if function in TANGENTS:
         return expected_of_tangents(function, variant)
@@ -49,6 +51,9 @@ def expected(function: str, variant: str, dtype: str | None) -> Traffic:
         return Traffic(read=plain + (4 if variant == "average" else 0), written=0)
     name, *form = variant.split()
     param = plain + (4 if form == ["master"] else 0)
+    if function == "average":
+        kept = 2 if name == "bfloat16" else 4
+        return Traffic(read=param + kept, written=kept)
     states = STATES[name]
     if function == "update":
         return Traffic(read=plain + param + states, written=param + states)
@@ -105,6 +110,7 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
         ("CUDA", "update"): 1024,
         ("CUDA", "update_state"): 768,
         ("CUDA", "apply"): 1024,
+        ("CUDA", "average"): 1024,
         ("CUDA", "advance"): 512,  # with so many columns that as much is under way
         ("CUDA", "own"): 1024,
         ("CUDA", "project"): 512,
@@ -112,6 +118,7 @@ def test_enough_threads_fit_a_multiprocessor(kernels: list[Kernel]) -> None:
         ("Triton", "update"): 768,
         ("Triton", "update_state"): 512,
         ("Triton", "apply"): 768,
+        ("Triton", "average"): 768,
         ("Triton", "advance"): 512,
         ("Triton", "own"): 768,
         ("Triton", "project"): 512,

@@ -14,7 +14,7 @@ from from_triton import environment
 # Of update there are three rules, of measure two sums and the one with the gate.
 VARIANTS = {"update": 3, "update_state": 1, "gate": 1, "measure": 3, "apply": 1, "write": 1}
 VARIANTS |= {"preconditioned_tune": 1, "yellowfin_tune": 1}
-VARIANTS |= {"advance": 1, "own": 1, "project": 1}
+VARIANTS |= {"advance": 1, "own": 1, "project": 1, "average": 1}
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")

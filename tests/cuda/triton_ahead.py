@@ -25,6 +25,7 @@ import torch
 import triton
 from triton_driver import Driver
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
@@ -54,6 +55,7 @@ from yfkernels.ops.tangents import (
     preconditioned as of_moments,
 )
 from yfkernels.ops.triton import (
+    averaging,
     gate,
     measurement,
     preconditioned,
@@ -143,6 +145,7 @@ UPDATE_STATE = update.update_state = Ahead(update.update_state)
 APPLY = update.apply = Ahead(update.apply)
 TUNE = tune.yellowfin_tune = Ahead(tune.yellowfin_tune)
 TUNE_PRECONDITIONED = preconditioned.preconditioned_tune = Ahead(preconditioned.preconditioned_tune)
+AVERAGE = averaging.average = Ahead(averaging.average)
 ADVANCE = tangents.advance = Ahead(tangents.advance)
 OWN = tangents.own = Ahead(tangents.own)
 PROJECT = projection.project = Ahead(projection.project)
@@ -218,6 +221,20 @@ def compile_updates_of_whole_chunks() -> Kernels:
     return kernels
 
 
+def compile_averages() -> Kernels:
+    kernels: Kernels = {}
+    half = (
+        WeightAverage(dtype=torch.bfloat16),
+        [(torch.float32, None), (torch.bfloat16, "master")],
+    )
+    for average, forms in ((WeightAverage(), list(FORMS)), half):
+        for dtype, form in forms:
+            averaging.launch_average(table_of(QHM, dtype, form), coefficients_of(QHM), average)
+            variant = " ".join(filter(None, [name_of(average.of(torch.float32)), form]))
+            kernels["average", name_of(dtype), variant] = AVERAGE.compiled
+    return kernels
+
+
 def compile_tangents(num_chunks: int = 1) -> Kernels:
     kernels: Kernels = {}
     for family in FAMILIES:
@@ -286,7 +303,7 @@ if __name__ == "__main__":
         kernels = compile_updates_of_whole_chunks() | compile_tangents(num_chunks=2**20)
     else:
         kernels = compile_measurements() | compile_updates() | compile_tuners()
-        kernels |= compile_tangents() | compile_projections()
+        kernels |= compile_averages() | compile_tangents() | compile_projections()
     for (function, dtype, variant), kernel in kernels.items():
         found = {
             "function": function,

@@ -19,6 +19,7 @@ import triton
 from torch import Tensor
 from triton_driver import Driver
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
@@ -62,6 +63,7 @@ def take_every_step() -> None:
         for table in tables(rule.states):
             for coefficients in places(1, len(rule.fields)):
                 backend.update(rule, table, coefficients)
+                backend.average(table, coefficients, WeightAverage())
     for table in tables(LAMB.states):
         for coefficients in places(1, len(LAMB.fields)):
             backend.update_state_then_apply(LAMB, table, coefficients)

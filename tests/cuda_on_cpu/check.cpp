@@ -57,6 +57,7 @@ std::string name_of(const cuda_on_cpu::Schedule& schedule) {
 
 int run(const std::string& subject, unsigned long long seed) {
   const std::map<std::string, void (*)(Random&)> checks = {
+      {"average", check_average},
       {"gate", check_gate},
       {"lamb", check_lamb},
       {"measure", check_measure},

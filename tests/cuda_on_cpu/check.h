@@ -13,6 +13,7 @@ namespace yfk {
 using Random = std::mt19937_64;
 
 // One a file of that name; robust is in yellowfin.cpp.
+void check_average(Random& random);
 void check_gate(Random& random);
 void check_lamb(Random& random);
 void check_measure(Random& random);

@@ -24,6 +24,7 @@ bool is_used(const Blueprint& blueprint, int column) {
   if (column >= kThird) return false;
   if (column == kMaster) return blueprint.master && blueprint.dtype != DType::kFloat32;
   if (column == kStep) return blueprint.counts;
+  if (column == kAverage) return blueprint.averages;
   return true;
 }
 
@@ -31,8 +32,13 @@ bool is_coded(const Blueprint& blueprint, int column) {
   return column == kSecond && blueprint.second == Second::kCodes;
 }
 
+DType dtype_of(const Blueprint& blueprint, int column) {
+  if (column == kAverage) return blueprint.average;
+  return column > kParam ? DType::kFloat32 : blueprint.dtype;
+}
+
 bool is_float32(const Blueprint& blueprint, int column) {
-  return blueprint.dtype == DType::kFloat32 || column > kParam;
+  return dtype_of(blueprint, column) == DType::kFloat32;
 }
 
 int64_t width_of(const Blueprint& blueprint, int column) {
@@ -62,7 +68,7 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
     std::memcpy(array.data() + 4 * i, &x, 4);
     return;
   }
-  const uint16_t bits = small_float(blueprint.dtype).narrow(x);
+  const uint16_t bits = small_float(dtype_of(blueprint, column)).narrow(x);
   std::memcpy(array.data() + 2 * i, &bits, 2);
 }
 
@@ -75,7 +81,7 @@ float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) 
   }
   uint16_t bits;
   std::memcpy(&bits, array.data() + 2 * i, 2);
-  return small_float(blueprint.dtype).widen(bits);
+  return small_float(dtype_of(blueprint, column)).widen(bits);
 }
 
 // `arrays` are the columns of one tensor.

@@ -47,9 +47,11 @@ struct Blueprint {
   int64_t chunk_size;
   std::vector<Tensor> tensors;
   unsigned seed;
-  bool master = true;   // of half-precision parameters
-  bool counts = false;  // the steps of each tensor
-  int states = 0;       // float32 state columns, where there are more than the second
+  bool master = true;     // of half-precision parameters
+  bool counts = false;    // the steps of each tensor
+  int states = 0;         // float32 state columns, where there are more than the second
+  bool averages = false;  // of the parameters
+  DType average = DType::kFloat32;
 };
 
 // Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.

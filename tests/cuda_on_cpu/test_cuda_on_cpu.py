@@ -27,6 +27,7 @@ USERS = {
 }
 SUBJECTS = [
     *(
+        "average",
         "gate",
         "lamb",
         "measure",
@@ -40,7 +41,7 @@ SUBJECTS = [
     *("step", "tangents", "tune", "write_words", "yellowfin"),
 ]
 # sanitized in themselves
-KERNELS_ALONE = ["gate", "lamb", "measure", "qhm", "tangents", "tune", "write_words"]
+KERNELS_ALONE = ["average", "gate", "lamb", "measure", "qhm", "tangents", "tune", "write_words"]
 SEED = "1"  # of broken copies: whether one is seen should not change from run to run
 
 

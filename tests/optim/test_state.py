@@ -24,11 +24,14 @@ from support.cases import (
 from support.cut_training import ROUNDS, Params, Training, through_a_file
 from support.kinds import KINDS, Kind
 
+from yfkernels import WeightAverage
+
 OPTIONS = {
     "YellowFin": [
         {},
         {"log_smooth": False, "window": 3, "max_norm": 0.5, "beta": 0.9},
         {"capturable": True},
+        {"average": WeightAverage(power=2.0, every=2, dtype=torch.bfloat16)},
         ROUNDS,
     ],
     "YellowFin-robust": [
@@ -40,7 +43,13 @@ OPTIONS = {
     "YellowFin-published": [{}],
     "YellowFin-trust": [{}, ROUNDS],
     "YellowFin-diagonal": [{}, {"window": 3, "max_norm": 0.5}, {"capturable": True}, ROUNDS],
-    "LAMB": [{}, {"preset": "deepspeed"}, {"capturable": True}, ROUNDS],
+    "LAMB": [
+        {},
+        {"preset": "deepspeed"},
+        {"capturable": True},
+        {"average": WeightAverage(power=2.0, every=2)},
+        ROUNDS,
+    ],
     "QHM": [{}, ROUNDS],
     "QHAdam": [{"capturable": True}, ROUNDS],
 }

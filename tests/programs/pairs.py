@@ -12,7 +12,7 @@ from programs.mutants import BUILDS
 from support.kinds import KINDS, Kind
 from torch.optim import SGD, Adam, AdamW
 
-from yfkernels import LAMB, QHM, QHAdam
+from yfkernels import LAMB, QHM, QHAdam, WeightAverage, YellowFin
 
 SINGLE = (torch.float32,) * 6 + (torch.float64, torch.complex64)
 ANY = (*SINGLE, torch.bfloat16, torch.bfloat16, torch.float16)
@@ -90,6 +90,8 @@ def _beside_another_backend() -> list[Pair]:
         Pair("LAMB-timm", partial(LAMB, lr=0.01, preset="timm", skip_nonfinite=True)),
         Pair("QHM-decoupled", partial(QHM, lr=0.1, weight_decay=0.1, decoupled_weight_decay=True)),
         Pair("QHAdam-capturable", partial(QHAdam, lr=0.01, capturable=True)),
+        Pair("QHM-averages", partial(QHM, lr=0.1, average=WeightAverage(power=1.0, every=2))),
+        Pair("YellowFin-averages", partial(YellowFin, average=WeightAverage(every=2)), tunes=True),
     ]
     kinds = pairs[: len(KINDS)]
     rounded = [replace(p, build=partial(p.build, stochastic_rounding=True)) for p in kinds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from support.cases import assert_same_bits
 from support.processes import NO_FSDP2, WORLD, Processes, everyones
@@ -16,6 +17,7 @@ from support.resume import (
     STEPS,
     assert_close,
     make_model,
+    own_copy,
     snapshot,
     train,
 )
@@ -99,6 +101,26 @@ def check_parameters_sharded_after_construction(rank: int, name: str) -> None:
     train(other, swapped, range(STEPS), rank, WORLD)
     assert_same_bits(snapshot(other, swapped), snapshot(model, optimizer))
     assert operations(swapped.step) == operations(optimizer.step)
+
+
+def test_averages_are_put_in_place_and_taken_out(pair: Processes) -> None:
+    pair(check_averages_are_put_in_place_and_taken_out)
+
+
+def check_averages_are_put_in_place_and_taken_out(rank: int) -> None:
+    """As one process does it with the whole model, whose state_dict is the same."""
+    alone, model = make_model(), sharded()
+    single, optimizer = (BUILDS["QHM-averages"](m.parameters()) for m in (alone, model))
+    train(alone, single, range(STEPS))
+    train(model, optimizer, range(STEPS), rank, WORLD)
+    before = own_copy(model.state_dict(), whole=True)
+    with single.averaged(), optimizer.averaged():
+        averages = own_copy(model.state_dict(), whole=True)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(averages[name], value, rtol=1e-5, atol=1e-6)
+    found = optimizer.averaged_state_dict(model)
+    assert_same_bits(own_copy(found, whole=True), averages)
+    assert_same_bits(own_copy(model.state_dict(), whole=True), before)
 
 
 @pytest.mark.parametrize("name", EQUALS)

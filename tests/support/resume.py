@@ -31,6 +31,7 @@ YARDSTICKS = {
     "AdamW": partial(torch.optim.AdamW, lr=0.01),
 }
 OURS = {kind.name: partial(kind.optimizer, **kind.options) for kind in KINDS}
+OURS["QHM-averages"] = partial(OURS["QHM"], average=yfkernels.WeightAverage(power=1.0, every=2))
 BUILDS = {**YARDSTICKS, **OURS}
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
 from yfkernels.ops.table import Column, TensorTable
@@ -140,6 +141,18 @@ class Backend(Protocol):
         """Both passes, where no other process has parts of the tensors."""
         self.update_state(rule, table, coefficients)
         self.apply(rule, table, coefficients)
+
+    # ---- averages
+
+    def average(self, table: TensorTable, coefficients: Tensor, average: WeightAverage) -> None:
+        """Advances the averages of the tensors whose turn it is; after the step, which counts it.
+
+        Args:
+            table: parameters, steps and averages; only tensors with a gradient take part.
+            coefficients: of any rule: a step that is not active changes nothing.
+            average: how they advance.
+        """
+        ...
 
     # ---- tangents, of tensors that have a gradient (ops/tangents.py has columns and formulas)
 

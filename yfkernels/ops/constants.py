@@ -13,12 +13,12 @@ from typing import Any
 
 ROW = (
     *("numel", "group", "origin"),
-    *("grad", "param", "master", "step", "state", *("",) * 5),
+    *("grad", "param", "master", "step", "average", "state", *("",) * 5),
 )
 """A row: a tensor's length, parameter group and place in the model; then addresses of columns,
 of which those from "state" on are the states of its rule."""
 
-COLUMNS = 10
+COLUMNS = 11
 HEAD = len(ROW) - COLUMNS
 
 # ---- measurements

@@ -29,12 +29,13 @@ class Column(IntEnum):
     PARAM = 1
     MASTER = 2  # float32 copy of a half-precision parameter
     STEP = 3  # steps taken: one float32 number a tensor
-    STATE = 4  # the first of the rule's own: momentum_buffer, or exp_avg
-    STATE_1 = 5
-    STATE_2 = 6
-    STATE_3 = 7
-    STATE_4 = 8
-    STATE_5 = 9
+    AVERAGE = 4  # of the parameter over its steps
+    STATE = 5  # the first of the rule's own: momentum_buffer, or exp_avg
+    STATE_1 = 6
+    STATE_2 = 7
+    STATE_3 = 8
+    STATE_4 = 9
+    STATE_5 = 10
 
     @classmethod
     def state(cls, k: int) -> Column:

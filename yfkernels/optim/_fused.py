@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn import Module
 from torch.optim import Optimizer
+from torch.optim.swa_utils import update_bn
 
 from yfkernels._checks import require, require_equal_global
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.rules import Rule
-from yfkernels.optim import _statistics
+from yfkernels.optim import _averages, _statistics
 from yfkernels.optim._group_options import GroupOptions, GroupReader
-from yfkernels.optim._passes import apply_rule, count_empty_parts, trust_ratios
+from yfkernels.optim._passes import (
+    apply_rule,
+    count_empty_parts,
+    keep_averages,
+    trust_ratios,
+)
 from yfkernels.optim._planner import Planner, params_of
 from yfkernels.optim._saved import SavedState
 from yfkernels.optim._state import StateLayout, view_of
@@ -35,6 +44,7 @@ class FusedOptimizer(Optimizer):
         capturable: keep every scalar on the device, so that step() never waits for it and may be
             captured in a CUDA graph.
         stochastic_rounding: of half-precision parameters, instead of a float32 master of each.
+        average: an average of the weights to keep beside them, or None.
         process_group: the processes among which the model's parameters are divided, where the
             parameters do not show it themselves as DTensors do.
         foreach, differentiable: as torch's optimizers have them; without effect, and False.
@@ -42,6 +52,7 @@ class FusedOptimizer(Optimizer):
             torch's fused optimizers do.
     """
 
+    _averages_in_place = False
     _pickled: tuple[str, ...] = (
         *("_rule", "_tuner", "_group_options", "_option_names", "_by_norms", "_layout"),
         *("_backend", "_capturable", "_fused", "_division"),
@@ -59,6 +70,7 @@ class FusedOptimizer(Optimizer):
         backend: str,
         capturable: bool,
         stochastic_rounding: bool,
+        average: WeightAverage | None,
         process_group: Any,
         foreach: bool | None,
         fused: bool | None,
@@ -72,12 +84,18 @@ class FusedOptimizer(Optimizer):
             )
         need = "False: the kernels' step cannot be differentiated"
         require(not differentiable, "differentiable", differentiable, need)
+        if not isinstance(average, WeightAverage | None):
+            raise TypeError(
+                f"Invalid average type: {type(average).__name__} ({average!r}); give None or "
+                "yfkernels.WeightAverage()"
+            )
+        defaults = {**defaults, "average": average and average.settings()}
         self._rule = rule
         self._tuner = tuner
         self._group_options = group_options
         self._option_names = tuple(defaults)  # torch adds to `defaults`, and so do wrappers
         self._by_norms = by_norms
-        self._layout = StateLayout.of(rule, bool(stochastic_rounding))
+        self._layout = StateLayout.of(rule, bool(stochastic_rounding), average)
         self._backend = backend
         self._capturable = bool(capturable)
         self._fused = bool(fused)
@@ -127,10 +145,15 @@ class FusedOptimizer(Optimizer):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: a gradient is sparse; a parameter is listed twice, or was resized; or a
-                CUDA graph is being captured by an optimizer that is not capturable or has not
-                taken a step yet.
+            RuntimeError: a gradient is sparse; a parameter is listed twice, or was resized; the
+                averages are in the place of the weights; or a CUDA graph is being captured by an
+                optimizer that is not capturable or has not taken a step yet.
         """
+        if self._averages_in_place:
+            raise RuntimeError(
+                f"{type(self).__name__}.step() inside `with averaged():` would train the averages; "
+                "leave the block first"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -144,6 +167,7 @@ class FusedOptimizer(Optimizer):
             self._tuner.decide(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
             num_params = sum(len(group["params"]) for group in self.param_groups)
             apply_rule(self._rule, plan, self._tuner, num_params, two_passes=self._by_norms)
+            keep_averages(self._layout.average, plan, self._tuner)
             count_empty_parts(plan, self.state, self._tuner)
             self._tuner.collect()
             plan.finish()
@@ -167,6 +191,71 @@ class FusedOptimizer(Optimizer):
 
     def _trust_ratios(self) -> dict[str, float]:
         return trust_ratios(self._rule, self._planner.tables, self._tuner, self.param_groups)
+
+    # ---- averages of the weights
+
+    @contextmanager
+    def averaged(
+        self, model: Module | None = None, loader: Iterable[Any] | None = None
+    ) -> Iterator[None]:
+        """Puts the averages in the place of the weights inside a ``with`` block.
+
+        Every bit of the weights is back after it, also after an exception. Until a parameter has
+        taken a step its average is the parameter. The block takes the memory of one more copy of
+        the weights, and step() is refused in it.
+
+        Args:
+            model: with batch normalisation, the statistics of which are taken anew inside.
+            loader: its inputs, as torch.optim.swa_utils.update_bn takes them: the batches, or
+                pairs whose first element is the input.
+
+        Raises:
+            RuntimeError: no averages are kept, no step was taken, or this is such a block already.
+            ValueError: a model without a loader, or the other way round.
+        """
+        if self._averages_in_place:
+            raise RuntimeError("averaged() inside averaged(): the averages are in place already")
+        require(
+            (model is None) == (loader is None), "loader", loader, "given together with a model"
+        )
+        with _averages.in_place(self, model, loader):
+            self._averages_in_place = True
+            try:
+                yield
+            finally:
+                self._averages_in_place = False
+
+    def use_average(self, model: Module | None = None, loader: Iterable[Any] | None = None) -> None:
+        """Writes the averages into the weights for good, at the end of a training.
+
+        Args:
+            model, loader: as for averaged(), for a model with batch normalisation.
+
+        Raises:
+            RuntimeError: no averages are kept, no step was taken, or they are in place already.
+            ValueError: a model without a loader, or the other way round.
+        """
+        if self._averages_in_place:
+            raise RuntimeError("use_average() inside averaged(): leave the block first")
+        require(
+            (model is None) == (loader is None), "loader", loader, "given together with a model"
+        )
+        _averages.put(_averages.averages(self).items())
+        _averages.put(_averages.masters(self))
+        if model is not None and loader is not None:
+            update_bn(loader, model)
+
+    def averaged_state_dict(self, model: Module) -> dict[str, Any]:
+        """The model's state_dict with the averages in the place of its weights; nothing changes.
+
+        Statistics of batch normalisation are those of the training; to take them anew, save
+        model.state_dict() inside ``with averaged(model, loader):``.
+
+        Raises:
+            RuntimeError: no averages are kept, or no step was taken.
+            ValueError: the model has none of this optimizer's parameters.
+        """
+        return _averages.state_dict_of(self, model)
 
     # ---- what belongs to no parameter
 
@@ -210,11 +299,13 @@ class FusedOptimizer(Optimizer):
             "capturable": self._capturable,
             "backend": self._backend,
             "differentiable": False,
+            "average": self.defaults["average"],
             **self._tuner.global_options(),
         }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; its state begins at zero with its first gradient."""
+        WeightAverage.make_plain(param_group)
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._group_options.check_all({**self.defaults, **param_group})
         super().add_param_group(param_group)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from yfkernels._checks import finite, require, require_number
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.rules import Rule
 
 Group = dict[str, Any]
@@ -120,6 +121,7 @@ class GroupReader:
             lr = group["lr"]
             if not isinstance(lr, Tensor) or lr.is_cuda:
                 return False  # one on the host may have been written in place
+        WeightAverage.make_plain(group)
         for name in self._names:
             group.setdefault(name, defaults[name])
         self._options.check_numbered(index, group)

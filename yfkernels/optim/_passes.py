@@ -7,11 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.optim._norms import reduce_norms
 from yfkernels.optim._plan import Plan
 from yfkernels.tuners.tuner import Tuner
+
+
+def keep_averages(average: WeightAverage | None, plan: Plan, tuner: Tuner) -> None:
+    """Advances the averages of the parameters after a step."""
+    if average is not None:
+        for table in plan.tables:
+            table.backend.average(table, tuner.coefficients_on(table.device), average)
 
 
 def apply_rule(rule: Rule, plan: Plan, tuner: Tuner, num_params: int, *, two_passes: bool) -> None:

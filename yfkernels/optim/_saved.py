@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim._planner import params_of
 
 if TYPE_CHECKING:
@@ -56,14 +57,29 @@ class SavedState:
         return self._state_dict
 
     def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        optimizer = self._optimizer
+        optimizer, group = self._optimizer, dict(group)
+        WeightAverage.make_plain(group)
         lacks = sorted(optimizer._group_options.defining - group.keys())
         if lacks:
             raise RuntimeError(
                 f"the state_dict was not saved by yfkernels.{type(optimizer).__name__}: its "
                 f"parameter groups have no {', '.join(map(repr, lacks))}"
             )
-        return {**{name: optimizer.defaults[name] for name in optimizer._option_names}, **group}
+        self._refuse_other_average(group.get("average"))
+        given = {name: optimizer.defaults[name] for name in optimizer._option_names}
+        return {**given, **group, "average": given["average"]}
+
+    def _refuse_other_average(self, saved: Mapping[str, Any] | None) -> None:
+        """One that was not saved begins now; one that is not kept any more would be lost."""
+        kept = self._optimizer.defaults["average"]
+        if saved is None or saved == kept:
+            return
+        settings = ", ".join(f"{name}={value!r}" for name, value in saved.items())
+        raise ValueError(
+            f"Invalid average value: {kept!r}; it must be that of the state_dict: construct the "
+            f"optimizer with average=yfkernels.WeightAverage({settings}), or set 'average' to None "
+            "in the parameter groups of the state_dict to begin a new one"
+        )
 
     def _complete_statistics(self, group: dict[str, Any], begun: bool) -> None:
         optimizer, tuner = self._optimizer, self._optimizer._tuner

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.memory import new_state, same_layout
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column
@@ -18,6 +19,8 @@ from yfkernels.sharding import shards
 
 _DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
+AVERAGE = "param_avg"
+_AS_PARAM = ("master", AVERAGE)  # what begins as the parameter is
 _CODES = "_codes"  # ends the name of a state that is kept in 8-bit codes
 
 
@@ -37,6 +40,7 @@ class StateLayout:
     Attributes:
         names: of the rule's states, with their columns.
         counts_steps: whether the update depends on how many steps a parameter has taken.
+        average: how an average of each parameter is kept, if one is.
         stochastic_rounding: half-precision parameters count their steps and have no master.
         coded: names of the states that are kept in 8-bit codes.
     """
@@ -44,15 +48,18 @@ class StateLayout:
     names: Mapping[str, Column]
     counts_steps: bool
     stochastic_rounding: bool
+    average: WeightAverage | None
     coded: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, rule: Rule, stochastic_rounding: bool) -> StateLayout:
-        """What a rule keeps."""
+    def of(
+        cls, rule: Rule, stochastic_rounding: bool, average: WeightAverage | None
+    ) -> StateLayout:
+        """What a rule keeps, and the average beside it."""
         names = rule.state_names
         columns = {name: Column.state(k) for k, name in enumerate(names)}
         coded = frozenset(names[-1:] if rule.coded else ())
-        return cls(columns, rule.counts, stochastic_rounding, coded)
+        return cls(columns, rule.counts, stochastic_rounding, average, coded)
 
     def columns(self, view: Tensor) -> dict[str, Column]:
         """The parameter's state by name, with its column in the table."""
@@ -60,18 +67,20 @@ class StateLayout:
         half = view.dtype in _HALF
         if half and not self.stochastic_rounding:
             columns["master"] = Column.MASTER
-        if self.counts_steps or (half and self.stochastic_rounding):
+        if self.average is not None:
+            columns[AVERAGE] = Column.AVERAGE
+        if self.counts_steps or self.average or (half and self.stochastic_rounding):
             columns["step"] = Column.STEP
         return columns
 
     def begun(self, state: Mapping[str, Any] | None) -> bool:
         """Whether a parameter's state has anything that this optimizer puts there."""
-        ours = (*self.names, "master", "step")
+        ours = (*self.names, *_AS_PARAM, "step")
         return state is not None and any(name in state for name in ours)
 
     def forget(self, state: dict[str, Any]) -> None:
         """Removes what this optimizer puts into a parameter's state."""
-        for name in (*self.names, "master", "step"):
+        for name in (*self.names, *_AS_PARAM, "step"):
             state.pop(name, None)
 
     def begin_again(self, param: Tensor, live: Mapping[str, Any], state: dict[str, Any]) -> None:
@@ -81,7 +90,7 @@ class StateLayout:
             there = live.get(name)
             if isinstance(there, Tensor) and state.get(name) is None:
                 part = shards.local(there)
-                if name == "master":
+                if name in _AS_PARAM:
                     part.copy_(view)
                 else:
                     part.zero_()
@@ -130,7 +139,10 @@ class StateLayout:
     def _dtype(self, name: str, view: Tensor) -> torch.dtype:
         if name == "step":
             return torch.float32
-        return torch.uint8 if name in self.coded else _DTYPE.get(view.dtype, torch.float32)
+        if name in self.coded:
+            return torch.uint8
+        dtype = _DTYPE.get(view.dtype, torch.float32)
+        return self.average.of(dtype) if self.average and name == AVERAGE else dtype
 
     def _lies_as(self, part: Tensor, name: str, view: Tensor) -> bool:
         """Whether a state can be used as it is, in place."""
@@ -147,7 +159,7 @@ class StateLayout:
             tensor = torch.zeros((), dtype=dtype, device=view.device)
             return tensor if value is None else tensor.copy_(value.reshape(()))
         tensor = new_state(view, dtype)
-        if value is None and name == "master":
+        if value is None and name in _AS_PARAM:
             value = view
         return tensor if value is None else tensor.copy_(value)
 
@@ -157,8 +169,8 @@ class StateLayout:
         whole = param.shape if shards.is_dtensor(param) else view.shape
         for name in self.columns(view):
             value, shape = saved.get(name), () if name == "step" else whole
-            if value is None and (name == "master" or (name == "step" and not self.counts_steps)):
-                continue  # a master begins as its parameter, stochastic rounding with this run
+            if value is None and (name in _AS_PARAM or (name == "step" and not self.counts_steps)):
+                continue  # these begin as the parameter, stochastic rounding with this run
             if isinstance(value, Real) and name == "step":
                 continue  # as torch.optim kept it once
             if not isinstance(value, Tensor):

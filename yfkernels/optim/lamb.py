@@ -17,6 +17,7 @@ from yfkernels._checks import (
 )
 from yfkernels._warn import warn
 from yfkernels.ops import rules
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.rules import BiasCorrection
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions, settings
@@ -68,6 +69,7 @@ class LAMB(FusedOptimizer):
             `skipped_steps`. If it was not measured, only GradScaler can make a step be skipped.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
             keeping a float32 master copy.
+        average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
@@ -119,6 +121,7 @@ class LAMB(FusedOptimizer):
         preset: str | None = None,
         skip_nonfinite: bool = False,
         stochastic_rounding: bool = False,
+        average: WeightAverage | None = None,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
@@ -149,6 +152,7 @@ class LAMB(FusedOptimizer):
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
+            average=average,
             process_group=process_group,
             foreach=foreach,
             fused=fused,

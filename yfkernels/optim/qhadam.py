@@ -16,6 +16,7 @@ from yfkernels._checks import (
     require,
 )
 from yfkernels.ops import rules
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions, settings
 from yfkernels.tuners.gate import Gate
@@ -46,6 +47,7 @@ class QHAdam(FusedOptimizer):
             gradient is not finite. With neither, only GradScaler can make a step be skipped.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
             keeping a float32 master copy.
+        average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
@@ -85,6 +87,7 @@ class QHAdam(FusedOptimizer):
         max_norm: float | None = None,
         skip_nonfinite: bool = False,
         stochastic_rounding: bool = False,
+        average: WeightAverage | None = None,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
@@ -112,6 +115,7 @@ class QHAdam(FusedOptimizer):
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
+            average=average,
             process_group=process_group,
             foreach=foreach,
             fused=fused,

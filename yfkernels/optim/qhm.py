@@ -11,6 +11,7 @@ from torch.nn import Module
 
 from yfkernels._checks import check_bound, check_fraction, finite, require, require_number
 from yfkernels.ops import rules
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim import momentum_methods
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions, settings
@@ -45,6 +46,7 @@ class QHM(FusedOptimizer):
             gradient is not finite. With neither, only GradScaler can make a step be skipped.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
             keeping a float32 master copy.
+        average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
         maximize: ascend instead of descend.
         capturable: safe in torch.cuda.graph; give lr as a CUDA tensor to change it between replays.
         backend: "auto", "native", "triton" or "torch".
@@ -83,6 +85,7 @@ class QHM(FusedOptimizer):
         max_norm: float | None = None,
         skip_nonfinite: bool = False,
         stochastic_rounding: bool = False,
+        average: WeightAverage | None = None,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
@@ -109,6 +112,7 @@ class QHM(FusedOptimizer):
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
+            average=average,
             process_group=process_group,
             foreach=foreach,
             fused=fused,

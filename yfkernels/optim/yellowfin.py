@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from yfkernels._checks import require
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.constants import GROUP_FIELDS
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._fused import FusedOptimizer
@@ -73,6 +74,7 @@ class YellowFin(FusedOptimizer):
             its options. Requires momentum_form="polyak", its default here. Not capturable.
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of keeping
             a float32 master copy.
+        average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
         maximize: ascend instead of descend. Per group.
         capturable: tune on the device: no host synchronization, safe in torch.cuda.graph. No effect
             on CPU parameters.
@@ -136,6 +138,7 @@ class YellowFin(FusedOptimizer):
         preconditioner: str | None = "auto",
         closed_loop: bool | ClosedLoop = False,
         stochastic_rounding: bool = False,
+        average: WeightAverage | None = None,
         maximize: bool = False,
         capturable: bool = False,
         backend: str = "auto",
@@ -181,6 +184,7 @@ class YellowFin(FusedOptimizer):
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
+            average=average,
             process_group=process_group,
             foreach=foreach,
             fused=fused,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import TUNER_OPTIONS, YellowFinOptions
 from yfkernels.ops.table import TensorTable
@@ -31,6 +32,12 @@ def table_of(table: TensorTable) -> tuple[int, int, int, int, int]:
         table.chunk_size,
         _DTYPE[table.dtype],
     )
+
+
+def average_of(average: WeightAverage, coefficients: Tensor) -> tuple[int, int, float, float]:
+    """(dtype, coefficients, power, every), as the passes take them."""
+    dtype = _DTYPE[average.of(torch.float32)]
+    return dtype, coefficients.data_ptr(), float(average.power), float(average.every)
 
 
 def projection_of(projection: Projection) -> tuple[int, int, int]:

@@ -8,9 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
-from yfkernels.ops.native.arguments import address, compiled_options, projection_of, table_of
+from yfkernels.ops.native.arguments import (
+    address,
+    average_of,
+    compiled_options,
+    projection_of,
+    table_of,
+)
 from yfkernels.ops.native.module import Module
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
@@ -116,6 +123,10 @@ class NativeCpu(Backend):
         given = (*table_of(table), rule.id, coefficients.data_ptr())
         norms = (table.chunk_sums.data_ptr(), table.norms.data_ptr())
         self._c.cpu_update_state_then_apply(*given, *norms, _threads(table))
+
+    def average(self, table: TensorTable, coefficients: Tensor, average: WeightAverage) -> None:
+        given = (*table_of(table), *average_of(average, coefficients))
+        self._c.cpu_average(*given, _threads(table))
 
     def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
         given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())

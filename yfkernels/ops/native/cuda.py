@@ -9,9 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.native import loading
-from yfkernels.ops.native.arguments import address, compiled_options, projection_of, table_of
+from yfkernels.ops.native.arguments import (
+    address,
+    average_of,
+    compiled_options,
+    projection_of,
+    table_of,
+)
 from yfkernels.ops.native.module import CudaModule
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
@@ -186,6 +193,10 @@ class NativeCuda(Backend):
     def apply(self, rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         given = (*table_of(table), rule.id, coefficients.data_ptr(), table.norms.data_ptr())
         self._c.cuda_apply(*given, *self._queue(table.device))
+
+    def average(self, table: TensorTable, coefficients: Tensor, average: WeightAverage) -> None:
+        given = (*table_of(table), *average_of(average, coefficients))
+        self._c.cuda_average(*given, *self._queue(table.device))
 
     def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
         given = (*table_of(table)[:-1], family.id, coefficients.data_ptr())

@@ -143,6 +143,22 @@ class Module(Protocol):
     ) -> None:
         """Both passes, tensor by tensor."""
 
+    def cpu_average(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        dtype: int,
+        average: int,
+        coefficients: int,
+        power: float,
+        every: float,
+        threads: int,
+        /,
+    ) -> None:
+        """Averages of the parameters; average: their dtype."""
+
     def cpu_advance_tangents(
         self,
         rows: int,
@@ -308,6 +324,23 @@ class CudaModule(Module, Protocol):
         /,
     ) -> None:
         """The second of two passes: parameters."""
+
+    def cuda_average(
+        self,
+        rows: int,
+        chunks: int,
+        num_chunks: int,
+        chunk_size: int,
+        dtype: int,
+        average: int,
+        coefficients: int,
+        power: float,
+        every: float,
+        device: int,
+        stream: int,
+        /,
+    ) -> None:
+        """Averages of the parameters; average: their dtype."""
 
     def cuda_advance_tangents(
         self,

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.constants import MEASURED
 from yfkernels.ops.memory import flatten, memory_order, unflatten
@@ -134,6 +135,21 @@ class TorchBackend(Backend):
             formula = formula_of(rule)(scalars, step, ratio)
             u = formula.recalled(param, _states(rule, row))
             _write_param(row, formula.moved(param, u), step, active)
+
+    def average(self, table: TensorTable, coefficients: Tensor, average: WeightAverage) -> None:
+        active = coefficients[0, 0] != 0.0
+        for _, row, _ in _pairs(table, table.rows):
+            step, param, old = _steps(row), _current_param(row), row.columns[Column.AVERAGE]
+            is_due = (step <= average.every) | (step.remainder(average.every) == 0.0)
+            weight = average.every * (average.power + 1.0) / (step + average.power)
+            start = torch.where(weight >= 1.0, param, old.to(param.dtype))
+            new = start + weight.clamp(max=1.0).to(param.dtype) * (param - start)
+            if old.dtype.itemsize < 4:
+                order = memory_order(row.param)
+                flat = flatten(new.float(), order)
+                flat = random.rounded(flat, old.dtype, row.origin, step, of_average=True)
+                new = unflatten(flat, row.param, order)
+            _write(old, new, active & is_due)
 
     def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
         tangents.advance(family, _pairs(table, table.norms), coefficients)

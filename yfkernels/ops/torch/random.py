@@ -56,7 +56,9 @@ def decoded(codes: Tensor) -> Tensor:
     return ((codes.int() << CODE_SHIFT) + CODE_BASE).view(torch.float32)
 
 
-def rounded(values: Tensor, dtype: torch.dtype, origin: int, step: Tensor) -> Tensor:
+def rounded(
+    values: Tensor, dtype: torch.dtype, origin: int, step: Tensor, *, of_average: bool = False
+) -> Tensor:
     """float32 rounded stochastically: up or down to a neighbour, so that the mean is kept.
 
     Args:
@@ -64,9 +66,11 @@ def rounded(values: Tensor, dtype: torch.dtype, origin: int, step: Tensor) -> Te
         dtype: bfloat16 or float16.
         origin: index of the first element in the whole model.
         step: number of this step, from 1.
+        of_average: an average takes other random bits than its parameter.
     """
     element = _elements(origin, values)
-    random = mixed((element & _MASK) ^ _seed(element, step))
+    seed = _seed(element, step) ^ (_MASK if of_average else 0)
+    random = mixed((element & _MASK) ^ seed)
     bits = values.view(torch.int32).long() & _MASK
     if dtype == torch.bfloat16:
         halves = (bits + (random & 0xFFFF)) >> 16

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import Measure, Rule
@@ -126,6 +127,12 @@ class TritonBackend(Backend):
 
         with _on(table.device):
             update.launch_apply(rule, table, coefficients)
+
+    def average(self, table: TensorTable, coefficients: Tensor, average: WeightAverage) -> None:
+        from yfkernels.ops.triton import averaging
+
+        with _on(table.device):
+            averaging.launch_average(table, coefficients, average)
 
     def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
         from yfkernels.ops.triton import tangents
