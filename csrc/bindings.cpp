@@ -157,8 +157,8 @@ PYBIND11_MODULE(_C, m) {
       "cpu_average",
       [](Address rows, Address chunks, int64_t num_chunks, int64_t chunk_size, int dtype,
          int average, Address coefficients, double power, double every, int threads) {
-        cpu::average(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype),
-                     DType(average), at<const double>(coefficients), {power, every}, threads);
+        cpu::average(make_table(rows, chunks, num_chunks, chunk_size), DType(dtype), DType(average),
+                     at<const double>(coefficients), {power, every}, threads);
       },
       no_gil);
   m.def(
