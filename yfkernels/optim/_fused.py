@@ -16,6 +16,7 @@ from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.rules import Rule
 from yfkernels.optim import _averages, _statistics
+from yfkernels.optim._explanation import explained
 from yfkernels.optim._group_options import GroupOptions, GroupReader
 from yfkernels.optim._passes import (
     apply_rule,
@@ -188,6 +189,19 @@ class FusedOptimizer(Optimizer):
                 measured. skipped_steps: steps refused for a non-finite gradient.
         """
         return self._tuner.diagnostics()
+
+    def explain(self) -> str:
+        """Says in words and numbers why the last step was what it was, and what looks wrong.
+
+        On CUDA this waits for the device. The text is for people: programs read `diagnostics`.
+
+        Returns:
+            Lines: where the step size and momentum come from, the gradient and its clips, what each
+            group does; then notes, if there is something to look at, such as skipped steps, a
+            gradient that is 0, parameters that never had one, an lr that looks like a learning
+            rate.
+        """
+        return explained(self)
 
     def _trust_ratios(self) -> dict[str, float]:
         return trust_ratios(self._rule, self._planner.tables, self._tuner, self.param_groups)

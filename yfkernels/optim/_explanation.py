@@ -1,0 +1,164 @@
+"""Why the last step of an optimizer was what it was, in words and numbers, and what looks wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from yfkernels.ops.constants import STATE_FIELDS
+from yfkernels.optim._planner import params_of
+from yfkernels.tuners.yellowfin import YellowFinTuner
+
+if TYPE_CHECKING:
+    from yfkernels.optim._fused import FusedOptimizer
+
+_SMALL_LR = 0.1  # as a multiplier; as a learning rate, the largest that is common
+_SHORT_CLIP = 0.1  # of the gradient that a clip leaves
+_NAMED = 3  # parameters that a note names
+
+Line = tuple[str, str]  # a label, which may be empty, and words
+Values = dict[str, float]
+
+
+def explained(optimizer: FusedOptimizer) -> str:
+    """The text of `FusedOptimizer.explain`."""
+    tuner = optimizer._tuner
+    found = dict(optimizer.diagnostics())
+    tunes = isinstance(tuner, YellowFinTuner)
+    if tunes:
+        found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | found
+    lines = [_header(optimizer, found)]
+    notes: list[str] = []
+    if _has_moved(optimizer, found):
+        told = _of_tuner(optimizer, found) if tunes else _of_settings(optimizer, found)
+        width = max(len(label) for label, _ in told) + 2
+        lines += [f"  {label:<{width}}{words}" for label, words in told]
+        notes += _of_numbers(found)
+    notes += _of_groups(optimizer, tunes=tunes)
+    return "\n".join(lines + (["look at:", *(f"  - {note}" for note in notes)] if notes else []))
+
+
+def _has_moved(optimizer: FusedOptimizer, found: Values) -> bool:
+    steps = found.get("step")
+    return bool(optimizer.state) if steps is None else steps > 0.0
+
+
+def _header(optimizer: FusedOptimizer, found: Values) -> str:
+    name, skipped = type(optimizer).__name__, int(found["skipped_steps"])
+    if not _has_moved(optimizer, found):
+        return f"{name}: no step was taken yet" + (f", {skipped:,} skipped" if skipped else "")
+    steps = found.get("step")
+    taken = "" if steps is None else f", {int(steps):,} steps taken"
+    return f"{name}{taken}" + (f", {skipped:,} skipped" if skipped else "")
+
+
+# ---- the numbers
+
+
+def _of_tuner(optimizer: FusedOptimizer, found: Values) -> list[Line]:
+    tuner: Any = optimizer._tuner
+    options = tuner.options
+    lr = float(optimizer.param_groups[0]["lr"])
+    momentum, travel, scale = found["momentum"], found["radius"], found["scale"]
+    factors = [f"lr {_short(lr)}"]
+    if options.robust:
+        factors.append(f"(1 - momentum) {_short(1.0 - momentum)}")
+        if options.preconditioned:
+            factors.append(f"gradient's root mean square {_short(scale)}")
+        root = math.sqrt(found["grad_sq_sum"])
+        whole = f"{' x '.join(factors)} x travel {_short(travel)} / gradients so far {_short(root)}"
+    else:
+        whole = f"lr {_short(lr)} times SingleStep's"
+    lines = [("step size", f"{_short(found['lr'])} = {whole}"), ("momentum", _momentum(found))]
+    if options.robust:
+        where = " in the metric" if options.preconditioned else ""
+        words = f"as far as the parameters have come at least{where}, or were assumed to at first"
+        lines.append(("travel", f"{_short(travel)}, {words}"))
+    return [*lines, ("gradient", _gradient(found)), *_groups(optimizer, tuner.lrs())]
+
+
+def _momentum(found: Values) -> str:
+    wanted = found.get("target_momentum", found["momentum"])
+    words = (
+        f"{_short(wanted)}, SingleStep's for distance {_short(found['distance'])}, variance "
+        f"{_short(found['variance'])}, curvature from {_short(found['h_min'])} to "
+        f"{_short(found['h_max'])}"
+    )
+    if "target_momentum" not in found:
+        return words
+    return (
+        f"{_short(found['momentum'])}, corrected for a mean staleness of "
+        f"{found['staleness']:.1f}; wanted {words}"
+    )
+
+
+def _gradient(found: Values) -> str:
+    norm, clip = found["grad_norm"], found.get("clip_coefficient", 1.0)
+    if math.isnan(norm):
+        return "its norm is not measured: there is no clip that needs it"
+    return f"norm {_short(norm)}" + (f", clipped to {clip:.1%} of it" if clip < 1.0 else "")
+
+
+def _of_settings(optimizer: FusedOptimizer, found: Values) -> list[Line]:
+    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    return [("gradient", _gradient(found)), *_groups(optimizer, lrs)]
+
+
+def _groups(optimizer: FusedOptimizer, lrs: list[float]) -> list[Line]:
+    lines = []
+    for index, (group, lr) in enumerate(zip(optimizer.param_groups, lrs)):
+        params = group["params"]
+        elements = sum(param.numel() for param in params)
+        tensors = f"{len(params)} tensor{'s' if len(params) != 1 else ''} of {elements:,} elements"
+        moves = "stands still" if float(group["lr"]) == 0.0 else f"step size {_short(lr)}"
+        lines.append(("" if index else "groups", f"{index}: {tensors}, {moves}"))
+    return lines
+
+
+# ---- what looks wrong
+
+
+def _of_numbers(found: Values) -> Iterator[str]:
+    skipped, steps = found["skipped_steps"], found.get("step", math.inf)
+    if skipped >= steps:
+        yield (
+            f"{int(skipped):,} steps were skipped and {int(steps):,} taken: gradients are not "
+            "finite more often than not; look at the loss, and at the scale of GradScaler"
+        )
+    if found["grad_norm"] == 0.0:
+        yield "the last gradient was 0 in every element: nothing can be learnt from it"
+    if found.get("clip_coefficient", 1.0) < _SHORT_CLIP:
+        yield "the last gradient was far larger than those before it; is there a broken batch?"
+
+
+def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
+    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    if not any(lrs):
+        yield "lr 0 is in every group: nothing moves"
+    elif tunes and max(lrs) <= _SMALL_LR:
+        yield (
+            f"lr {_short(max(lrs))} looks like a learning rate; here it multiplies the step size "
+            "that is tuned: leave it out, or set 1.0"
+        )
+    if optimizer.state and (idle := _without_gradient(optimizer)):
+        some = ", ".join(idle[:_NAMED]) + (", ..." if len(idle) > _NAMED else "")
+        yield f"{len(idle)} parameters have never had a gradient: {some}"
+
+
+def _without_gradient(optimizer: FusedOptimizer) -> list[str]:
+    """Names, or positions, of those that ask for one."""
+    names: list[str] = []
+    for group in optimizer.param_groups:
+        own = group.get("param_names") or [None] * len(group["params"])
+        names += [name or f"number {len(names) + i}" for i, name in enumerate(own)]
+    layout = optimizer._layout
+    return [
+        name
+        for name, param in zip(names, params_of(optimizer.param_groups))
+        if param.requires_grad and not layout.begun(optimizer.state.get(param))
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
