@@ -55,8 +55,9 @@ def plot_comparison(
 
     Args:
         courses: label to recorders, one for each seed. Used are ``loss``, ``test_accuracy`` (0 to
-            1) and, named as in ``YellowFin.diagnostics()``, ``lr``, ``momentum``, ``h_min``,
-            ``h_max`` and ``grad_norm``.
+            1), ``averaged_accuracy`` (of an average of the weights) and, named as in
+            ``YellowFin.diagnostics()``, ``lr``, ``momentum``, ``h_min``, ``h_max`` and
+            ``grad_norm``.
         title: what is compared.
         note: conditions of the measurement, set small under the panels.
         smoothing: number of steps in the trailing mean of the loss.
@@ -216,6 +217,10 @@ def _draw_accuracy(axes: Axes, recorders: Sequence[Recorder], look: dict[str, An
     if len(accuracies) > 1:
         _draw_range(axes, mean.steps, [one.values for one in accuracies], look["color"])
     axes.plot(mean.steps, mean.values, marker="o", markersize=3.5, **look | {"linewidth": 1.5})
+    if "averaged_accuracy" in recorders[0]:
+        mean = mean_of([recorder["averaged_accuracy"] for recorder in recorders])
+        axes.plot(mean.steps, mean.values, **look | {"linewidth": 1.5, "linestyle": "--"})
+        axes.set_title("Test accuracy (dashed: average)")
 
 
 def _draw_line(axes: Axes, recorders: Sequence[Recorder], name: str, look: dict[str, Any]) -> None:

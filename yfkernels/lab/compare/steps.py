@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from yfkernels.lab.averaging import Averaging
 from yfkernels.lab.console import (
     MEAN_AND_RANGE,
     counted,
@@ -33,7 +34,10 @@ from yfkernels.lab.workloads.training import Task, train
 TARGET_LOSS = 0.1
 SMOOTHING = 25  # steps in the trailing mean of the loss
 EVALUATIONS = 20  # measurements of the test accuracy in the course of a training
-COLUMNS = ("loss", "test_accuracy", "lr", "momentum", "optimizer_seconds", "step_seconds")
+COLUMNS = (
+    *("loss", "test_accuracy", "averaged_accuracy", "lr", "momentum"),
+    *("optimizer_seconds", "step_seconds"),
+)
 
 
 def run_comparison(
@@ -96,6 +100,7 @@ def _courses(
         recorder = Recorder()
         model = task.model(seed)
         optimizer = recipe.build(model)
+        averaging = Averaging(task, model, optimizer, seed=seed)
         for record in train(task, model, optimizer, steps=steps, seed=seed):
             recorder.record(
                 record.step,
@@ -107,9 +112,13 @@ def _courses(
                 },
             )
             progress.advance(bar)
+            averaging.follow()
             if record.step % evaluate_every == 0 or record.step == steps:
                 accuracy = task.evaluate(model).accuracy
-                recorder.record(record.step, {"test_accuracy": accuracy})
+                with averaging.model() as averaged:
+                    of_average = task.evaluate(averaged).accuracy
+                accuracies = {"test_accuracy": accuracy, "averaged_accuracy": of_average}
+                recorder.record(record.step, accuracies)
                 loss = recorder["loss"].values[-SMOOTHING:].mean()
                 latest = f"loss {loss:.2g}, test accuracy {accuracy:.1%}"
                 progress.update(bar, latest=latest)
@@ -128,7 +137,8 @@ def _table(courses: Mapping[Recipe, Sequence[Recorder]], conditions: str, smooth
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption=f"Test accuracy: after the last step. Losses: mean of the last "
+        caption="Test accuracy: after the last step. Of mean: of the weights' mean over the last "
+        f"ninth of the steps, if it were used. Losses: mean of the last "
         f"{counted(smoothing, 'step')}. "
         "Update time: median of optimizer.step(); torch's optimizers run as its fused kernels. "
         f"{conditions}.",
@@ -138,6 +148,7 @@ def _table(courses: Mapping[Recipe, Sequence[Recorder]], conditions: str, smooth
     table.add_column("Setting")
     for header in (
         "Test\naccuracy",
+        "of\nmean",
         f"Steps to\nloss {TARGET_LOSS:g}",
         "Final\nloss",
         "Update\ntime",
@@ -152,6 +163,7 @@ def _table(courses: Mapping[Recipe, Sequence[Recorder]], conditions: str, smooth
             recipe.label,
             recipe.setting,
             mean_and_range([r["test_accuracy"].values[-1] for r in recorders], ".1%"),
+            f"{fmean(r['averaged_accuracy'].values[-1] for r in recorders):.1%}",
             "not reached" if steps_to_target is None else str(steps_to_target),
             f"{loss.values[-1]:.2g}",
             f"{median(updates) * 1e6:.0f} µs",
