@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from support.cases import Site, Spec, assert_same_bits, make_parameter, normal, specs
 from torch import nn
 
-from yfkernels import LAMB, QHM, QHAdam, WeightAverage, YellowFin
+import yfkernels
+from yfkernels import HD, LAMB, MARTHE, QHM, QHAdam, WeightAverage, YellowFin
 
 Build = Callable[..., Any]
 Present = Callable[[int], bool]
@@ -274,6 +277,67 @@ def test_other_settings_are_refused(other: Any, site: Site, rng: np.random.Gener
     assert_same_bits(into.state_dict(), before)
 
 
+@pytest.mark.parametrize("into", [None, WeightAverage(power=1.0, every=3)])
+def test_averages_can_be_dropped_on_the_way(
+    into: Any, site: Site, rng: np.random.Generator
+) -> None:
+    """They do not come back with the next loading either."""
+    kept = WeightAverage(power=1.0, every=1)
+    training = Training(QHM, site, rng, *SHAPES, lr=0.1, average=kept)
+    training.run(4)
+    saved = copy.deepcopy(training.optimizer.state_dict())
+    saved["param_groups"][0]["average"] = None
+    training.optimizer = QHM(training.params, lr=0.1, average=into, backend=site.backend)
+    training.optimizer.load_state_dict(saved)
+    names = {name for state in training.optimizer.state.values() for name in state}
+    assert names == {"momentum_buffer"}
+    training.weights = [[] for _ in training.params]
+    training.run(7)
+    if into is not None:
+        training.compare(into, 2e-6)
+
+
+def test_the_refusal_says_what_to_construct(site: Site, rng: np.random.Generator) -> None:
+    average = WeightAverage(power=2.5, every=3, dtype=torch.bfloat16)
+    training = Training(QHM, site, rng, Spec((5,)), lr=0.1, average=average)
+    training.run(1)
+    with pytest.raises(ValueError, match="construct the optimizer with") as refused:
+        QHM(training.params, lr=0.1).load_state_dict(training.optimizer.state_dict())
+    found = re.search(r"average=(yfkernels\.WeightAverage\(.*?\))", str(refused.value))
+    assert found is not None
+    assert eval(found[1], {"yfkernels": yfkernels, "torch": torch}) == average
+
+
+def test_a_late_average_of_half_precision_begins_at_the_master(
+    site: Site, rng: np.random.Generator
+) -> None:
+    of = Spec((40,), torch.bfloat16)
+    training = Training(QHAdam, site, rng, of, lr=0.01)
+    training.run(4)
+    saved = copy.deepcopy(training.optimizer.state_dict())
+    average = WeightAverage(power=1.0, every=3)  # step 5 is none that counts
+    training.optimizer = QHAdam(training.params, lr=0.0, average=average, backend=site.backend)
+    training.optimizer.load_state_dict(saved)
+    training.optimizer.param_groups[0]["lr"] = 0.0
+    (p,) = training.params
+    before = training.optimizer.state[p]["master"].clone()
+    training.step()
+    assert_same_bits(training.averages(), [before])
+
+
+def test_copies_and_pickles_keep_averages(site: Site, rng: np.random.Generator) -> None:
+    training = Training(QHM, site, rng, Spec((40,)), lr=0.1, average=WeightAverage(every=2))
+    training.run(5)
+    for other in (
+        copy.deepcopy(training.optimizer),
+        pickle.loads(pickle.dumps(training.optimizer)),
+    ):
+        (p,) = other.param_groups[0]["params"]
+        assert_same_bits([other.state[p]["param_avg"]], training.averages())
+        with other.averaged():
+            assert_same_bits([p.detach()], training.averages())
+
+
 # ---- use
 
 
@@ -387,6 +451,94 @@ def test_state_dict_of_the_averages(trained: Trained, compiled: bool) -> None:
     assert found[f"{prefix}first.weight"] is found[f"{prefix}second.weight"]
 
 
+def test_weights_come_back_into_other_memory(trained: Trained) -> None:
+    """As after model.cpu() and model.cuda(), which a program calls to save."""
+    model, optimizer, _ = trained
+    before = copy.deepcopy(model.state_dict())
+    with optimizer.averaged():
+        model.double()
+        model.float()
+        for p in model.parameters():
+            p.data = p.data.clone()
+    assert_same_bits(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_buffers_and_random_states_are_as_before(trained: Trained, fails: bool) -> None:
+    model, optimizer, batches = trained
+    model.add_module("drop", nn.Dropout())
+    model.norm.eval()
+    model.register_buffer("other", torch.zeros(3))
+    model.norm.register_forward_hook(lambda *_: (model.other.add_(1.0), None)[1])
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    if fails:
+        with (
+            pytest.raises(RuntimeError, match="shape"),
+            optimizer.averaged(model, [torch.ones(2, 9)]),
+        ):
+            pass
+    else:
+        with optimizer.averaged(model, batches):
+            assert [m.training for m in model.children()] == [True, False, True, True]
+            assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
+    assert [m.training for m in model.children()] == [True, False, True, True]
+    assert model.norm.momentum == 0.1
+    assert_same_bits(model.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_failing_loader_leaves_the_weights(trained: Trained) -> None:
+    model, optimizer, _ = trained
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="shape"):
+        optimizer.use_average(model, [torch.ones(2, 9)])
+    with pytest.raises(ValueError, match="Invalid loader value: a list_iterator that gave no ba"):
+        optimizer.use_average(model, iter([]))
+    assert_same_bits(model.state_dict(), before)
+
+
+def test_the_state_dict_is_a_copy(trained: Trained) -> None:
+    model, optimizer, _ = trained
+    model._register_state_dict_hook(  # as a wrapper that gathers or renames
+        lambda _, state, *__: {name: value + 0 for name, value in state.items()}
+    )
+    found = optimizer.averaged_state_dict(model)
+    with optimizer.averaged():
+        averages = copy.deepcopy(model.state_dict())
+    assert_same_bits(found, averages)
+    model.norm.running_mean.add_(1.0)
+    assert_same_bits(found, averages)
+
+
+def test_complex_averages_in_bfloat16(site: Site, rng: np.random.Generator) -> None:
+    p = make_parameter(Spec((4, 3), torch.complex64), rng, site.device)[0]
+    average = WeightAverage(dtype=torch.bfloat16)
+    optimizer = QHM([p], lr=0.1, average=average, backend=site.backend)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = p.detach().clone()
+    with optimizer.averaged():
+        torch.testing.assert_close(p.detach(), before, rtol=2.0**-7, atol=0.0)
+    assert_same_bits([p.detach()], [before])
+
+
+def test_wrapped_optimizers(trained: Trained) -> None:
+    model, optimizer, batches = trained
+    averages = averages_of(model, optimizer)
+    descent = HD(optimizer)
+    with descent.averaged():
+        assert_same_bits(weights_of(model), averages)
+        before = copy.deepcopy(descent.state_dict())
+        with pytest.raises(RuntimeError, match=r"inside `with averaged\(\):`"):
+            descent.step()
+        assert_same_bits(descent.state_dict(), before)
+    tuner = MARTHE(optimizer)
+    with optimizer.averaged(), pytest.raises(RuntimeError, match=r"inside `with averaged\(\):`"):
+        tuner.step(lambda: model(batches[0]).square().sum())
+    with pytest.raises(AttributeError, match="averaged"):
+        HD(torch.optim.SGD(model.parameters(), lr=0.1)).averaged()
+
+
 # ---- bad input
 
 
@@ -394,6 +546,7 @@ def bad() -> Iterator[Any]:
     for arguments, error, words in (
         ({"power": -1.0}, ValueError, "Invalid power value: -1.0; it must be finite and >= 0"),
         ({"power": float("inf")}, ValueError, "Invalid power value: inf"),
+        ({"power": True}, ValueError, "Invalid power value: True"),
         ({"power": "8"}, TypeError, "Invalid power type: str"),
         ({"every": 0}, ValueError, "Invalid every value: 0; it must be at least 1"),
         ({"every": 2.0}, TypeError, r"Invalid every type: float \(2.0\); give an int"),
@@ -428,12 +581,22 @@ def test_what_else_does_not_fit(trained: Trained) -> None:
     model, optimizer, batches = trained
     with pytest.raises(TypeError, match=r"Invalid average type: bool \(True\); give None or yfk"):
         QHM(model.parameters(), average=True)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Invalid loader value: None; it must be given together"):
+    with pytest.raises(ValueError, match="Invalid loader value: None; a model is given: give"):
         optimizer.use_average(model)
-    with pytest.raises(ValueError, match="Invalid loader value"), optimizer.averaged(None, batches):
-        pass
-    with pytest.raises(ValueError, match="no parameter of this optimizer is in the state_dict of"):
+    with pytest.raises(ValueError, match="Invalid model value: None; a loader is given: give"):
+        optimizer.use_average(None, batches)
+    with pytest.raises(TypeError, match="Invalid model type: list; give a torch"):
+        optimizer.averaged(batches, model).__enter__()
+    with pytest.raises(ValueError, match="Linear has no parameter of this optimizer"):
         optimizer.averaged_state_dict(nn.Linear(2, 2))
+    optimizer.param_groups[0]["average"] = WeightAverage(power=3.0).settings()
+    with pytest.raises(ValueError, match=r"Invalid average value: .* as in the whole optimizer"):
+        optimizer.step()
+    optimizer.param_groups[0]["average"] = optimizer.defaults["average"]
+    with torch.no_grad():
+        model.first.bias.data = torch.zeros(9)
+    with pytest.raises(RuntimeError, match=r"shape \(9,\) has an average of shape \(4,\): it"):
+        optimizer.use_average()
     other = WeightAverage(power=3.0).settings()
     with pytest.raises(ValueError, match=r"average=.* is global in QHM"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "average": other})

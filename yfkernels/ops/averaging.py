@@ -42,6 +42,7 @@ class WeightAverage:
 
     def __post_init__(self) -> None:
         require_number("power", self.power)
+        require(not isinstance(self.power, bool), "power", self.power, "a number, such as 8")
         good = finite(self.power) and self.power >= 0.0
         require(good, "power", self.power, "finite and >= 0; 0 weighs all steps alike")
         check_whole("every", self.every, least=1)

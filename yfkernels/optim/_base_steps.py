@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
+from yfkernels.optim._averages import refuse_inside
 from yfkernels.optim._tuned_lr import applied
 
 # Who takes an optimizer's steps: the newest tuner.
@@ -49,7 +50,8 @@ class BaseSteps:
         return _OWNERS[self._base]() is self
 
     def check_owner(self) -> None:
-        """Raises RuntimeError if the base has a newer tuner."""
+        """Raises RuntimeError if the base has a newer tuner, or its averages for weights."""
+        refuse_inside(self._base)
         if not self._is_owner():
             raise RuntimeError(
                 f"Another tuner was made over this {type(self._base).__name__} after this "

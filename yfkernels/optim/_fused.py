@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim.swa_utils import update_bn
 
 from yfkernels._checks import require, require_equal_global
 from yfkernels.ops.averaging import WeightAverage
@@ -150,11 +149,7 @@ class FusedOptimizer(Optimizer):
                 averages are in the place of the weights; or a CUDA graph is being captured by an
                 optimizer that is not capturable or has not taken a step yet.
         """
-        if self._averages_in_place:
-            raise RuntimeError(
-                f"{type(self).__name__}.step() inside `with averaged():` would train the averages; "
-                "leave the block first"
-            )
+        _averages.refuse_inside(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -214,24 +209,23 @@ class FusedOptimizer(Optimizer):
     ) -> Iterator[None]:
         """Puts the averages in the place of the weights inside a ``with`` block.
 
-        Every bit of the weights is back after it, also after an exception. Until a parameter has
-        taken a step its average is the parameter. The block takes the memory of one more copy of
-        the weights, and step() is refused in it.
+        Every bit of the weights is back after it, also after an exception; what is written into
+        them inside is lost. A parameter that has taken no step stays as it is. The block takes the
+        memory of one more copy of the weights, and step() is refused in it.
 
         Args:
-            model: with batch normalisation, the statistics of which are taken anew inside.
-            loader: its inputs, as torch.optim.swa_utils.update_bn takes them: the batches, or
-                pairs whose first element is the input.
+            model: with batch normalisation, whose statistics are taken anew inside, in all of its
+                layers; buffers, modes and random states are as before after the block.
+            loader: what torch.optim.swa_utils.update_bn takes: an iterable of inputs, or of tuples
+                or lists whose first element is the input. They are moved to the model's device.
 
         Raises:
             RuntimeError: no averages are kept, no step was taken, or this is such a block already.
-            ValueError: a model without a loader, or the other way round.
+            TypeError, ValueError: a model without a loader, or the other way round; no batch.
         """
         if self._averages_in_place:
             raise RuntimeError("averaged() inside averaged(): the averages are in place already")
-        require(
-            (model is None) == (loader is None), "loader", loader, "given together with a model"
-        )
+        _averages.check_model(model, loader)
         with _averages.in_place(self, model, loader):
             self._averages_in_place = True
             try:
@@ -247,20 +241,15 @@ class FusedOptimizer(Optimizer):
 
         Raises:
             RuntimeError: no averages are kept, no step was taken, or they are in place already.
-            ValueError: a model without a loader, or the other way round.
+            TypeError, ValueError: a model without a loader, or the other way round; no batch.
         """
         if self._averages_in_place:
             raise RuntimeError("use_average() inside averaged(): leave the block first")
-        require(
-            (model is None) == (loader is None), "loader", loader, "given together with a model"
-        )
-        _averages.put(_averages.averages(self).items())
-        _averages.put(_averages.masters(self))
-        if model is not None and loader is not None:
-            update_bn(loader, model)
+        _averages.check_model(model, loader)
+        _averages.put_for_good(self, model, loader)
 
     def averaged_state_dict(self, model: Module) -> dict[str, Any]:
-        """The model's state_dict with the averages in the place of its weights; nothing changes.
+        """A copy of the model's state_dict with the averages in the place of its weights.
 
         Statistics of batch normalisation are those of the training; to take them anew, save
         model.state_dict() inside ``with averaged(model, loader):``.

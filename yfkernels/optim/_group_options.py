@@ -124,6 +124,8 @@ class GroupReader:
         WeightAverage.make_plain(group)
         for name in self._names:
             group.setdefault(name, defaults[name])
+        average, whole = group["average"], defaults["average"]
+        require(average == whole, "average", average, f"{whole!r}, as in the whole optimizer")
         self._options.check_numbered(index, group)
         self._checked[index] = [group.get(name) for name in self._names]
         return True

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from yfkernels.ops.averaging import WeightAverage
 from yfkernels.optim._planner import params_of
+from yfkernels.optim._state import AVERAGE
 
 if TYPE_CHECKING:
     from yfkernels.optim._fused import FusedOptimizer
@@ -43,10 +44,16 @@ class SavedState:
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         if [len(group["params"]) for group in groups] != sizes:
             return state_dict  # torch says this best, and says it before anything changes
+        begins = [group.get("average") is None for group in groups]
         groups = [self._completed_group(group) for group in groups]
         for index, group in enumerate(groups):
             optimizer._group_options.check_numbered(index, group)
-        self._state_dict = {**state_dict, "param_groups": groups}
+        states = dict(state_dict["state"])
+        for group, anew in zip(groups, begins):
+            for key in group["params"] if anew else ():
+                if AVERAGE in states.get(key, ()):
+                    states[key] = optimizer._layout.without_average(states[key])
+        self._state_dict = {**state_dict, "state": states, "param_groups": groups}
         layout = optimizer._layout
         saved = list(self._each())
         if groups:
@@ -74,7 +81,11 @@ class SavedState:
         kept = self._optimizer.defaults["average"]
         if saved is None or saved == kept:
             return
-        settings = ", ".join(f"{name}={value!r}" for name, value in saved.items())
+        given = saved if isinstance(saved, Mapping) else {}
+        settings = ", ".join(
+            f"{name}={'torch.' + value if isinstance(value, str) else value}"
+            for name, value in given.items()
+        )
         raise ValueError(
             f"Invalid average value: {kept!r}; it must be that of the state_dict: construct the "
             f"optimizer with average=yfkernels.WeightAverage({settings}), or set 'average' to None "

@@ -96,6 +96,14 @@ class StateLayout:
                     part.zero_()
                 state[name] = there
 
+    def without_average(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A parameter's saved state for an average that begins anew.
+
+        Its count of steps goes too, where nothing else may have counted.
+        """
+        gone = (AVERAGE,) if self.counts_steps or self.stochastic_rounding else (AVERAGE, "step")
+        return {name: value for name, value in state.items() if name not in gone}
+
     def with_float_codes(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A parameter's state with its 8-bit codes as float32 numbers, which load as well."""
         return {k: v.float() if k in self.coded else v for k, v in state.items()}
@@ -121,6 +129,8 @@ class StateLayout:
                     f"{tuple(part.shape)}: it was resized after its first step; delete its entry "
                     "in optimizer.state to begin anew, or construct the optimizer again"
                 )
+            if part is None and name == AVERAGE and Column.MASTER in columns:
+                part = _newest(view, columns[Column.MASTER])
             if part is None or not self._lies_as(part, name, view):
                 part = self._tensor(name, view, part)
             if part is not shards.local(value):
@@ -217,6 +227,11 @@ class StateLayout:
             state.pop("master", None)
             if view.dtype not in _HALF:
                 _take_master(view, shards.part_of(saved["master"], param))
+
+
+def _newest(view: Tensor, master: Tensor) -> Tensor:
+    """The parameter in full precision: its master, unless somebody has written to it since."""
+    return torch.where(master.to(view.dtype) == view, master, view.to(master.dtype))
 
 
 def _take_master(view: Tensor, master: Tensor) -> None:

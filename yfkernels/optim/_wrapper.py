@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections import defaultdict
 
 
+# What else the optimizers of this package can, of those who have it.
+_OF_BASE = ("averaged", "averaged_state_dict", "explain", "use_average")
+
+
 class Wrapper(Optimizer):
     """What torch and frameworks ask of an optimizer, passed on to `base`.
 
@@ -62,6 +66,11 @@ class Wrapper(Optimizer):
         for kind in ("state_dict_pre", "state_dict_post"):
             for name in (f"_optimizer_{kind}_hooks", f"_optimizer_load_{kind}_hooks"):
                 setattr(self, name, getattr(self.base, name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_BASE and "base" in vars(self):
+            return getattr(self.base, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         # without hooks, and without what a scheduler puts in front of step()
