@@ -193,7 +193,7 @@ class YellowFin(FusedOptimizer):
 
     def __repr__(self) -> str:
         chosen = self._global_values()
-        del chosen["differentiable"]
+        del chosen["differentiable"], chosen["average"]  # groups show that
         lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
         return super().__repr__().replace("(\n", f"(\n{lines}", 1)
 
