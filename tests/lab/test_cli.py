@@ -81,6 +81,14 @@ def test_compare_takes_names_and_settings(runner: CliRunner, tmp_path: Path) -> 
     assert len(written) == 1 + 2 * 2 * 2  # a setting that says what is so already is the same
 
 
+def test_compare_explains_the_last_steps(runner: CliRunner, tmp_path: Path) -> None:
+    arguments = ["yellowfin", "lamb", "sgd", "--steps", "3", "--workload", "digits-mlp"]
+    result = runner.invoke(cli.app, ["compare", *arguments, "--explain", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "YellowFin, 3 steps taken" in result.output
+    assert "LAMB" in result.output.partition("YellowFin, 3 steps taken")[2]
+
+
 def test_compare_has_rows_to_start_from(runner: CliRunner, tmp_path: Path) -> None:
     arguments = ["compare", "--steps", "1", "--workload", "digits-mlp", "--out", str(tmp_path)]
     result = runner.invoke(cli.app, arguments)

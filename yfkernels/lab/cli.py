@@ -96,6 +96,9 @@ def compare(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     seeds: Seeds = 1,
     threads: Threads = THREADS,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why the last step of each was what it was.")
+    ] = False,
     out: Out = Path("runs/compare"),
 ) -> None:
     """Train one workload with several optimizers: table, figure and every step as CSV."""
@@ -110,6 +113,7 @@ def compare(
         threads=threads,
         folder=made_folder(out),
         name="compare",
+        explain=explain,
     )
 
 

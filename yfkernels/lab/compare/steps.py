@@ -49,6 +49,7 @@ def run_comparison(
     threads: int,
     folder: Path,
     name: str,
+    explain: bool = False,
 ) -> None:
     """Trains with each recipe and each seed; writes ``NAME.png`` and ``NAME.csv``.
 
@@ -60,19 +61,25 @@ def run_comparison(
         threads: CPU threads for torch.
         folder: an existing folder for the files.
         name: of the files.
+        explain: print why the last steps of this package's optimizers were what they were.
     """
     console = Console()
     conditions = f"{task.conditions}, {seeds_and_threads(seeds, threads)}"
     names = short_names(recipes)
     courses: dict[Recipe, list[Recorder]] = {}
+    explanations: list[str] = []
     with torch_threads(threads), progress_bars(console) as progress:
         for recipe in recipes:
             bar = progress.add_task(names[recipe], total=steps * len(seeds), latest="")
-            courses[recipe] = _courses(
+            courses[recipe], optimizer = _courses(
                 task, recipe, steps=steps, seeds=seeds, progress=progress, bar=bar
             )
+            if explain and hasattr(optimizer, "explain"):
+                explanations.append(optimizer.explain())
     smoothing = min(SMOOTHING, steps)
     console.print(_table(courses, conditions, smoothing))
+    for explanation in explanations:
+        console.print(explanation, "", sep="\n", highlight=False, markup=False, soft_wrap=True)
     figure = plot_comparison(
         {full_name(recipe): recorders for recipe, recorders in courses.items()},
         title=task.title,
@@ -92,8 +99,8 @@ def _courses(
     seeds: Sequence[int],
     progress: Progress,
     bar: TaskID,
-) -> list[Recorder]:
-    """Trains with one optimizer, once for each seed, and records every step."""
+) -> tuple[list[Recorder], torch.optim.Optimizer]:
+    """Trains with one optimizer, once for each seed: what every step recorded; the last one."""
     evaluate_every = max(1, steps // EVALUATIONS)
     recorders = []
     for seed in seeds:
@@ -123,7 +130,7 @@ def _courses(
                 latest = f"loss {loss:.2g}, test accuracy {accuracy:.1%}"
                 progress.update(bar, latest=latest)
         recorders.append(recorder)
-    return recorders
+    return recorders, optimizer
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> Mapping[str, float]:
