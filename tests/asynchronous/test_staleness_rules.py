@@ -26,7 +26,7 @@ from yfkernels.asynchronous import (
 from yfkernels.asynchronous.engines.simulator import Simulator, fixed
 
 BUILDS = {**OURS, "torch SGD": EQUALS["SGD"][1], "torch Adam": EQUALS["Adam"][1]}
-LINEAR = ("QHM", "torch SGD")  # in the gradient
+LINEAR = ("QHM", "QHM-averages", "torch SGD")  # in the gradient
 
 
 class Constant(StalenessRule):
