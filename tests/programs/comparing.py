@@ -10,7 +10,8 @@ of the parameter, of the tensor as a whole: where terms cancel, what is left has
 terms. YellowFin's step size is tuned from differences of sums that nearly cancel, so its moves may
 differ by TUNED of themselves. Faults of the kind that is looked for here, old momentum or another
 tensor's memory, are off by a whole move. Half-precision parameters round to 2^-8 (2^-11), and to
-the neighbour where the two results lie on either side of a middle.
+the neighbour where the two results lie on either side of a middle. So do averages of squares in
+8-bit codes, four to an octave: where a last bit decides, an element moves by a code more or less.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from yfkernels.ops.constants import STATE_FIELDS
 
 ULPS = 8.0
 TUNED = 2.0**-12
+TIPPED = 2  # elements of a tensor whose code may be the next one
+A_CODE = 0.25  # of the largest move: more than a code changes one
 _UNIT = {
     torch.float64: 2.0**-53,
     torch.complex128: 2.0**-53,
@@ -114,9 +117,16 @@ class Drift:
             self.known[id(q)] = (q, 0.0, q.detach().clone())
         self.unit = 2.0**-24  # the coarsest so far
 
+    @staticmethod
+    def _move(before: Tensor, now: Tensor) -> float:
+        """The largest of an element; 0 where the tensor is another."""
+        same = before.shape == now.shape and before.dtype == now.dtype
+        return _largest(now - before) if same else 0.0
+
     def assert_near(self, subject: Side, reference: Side) -> None:
         """Both after one more action."""
         claim(_sizes(subject) == _sizes(reference), "other groups than the reference's")
+        coded = bool(getattr(getattr(subject.optimizer, "_layout", None), "coded", ()))
         inherited = max((allowed for _, allowed, _ in self.known.values()), default=0.0)
         for i, (p, q) in enumerate(zip(subject.params, reference.params)):
             same = p.shape == q.shape and p.dtype == q.dtype
@@ -128,10 +138,13 @@ class Drift:
             now = q.detach().clone()
             _, allowed, before = self.known.get(id(q), (q, inherited, now))
             allowed += ULPS * self.unit * max(_largest(before), _largest(now))
-            if before.shape == now.shape and before.dtype == now.dtype:
-                allowed += self.of_the_move * _largest(now - before)
+            allowed += self.of_the_move * self._move(before, now)
             self.known[id(q)] = (q, allowed, now)
-            gap = float((p.detach() - q.detach()).abs().nan_to_num(0.0, posinf=0.0).max())
+            gaps = (p.detach() - q.detach()).abs().nan_to_num(0.0, posinf=0.0)
+            gap = float(gaps.max())
+            if coded and gap > allowed and int((gaps > allowed).sum()) <= TIPPED:
+                allowed += A_CODE * self._move(before, now)
+                self.known[id(q)] = (q, allowed, now)
             near = gap <= allowed and torch.equal(p.isfinite(), q.isfinite())
             if not near:
                 details = f"{i}: {_gap(p, q)}; allowed {allowed:.3g}"
