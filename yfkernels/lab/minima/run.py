@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -120,7 +121,8 @@ def _table(ends: Sequence[Row], conditions: str) -> Table:
         "Eigen-\nvalue": lambda rows: _short(_mean(rows, "lambda_max")),
     }
     for header in columns:
-        table.add_column(header, justify="left" if header == "Optimizer" else "right")
+        left = header == "Optimizer"
+        table.add_column(header, justify="left" if left else "right", no_wrap=not left)
     for _, of_one in groupby(ends, lambda row: row["optimizer"]):
         rows = sorted(of_one, key=lambda row: row["batch_size"])
         for _, same in groupby(rows, lambda row: row["batch_size"]):
@@ -135,7 +137,9 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2g}"
+    """Two digits in at most six characters, such as 3.1e-4."""
+    text = f"{value:.1e}" if 0.0 < abs(value) < 1e-3 or abs(value) >= 1e3 else f"{value:.2g}"
+    return re.sub(r"e([+-])0*", lambda exponent: f"e{exponent[1].strip('+')}", text)
 
 
 def rank_correlations(ends: Sequence[Row]) -> list[str]:
