@@ -192,7 +192,9 @@ def _forget_beginnings(side: Side, saved: dict[str, Any]) -> None:
     for i, p in enumerate(side.params):
         state = side.optimizer.state.get(p) or {}
         for name in state.keys() - saved["state"].get(i, {}).keys():
-            begins = p.detach().float() if name == "master" else torch.zeros(())
+            begins = torch.zeros(())
+            if name in ("master", "param_avg"):
+                begins = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
             assert bool((state[name] == begins).all()), f"{name} has begun"
             del state[name]
         if not state and i not in saved["state"]:
