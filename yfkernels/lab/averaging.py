@@ -37,15 +37,11 @@ class Averaging:
     def follow(self) -> None:
         """After every step."""
         self._step += 1
-        average = self._average
-        due = self._step <= average.every or self._step % average.every == 0
-        if self._copy is not None and due:
+        if self._copy is not None and self._average.is_due(self._step):
             self._copy.update_parameters(self._model)
 
     def _moved(self, average: Tensor, weight: Tensor, _: Tensor | int) -> Tensor:
-        power, every = self._average.power, self._average.every
-        share = min(1.0, every * (power + 1.0) / (self._step + power))
-        return torch.lerp(average, weight, share)
+        return torch.lerp(average, weight, min(1.0, self._average.share(self._step)))
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:

@@ -53,11 +53,13 @@ class WeightAverage:
         """The dtype of the average of a parameter whose state has `dtype`."""
         return torch.bfloat16 if self.dtype == torch.bfloat16 else dtype
 
-    @staticmethod
-    def make_plain(group: dict[str, Any]) -> None:
-        """Wrappers that repeat an optimizer's options in its groups put the object there."""
-        if isinstance(group.get("average"), WeightAverage):
-            group["average"] = group["average"].settings()
+    def is_due(self, step: Any) -> Any:
+        """Whether the average advances after a step, an integer or a tensor, from 1."""
+        return (step <= self.every) | (step % self.every == 0)
+
+    def share(self, step: Any) -> Any:
+        """c of that step, before it is capped at 1."""
+        return self.every * (self.power + 1.0) / (step + self.power)
 
     def settings(self) -> dict[str, Any]:
         """As parameter groups and state_dicts have it, in plain types."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from yfkernels.ops.constants import STATE_FIELDS
-from yfkernels.optim._planner import params_of
+from yfkernels.optim._planner import names_of, params_of
+from yfkernels.tuners.lr_watch import HARDLY_MOVES
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 if TYPE_CHECKING:
     from yfkernels.optim._fused import FusedOptimizer
 
-_SMALL_LR = 0.1  # as a multiplier; as a learning rate, the largest that is common
 _SHORT_CLIP = 0.1  # of the gradient that a clip leaves
 _NAMED = 3  # parameters that a note names
 
@@ -136,7 +136,7 @@ def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
     lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if not any(lrs):
         yield "lr 0 is in every group: nothing moves"
-    elif tunes and max(lrs) <= _SMALL_LR:
+    elif tunes and max(lrs) <= HARDLY_MOVES:
         yield (
             f"lr {_short(max(lrs))} looks like a learning rate; here it multiplies the step size "
             "that is tuned: leave it out, or set 1.0"
@@ -148,14 +148,10 @@ def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
 
 def _without_gradient(optimizer: FusedOptimizer) -> list[str]:
     """Names, or positions, of those that ask for one."""
-    names: list[str] = []
-    for group in optimizer.param_groups:
-        own = group.get("param_names") or [None] * len(group["params"])
-        names += [name or f"number {len(names) + i}" for i, name in enumerate(own)]
-    layout = optimizer._layout
+    groups, layout = optimizer.param_groups, optimizer._layout
     return [
-        name
-        for name, param in zip(names, params_of(optimizer.param_groups))
+        name or f"number {index}"
+        for index, (name, param) in enumerate(zip(names_of(groups), params_of(groups)))
         if param.requires_grad and not layout.begun(optimizer.state.get(param))
     ]
 

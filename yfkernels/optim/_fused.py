@@ -16,7 +16,7 @@ from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.rules import Rule
 from yfkernels.optim import _averages, _statistics
 from yfkernels.optim._explanation import explained
-from yfkernels.optim._group_options import GroupOptions, GroupReader
+from yfkernels.optim._group_options import GroupOptions, GroupReader, make_average_plain
 from yfkernels.optim._passes import (
     apply_rule,
     count_empty_parts,
@@ -308,7 +308,7 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; its state begins at zero with its first gradient."""
-        WeightAverage.make_plain(param_group)
+        make_average_plain(param_group)
         require_equal_global(self._global_values(), param_group, type(self).__name__)
         self._group_options.check_all({**self.defaults, **param_group})
         super().add_param_group(param_group)

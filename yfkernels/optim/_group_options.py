@@ -55,6 +55,12 @@ class GroupOptions:
             raise type(error)(f"{error} (parameter group {index})") from None
 
 
+def make_average_plain(group: Group) -> None:
+    """Wrappers that repeat an optimizer's options in its groups put the object there."""
+    if isinstance(group.get("average"), WeightAverage):
+        group["average"] = group["average"].settings()
+
+
 def settings(rule: Rule, group: Group, lr: float, **own: float) -> list[float]:
     """The coefficients of a rule whose coefficients are the user's settings.
 
@@ -121,7 +127,7 @@ class GroupReader:
             lr = group["lr"]
             if not isinstance(lr, Tensor) or lr.is_cuda:
                 return False  # one on the host may have been written in place
-        WeightAverage.make_plain(group)
+        make_average_plain(group)
         for name in self._names:
             group.setdefault(name, defaults[name])
         average, whole = group["average"], defaults["average"]

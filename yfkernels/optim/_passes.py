@@ -12,6 +12,7 @@ from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import TensorTable
 from yfkernels.optim._norms import reduce_norms
 from yfkernels.optim._plan import Plan
+from yfkernels.optim._planner import names_of
 from yfkernels.tuners.tuner import Tuner
 
 
@@ -61,12 +62,7 @@ def trust_ratios(
 
     Parameters without names go by their position.
     """
-    names: list[str | None] = []
-    for group in groups:
-        own = group.get("param_names", ())
-        whole = len(own) == len(group["params"])  # ZeRO shrinks the other list alone
-        names += own if whole else [None] * len(group["params"])
-    ratios = {}
+    names, ratios = names_of(groups), {}
     for table in tables:
         group_of = [row.group for row in table.rows]
         coefficients = tuner.coefficients_on(table.device)[group_of]

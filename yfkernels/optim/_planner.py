@@ -209,6 +209,16 @@ class Planner:
                 )
 
 
+def names_of(groups: Groups) -> list[str | None]:
+    """The name of every parameter; None for those without."""
+    names: list[str | None] = []
+    for group in groups:
+        own = group.get("param_names", ())
+        whole = len(own) == len(group["params"])  # ZeRO shrinks the other list alone
+        names += own if whole else [None] * len(group["params"])
+    return names
+
+
 def params_of(groups: Groups) -> Iterator[Tensor]:
     """Every parameter, group by group."""
     for group in groups:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from yfkernels.ops.averaging import WeightAverage
+from yfkernels.optim._group_options import make_average_plain
 from yfkernels.optim._planner import params_of
 from yfkernels.optim._state import AVERAGE
 
@@ -65,7 +65,7 @@ class SavedState:
 
     def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
         optimizer, group = self._optimizer, dict(group)
-        WeightAverage.make_plain(group)
+        make_average_plain(group)
         lacks = sorted(optimizer._group_options.defining - group.keys())
         if lacks:
             raise RuntimeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yfkernels._warn import warn
 
-_HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
+HARDLY_MOVES = 0.1  # as a multiplier; as a learning rate, the largest that is common
 _STEPS = 3  # without a rise: a warm-up's lr rises
 
 
@@ -24,7 +24,7 @@ class LearningRateWatch:
         Warns when the largest has not risen for a while and never was above 0.1.
         """
         largest = max(lrs, default=0.0)
-        if largest > _HARDLY_MOVES:
+        if largest > HARDLY_MOVES:
             return True
         if largest > self._largest or largest == 0.0:
             self._largest, self._steps = max(largest, self._largest), 0
@@ -33,7 +33,7 @@ class LearningRateWatch:
             return False
         warn(
             f"lr={largest:g} is not a learning rate but a multiplier on the step size that "
-            f"YellowFin tunes: at {_HARDLY_MOVES:g} or less training hardly moves. Leave lr out, "
+            f"YellowFin tunes: at {HARDLY_MOVES:g} or less training hardly moves. Leave lr out, "
             "or set 1.0 where a framework passes its own: lr=1.0 (skorch, fastai), --lr 1.0 "
             "(timm), learning_rate=1.0 (Trainer); and do without lr_find"
         )

@@ -140,16 +140,15 @@ class TorchBackend(Backend):
         active = coefficients[0, 0] != 0.0
         for _, row, _ in _pairs(table, table.rows):
             step, param, old = _steps(row), _current_param(row), row.columns[Column.AVERAGE]
-            is_due = (step <= average.every) | (step.remainder(average.every) == 0.0)
-            weight = average.every * (average.power + 1.0) / (step + average.power)
-            start = torch.where(weight >= 1.0, param, old.to(param.dtype))
-            new = start + weight.clamp(max=1.0).to(param.dtype) * (param - start)
+            share = average.share(step)
+            start = torch.where(share >= 1.0, param, old.to(param.dtype))
+            new = start + share.clamp(max=1.0).to(param.dtype) * (param - start)
             if old.dtype.itemsize < 4:
                 order = memory_order(row.param)
                 flat = flatten(new.float(), order)
                 flat = random.rounded(flat, old.dtype, row.origin, step, of_average=True)
                 new = unflatten(flat, row.param, order)
-            _write(old, new, active & is_due)
+            _write(old, new, active & average.is_due(step))
 
     def advance_tangents(self, family: Family, table: TensorTable, coefficients: Tensor) -> None:
         tangents.advance(family, _pairs(table, table.norms), coefficients)
