@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     *("contract", "state", "layouts", "rule_traces", "yellowfin_traces"),
     *("yellowfin_preconditioned", "yellowfin_compact", "stochastic_rounding"),
-    *("averages", "loading", "live_state", "reset", "amp", "host_tuning"),
+    *("averages", "averages_in_use", "loading", "live_state", "reset", "amp", "host_tuning"),
 )
 LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half_a_million")
 # 4,096 threads tune in the sketch, which traces and one loss follow; how state moves in a program
