@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.convergence.cell import TUNING_SEEDS, Cell
 from bench.convergence.contestants import CONTESTANTS
-from bench.convergence.result import Key
+from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
 from bench.convergence.tasks import TASKS
 
@@ -54,7 +54,7 @@ class Campaign:
         for task in self.data:
             for contestant in self.contestants:
                 for cell in self.phase(task, contestant, store).cells:
-                    if cell.key not in store and cell.key not in seen:
+                    if cell.key not in seen and self.found(cell, store) is None:
                         seen.add(cell.key)
                         yield cell
 
@@ -68,16 +68,22 @@ class Campaign:
                 [self.cell(task, contestant, options, seed) for seed in TUNING_SEEDS]
                 for options in candidates
             ]
-            if any(cell.key not in store for cells in grid for cell in cells):
+            found = [[self.found(cell, store) for cell in cells] for cells in grid]
+            complete = [[one for one in results if one is not None] for results in found]
+            if complete != found:
                 return Phase([cell for cells in grid for cell in cells], None)
-            scores = [
-                _geometric_mean([store[cell.key].final_loss for cell in cells]) for cells in grid
-            ]
+            scores = [_geometric_mean([one.final_loss for one in results]) for results in complete]
             best = scores.index(min(scores))
             is_at_edge |= best in (0, len(candidates) - 1)
             chosen = candidates[best]
         measured = [self.cell(task, contestant, chosen, seed) for seed in self.seeds]
         return Phase(measured, chosen, is_at_edge)
+
+    def found(self, cell: Cell, store: Store) -> TrainingResult | None:
+        """What the stored training says of the cell's contestant; None if it has to be trained."""
+        if cell.key not in store:
+            return None
+        return CONTESTANTS[cell.contestant].reading(store[cell.key])
 
     def cell(self, task: str, contestant: str, options: Mapping[str, float], seed: int) -> Cell:
         """One training."""

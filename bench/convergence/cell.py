@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from statistics import median
@@ -20,9 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import yfkernels
 from bench.convergence import measures
-from bench.convergence.contestants import CONTESTANTS, TrainingContestant
+from bench.convergence.contestants import CONTESTANTS
+from bench.convergence.contestants.contestant import TrainingContestant, is_schedule_free
 from bench.convergence.result import Key, TrainingResult
 from bench.convergence.tasks import TASKS
+from yfkernels.lab.averaging import Averaging
 from yfkernels.lab.workloads.training import Evaluation, Task, train
 
 TUNING_SEEDS = (1001, 1002)  # apart from those that are measured
@@ -47,6 +49,9 @@ class Cell:
 def run(cell: Cell, commit: str = "") -> TrainingResult:
     """Trains a cell; the same cell gives the same losses, bit for bit, on one thread.
 
+    An average of the weights is kept beside the training, the same for every optimizer but those
+    that are schedule-free.
+
     Args:
         cell: what to train, with the steps of its task.
         commit: of the checkout, for the record.
@@ -57,8 +62,11 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
     task = spec.build()
     model = task.model(key.seed)
     optimizer = contestant.recipe.with_options(**cell.options).build(model)
-    if hasattr(optimizer, "train"):  # schedule-free
-        optimizer.train()
+    averaging = None
+    if is_schedule_free(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]
+    else:
+        averaging = Averaging(task, model, optimizer, seed=key.seed)
     schedule = _schedule(optimizer, contestant, steps)
 
     course, updates = [], []
@@ -68,6 +76,8 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
         updates.append(record.optimizer_seconds)
         if not math.isfinite(record.loss):
             break
+        if averaging is not None:
+            averaging.follow()
         if schedule is not None:
             schedule.step()
     seconds = thread_time() - started
@@ -76,7 +86,7 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
     trace = measures.sample(losses, steps, spec.smoothing)
     spikes = measures.spikes(losses, spec.smoothing)
     training, test = _evaluate(task, model, optimizer, key.seed)
-    return TrainingResult(
+    result = TrainingResult(
         key=key,
         final_loss=measures.final_loss(losses, steps),
         train_loss=training.loss,
@@ -92,6 +102,16 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
         versions=_versions(contestant, commit),
         trace=() if key.seed in TUNING_SEEDS else trace,
     )
+    if averaging is None:
+        return result
+    with averaging.model() as averaged:
+        training, test = task.evaluate_training(averaged), task.evaluate(averaged)
+    return replace(
+        result,
+        average_train_loss=training.loss,
+        average_test_loss=test.loss,
+        average_test_accuracy=test.accuracy,
+    )
 
 
 def _schedule(optimizer: Optimizer, contestant: TrainingContestant, steps: int) -> LambdaLR | None:
@@ -105,8 +125,8 @@ def _evaluate(
     task: Task, model: nn.Module, optimizer: Optimizer, seed: int
 ) -> tuple[Evaluation, Evaluation]:
     """On the training and the test set, with the weights the optimizer means to be used."""
-    if hasattr(optimizer, "eval"):  # schedule-free: its averages take the weights' places
-        optimizer.eval()
+    if is_schedule_free(optimizer):  # its averages take the weights' places
+        optimizer.eval()  # type: ignore[attr-defined]
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             with torch.no_grad():
                 for batch in islice(task.batches(seed), NORM_BATCHES):

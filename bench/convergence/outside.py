@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from bench.convergence.contestants import CONTESTANTS, TrainingContestant
+from bench.convergence.contestants import CONTESTANTS
+from bench.convergence.contestants.contestant import TrainingContestant
 from bench.convergence.tasks import TASKS, add_cifar
 from yfkernels.lab.recipes import Recipe
 
@@ -40,7 +41,7 @@ def register(source: str) -> None:
     The module holds ``CONTESTANTS``, a dictionary from names to functions that take a model and
     return its optimizer; it may hold ``TASKS``, from names to `tasks.TaskSpec`. A digest of its
     text becomes the contestants' setting, so that what an earlier text gave is not taken for the
-    present one's.
+    present one's. Each takes part with the average of its weights, too.
 
     Args:
         source: path of a Python file, or the import path of a module.
@@ -60,9 +61,13 @@ def register(source: str) -> None:
     if taken:
         raise ValueError(f"{source} names {', '.join(taken)}, which exist; choose other names")
     digest = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:8]
-    for name, factory in factories.items():
-        recipe = Recipe(name, factory, unset=f"source {digest}")
-        CONTESTANTS[name] = TrainingContestant(name, name, ours=True, recipe=recipe, optimizer=name)
+    rows = [
+        TrainingContestant(name, name, ours=True, recipe=recipe, optimizer=name)
+        for name, factory in factories.items()
+        for recipe in [Recipe(name, factory, unset=f"source {digest}")]
+    ]
+    CONTESTANTS.update({row.name: row for row in rows})
+    CONTESTANTS.update({row.name: row for row in (row.with_average() for row in rows)})
     TASKS.update(tasks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 DIGITS = 4  # significant, of every number that is stored
@@ -47,9 +47,13 @@ class TrainingResult:
         highest_spike: the running loss over its minimum so far, at most.
         diverged: the loss was not finite, or the running loss ten times the first.
         optimizer_us: median time of ``optimizer.step()``, in microseconds.
-        seconds: processor time of the training.
+        seconds: processor time of the training, its average of the weights included.
         versions: of the packages, and the commit.
         trace: the running loss at the steps of `measures.sampled_steps`; empty in tuning.
+        average_train_loss: as `train_loss`, with the average of the weights; this and the next two
+            are None, and absent in the file, where none was kept.
+        average_test_loss: as `test_loss`.
+        average_test_accuracy: as `test_accuracy`.
     """
 
     key: Key
@@ -66,12 +70,41 @@ class TrainingResult:
     seconds: float
     versions: str
     trace: tuple[float, ...] = ()
+    average_train_loss: float | None = None
+    average_test_loss: float | None = None
+    average_test_accuracy: float | None = None
+
+    @property
+    def has_average(self) -> bool:
+        """Whether an average of the weights was kept and measured."""
+        return self.average_train_loss is not None
+
+    def averaged(self) -> TrainingResult:
+        """The same training, ending with the average of its weights.
+
+        Its final loss is the one on the training set, for an average has no running loss. The
+        course (trace, spikes, times) is still that of the training.
+
+        Raises:
+            ValueError: no average was measured.
+        """
+        loss, test, accuracy = (
+            self.average_train_loss,
+            self.average_test_loss,
+            self.average_test_accuracy,
+        )
+        if loss is None or test is None or accuracy is None:
+            raise ValueError(f"no average of the weights was measured for {self.key}")
+        return replace(
+            self, final_loss=loss, train_loss=loss, test_loss=test, test_accuracy=accuracy
+        )
 
     def line(self) -> str:
         """One line of JSON, without its end."""
         row = {**asdict(self.key), **asdict(self)}
         del row["key"]
-        return json.dumps({name: _short(value) for name, value in row.items()}, allow_nan=False)
+        known = {name: _short(value) for name, value in row.items() if value is not None}
+        return json.dumps(known, allow_nan=False)
 
     @classmethod
     def parse(cls, line: str) -> TrainingResult:

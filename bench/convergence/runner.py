@@ -53,10 +53,11 @@ def run(
         bar = progress.add_task("", total=None)
         try:
             while True:
+                under_way = {cell.key for cell in running.values()}
                 waiting = [
                     cell
                     for cell in campaign.missing(store)
-                    if cell.key not in failed and cell not in running.values()
+                    if cell.key not in failed and cell.key not in under_way
                 ]
                 known = progress.tasks[0].completed + len(waiting) + len(running)
                 progress.update(bar, total=known)

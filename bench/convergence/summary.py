@@ -50,8 +50,9 @@ class Summary:
     Attributes:
         task: its name.
         data: which data, where that depends on the machine.
-        results: contestant to one training a seed, in the order of the seeds; only those that are
-            complete, in the order of the report.
+        results: contestant to one training a seed, in the order of the seeds, as the contestant
+            reads it: with an average, it ends with that. Only those that are complete, in the
+            order of the report.
         settings: contestant to the options it was trained with.
         at_edge: tuned contestants whose best value is the first or last that was tried.
     """
@@ -147,9 +148,11 @@ def _summary(store: Store, campaign: Campaign, task: str) -> Summary:
     results, settings, at_edge = {}, {}, []
     for contestant in campaign.contestants:
         phase = campaign.phase(task, contestant, store)
-        if phase.options is None or any(cell.key not in store for cell in phase.cells):
+        found = [campaign.found(cell, store) for cell in phase.cells]
+        complete = [one for one in found if one is not None]
+        if phase.options is None or len(complete) < len(found):
             continue
-        results[contestant] = [store[cell.key] for cell in phase.cells]
+        results[contestant] = complete
         settings[contestant] = phase.cells[0].key.setting
         if phase.is_at_edge:
             at_edge.append(contestant)

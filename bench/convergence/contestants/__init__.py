@@ -1,0 +1,27 @@
+"""Who takes part in the trainings, with the setting a user would start from or a grid to tune.
+
+Whoever trains at a constant rate takes part twice: with its last weights, and with their average.
+Schedule-free optimizers have an average of their own, and a schedule does what an average does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.convergence.contestants.contestant import TrainingContestant
+from bench.convergence.contestants.of_packages import prodigy, schedule_free
+from bench.convergence.contestants.of_torch import adamw, adamw_cosine, sgd
+from bench.convergence.contestants.ours import ours, with_cosine
+
+
+def _all() -> Sequence[TrainingContestant]:
+    """In the order of the report."""
+    rivals = (*adamw(), *sgd(), *prodigy())
+    own = tuple(ours())
+    averaged = (contestant.with_average() for contestant in (*rivals, *own))
+    return (*rivals, adamw_cosine(), *schedule_free(), *own, with_cosine(), *averaged)
+
+
+CONTESTANTS: dict[str, TrainingContestant] = {one.name: one for one in _all()}
+REFERENCE = "adamw-tuned"  # what iterations are counted against
+DEFAULT_RIVALS = ("adamw", "prodigy", "schedulefree-sgd", "schedulefree-adamw")  # nothing tuned
