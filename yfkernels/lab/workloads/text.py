@@ -113,10 +113,10 @@ class TextTask(SupervisedTask):
         return self._evaluation(model, _spread_windows(self.training))
 
 
-def text_lstm() -> TextTask:
-    """One LSTM layer of 128 units, 118k parameters."""
+def text_lstm(hidden: int = 128) -> TextTask:
+    """One LSTM layer: of 128 units it has 118k parameters with the layers round it."""
     title = "Character LSTM on Python's standard library"
-    return TextTask(title, _Recurrent, _cross_entropy, *_corpus())
+    return TextTask(title, partial(_Recurrent, hidden), _cross_entropy, *_corpus())
 
 
 def text_transformer(width: int = 64, layers: int = 2) -> TextTask:
@@ -134,7 +134,7 @@ def manual_transformer() -> TextTask:
 
 
 class _Recurrent(nn.Module):
-    def __init__(self, width: int = 64, hidden: int = 128) -> None:
+    def __init__(self, hidden: int, width: int = 64) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.lstm = nn.LSTM(width, hidden, batch_first=True)
