@@ -22,6 +22,7 @@ import yfkernels
 from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.contestants.contestant import TrainingContestant, is_schedule_free
+from bench.convergence.contestants.told import telling
 from bench.convergence.result import Key, TrainingResult
 from bench.convergence.tasks import TASKS
 from yfkernels.lab.averaging import Averaging
@@ -71,7 +72,7 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
 
     course, updates = [], []
     started = thread_time()  # says as much on a busy machine
-    for record in train(task, model, optimizer, steps=steps, seed=key.seed):
+    for record in train(telling(task, optimizer), model, optimizer, steps=steps, seed=key.seed):
         course.append(record.loss)
         updates.append(record.optimizer_seconds)
         if not math.isfinite(record.loss):

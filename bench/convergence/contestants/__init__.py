@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.convergence.contestants.contestant import TrainingContestant
-from bench.convergence.contestants.of_packages import prodigy, schedule_free
+from bench.convergence.contestants.muon import muon
+from bench.convergence.contestants.of_packages import adam_like, prodigy, schedule_free
 from bench.convergence.contestants.of_torch import adamw, adamw_cosine, sgd
 from bench.convergence.contestants.ours import ours, with_cosine
 
 
 def _all() -> Sequence[TrainingContestant]:
     """In the order of the report."""
-    rivals = (*adamw(), *sgd(), *prodigy())
+    rivals = (*adamw(), *sgd(), prodigy(), *muon(), *adam_like())
     own = tuple(ours())
     averaged = (contestant.with_average() for contestant in (*rivals, *own))
     return (*rivals, adamw_cosine(), *schedule_free(), *own, with_cosine(), *averaged)
@@ -24,4 +25,6 @@ def _all() -> Sequence[TrainingContestant]:
 
 CONTESTANTS: dict[str, TrainingContestant] = {one.name: one for one in _all()}
 REFERENCE = "adamw-tuned"  # what iterations are counted against
-DEFAULT_RIVALS = ("adamw", "prodigy", "schedulefree-sgd", "schedulefree-adamw")  # nothing tuned
+# Those with nothing tuned: no verdict without these, and none passes over the newer that were run.
+DEFAULT_RIVALS = ("adamw", "prodigy", "schedulefree-sgd", "schedulefree-adamw")
+NEWER_RIVALS = ("schedulefree-plus", "prodigy-plus", "muon", "ademamix", "soap")

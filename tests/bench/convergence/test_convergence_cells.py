@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
@@ -38,6 +40,8 @@ RIVALS = [name for name, one in CONTESTANTS.items() if "yellowfin" not in name a
 
 @pytest.mark.parametrize("contestant", RIVALS)
 def test_same_seed_same_numbers(contestant: str) -> None:
+    if (why := CONTESTANTS[contestant].why_absent) is not None:
+        pytest.skip(why)
     first, second = (replace(run(contestant), **TIMES) for _ in range(2))
     assert first == second
 
@@ -132,3 +136,14 @@ def test_a_contestant_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPa
     refused = replace(CONTESTANTS["sgd"], recipe=recipe)
     assert "robust" in (refused.why_absent or "")
     assert CONTESTANTS["adamw"].why_absent is None
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prodigyplus", None)
+    why = CONTESTANTS["prodigy-plus"].why_absent or ""
+    assert "prodigy-plus-schedule-free is not installed" in why
+
+
+def test_a_release_without_the_optimizer_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "schedulefree", ModuleType("schedulefree"))
+    assert "pip install" in (CONTESTANTS["schedulefree-plus"].why_absent or "")
