@@ -103,16 +103,7 @@ def run(cell: Cell, commit: str = "") -> TrainingResult:
         versions=_versions(contestant, commit),
         trace=() if key.seed in TUNING_SEEDS else trace,
     )
-    if averaging is None:
-        return result
-    with averaging.model() as averaged:
-        training, test = task.evaluate_training(averaged), task.evaluate(averaged)
-    return replace(
-        result,
-        average_train_loss=training.loss,
-        average_test_loss=test.loss,
-        average_test_accuracy=test.accuracy,
-    )
+    return result if averaging is None else _with_average(result, task, averaging)
 
 
 def _schedule(optimizer: Optimizer, contestant: TrainingContestant, steps: int) -> LambdaLR | None:
@@ -133,6 +124,21 @@ def _evaluate(
                 for batch in islice(task.batches(seed), NORM_BATCHES):
                     task.loss(model, batch)
     return task.evaluate_training(model), task.evaluate(model)
+
+
+def _with_average(result: TrainingResult, task: Task, averaging: Averaging) -> TrainingResult:
+    """Adds what the average gives: nothing where the training broke off, however good it was."""
+    losses, accuracy = (math.inf, math.inf), 0.0
+    if math.isfinite(result.final_loss):
+        with averaging.model() as averaged:
+            training, test = task.evaluate_training(averaged), task.evaluate(averaged)
+        losses, accuracy = (training.loss, test.loss), test.accuracy
+    return replace(
+        result,
+        average_train_loss=losses[0],
+        average_test_loss=losses[1],
+        average_test_accuracy=accuracy,
+    )
 
 
 def _versions(contestant: TrainingContestant, commit: str) -> str:

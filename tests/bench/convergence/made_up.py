@@ -12,8 +12,13 @@ from bench.convergence.result import Key, TrainingResult
 from bench.convergence.store import Store
 
 
-def result(key: Key, final_loss: float = 0.1, **others: Any) -> TrainingResult:
-    """A training whose running loss falls in a straight line from 1 to the final one."""
+def result(
+    key: Key, final_loss: float = 0.1, average: float | None = None, **others: Any
+) -> TrainingResult:
+    """A training whose running loss falls in a straight line from 1 to the final one.
+
+    With an average, that is the loss of the averaged weights on the training set.
+    """
     steps = sampled_steps(key.steps)
     trace = tuple(1.0 + (final_loss - 1.0) * step / key.steps for step in steps)
     values: dict[str, Any] = {
@@ -30,6 +35,10 @@ def result(key: Key, final_loss: float = 0.1, **others: Any) -> TrainingResult:
         "versions": "none",
         "trace": () if key.seed in TUNING_SEEDS else trace,
     }
+    if average is not None:
+        values["average_train_loss"] = average
+        values["average_test_loss"] = 2 * average
+        values["average_test_accuracy"] = 1.0 - average
     return TrainingResult(key, final_loss, **{**values, **others})
 
 
