@@ -1,30 +1,26 @@
-"""Pictures of the results: the course of every loss, and everyone relative to the best."""
+"""Pictures of the course of trainings: every loss, and who gets there in how many steps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS
+from bench.convergence.profile import FURTHEST, Profile
 from bench.convergence.summary import Summary
 from yfkernels.lab.style import PALETTE, STYLE
 
 INCHES = (10.0, 5.6)
 DOTS_PER_INCH = 100
-COLD = (*(PALETTE[number] for number in (1, 6, 4, 3)), "#332288")
+COLD = (*(PALETTE[number] for number in (1, 6, 4, 3)), "#332288", "#117733", "#999933", "#661100")
 WARM = (PALETTE[0], "#882255", PALETTE[5], PALETTE[2])
 DASHES = ("-", "--", ":", "-.")
 
 
 def draw_curves(summary: Summary, title: str, conditions: str) -> Figure:
-    """The running loss of every contestant: median and range over the seeds.
+    """The running loss of every training: median and range over the seeds.
 
     Args:
         summary: a task's trainings.
@@ -39,9 +35,14 @@ def draw_curves(summary: Summary, title: str, conditions: str) -> Figure:
         axes = figure.add_subplot()
         looks = _looks()
         at = measures.sampled_steps(summary.steps)
-        traces = [result.trace for rows in summary.results.values() for result in rows]
+        trained = {
+            name: results
+            for name, results in summary.results.items()
+            if not CONTESTANTS[name].average  # the same trainings again
+        }
+        traces = [result.trace for rows in trained.values() for result in rows]
         starts = [trace[0] for trace in traces if trace and np.isfinite(trace[0])]
-        for name, results in summary.results.items():
+        for name, results in trained.items():
             color, dash = looks[name]
             width = 2.2 if CONTESTANTS[name].ours else 1.2
             middle = summary.trace(name)
@@ -62,82 +63,35 @@ def draw_curves(summary: Summary, title: str, conditions: str) -> Figure:
     return figure
 
 
-def draw_summary(summaries: Sequence[Summary]) -> Figure:
-    """Three maps of contestants against tasks: final loss, test metric, iterations; medians."""
-    names = [name for name in CONTESTANTS if any(name in summary.results for summary in summaries)]
-    with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        size = (5.0 + 0.8 * len(summaries), 3.0 + 3 * 0.27 * len(names))
-        figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
-        panels = figure.subplots(3, 1, sharex=True)
-        maps = (
-            ("Final running train loss, over the lowest", _final, LogNorm(1.0, 100.0)),
-            ("Test error or test loss, over the lowest", _test, LogNorm(1.0, 4.0)),
-            ("Iterations, over tuned AdamW's", _iterations, LogNorm(0.1, 10.0)),
-        )
-        for axes, (title, measure, norm) in zip(panels, maps):
-            _draw_map(axes, names, summaries, measure, norm)
-            axes.set_title(title)
+def draw_profile(profile: Profile) -> Figure:
+    """The share of tasks against tau, the legend in the order of the scores."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+        axes = figure.add_subplot()
+        looks = _looks()
+        for name in profile.ranking():
+            color, dash = looks[name]
+            width = 2.2 if CONTESTANTS[name].ours else 1.2
+            inside = sorted(r for r in profile.ratios(name).values() if r <= FURTHEST)
+            taus = [1.0, *inside, FURTHEST]
+            shares = [profile.share(name, tau) for tau in taus]
+            label = f"{profile.score(name):.2f}  {CONTESTANTS[name].label}"
+            axes.step(taus, shares, dash, where="post", color=color, lw=width, label=label)
+        axes.set_xlim(1.0, FURTHEST)
+        axes.set_ylim(0.0, 1.02)
+        axes.set_title("Steps to the loss of tuned AdamW at three quarters of its steps")
+        axes.set_xlabel("at most so many times the fewest steps of anyone")
+        axes.set_ylabel(f"share of {len(profile.losses)} tasks")
+        figure.legend(loc="outside right upper", title="area")
     return figure
-
-
-def _final(summary: Summary, name: str) -> float:
-    lowest = min(_median_final(summary, one) for one in summary.results)
-    return _over(_median_final(summary, name), lowest)
-
-
-def _median_final(summary: Summary, name: str) -> float:
-    return summary.spread(name, lambda result: result.final_loss).median
-
-
-def _test(summary: Summary, name: str) -> float:
-    return _over(_error(summary, name), min(_error(summary, one) for one in summary.results))
-
-
-def _error(summary: Summary, name: str) -> float:
-    metric = summary.metric(name).median
-    return 1.0 - metric if summary.has_classes else metric
-
-
-def _iterations(summary: Summary, name: str) -> float:
-    ratio = summary.iteration_ratio(name)
-    return math.nan if ratio is None else ratio.median
-
-
-def _over(value: float, lowest: float) -> float:
-    tiny = np.finfo(np.float64).tiny
-    return value / max(lowest, tiny) if math.isfinite(value) else math.inf
-
-
-def _draw_map(
-    axes: Axes,
-    names: Sequence[str],
-    summaries: Sequence[Summary],
-    measure: Callable[[Summary, str], float],
-    norm: LogNorm,
-) -> None:
-    values = np.array(
-        [
-            [measure(one, name) if name in one.results else math.nan for one in summaries]
-            for name in names
-        ]
-    )
-    shown = np.ma.masked_invalid(np.where(np.isinf(values), np.finfo(float).max, values))
-    axes.imshow(shown, cmap="RdYlGn_r", norm=norm, aspect="auto", alpha=0.75)
-    for (row, column), value in np.ndenumerate(values):
-        if not math.isnan(value):
-            text = "∞" if math.isinf(value) else f"{value:.3g}" if value < 1e4 else f"{value:.0e}"
-            axes.text(column, row, text, ha="center", va="center")
-    axes.set_yticks(range(len(names)), [CONTESTANTS[name].label for name in names])
-    axes.set_xticks(range(len(summaries)), [one.task for one in summaries], rotation=20, ha="right")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _looks() -> dict[str, tuple[str, str]]:
     """Color and line. Ours have warm colors; a family of others shares a cold one."""
     looks, families = {}, dict[str, list[str]]()
-    ours = [name for name, contestant in CONTESTANTS.items() if contestant.ours]
-    for name in CONTESTANTS:
+    trained = {name: one for name, one in CONTESTANTS.items() if not one.average}
+    ours = [name for name, contestant in trained.items() if contestant.ours]
+    for name in trained:
         if name in ours:
             number = ours.index(name)
             looks[name] = WARM[number % len(WARM)], DASHES[number // len(WARM) % len(DASHES)]

@@ -83,6 +83,13 @@ class Summary:
             return self.spread(contestant, lambda result: result.test_accuracy)
         return self.spread(contestant, lambda result: result.test_loss)
 
+    def error(self, contestant: str) -> Spread:
+        """The test metric, such that low is good."""
+        metric = self.metric(contestant)
+        if not self.has_classes:
+            return metric
+        return Spread(tuple(1.0 - value for value in metric.values))
+
     def trace(self, contestant: str) -> Losses:
         """Median over the seeds of the running loss; infinite after a training broke off."""
         width = len(measures.sampled_steps(self.steps))
@@ -95,16 +102,16 @@ class Summary:
         """Target losses: the lowest of the reference's median trace up to a share of the steps."""
         if REFERENCE not in self.results:
             return {}
-        reached = np.minimum.accumulate(self.trace(REFERENCE))
-        at = np.array(measures.sampled_steps(self.steps))
-        return {
-            name: float(reached[np.searchsorted(at, share * self.steps)])
-            for name, share in LEVELS.items()
-        }
+        return {name: self.reached(share) for name, share in LEVELS.items()}
 
-    def iterations(self, contestant: str, level: str) -> Spread:
-        """Steps to the loss of a level, of every seed."""
-        loss = self.levels[level]
+    def reached(self, share: float) -> float:
+        """The lowest loss of the reference's median trace up to a share of the steps."""
+        at = np.array(measures.sampled_steps(self.steps))
+        lowest = np.minimum.accumulate(self.trace(REFERENCE))
+        return float(lowest[np.searchsorted(at, share * self.steps)])
+
+    def iterations(self, contestant: str, loss: float) -> Spread:
+        """Steps to a running loss, of every seed."""
         return self.spread(
             contestant, lambda result: measures.steps_to(result.trace, self.steps, loss)
         )

@@ -24,6 +24,18 @@ def _all() -> Sequence[TrainingContestant]:
 
 
 CONTESTANTS: dict[str, TrainingContestant] = {one.name: one for one in _all()}
+
+
+def beside(name: str, *, average: bool) -> str:
+    """The row of a contestant to be held against others with their averages, or without.
+
+    A contestant that has no row with the average is shown with what it is, in both.
+    """
+    raw = name.removesuffix("+average")
+    averaged = f"{raw}+average"
+    return averaged if average and averaged in CONTESTANTS else raw
+
+
 REFERENCE = "adamw-tuned"  # what iterations are counted against
 # Those with nothing tuned: no verdict without these, and none passes over the newer that were run.
 DEFAULT_RIVALS = ("adamw", "prodigy", "schedulefree-sgd", "schedulefree-adamw")
