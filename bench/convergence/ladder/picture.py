@@ -14,12 +14,14 @@ from matplotlib.lines import Line2D
 from bench.convergence.ladder.outcome import DEFAULT, Curve, Outcome, Side
 from bench.convergence.ladder.rungs import MODELS, STEPS, Rung
 from yfkernels.lab.style import PALETTE, STYLE, make_log
+from yfkernels.lab.workloads.text import VOCABULARY
 
 INCHES = (11.0, 8.0)
 DOTS_PER_INCH = 110
 COLORS = dict(zip(MODELS, (PALETTE[number] for number in (5, 0, 4, 1, 3, 2))))
 DASHES = dict(zip((8, 32, 128), (":", "--", "-")))
 WIDTHS = dict(zip(STEPS, (1.0, 2.2)))
+CHANCE = math.log(VOCABULARY)  # loss of who knows nothing
 
 
 def draw(outcomes: Sequence[Outcome]) -> Figure:
@@ -58,7 +60,7 @@ def _draw_side(row: Sequence[Axes], rung: Rung, side: Side) -> None:
         if curve is not None:
             axes.plot(
                 list(curve.losses),
-                _finite(curve),
+                _shown(curve),
                 color=COLORS[rung.model],
                 ls=DASHES[rung.batch_size],
                 lw=WIDTHS[rung.steps],
@@ -67,9 +69,9 @@ def _draw_side(row: Sequence[Axes], rung: Rung, side: Side) -> None:
             )
 
 
-def _finite(curve: Curve) -> list[float]:
+def _shown(curve: Curve) -> list[float]:
     """A gap where it diverged."""
-    return [loss if math.isfinite(loss) else math.nan for loss in curve.losses.values()]
+    return [loss if loss <= CHANCE else math.nan for loss in curve.losses.values()]
 
 
 def _keys(outcomes: Sequence[Outcome]) -> list[Line2D]:

@@ -44,7 +44,7 @@ def write(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
         return []
     page, numbers, picture = (folder / f"ladder.{end}" for end in ("md", "csv", "png"))
     texts = ", ".join(dict.fromkeys(outcome.data for outcome in outcomes))
-    shown = "![test loss by multiplier and by learning rate](ladder.png)"
+    shown = "![test loss by multiplier and by learning rate](ladder.png)\n\nGaps: diverged."
     write_text(page, f"{table(outcomes).markdown()}\nText: {texts}.\n\n{shown}\n")
     write_csv(numbers, _COLUMNS, _csv_rows(outcomes))
     draw(outcomes).savefig(picture)
