@@ -79,23 +79,25 @@ def draw_summary(summaries: Sequence[Summary]) -> Figure:
     trained = {name for summary in summaries for name in summary.results}
     raw = [name for name in CONTESTANTS if name in trained and not CONTESTANTS[name].average]
     averages = [name for name in CONTESTANTS if name in trained and CONTESTANTS[name].average]
-    columns = [raw]
+    columns = {"": raw}
     if averages:
         with_own = [name for name in raw if beside(name, average=True) == name]
-        columns.append([*with_own, *averages])
+        columns["; averages"] = [*with_own, *averages]
+    panels = [
+        (one, names, one.title + words)
+        for one in _MAPS
+        for words, names in columns.items()
+        if names is raw or not one.is_of_course
+    ]
     with matplotlib.rc_context({**STYLE, "axes.grid": False, "font.size": 8}):
-        rows = max(map(len, columns))
-        size = ((5.0 + 0.8 * len(summaries)) * len(columns), 3.0 + len(_MAPS) * 0.27 * rows)
+        across, down = len(columns), len(panels) // len(columns)
+        height = 0.27 * max(map(len, columns.values())) + 0.75
+        size = ((5.0 + 0.8 * len(summaries)) * across, height * down)
         figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
-        panels = figure.subplots(len(_MAPS), len(columns), sharex=True, squeeze=False)
-        for number, names in enumerate(columns):
-            for axes, one in zip(panels[:, number], _MAPS):
-                if number and one.is_of_course:
-                    axes.set_visible(False)
-                    continue
-                _draw(axes, names, summaries, one)
-                axes.set_title(f"{one.title}{'; averages of the weights' * number}")
-                axes.tick_params(labelbottom=True)
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes, (one, names, title) in zip(grid.flat, panels):
+            _draw(axes, names, summaries, one)
+            axes.set_title(title)
     return figure
 
 
