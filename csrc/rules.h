@@ -98,6 +98,7 @@ struct Move {
   field(average_decay) /* beta; with a preconditioner that of the squares */               \
   field(average_gain)  /* (1 - beta) * unscaling * clips of the statistics; 1 - average_decay */ \
   field(update_clip)   /* with a preconditioner: the clips that the statistics do not see */ \
+  field(walk)          /* with a preconditioner: what <d, u> adds to the growth that is summed */ \
   field(lr)            /* the step size of this step; for those who ask, no update reads it */
 struct YellowFinCoefficients : Gate {
   using Base = Gate;
@@ -156,21 +157,21 @@ constexpr float kMetricFloor = 0x1p-16f;
 // which is in grad_scale:
 //   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr update_clip d / q,   p <- p + v
 // Codes have no room for a weight decay in d: theirs is decoupled.
-// Summed: the growth of ‖p‖² in the metric, and <d, d / q>.
+// Summed: the growth of ‖p‖² in the metric, as it would be with lr = 1, and <d, d / q>.
 template <bool kInCodes>
 struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = 2;
   static constexpr int kMoveSums = 2;
   static constexpr bool kCoded = kInCodes;
-  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias;
+  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias, walk;
 
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
         velocity_gain(float(c.velocity_gain * c.update_clip)), square_decay(float(c.average_decay)),
         square_gain(float(c.average_gain)),
-        debias(float(1.0 / (1.0 - power(c.average_decay, step)))) {}
+        debias(float(1.0 / (1.0 - power(c.average_decay, step)))), walk(float(c.walk)) {}
 
   template <class T>
   YFK_FN T uphill(const T& g, const T& p) const {
@@ -202,8 +203,9 @@ struct PreconditionedYellowFin : Move {
                         T* sums) const {
     const T d = uphill(g, before);
     const T q = metric(state[1]);
-    sums[0] = sums[0] + (after - before) * (after + before) * q;
-    sums[1] = sums[1] + d * (d / q);
+    const T du = d * (d / q);
+    sums[0] = sums[0] + (after - before) * (after + before) * q + walk * du;
+    sums[1] = sums[1] + du;
   }
 };
 

@@ -88,10 +88,12 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
     }
   }
 
-  const Tuned tuned = tune(options, sums, inv_scale, found_inf, scalars);
+  const auto* hyper = reinterpret_cast<const GroupHyper*>(groups);
+  const bool longer = std::any_of(hyper, hyper + num_groups, lengthens);
+  const Tuned tuned = tune(options, sums, inv_scale, found_inf, longer, scalars);
   for (int64_t i = 0; i < num_groups; ++i)
-    tune_group(options, tuned, i, reinterpret_cast<const GroupHyper*>(groups),
-               reinterpret_cast<YellowFinCoefficients*>(coefficients), scalars);
+    tune_group(options, tuned, i, hyper, reinterpret_cast<YellowFinCoefficients*>(coefficients),
+               scalars);
 
   if (options.sketch && tuned.active)
     for (int j = 0; j < kTile; ++j)

@@ -67,7 +67,7 @@ __device__ __forceinline__ void sum_partials(const Arguments& a, double* totals)
 template <bool kSketch>
 __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) {
   constexpr int kBuckets = kTile / kBlock;
-  __shared__ double totals[kSums], products[3];
+  __shared__ double totals[kSums], products[3], longer;
   __shared__ Tuned tuned;
   auto* scalars = reinterpret_cast<TunerState*>(a.state);
   double* average = sketch_average_of(a.options, scalars);
@@ -88,6 +88,10 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
     }
     block_sum(values, products);
   }
+  double lengthened[1] = {};
+  for (int64_t i = threadIdx.x; i < a.num_groups; i += kBlock)
+    lengthened[0] += lengthens(a.groups[i]) ? 1.0 : 0.0;
+  block_sum(lengthened, &longer);
   sum_partials(a, totals);
   __syncthreads();
 
@@ -101,7 +105,7 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
     }
     const double inv_scale = a.grad_scale ? 1.0 / double(*a.grad_scale) : 1.0;
     const bool found_inf = a.found_inf && *a.found_inf != 0.0f;
-    tuned = tune(a.options, sums, inv_scale, found_inf, scalars);
+    tuned = tune(a.options, sums, inv_scale, found_inf, longer > 0.0, scalars);
   }
   __syncthreads();
   // a thread for each group: one alone would wait for memory at every group

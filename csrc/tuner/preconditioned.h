@@ -18,11 +18,16 @@ constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
-// the parameters have come in the metric.
-YFK_FN Curvature learn_from_update(const TunerOptions& options, int64_t k, double e,
+// the parameters have come. Both in the metric over its root mean square: what the metric forgets of
+// the first gradients must not lengthen the step.
+// longer: whether a group's lr lengthens its step. What is taken off for that may be more than there
+// is; only the growth of a step that was not lengthened tells of parameters that have become smaller.
+YFK_FN Curvature learn_from_update(const TunerOptions& options, bool longer, int64_t k, double e,
                                    TunerState* state) {
-  const double h = state->scale * state->scale * state->unread_metric_sq;
+  const double h = state->metric_scale * (state->scale * state->scale * state->unread_metric_sq);
   state->unread_metric_sq = 0.0;
+  state->unread_growth /= state->metric_scale;
+  if (longer && state->growth + state->unread_growth < 0.0) state->unread_growth = -state->growth;
   if (k == 1) state->radius *= sqrt(h);  // the part of the first one that was not known before
   advance_radius(state);
   state->grad_sq_sum += h;
@@ -33,12 +38,13 @@ YFK_FN Curvature learn_from_update(const TunerOptions& options, int64_t k, doubl
 }
 
 // SingleStep's momentum, at least a half. There is no curvature to go by before k = 2.
-YFK_FN double choose_momentum(const TunerOptions& options, int64_t k, double e, TunerState* state) {
+YFK_FN double choose_momentum(const TunerOptions& options, bool longer, int64_t k, double e,
+                              TunerState* state) {
   const double least =
       options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
   double momentum = least;
   if (k >= 1) {
-    const Curvature c = learn_from_update(options, k, e, state);
+    const Curvature c = learn_from_update(options, longer, k, e, state);
     if (k >= 2) {
       momentum = single_step(c.distance, c.variance, c.h_min, c.h_max, e).momentum;
       momentum = momentum > kLeastMomentum ? momentum : kLeastMomentum;
@@ -58,17 +64,22 @@ YFK_FN void advance_envelope(const TunerOptions& options, double norm_sq, int64_
   state->envelope = end_of_range(options, state->envelope_avg, 1.0 - state->beta_power);
 }
 
-// t, the root mean square of the gradient, by which the metric's own scale is taken out.
-YFK_FN void advance_scale(double norm_sq, double count, int64_t k, TunerState* state) {
+// t, the root mean square of the gradient, and that of the metric that the update is going to have.
+YFK_FN void advance_scales(double norm_sq, double count, int64_t k, TunerState* state) {
   const double fresh = 1.0 - kSquareDecay;
-  state->mean_sq_avg = kSquareDecay * state->mean_sq_avg + fresh * (norm_sq / count);
-  state->scale = sqrt(state->mean_sq_avg / (1.0 - power(kSquareDecay, double(k + 1))));
+  const double debias = 1.0 - power(kSquareDecay, double(k + 1));
+  const double mean_sq = norm_sq / count;
+  state->mean_sq_avg = kSquareDecay * state->mean_sq_avg + fresh * mean_sq;
+  state->scale = sqrt(state->mean_sq_avg / debias);
+  const double relative_sq = mean_sq / (state->scale * state->scale);
+  state->relative_sq_avg = kSquareDecay * state->relative_sq_avg + fresh * relative_sq;
+  state->metric_scale = sqrt(state->relative_sq_avg / debias);
 }
 
 // lr along u. In the first step the sum of h would cancel.
 YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
                            TunerState* state) {
-  double lr = state->scale * distance_over_gradients(momentum, *state);
+  double lr = state->metric_scale * state->scale * distance_over_gradients(momentum, *state);
   if (k == 0) {
     const double start = kFirstTravel * (1.0 + sqrt(sums.start_sq)) / sqrt(sums.count);
     lr = (1.0 - momentum) * start;
@@ -79,7 +90,7 @@ YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
 
 // One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale.
 YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
-                                 double inv_scale, bool found_inf, TunerState* state) {
+                                 double inv_scale, bool found_inf, bool longer, TunerState* state) {
   const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
   Tuned tuned = {};
   if (!takes_step(options, grad_sq, found_inf, state)) return tuned;
@@ -89,9 +100,9 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
 
   const Clipped g = clip_gradient(options, grad_sq, envelope_sq, k, e);
   const double update_clip = clip_update(options, g, envelope_sq, k, e, state);
-  const double momentum = choose_momentum(options, k, e, state);
+  const double momentum = choose_momentum(options, longer, k, e, state);
   advance_envelope(options, g.norm_sq, k, e, state);
-  advance_scale(g.norm_sq, sums.count, k, state);
+  advance_scales(g.norm_sq, sums.count, k, state);
   const double lr = step_along_u(momentum, sums, k, state);
 
   state->step += 1.0;
@@ -105,6 +116,14 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   tuned.scale = state->scale;
   tuned.update_clip = update_clip;
   return tuned;
+}
+
+// What one u² adds to the growth of ‖p‖² so that it grows as with lr = 1. Random steps add their
+// squares, and a distance that grew with the multiplier would multiply it again in every step: above
+// 1 the step would run away, below it would die. rest: 1 - momentum.
+YFK_FN double walk_at_one(double lr, double group_lr, double update_clip, double rest) {
+  const double travel = update_clip * lr / rest, taken = update_clip * group_lr / rest;
+  return travel * travel - taken * taken;
 }
 
 YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& group,
@@ -125,6 +144,7 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   out->average_decay = kSquareDecay;
   out->average_gain = tuned.average_gain;
   out->update_clip = tuned.update_clip;
+  out->walk = walk_at_one(tuned.lr, lr, tuned.update_clip, rest);
   out->lr = lr;
 }
 

@@ -35,6 +35,8 @@ namespace yfk {
   field(envelope)      /* that end; the first window is of h */                                   \
   field(mean_sq_avg)   /* EMA of ‖g‖² / n */                                                      \
   field(scale)         /* t: the root mean square of the gradient */                              \
+  field(relative_sq_avg) /* EMA of ‖g‖² / (n t²): the mean of s over all elements */              \
+  field(metric_scale)  /* its root, debiased: the root mean square of the metric q */             \
   /* what the last step measured and used */                                                      \
   field(h_min) field(h_max) field(variance) field(distance) field(lr) field(momentum)             \
   field(grad_norm) field(clip_coefficient)
@@ -42,7 +44,7 @@ struct TunerState {
   YFK_RECORD(YFK_TUNER_STATE)
 };
 
-constexpr double kStateFormat = 5.0;
+constexpr double kStateFormat = 6.0;
 
 // After the head: the last `window` values of h; then with a preconditioner those of ‖g‖², or with
 // variance="sketch" the sketch of the gradients' average (kTile values).

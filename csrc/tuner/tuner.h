@@ -11,11 +11,15 @@
 
 namespace yfk {
 
-// One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale.
+// Whether the user has this group take longer steps than those that are tuned.
+YFK_FN bool lengthens(const GroupHyper& group) { return group.lr > 1.0; }
+
+// One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale; longer: whether one of
+// the groups lengthens its steps.
 YFK_FN Tuned tune(const TunerOptions& options, const GradientSums& sums, double inv_scale,
-                  bool found_inf, TunerState* state) {
+                  bool found_inf, bool longer, TunerState* state) {
   if (options.preconditioned)
-    return tune_preconditioned(options, sums, inv_scale, found_inf, state);
+    return tune_preconditioned(options, sums, inv_scale, found_inf, longer, state);
   return tune_plain(options, sums, inv_scale, found_inf, state);
 }
 

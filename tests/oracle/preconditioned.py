@@ -3,8 +3,9 @@
 Two clocks. The raw gradient, of this step, drives the clips, which guard against explosions, and
 the scale t, its root mean square. d is the gradient in units of t, and u = d / q what is left of it
 in the metric q. YellowFin's measurement h = t² <d, u> is known when the update has been made: what
-step j has summed is digested in step j + 1. Numbered comments are the steps of the specification; k
-is the 0-based iteration.
+step j has summed is digested in step j + 1. All that is measured is measured in the metric over its
+own size c, the root mean square that q would have without rounding and floor. Numbered comments are
+the steps of the specification; k is the 0-based iteration.
 """
 
 from __future__ import annotations
@@ -134,12 +135,16 @@ class PreconditionedOracle:
         self.recent_avg = 0.0  # of the squared norms over ten steps or so
         self.mean_square_avg = 0.0  # M
         self.scale = 0.0  # t
+        self.relative_avg = 0.0  # of the squares of d
+        self.metric_size = 1.0  # c
         self.update_clip = 1.0
         self.start_norm = 0.0  # ‖x_0‖
         self.start_size = 0  # n_0
         self.start_scale = 0.0  # t_0
         self.summed = 0.0  # G of the step before
         self.summed_growth = np.longdouble(0.0)  # W of the step before
+        self.summed_walk = 0.0  # what W would be larger by, had every group had lr 1
+        self.walk_scale = 0.0  # how large the terms of that are, which may cancel
         self.growth = np.longdouble(0.0)  # Q
         self.radius = 0.0  # r
         self.square_sum = 0.0  # A
@@ -179,6 +184,10 @@ class PreconditionedOracle:
         digested = self.scale  # t of the step that has summed
         self.mean_square_avg = B2 * self.mean_square_avg + (1.0 - B2) * clip**2 * norm**2 / size
         self.scale = math.sqrt(self.mean_square_avg / (1.0 - B2 ** (self.k + 1)))
+        size_before = self.metric_size
+        squared_d = clip**2 * norm**2 / (size * self.scale**2)
+        self.relative_avg = B2 * self.relative_avg + (1.0 - B2) * squared_d
+        self.metric_size = math.sqrt(self.relative_avg / (1.0 - B2 ** (self.k + 1)))
 
         # 5. Momentum, from what the last update has summed. 6. The step size.
         if self.k == 0:
@@ -186,11 +195,12 @@ class PreconditionedOracle:
             momentum = self.first_momentum
             lr = (1.0 - momentum) * START * (1.0 + self.start_norm) / math.sqrt(size)
         else:
-            momentum = self._digest(digested)
+            momentum = self._digest(digested, size_before)
             lr = 0.0
             if self.square_sum > 0.0:
+                # the step in the metric over c is along u c
                 travel = self.scale * self.radius / math.sqrt(self.square_sum)
-                lr = (1.0 - momentum) * travel
+                lr = (1.0 - momentum) * travel * self.metric_size
         group_lrs = [lr * group.lr for group in self.groups]
         for i, group in enumerate(self.groups):
             if group.decoupled_weight_decay and group.weight_decay > 0.0:
@@ -198,12 +208,18 @@ class PreconditionedOracle:
 
         # 7. The move, and its sums for the next step.
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
+        self.summed_walk = self.walk_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
             for i in range(len(group.params)):
                 g, origin = next(todo)
                 if g is not None:
+                    before = self.summed
                     self._move(group, i, clip * g / self.scale, group_lr, momentum)
+                    # a random walk's squares: of the step that was tuned, for the one taken
+                    squared = (self.summed - before) * (self.update_clip / (1.0 - momentum)) ** 2
+                    self.summed_walk += (lr**2 - group_lr**2) * squared
+                    self.walk_scale += (lr**2 + group_lr**2) * squared
                     group.keep(i, origin)
 
         self.k += 1
@@ -257,14 +273,16 @@ class PreconditionedOracle:
         self.start_size, self.start_scale = size, self.scale
         self.radius = START * (1.0 + self.start_norm) / (math.sqrt(size) * self.scale)
 
-    def _digest(self, scale: float) -> float:
-        """Momentum, from what the update of the step before has summed; scale: its t."""
+    def _digest(self, scale: float, metric_size: float) -> float:
+        """Momentum, from what the update of the step before has summed; with its t and c."""
         b, first = self.beta, self.k == 1
-        h = scale**2 * self.summed
+        h = scale**2 * metric_size * self.summed
         if first:
             relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
             self.radius = START * (1.0 + self.start_norm) * relative
-        self.growth += self.summed_growth
+        self.growth += (self.summed_growth + self.summed_walk) / metric_size
+        if any(group.lr > 1.0 for group in self.groups):
+            self.growth = max(self.growth, np.longdouble(0.0))
         self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
         self.square_sum += h
 

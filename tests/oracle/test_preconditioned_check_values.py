@@ -52,7 +52,8 @@ def test_two_steps_of_two_elements() -> None:
     assert second.radius == pytest.approx(radius, rel=1e-12)
     # mean squares 25 and 20, debiased by 1 - 0.999²
     scale = math.sqrt((0.999 * 25.0 + 20.0) / 1.999)
-    lr_2 = 0.5 * scale * radius / math.sqrt(h)
+    metric_size = math.sqrt((0.999 + 20.0 / scale**2) / 1.999)  # mean squares of d
+    lr_2 = 0.5 * metric_size * scale * radius / math.sqrt(h)
     assert second.lr == pytest.approx(lr_2, rel=1e-12)
     assert second.clip_coefficient == 1.0  # ‖g‖² went from 50 to 40
     d_2 = np.array([2.0, 6.0]) / scale
@@ -88,7 +89,7 @@ def test_one_element_goes_distance_over_gradients(size: float) -> None:
 
 
 def test_momentum_of_two_measurements() -> None:
-    """h is g² / q, of gradients 1 and 100: far more than KAPPA apart."""
+    """h is g² c / q, of gradients 1 and 100: far more than KAPPA apart."""
     group = PreconditionedGroup([np.array([2.0])])
     oracle = PreconditionedOracle([group], clip=None)
     for g in (1.0, 100.0, 1.0):
@@ -96,7 +97,8 @@ def test_momentum_of_two_measurements() -> None:
     assert trace is not None
     # the second d² is 10⁴ over the mean of 1 and 10⁴, and s the mean of 1 and that
     d_sq = 1e4 * 1.999 / (0.999 + 1e4)
-    h = (1.0 / (1.0 + FLOOR), 1e4 / (math.sqrt((0.999 + d_sq) / 1.999) + FLOOR))
+    metric_size = math.sqrt((0.999 + d_sq) / 1.999)  # of one element: its q, but for the floor
+    h = (1.0 / (1.0 + FLOOR), 1e4 * metric_size / (metric_size + FLOOR))
     # averages with weights 0.0099 and 0.01, debiased by 0.0199
     logs = 0.99 * math.log(h[0]) + math.log(h[1])
     assert trace.h_max == pytest.approx(math.exp(logs / 1.99), rel=1e-12)
@@ -110,9 +112,39 @@ def test_momentum_of_two_measurements() -> None:
     assert x**2 > 0.5
     assert trace.momentum == pytest.approx(x**2, rel=1e-12)
     # A is the sum of both; t² of mean squares 1, 10⁴ and 1, debiased by 1 - 0.999³
-    scale = math.sqrt((0.999**2 + 0.999 * 1e4 + 1.0) * 0.001 / (1.0 - 0.999**3))
-    lr = (1.0 - x**2) * scale * trace.radius / math.sqrt(h[0] + h[1])
+    fresh = 0.001 / (1.0 - 0.999**3)
+    scale = math.sqrt((0.999**2 + 0.999 * 1e4 + 1.0) * fresh)
+    metric_size = math.sqrt((0.999**2 + 0.999 * d_sq + 1.0 / scale**2) * fresh)
+    lr = (1.0 - x**2) * metric_size * scale * trace.radius / math.sqrt(h[0] + h[1])
     assert trace.lr == pytest.approx(lr, rel=1e-12)
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5, 2.0])
+def test_the_distance_is_counted_as_with_lr_1(multiplier: float) -> None:
+    """The square of the whole travel of u, c d / q, comes in place of the one that was taken."""
+    group = PreconditionedGroup([np.array([3.0, 4.0])], lr=multiplier)
+    oracle = PreconditionedOracle([group], clip=None)
+    oracle.step([np.array([1.0, -7.0])])
+    x = group.params[0].copy()
+    second = oracle.step([np.array([2.0, 6.0])])
+    assert second is not None
+    d, travel = np.array([0.2, -1.4]), 0.06 / math.sqrt(2.0)  # t = 5, c = 1
+    q = np.abs(d) + FLOOR
+    growth = ((x**2 - [9.0, 16.0]) * q).sum() + (1.0 - multiplier**2) * travel**2 * (d**2 / q).sum()
+    first = travel / 5.0 * math.sqrt(25.0 * (d**2 / q).sum())
+    assert second.radius == pytest.approx(max(first, math.sqrt(abs(growth))), rel=1e-12)
+    assert float(oracle.growth) == pytest.approx(growth, rel=1e-12)
+
+
+def test_growth_that_lr_would_take_below_zero_is_zero() -> None:
+    """A lengthened step is all walk here: gradients of alternating sign."""
+    group = PreconditionedGroup([np.array([3.0])], lr=4.0)
+    oracle = PreconditionedOracle([group], clip=None)
+    for k in range(9):
+        oracle.step([np.array([1.0 if k % 2 else -1.0])])
+        assert oracle.growth >= 0.0
+    assert oracle.summed_walk < 0.0
+    assert oracle.growth == 0.0
 
 
 def test_clips_by_hand() -> None:

@@ -9,10 +9,12 @@ are ‖g‖² and ‖x_0‖², and clips and t, which depend on their roots and 
 relative to itself, so d may be off by more than that where its terms cancel. s, q and u follow by
 intervals, as if d and q were independent; but q² >= d² (1 - b2) / (1 - b2^m) bounds |u| whatever
 the rounding. An error of t comes on top and is the same for all elements: it makes d and q smaller
-or larger together, q by less, so that u = d / q and t² d u each are off by no more than t is.
-G = Σ d u inherits what its terms are off, and is a sum itself. h = t² G is off by what both are,
-and any average of h by the most that any h was; the digest goes on as in twin.py. W is told to the
-oracle like the growth in twin.py, and is off relative to the magnitudes it sums.
+or larger together, q by less, so that u = d / q and t² d u each are off by no more than t is. The
+metric's own size c is off as ‖g‖² is. G = Σ d u inherits what its terms are off, and is a sum
+itself. h = c t² G is off by what all are, and any average of h by the most that any h was; the
+digest goes on as in twin.py. W is told to the oracle like the growth in twin.py, and is off
+relative to the magnitudes it sums. What it would be with lr 1 is off as G and the squares of lr
+are.
 
 A code has to be one that a number between the ends of the interval of s becomes with the random
 bits of the element in this step. That is a single one but where those bits leave it open.
@@ -69,13 +71,14 @@ class PreconditionedTwin(Twin):
         """Diagnostics, step sizes, state and parameters, within the tolerances derived above."""
         taken, self.compared = trace.step > self.compared, trace.step
         if taken and trace.step > 1:
-            self.h_off = max(self.h_off, self.summed_off + self.statistic)  # that of t² d u
+            # that of t² d u, and that of c
+            self.h_off = max(self.h_off, self.summed_off + 2.0 * self.statistic)
             self.growth_off += self.summed_growth_off
         error, h_off = self.statistic, self.h_off
         tuned = 6.0 * h_off if trace.step > 2 else 0.0  # before, momentum is given
         radius = error + h_off + self.growth_off / self.oracle.radius**2
         rtol = {
-            "lr": tuned + error + h_off + radius,
+            "lr": tuned + 2.0 * error + h_off + radius,
             "momentum": tuned,
             "h_min": 2.0 * h_off,
             "h_max": 2.0 * h_off,
@@ -140,7 +143,10 @@ class PreconditionedTwin(Twin):
             growth_off += float(np.abs(grown) @ (q_off + (2.0 * error + 4.0 * eps) * q))
         self.assert_near(allowed, trace.step)
         self.summed_off = error + (summed_off / summed if summed else 0.0)
-        self.summed_growth_off = growth_off
+        rest = 1.0 - trace.momentum
+        walk_off = self.summed_off + 2.0 * (lr_off + momentum_off / rest) + 2.0 * error + 4.0 * eps
+        growth_off += self.oracle.walk_scale * walk_off
+        self.summed_growth_off = growth_off / self.oracle.metric_size
         self.oracle.summed_growth = growth
 
     def compare_state(

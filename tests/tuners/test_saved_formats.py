@@ -49,7 +49,7 @@ class TestFormat4:
             other if trained else options,
         )
         head = dict(zip(STATE_FIELDS, state.tolist()))
-        assert head["format"] == 5.0
+        assert head["format"] == 6.0
         for name in ("robust", "preconditioned", "polyak", "log_smooth"):
             assert head[name] == float(getattr(options, name)), name
 
@@ -71,6 +71,9 @@ class TestFormat4:
             )
             after = numbers(saved["after"])
             seen = dict(zip(STATE_FIELDS, state.tolist()))
+            if options.preconditioned:  # there was no such factor, and it begins at 1
+                assert seen["metric_scale"] > 0.0
+                seen["lr"] /= seen["metric_scale"] if seen["step"] > 1.0 else 1.0
             for name, value in zip(FORMAT_4[1:], after.tolist()[1:]):
                 assert seen[name] == pytest.approx(value, rel=1e-12, abs=1e-15), (backend, name)
             assert_allclose(state[len(STATE_FIELDS) :], after[len(FORMAT_4) :], rtol=1e-12)
@@ -125,14 +128,20 @@ def test_a_state_may_lack_the_last_diagnostics() -> None:
     assert loaded[end - 2 : end].tolist() == [0.0, 0.0]
 
 
-def test_the_first_states_of_this_format_did_not_say_how_long_their_head_is() -> None:
+@pytest.mark.parametrize("says_its_length", [True, False])
+def test_format_5_had_no_scale_of_the_metric(says_its_length: bool) -> None:
+    """And the first states of it did not say how long their head is."""
     before = trained_optimizer(window=7)
     saved = before.state_dict()
     tuner = saved["param_groups"][0]["tuner"]
-    saved["param_groups"][0]["tuner"] = torch.cat([tuner[:1], tuner[2:]])
+    place = STATE_FIELDS.index("relative_sq_avg")
+    old = torch.cat([numbers([5.0, 34.0]), tuner[2:place], tuner[place + 2 :]])
+    saved["param_groups"][0]["tuner"] = old if says_its_length else torch.cat([old[:1], old[2:]])
     after = trained_optimizer(window=7)
     after.load_state_dict(saved)
-    assert torch.equal(after.param_groups[0]["tuner"], tuner)
+    loaded = after.param_groups[0]["tuner"]
+    assert_allclose(loaded, tuner, rtol=1e-12)  # after one step both are as at the start
+    assert loaded[place + 1] == 1.0
 
 
 def test_a_shorter_window_is_no_shorter_head() -> None:

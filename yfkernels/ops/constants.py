@@ -45,12 +45,13 @@ GATE_STATE = ("grad_norm", "skipped")
 
 # ---- YellowFin's tuner
 
-STATE_FORMAT = 5.0
+STATE_FORMAT = 6.0
 OPTIONS_IN_STATE = ("robust", "preconditioned", "polyak", "log_smooth")
 """Options, as 0 or 1, that say what the other numbers of a saved state mean."""
 
 MOVE_SUMS = ("unread_growth", "unread_metric_sq")
-"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric."""
+"""What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric.
+There the growth is counted as if every group had lr 1."""
 
 DIAGNOSTICS = (
     *("h_min", "h_max", "variance", "distance"),
@@ -81,6 +82,8 @@ STATE_FIELDS = (
     "envelope",
     "mean_sq_avg",
     "scale",
+    "relative_sq_avg",
+    "metric_scale",
     *DIAGNOSTICS,
 )
 """The head of the tuner's float64 state. The window follows it, then a second one with a

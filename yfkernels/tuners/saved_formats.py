@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import DIAGNOSTICS, STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.constants import DIAGNOSTICS, SQUARE_DECAY, STATE_FIELDS, STATE_FORMAT
 from yfkernels.ops.options import YellowFinOptions
 
 _FORMAT_4 = (
@@ -15,23 +15,41 @@ _FORMAT_4 = (
     *("envelope", "mean_sq_avg", "scale", "h_min", "h_max", "variance", "distance", "lr"),
     *("momentum", "grad_norm", "clip_coefficient"),
 )
+_FORMAT_5 = (
+    *("format", "words", "robust", "preconditioned", "polyak", "log_smooth", "step", "skipped"),
+    *("beta_power", "grad_sq_avg", "h_min_avg", "h_max_avg", "grad_norm_avg", "distance_avg"),
+    *("sparsity_avg", "unread_growth", "unread_metric_sq", "growth", "radius", "grad_sq_sum"),
+    *("recent_sq_avg", "recent_power", "envelope_avg", "envelope", "mean_sq_avg", "scale"),
+    *("h_min", "h_max", "variance", "distance", "lr", "momentum", "grad_norm"),
+    "clip_coefficient",
+)
 
 
 def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinOptions) -> Tensor:
     """A saved state in the present format, whichever it has.
 
     Args:
-        state: as it was saved. Format 4, of yfkernels 0.1.0, is brought up to date, and the present
-            format without its last diagnostics; of any other format it is returned as it is.
+        state: as it was saved. Formats 4, of yfkernels 0.1.0, and 5 are brought up to date, and the
+            present format without its last diagnostics; of any other format it is returned as it
+            is.
         options_in_state: what format 4 kept apart: [log_smooth, polyak]. None for those of
             `options`.
         options: those of the tuner that is to read it. They stand for what a state before the first
             step does not tell.
     """
-    if state.dim() == 1 and len(state) > 1 and float(state[0]) == STATE_FORMAT:
-        return _with_all_diagnostics(state)
-    if state.dim() != 1 or len(state) < len(_FORMAT_4) or float(state[0]) != 4.0:
+    if state.dim() != 1 or len(state) < len(_FORMAT_4):
         return state
+    saved = float(state[0])
+    if saved == STATE_FORMAT:
+        return _with_all_diagnostics(state)
+    if saved == 5.0:
+        return _of_format_5(state)
+    return _of_format_4(state, options_in_state, options) if saved == 4.0 else state
+
+
+def _of_format_4(
+    state: Tensor, options_in_state: Tensor | None, options: YellowFinOptions
+) -> Tensor:
     state = state.detach().to(torch.float64)
     head = dict(zip(_FORMAT_4, state.tolist()))
     log_smooth, polyak = (
@@ -41,22 +59,36 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
     )
     fresh = head["step"] == 0.0
     head |= {
-        "format": STATE_FORMAT,
-        "words": len(STATE_FIELDS),
         "robust": options.robust if fresh else head["radius"] > 0.0,
         "preconditioned": options.preconditioned if fresh else head["scale"] > 0.0,
         "polyak": polyak,
         "log_smooth": log_smooth,
     }
-    begin = [float(head.get(name, 0.0)) for name in STATE_FIELDS]  # diagnostics came later
-    first = torch.tensor(begin, dtype=torch.float64, device=state.device)
-    return torch.cat([first, state[len(_FORMAT_4) :]])
+    return _brought_up(head, state[len(_FORMAT_4) :])
+
+
+def _of_format_5(state: Tensor) -> Tensor:
+    """Of this version, but for the scale of the metric."""
+    if float(state[1]) in (0.0, 1.0):  # `robust`: the first of this format did not say how many
+        state = torch.cat([state[:1], state.new_tensor([len(_FORMAT_5)]), state[1:]])
+    if float(state[1]) != len(_FORMAT_5) or len(state) < len(_FORMAT_5):
+        return state
+    return _brought_up(dict(zip(_FORMAT_5, state.tolist())), state[len(_FORMAT_5) :])
+
+
+def _brought_up(head: dict[str, float], rest: Tensor) -> Tensor:
+    """A state before the metric had a scale, which was 1 then and begins there."""
+    head |= {"format": STATE_FORMAT, "words": len(STATE_FIELDS)}
+    if head["preconditioned"] and head["step"]:
+        head["relative_sq_avg"] = 1.0 - SQUARE_DECAY ** head["step"]
+        head["metric_scale"] = 1.0
+    begin = [float(head.get(name, 0.0)) for name in STATE_FIELDS]
+    first = torch.tensor(begin, dtype=torch.float64, device=rest.device)
+    return torch.cat([first, rest])
 
 
 def _with_all_diagnostics(state: Tensor) -> Tensor:
     """Those that it lacks are 0 until the next step."""
-    if float(state[1]) in (0.0, 1.0):  # `robust`: the first of this format did not say how many
-        state = torch.cat([state[:1], state.new_tensor([34.0]), state[1:]])
     words = float(state[1])
     missing = len(STATE_FIELDS) - words
     if not (0 < missing < len(DIAGNOSTICS) and words <= len(state)):

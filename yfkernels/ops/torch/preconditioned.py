@@ -19,14 +19,18 @@ from yfkernels.ops.torch.statistics import (
 def learn_from_update(step: TuningStep) -> tuple[Tensor, Curvature]:
     """(first window, what SingleStep wants) after the sums of the last update.
 
-    h = t² <d, u> goes into the statistics, and how far the parameters have come in the metric.
+    h = t² <d, u> goes into the statistics, and how far the parameters have come. Both in the metric
+    over its root mean square.
     """
     old, new, k = step.old, step.new, step.k
-    h = old["scale"] * old["scale"] * old["unread_metric_sq"]
+    h = old["metric_scale"] * (old["scale"] * old["scale"] * old["unread_metric_sq"])
     new["unread_metric_sq"] = torch.zeros_like(h)
     # the part of the first one that was not known before
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    step.advance_radius()
+    growth = old["unread_growth"] / old["metric_scale"]
+    # only the growth of a step that was not lengthened tells of parameters that became smaller
+    longer = (step.group["lr"] > 1.0).any()
+    step.advance_radius(torch.where(longer, torch.maximum(growth, -old["growth"]), growth))
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
     variance, h_min = c.variance.clamp(min=step.e), limited_h_min(c.h_min, c.h_max)
@@ -58,12 +62,17 @@ def advance_envelope(step: TuningStep, g: Clipped) -> Tensor:
     return window
 
 
-def advance_scale(step: TuningStep, g: Clipped, count: Tensor) -> Tensor:
-    """t, the root mean square of the gradient, by which the metric's own scale is taken out."""
-    fresh = 1.0 - SQUARE_DECAY
-    mean_sq_avg = SQUARE_DECAY * step.old["mean_sq_avg"] + fresh * (g.norm_sq / count)
-    scale = (mean_sq_avg / (1.0 - SQUARE_DECAY ** (step.k + 1.0))).sqrt()
-    step.new |= {"mean_sq_avg": mean_sq_avg, "scale": scale}
+def advance_scales(step: TuningStep, g: Clipped, count: Tensor) -> Tensor:
+    """t, the root mean square of the gradient; also that of the metric in the coming update."""
+    fresh, debias = 1.0 - SQUARE_DECAY, 1.0 - SQUARE_DECAY ** (step.k + 1.0)
+    mean_sq = g.norm_sq / count
+    mean_sq_avg = SQUARE_DECAY * step.old["mean_sq_avg"] + fresh * mean_sq
+    scale = (mean_sq_avg / debias).sqrt()
+    relative_sq_avg = SQUARE_DECAY * step.old["relative_sq_avg"] + fresh * (
+        mean_sq / (scale * scale)
+    )
+    step.new |= {"mean_sq_avg": mean_sq_avg, "scale": scale, "relative_sq_avg": relative_sq_avg}
+    step.new["metric_scale"] = (relative_sq_avg / debias).sqrt()
     return scale
 
 
@@ -72,7 +81,7 @@ def step_along_u(
 ) -> Tensor:
     """lr along u. In the first step the sum of h would cancel."""
     start = FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
-    lr = scale * step.distance_over_gradients(momentum)
+    lr = step.new["metric_scale"] * scale * step.distance_over_gradients(momentum)
     # but for sqrt(h), which the update has yet to sum
     step.new["radius"] = torch.where(step.k == 0, start / scale, step.new["radius"])
     return torch.where(step.k == 0, (1.0 - momentum) * start, lr)
@@ -87,15 +96,16 @@ def tune_preconditioned(
     update_clip = step.clip_update(g, envelope_sq)
     window, momentum = choose_momentum(step)
     grad_window = advance_envelope(step, g)
-    scale = advance_scale(step, g, sums["count"])
+    scale = advance_scales(step, g, sums["count"])
     lr = step_along_u(step, momentum, scale, sums)
 
     group, rest = step.group, 1.0 - momentum
+    travel = update_clip * lr / rest
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
     step.show(g, update_clip, momentum, lrs)
-    ones = torch.ones_like(lrs)
+    ones, taken = torch.ones_like(lrs), update_clip * lrs / rest
     out = {
         "active": ones,
         "grad_scale": group["sign"] * g.clip * step.inv_scale / scale,
@@ -109,6 +119,7 @@ def tune_preconditioned(
         "average_decay": ones * SQUARE_DECAY,
         "average_gain": ones * (1.0 - SQUARE_DECAY),
         "update_clip": ones * update_clip,
+        "walk": travel * travel - taken * taken,  # the growth of random steps, as with lr = 1
         "lr": lrs,
     }
     step.write([window, grad_window], out, state, coefficients)

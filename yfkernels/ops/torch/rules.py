@@ -109,7 +109,8 @@ class PreconditionedYellowFin(Formula):
     ) -> tuple[Tensor, ...]:
         d = self.c["grad_scale"] * g + self.c["coupled_decay"] * before
         q = self._metric(state[1])
-        return (after - before) * (after + before) * q, d * (d / q)
+        du = d * (d / q)
+        return (after - before) * (after + before) * q + self.c["walk"] * du, du
 
 
 class QHM(Formula):

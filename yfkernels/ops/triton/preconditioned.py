@@ -50,6 +50,8 @@ def learn_from_update(
     traveled,
     grad_sq_sum,
     scale,
+    metric_scale,
+    longer,
     k,
     beta,
     debias,
@@ -59,11 +61,15 @@ def learn_from_update(
 ):
     """(h, averages, curvature, growth, radius, grad_sq_sum) after the sums of the last update.
 
-    h = t² <d, u> goes into the statistics, and how far the parameters have come in the metric.
-    values: of the first window; traveled: of load_radius().
+    h = t² <d, u> goes into the statistics, and how far the parameters have come. Both in the metric
+    over its root mean square. values: of the first window; traveled: of load_radius(); longer: how
+    many groups lengthen their steps.
     """
-    h = scale * scale * unread_metric_sq
+    h = metric_scale * (scale * scale * unread_metric_sq)
     unread_growth, growth, radius = traveled
+    unread_growth = unread_growth / metric_scale
+    # only the growth of a step that was not lengthened tells of parameters that became smaller
+    unread_growth = tl.where(longer > 0, tl.maximum(unread_growth, -growth), unread_growth)
     # the part of the first one that was not known before
     radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
     growth, radius = advance_radius(unread_growth, growth, radius)
@@ -101,18 +107,18 @@ def advance_envelope(
 
 
 @triton.jit
-def advance_scale(mean_sq_avg, norm_sq, count, step, square_decay):
-    """(average, t): the gradient's root mean square, which takes the metric's own scale out."""
-    mean_sq_avg = square_decay * mean_sq_avg + (1.0 - square_decay) * (norm_sq / count)
-    return mean_sq_avg, tl.sqrt(mean_sq_avg / (1.0 - power(square_decay, step + 1.0)))
+def advance_scale(average, value, step, square_decay):
+    """(average, root): of the squares of the gradient, or of the metric, and its debiased root."""
+    average = square_decay * average + (1.0 - square_decay) * value
+    return average, tl.sqrt(average / (1.0 - power(square_decay, step + 1.0)))
 
 
 @triton.jit
-def step_along_u(momentum, radius, grad_sq_sum, scale, start_sq, count, k):
+def step_along_u(momentum, radius, grad_sq_sum, scale, metric_scale, start_sq, count, k):
     """(lr, radius): lr along u. In the first step the sum of h would cancel."""
     travel = tl.full([], number("FIRST_TRAVEL"), tl.float64)
     start = travel * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
-    lr = scale * distance_over_gradients(momentum, radius, grad_sq_sum)
+    lr = metric_scale * scale * distance_over_gradients(momentum, radius, grad_sq_sum)
     lr = tl.where(k == 0, (1.0 - momentum) * start, lr)
     # but for sqrt(h), which the update has yet to sum
     return lr, tl.where(k == 0, start / scale, radius)
@@ -151,6 +157,8 @@ def preconditioned_tune(
     envelope_sq = tl.load(state + at("state.envelope"))
     mean_sq_avg = tl.load(state + at("state.mean_sq_avg"))
     scale = tl.load(state + at("state.scale"))
+    relative_sq_avg = tl.load(state + at("state.relative_sq_avg"))
+    metric_scale = tl.load(state + at("state.metric_scale"))
     window = state + size("state")
     norm_window = window + WINDOW
     values = load_window(window, WINDOW, WINDOW_TILE)
@@ -176,6 +184,10 @@ def preconditioned_tune(
     momentum = tl.maximum(initial_momentum, number("LEAST_MOMENTUM"))
     _, growth, radius = traveled
     if k >= 1:
+        longer = tl.zeros([], tl.int32)
+        for i in range(num_groups):
+            multiplier = tl.load(groups + i * size("group") + at("group.lr"))
+            longer += (multiplier > 1.0).to(tl.int32)
         h, averages, curvature, growth, radius, grad_sq_sum = learn_from_update(
             averages,
             values,
@@ -183,6 +195,8 @@ def preconditioned_tune(
             traveled,
             grad_sq_sum,
             scale,
+            metric_scale,
+            longer,
             k,
             beta,
             1.0 - beta_power,
@@ -210,14 +224,22 @@ def preconditioned_tune(
     tl.store(state + at("state.envelope"), envelope_sq)
 
     square_decay = tl.full([], number("SQUARE_DECAY"), tl.float64)
-    mean_sq_avg, scale = advance_scale(mean_sq_avg, norm_sq, count, step, square_decay)
+    mean_sq = norm_sq / count
+    mean_sq_avg, scale = advance_scale(mean_sq_avg, mean_sq, step, square_decay)
+    relative_sq = mean_sq / (scale * scale)
+    relative_sq_avg, metric_scale = advance_scale(relative_sq_avg, relative_sq, step, square_decay)
     tl.store(state + at("state.mean_sq_avg"), mean_sq_avg)
     tl.store(state + at("state.scale"), scale)
+    tl.store(state + at("state.relative_sq_avg"), relative_sq_avg)
+    tl.store(state + at("state.metric_scale"), metric_scale)
 
-    lr, radius = step_along_u(momentum, radius, grad_sq_sum, scale, start_sq, count, k)
+    lr, radius = step_along_u(
+        momentum, radius, grad_sq_sum, scale, metric_scale, start_sq, count, k
+    )
     tl.store(state + at("state.radius"), radius)
     store_step(state, step, norm, clip, update_clip, momentum)
 
+    travel = update_clip * lr / (1.0 - momentum)
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
@@ -243,6 +265,9 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.average_decay"), square_decay)
         tl.store(out + at("yellowfin.average_gain"), 1.0 - square_decay)
         tl.store(out + at("yellowfin.update_clip"), update_clip)
+        # the growth of random steps, as with lr = 1
+        taken = update_clip * group_lr / (1.0 - momentum)
+        tl.store(out + at("yellowfin.walk"), travel * travel - taken * taken)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 

@@ -119,6 +119,7 @@ def _preconditioned_numbers(coefficients, step, ratio):
             square_decay.to(tl.float32),
             _float(coefficients, "yellowfin.average_gain"),
             (1.0 / (1.0 - power(square_decay, step))).to(tl.float32),
+            _float(coefficients, "yellowfin.walk"),
         ),
     )
 
@@ -131,7 +132,7 @@ def _metric(numbers, square_avg):
 @triton.jit
 def _preconditioned_direction(numbers, g, p, states):
     """Polyak's momentum in the shape of Adam's metric; d is over its root mean square already."""
-    grad_scale, decay, momentum, velocity_gain, square_decay, square_gain, _ = numbers
+    grad_scale, decay, momentum, velocity_gain, square_decay, square_gain, _, _ = numbers
     d = grad_scale * g + decay * p
     square_avg = square_decay * states[1] + square_gain * (d * d)
     velocity = momentum * states[0] + velocity_gain * (d / _metric(numbers, square_avg))
@@ -140,10 +141,14 @@ def _preconditioned_direction(numbers, g, p, states):
 
 @triton.jit
 def _preconditioned_move_sums(numbers, g, before, after, states):
-    """The growth of ‖p‖² in the metric, and <d, u>. The compiler takes d / q from above."""
+    """The growth of ‖p‖² in the metric, as it would be with lr = 1, and <d, u>.
+
+    The compiler takes d / q from above.
+    """
     d = numbers[0] * g + numbers[1] * before
     q = _metric(numbers, states[1])
-    return (after - before) * (after + before) * q, d * (d / q)
+    du = d * (d / q)
+    return (after - before) * (after + before) * q + numbers[7] * du, du
 
 
 @triton.jit

@@ -260,6 +260,7 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.average_decay"), beta)
         tl.store(out + at("yellowfin.average_gain"), average_gain)
         tl.store(out + at("yellowfin.update_clip"), 1.0)
+        tl.store(out + at("yellowfin.walk"), 0.0)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
     if SKETCH:
