@@ -125,6 +125,7 @@ py::dict numbers() {
   all["SQUARE_DECAY"] = kSquareDecay;
   all["LEAST_MOMENTUM"] = kLeastMomentum;
   all["FIRST_TRAVEL"] = kFirstTravel;
+  all["STRETCH"] = kStretch;
   all["METRIC_FLOOR"] = double(kMetricFloor);
   all["MIX_1"] = kMix1;
   all["MIX_2"] = kMix2;

@@ -157,7 +157,7 @@ constexpr float kMetricFloor = 0x1p-16f;
 // which is in grad_scale:
 //   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr update_clip d / q,   p <- p + v
 // Codes have no room for a weight decay in d: theirs is decoupled.
-// Summed: the growth of ‖p‖² in the metric, as it would be with lr = 1, and <d, d / q>.
+// Summed: the growth of ‖p‖² in the metric, as if each group took the longest steps, and <d, d / q>.
 template <bool kInCodes>
 struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;

@@ -89,8 +89,9 @@ void yellowfin_tune(const TunerOptions& options, int64_t num_slots, const double
   }
 
   const auto* hyper = reinterpret_cast<const GroupHyper*>(groups);
-  const bool longer = std::any_of(hyper, hyper + num_groups, lengthens);
-  const Tuned tuned = tune(options, sums, inv_scale, found_inf, longer, scalars);
+  double longest = 1.0;
+  for (int64_t i = 0; i < num_groups; ++i) longest = std::max(longest, hyper[i].lr);
+  const Tuned tuned = tune(options, sums, inv_scale, found_inf, longest, scalars);
   for (int64_t i = 0; i < num_groups; ++i)
     tune_group(options, tuned, i, hyper, reinterpret_cast<YellowFinCoefficients*>(coefficients),
                scalars);

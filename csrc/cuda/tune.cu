@@ -64,10 +64,25 @@ __device__ __forceinline__ void sum_partials(const Arguments& a, double* totals)
   if (lane == 0) totals[warp] = sum;
 }
 
+// longest[i] = the largest lr of the groups that warp i has seen, at least 1: a thread for each group,
+// since one alone would wait for memory at every one of them.
+__device__ __forceinline__ void longest_of_groups(const Arguments& a, double* longest) {
+  double lr = 1.0;
+  for (int64_t i = threadIdx.x; i < a.num_groups; i += kBlock) lr = fmax(lr, a.groups[i].lr);
+  lr = warp_max(lr);
+  if (threadIdx.x % kWarp == 0) longest[threadIdx.x / kWarp] = lr;
+}
+
+__device__ __forceinline__ double most_of(const double* longest) {
+  double most = longest[0];
+  for (int warp = 1; warp < kWarps; ++warp) most = fmax(most, longest[warp]);
+  return most;
+}
+
 template <bool kSketch>
 __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) {
   constexpr int kBuckets = kTile / kBlock;
-  __shared__ double totals[kSums], products[3], longer;
+  __shared__ double totals[kSums], products[3], longest[kWarps];
   __shared__ Tuned tuned;
   auto* scalars = reinterpret_cast<TunerState*>(a.state);
   double* average = sketch_average_of(a.options, scalars);
@@ -88,10 +103,7 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
     }
     block_sum(values, products);
   }
-  double lengthened[1] = {};
-  for (int64_t i = threadIdx.x; i < a.num_groups; i += kBlock)
-    lengthened[0] += lengthens(a.groups[i]) ? 1.0 : 0.0;
-  block_sum(lengthened, &longer);
+  longest_of_groups(a, longest);
   sum_partials(a, totals);
   __syncthreads();
 
@@ -105,10 +117,10 @@ __global__ void __launch_bounds__(kBlock, 1) yellowfin_tune_kernel(Arguments a) 
     }
     const double inv_scale = a.grad_scale ? 1.0 / double(*a.grad_scale) : 1.0;
     const bool found_inf = a.found_inf && *a.found_inf != 0.0f;
-    tuned = tune(a.options, sums, inv_scale, found_inf, longer > 0.0, scalars);
+    tuned = tune(a.options, sums, inv_scale, found_inf, most_of(longest), scalars);
   }
   __syncthreads();
-  // a thread for each group: one alone would wait for memory at every group
+  // again a thread for each group
   for (int64_t i = threadIdx.x; i < a.num_groups; i += kBlock)
     tune_group(a.options, tuned, i, a.groups, a.coefficients, scalars);
   if constexpr (kSketch) {

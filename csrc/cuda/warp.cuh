@@ -22,6 +22,14 @@ __device__ __forceinline__ double warp_sum(double x) {
   return x;
 }
 
+// The largest x of a warp, in lane 0.
+__device__ __forceinline__ double warp_max(double x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    x = fmax(x, __shfl_down_sync(kAllLanes, x, offset));
+  return x;
+}
+
 // What lane `from` has, to the whole warp.
 __device__ __forceinline__ double given_by(int from, double x) {
   return __shfl_sync(kAllLanes, x, from);

@@ -16,20 +16,33 @@ namespace yfk {
 constexpr double kSquareDecay = 0.999;  // of the averages of squares, as in Adam
 constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
+constexpr double kStretch = 2.0;       // how many times as long as the distance says a step is
+
+// The radius, as far as the growth of the parameters' squares tells, without the walk's part of it.
+// Random steps add up their squares. If all of that were distance, and the step in proportion to it,
+// a step that is longer than the distance says would grow without end. Parameters that have become
+// smaller did not get there by a walk.
+YFK_FN void advance_distance(TunerState* state) {
+  state->growth += state->unread_growth;
+  state->unread_growth = 0.0;
+  const double most = state->growth > 0.0 ? state->growth : 0.0;
+  if (state->walk > most) state->walk = most;
+  const double traveled = sqrt(fabs(state->growth) - state->walk);
+  if (traveled > state->radius) state->radius = traveled;
+}
 
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
 // the parameters have come. Both in the metric over its root mean square: what the metric forgets of
 // the first gradients must not lengthen the step.
-// longer: whether a group's lr lengthens its step. What is taken off for that may be more than there
-// is; only the growth of a step that was not lengthened tells of parameters that have become smaller.
-YFK_FN Curvature learn_from_update(const TunerOptions& options, bool longer, int64_t k, double e,
+YFK_FN Curvature learn_from_update(const TunerOptions& options, int64_t k, double e,
                                    TunerState* state) {
-  const double h = state->metric_scale * (state->scale * state->scale * state->unread_metric_sq);
+  const double size = state->metric_scale;
+  const double h = size * (state->scale * state->scale * state->unread_metric_sq);
+  state->walk += state->unread_walk * state->unread_metric_sq / size;
+  state->unread_growth /= size;
   state->unread_metric_sq = 0.0;
-  state->unread_growth /= state->metric_scale;
-  if (longer && state->growth + state->unread_growth < 0.0) state->unread_growth = -state->growth;
   if (k == 1) state->radius *= sqrt(h);  // the part of the first one that was not known before
-  advance_radius(state);
+  advance_distance(state);
   state->grad_sq_sum += h;
   Curvature c = learn(options, h, k - 1, 1.0 - state->beta_power, e, state);
   c.variance = c.variance > e ? c.variance : e;
@@ -38,13 +51,12 @@ YFK_FN Curvature learn_from_update(const TunerOptions& options, bool longer, int
 }
 
 // SingleStep's momentum, at least a half. There is no curvature to go by before k = 2.
-YFK_FN double choose_momentum(const TunerOptions& options, bool longer, int64_t k, double e,
-                              TunerState* state) {
+YFK_FN double choose_momentum(const TunerOptions& options, int64_t k, double e, TunerState* state) {
   const double least =
       options.initial_momentum > kLeastMomentum ? options.initial_momentum : kLeastMomentum;
   double momentum = least;
   if (k >= 1) {
-    const Curvature c = learn_from_update(options, longer, k, e, state);
+    const Curvature c = learn_from_update(options, k, e, state);
     if (k >= 2) {
       momentum = single_step(c.distance, c.variance, c.h_min, c.h_max, e).momentum;
       momentum = momentum > kLeastMomentum ? momentum : kLeastMomentum;
@@ -76,7 +88,7 @@ YFK_FN void advance_scales(double norm_sq, double count, int64_t k, TunerState* 
   state->metric_scale = sqrt(state->relative_sq_avg / debias);
 }
 
-// lr along u. In the first step the sum of h would cancel.
+// lr along u, but for what makes it longer. In the first step the sum of h would cancel.
 YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
                            TunerState* state) {
   double lr = state->metric_scale * state->scale * distance_over_gradients(momentum, *state);
@@ -90,7 +102,8 @@ YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
 
 // One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale.
 YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
-                                 double inv_scale, bool found_inf, bool longer, TunerState* state) {
+                                 double inv_scale, bool found_inf, double longest,
+                                 TunerState* state) {
   const double grad_sq = sums.grad_sq * inv_scale * inv_scale;
   Tuned tuned = {};
   if (!takes_step(options, grad_sq, found_inf, state)) return tuned;
@@ -100,30 +113,25 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
 
   const Clipped g = clip_gradient(options, grad_sq, envelope_sq, k, e);
   const double update_clip = clip_update(options, g, envelope_sq, k, e, state);
-  const double momentum = choose_momentum(options, longer, k, e, state);
+  const double momentum = choose_momentum(options, k, e, state);
   advance_envelope(options, g.norm_sq, k, e, state);
   advance_scales(g.norm_sq, sums.count, k, state);
   const double lr = step_along_u(momentum, sums, k, state);
+  const double travel = update_clip * lr / (1.0 - momentum), stretch = kStretch * longest;
+  state->unread_walk = (stretch * stretch - 1.0) * (travel * travel);
 
   state->step += 1.0;
   show_step(g, update_clip, momentum, state);
 
   tuned.active = true;
-  tuned.lr = lr;
+  tuned.lr = kStretch * lr;
+  tuned.longest_sq = stretch * stretch * (travel * travel);
   tuned.momentum = momentum;
   tuned.update_scale = g.clip * inv_scale;
   tuned.average_gain = 1.0 - kSquareDecay;
   tuned.scale = state->scale;
   tuned.update_clip = update_clip;
   return tuned;
-}
-
-// What one u² adds to the growth of ‖p‖² so that it grows as with lr = 1. Random steps add their
-// squares, and a distance that grew with the multiplier would multiply it again in every step: above
-// 1 the step would run away, below it would die. rest: 1 - momentum.
-YFK_FN double walk_at_one(double lr, double group_lr, double update_clip, double rest) {
-  const double travel = update_clip * lr / rest, taken = update_clip * group_lr / rest;
-  return travel * travel - taken * taken;
 }
 
 YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& group,
@@ -144,7 +152,9 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   out->average_decay = kSquareDecay;
   out->average_gain = tuned.average_gain;
   out->update_clip = tuned.update_clip;
-  out->walk = walk_at_one(tuned.lr, lr, tuned.update_clip, rest);
+  // the growth is to be that of groups which all take the longest steps
+  const double travel = tuned.update_clip * lr / rest;
+  out->walk = tuned.longest_sq - travel * travel;
   out->lr = lr;
 }
 

@@ -37,6 +37,8 @@ namespace yfk {
   field(scale)         /* t: the root mean square of the gradient */                              \
   field(relative_sq_avg) /* EMA of ‖g‖² / (n t²): the mean of s over all elements */              \
   field(metric_scale)  /* its root, debiased: the root mean square of the metric q */             \
+  field(walk)          /* of the growth, what random steps of this length make too much */        \
+  field(unread_walk)   /* of what the last update has summed: that, for each <d, u> */            \
   /* what the last step measured and used */                                                      \
   field(h_min) field(h_max) field(variance) field(distance) field(lr) field(momentum)             \
   field(grad_norm) field(clip_coefficient)

@@ -24,6 +24,7 @@ struct Tuned {
   double norm_sq, root;  // ‖g‖² and ‖g‖ as the statistics saw them
   double scale;          // with a preconditioner: of the metric
   double update_clip;    // with a preconditioner
+  double longest_sq;     // with a preconditioner: the longest travel of one u, squared
 };
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.

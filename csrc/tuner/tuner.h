@@ -11,15 +11,12 @@
 
 namespace yfk {
 
-// Whether the user has this group take longer steps than those that are tuned.
-YFK_FN bool lengthens(const GroupHyper& group) { return group.lr > 1.0; }
-
-// One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale; longer: whether one of
-// the groups lengthens its steps.
+// One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale; longest: the largest lr
+// of a group, at least 1.
 YFK_FN Tuned tune(const TunerOptions& options, const GradientSums& sums, double inv_scale,
-                  bool found_inf, bool longer, TunerState* state) {
+                  bool found_inf, double longest, TunerState* state) {
   if (options.preconditioned)
-    return tune_preconditioned(options, sums, inv_scale, found_inf, longer, state);
+    return tune_preconditioned(options, sums, inv_scale, found_inf, longest, state);
   return tune_plain(options, sums, inv_scale, found_inf, state);
 }
 

@@ -36,6 +36,7 @@ void check_preconditioned(Random& random) {
       group.average_decay = 0.9 + 0.1 * uniform(random);
       group.average_gain = 1.0 - group.average_decay;
       group.update_clip = uniform(random);
+      group.walk = uniform(random);
     }
     check_rule({rule, true, false, words_of(groups), in_metric}, random);
   }

@@ -134,5 +134,7 @@ def move_sums_of(
     q_off = roundings * (q + 2.0 * d_size)  # d enters q by a factor below 2
     square = d**2 / q
     square_off = SUM_OFF * square + roundings * d_size * abs(d) / q + square * q_off / q
-    sums = np.array([(growth * q).sum(), square.sum()])
-    return sums, np.array([(growth_off * q + abs(growth) * q_off).sum(), square_off.sum()])
+    walk = c["walk"]
+    sums = np.array([(growth * q + walk * square).sum(), square.sum()])
+    walked_off = growth_off * q + abs(growth) * q_off + walk * square_off
+    return sums, np.array([walked_off.sum(), square_off.sum()])

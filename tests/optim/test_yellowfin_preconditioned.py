@@ -76,14 +76,14 @@ def test_loss_has_no_scale(factor: float, site: Site, rng: np.random.Generator) 
 
 
 def test_first_step_moves_every_element_by_lr(site: Site, rng: np.random.Generator) -> None:
-    """Whatever its gradient: 1e-2 (1 + ‖x_0‖) of travel in all, half of it at once."""
+    """Whatever its gradient: twice 1e-2 (1 + ‖x_0‖) of travel in all, half of it at once."""
     params = [nn.Parameter(torch.zeros(n, device=site.device)) for n in (300, 5)]
     optimizer = build(params, site)
     gradients = [normal(rng, p) * 10.0 ** normal(rng, p) for p in params]
     gradients[1][2] = 0.0
     step(optimizer, params, gradients)
     lr = optimizer.diagnostics()["lr"]
-    assert lr == pytest.approx(0.5e-2 / math.sqrt(305.0), rel=1e-6)
+    assert lr == pytest.approx(1e-2 / math.sqrt(305.0), rel=1e-6)
     size = math.sqrt(sum(float(g.square().sum()) for g in gradients) / 305.0)
     for p, g in zip(params, gradients, strict=True):
         # of a gradient that is FLOOR times the mean, half the metric is floor
@@ -318,7 +318,7 @@ def test_coupled_decay_has_no_bound(site: Site, rng: np.random.Generator) -> Non
     """It goes through the metric: u is of order 1 however strong the decay."""
     params = parameters(rng, site, (50,))
     optimizer = build(params, site, weight_decay=1e4)
-    expected = 0.5e-2 * (1.0 + float(params[0].detach().norm())) / math.sqrt(50.0)
+    expected = 1e-2 * (1.0 + float(params[0].detach().norm())) / math.sqrt(50.0)
     step(optimizer, params, [normal(rng, params[0])])
     assert optimizer.diagnostics()["lr"] == pytest.approx(expected, rel=1e-5)
     assert expected > 0.5 / 1e4

@@ -26,6 +26,7 @@ B2 = 0.999  # of the squares, and of the scale
 FLOOR = 2.0**-16  # of the metric
 KAPPA = 30.0  # the most that h_max / h_min may be
 START = 1e-2  # first travel, relative to 1 + ‖x_0‖
+STRETCH = 2.0  # how many times as long as the distance says a step is
 MOMENTUM_MIN = 0.5
 OF_A_STEP = ("advanced", "uphill", "metric", "directions", "uphill_terms", "velocity_terms")
 
@@ -143,8 +144,10 @@ class PreconditionedOracle:
         self.start_scale = 0.0  # t_0
         self.summed = 0.0  # G of the step before
         self.summed_growth = np.longdouble(0.0)  # W of the step before
-        self.summed_walk = 0.0  # what W would be larger by, had every group had lr 1
-        self.walk_scale = 0.0  # how large the terms of that are, which may cancel
+        self.summed_rest = 0.0  # what W would be larger by, had each group the longest steps
+        self.rest_scale = 0.0  # how large the terms of that are, which may cancel
+        self.summed_walk = 0.0  # of W, what random steps make too much
+        self.walk = 0.0  # of Q
         self.growth = np.longdouble(0.0)  # Q
         self.radius = 0.0  # r
         self.square_sum = 0.0  # A
@@ -201,14 +204,15 @@ class PreconditionedOracle:
                 # the step in the metric over c is along u c
                 travel = self.scale * self.radius / math.sqrt(self.square_sum)
                 lr = (1.0 - momentum) * travel * self.metric_size
-        group_lrs = [lr * group.lr for group in self.groups]
+        group_lrs = [STRETCH * lr * group.lr for group in self.groups]
+        longest = STRETCH * lr * max(1.0, *(group.lr for group in self.groups))
         for i, group in enumerate(self.groups):
             if group.decoupled_weight_decay and group.weight_decay > 0.0:
                 group_lrs[i] = min(group_lrs[i], (1.0 - momentum) / group.weight_decay)
 
         # 7. The move, and its sums for the next step.
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
-        self.summed_walk = self.walk_scale = 0.0
+        self.summed_rest = self.rest_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
             for i in range(len(group.params)):
@@ -216,11 +220,14 @@ class PreconditionedOracle:
                 if g is not None:
                     before = self.summed
                     self._move(group, i, clip * g / self.scale, group_lr, momentum)
-                    # a random walk's squares: of the step that was tuned, for the one taken
+                    # a random walk's squares: of the longest step, in place of the one taken
                     squared = (self.summed - before) * (self.update_clip / (1.0 - momentum)) ** 2
-                    self.summed_walk += (lr**2 - group_lr**2) * squared
-                    self.walk_scale += (lr**2 + group_lr**2) * squared
+                    self.summed_rest += (longest**2 - group_lr**2) * squared
+                    self.rest_scale += (longest**2 + group_lr**2) * squared
                     group.keep(i, origin)
+        # and with that of the distance in place of the longest
+        squared = self.summed * (self.update_clip / (1.0 - momentum)) ** 2
+        self.summed_walk = (longest**2 - lr**2) * squared
 
         self.k += 1
         self.last = Trace(
@@ -280,10 +287,10 @@ class PreconditionedOracle:
         if first:
             relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
             self.radius = START * (1.0 + self.start_norm) * relative
-        self.growth += (self.summed_growth + self.summed_walk) / metric_size
-        if any(group.lr > 1.0 for group in self.groups):
-            self.growth = max(self.growth, np.longdouble(0.0))
-        self.radius = max(self.radius, math.sqrt(abs(float(self.growth))))
+        self.growth += (self.summed_growth + self.summed_rest) / metric_size
+        growth, walk = float(self.growth), self.walk + self.summed_walk / metric_size
+        self.walk = min(walk, max(growth, 0.0))
+        self.radius = max(self.radius, math.sqrt(abs(growth) - self.walk))
         self.square_sum += h
 
         z = 1.0 - b**self.k

@@ -22,8 +22,8 @@ def test_two_steps_of_two_elements() -> None:
 
     first = oracle.step([np.array([1.0, -7.0])])
     assert first is not None
-    # ‖x_0‖ = 5 and n = 2: a travel of 1e-2 * 6 / sqrt(2) in each element, half of it at once
-    lr = 0.03 / math.sqrt(2.0)
+    # ‖x_0‖ = 5 and n = 2: twice a travel of 1e-2 * 6 / sqrt(2) in each element, half of it at once
+    lr = travel = 0.06 / math.sqrt(2.0)
     assert first.lr == pytest.approx(lr, rel=1e-15)
     assert first.momentum == 0.5
     assert first.radius == pytest.approx(0.06 / (math.sqrt(2.0) * 5.0), rel=1e-15)  # t = 5
@@ -47,13 +47,14 @@ def test_two_steps_of_two_elements() -> None:
     assert second.momentum == 0.5
     # W: an element has moved by -lr u, 2 x_0 - lr u is the other factor, and q u is d
     growth = -0.2 * lr * (6.0 - lr * u[0]) + 1.4 * lr * (8.0 - lr * u[1])
-    radius = math.sqrt(growth)
+    walk = (4.0 - 1.0) * travel**2 * (0.2 * u[0] - 1.4 * u[1])
+    radius = math.sqrt(growth - walk)
     assert radius > 0.006 * math.sqrt(h) / (math.sqrt(2.0) * 5.0)
     assert second.radius == pytest.approx(radius, rel=1e-12)
     # mean squares 25 and 20, debiased by 1 - 0.999²
     scale = math.sqrt((0.999 * 25.0 + 20.0) / 1.999)
     metric_size = math.sqrt((0.999 + 20.0 / scale**2) / 1.999)  # mean squares of d
-    lr_2 = 0.5 * metric_size * scale * radius / math.sqrt(h)
+    lr_2 = 2.0 * 0.5 * metric_size * scale * radius / math.sqrt(h)
     assert second.lr == pytest.approx(lr_2, rel=1e-12)
     assert second.clip_coefficient == 1.0  # ‖g‖² went from 50 to 40
     d_2 = np.array([2.0, 6.0]) / scale
@@ -67,18 +68,21 @@ def test_two_steps_of_two_elements() -> None:
 
 @pytest.mark.parametrize("size", [1e-12, 1.0, 1e6])
 def test_one_element_goes_distance_over_gradients(size: float) -> None:
-    """u is 1 and each h is g²: lr = r / (2 sqrt(k)), whatever the gradient's size.
+    """u is 1 and each h is g²: lr = r / sqrt(k), whatever the gradient's size.
 
     The cubic has no say: (1 - x)³ = x / 2 at x = 0.41, a momentum below 1/2.
     """
     group = PreconditionedGroup([np.array([2.0])])
     oracle = PreconditionedOracle([group])
-    x, v, radius = 2.0, 0.0, 0.03
+    x, v, radius, walk, travel = 2.0, 0.0, 0.03, 0.0, 0.0
     for k in range(12):
         trace = oracle.step([np.array([size])])
         assert trace is not None
-        radius = max(radius, math.sqrt(abs(x * x - 4.0)))
-        v = 0.5 * v - 0.5 * radius / math.sqrt(max(k, 1))
+        growth = x * x - 4.0  # below 0 until x is beyond -2
+        walk = min(walk + 3.0 * travel**2, max(growth, 0.0))
+        radius = max(radius, math.sqrt(abs(growth) - walk))
+        travel = radius / math.sqrt(max(k, 1))
+        v = 0.5 * v - travel
         x += v
         assert trace.momentum == 0.5
         seen = trace.radius * (size if k == 0 else 1.0)
@@ -115,36 +119,43 @@ def test_momentum_of_two_measurements() -> None:
     fresh = 0.001 / (1.0 - 0.999**3)
     scale = math.sqrt((0.999**2 + 0.999 * 1e4 + 1.0) * fresh)
     metric_size = math.sqrt((0.999**2 + 0.999 * d_sq + 1.0 / scale**2) * fresh)
-    lr = (1.0 - x**2) * metric_size * scale * trace.radius / math.sqrt(h[0] + h[1])
+    lr = 2.0 * (1.0 - x**2) * metric_size * scale * trace.radius / math.sqrt(h[0] + h[1])
     assert trace.lr == pytest.approx(lr, rel=1e-12)
 
 
-@pytest.mark.parametrize("multiplier", [0.0, 0.5, 2.0])
-def test_the_distance_is_counted_as_with_lr_1(multiplier: float) -> None:
-    """The square of the whole travel of u, c d / q, comes in place of the one that was taken."""
-    group = PreconditionedGroup([np.array([3.0, 4.0])], lr=multiplier)
-    oracle = PreconditionedOracle([group], clip=None)
-    oracle.step([np.array([1.0, -7.0])])
-    x = group.params[0].copy()
-    second = oracle.step([np.array([2.0, 6.0])])
+@pytest.mark.parametrize("multipliers", [(0.0, 1.0), (0.5, 0.5), (2.0, 2.0), (1.0, 3.0)])
+def test_the_walk_is_no_distance(multipliers: tuple[float, float]) -> None:
+    """T² d u is what a step T along u adds if it is random, with the longest step of any group."""
+    groups = [PreconditionedGroup([np.array([x])], lr=m) for x, m in zip((3.0, 4.0), multipliers)]
+    oracle = PreconditionedOracle(groups, clip=None)
+    oracle.step([np.array([1.0]), np.array([-7.0])])
+    x = np.concatenate([group.params[0] for group in groups])
+    second = oracle.step([np.array([2.0]), np.array([6.0])])
     assert second is not None
-    d, travel = np.array([0.2, -1.4]), 0.06 / math.sqrt(2.0)  # t = 5, c = 1
+    d, travel = np.array([0.2, -1.4]), 0.06 / math.sqrt(2.0)  # t = 5, and q has a mean square of 1
     q = np.abs(d) + FLOOR
-    growth = ((x**2 - [9.0, 16.0]) * q).sum() + (1.0 - multiplier**2) * travel**2 * (d**2 / q).sum()
-    first = travel / 5.0 * math.sqrt(25.0 * (d**2 / q).sum())
-    assert second.radius == pytest.approx(max(first, math.sqrt(abs(growth))), rel=1e-12)
+    squares = travel**2 * d**2 / q
+    longest = 2.0 * max(1.0, *multipliers)
+    missing = longest**2 - (2.0 * np.array(multipliers)) ** 2
+    growth = ((x**2 - [9.0, 16.0]) * q + missing * squares).sum()
     assert float(oracle.growth) == pytest.approx(growth, rel=1e-12)
+    assert growth > oracle.walk == pytest.approx((longest**2 - 1.0) * squares.sum(), rel=1e-12)
+    first = travel / 5.0 * math.sqrt(25.0 * (d**2 / q).sum())
+    radius = max(first, math.sqrt(growth - oracle.walk))
+    assert second.radius == pytest.approx(radius, rel=1e-12)
 
 
-def test_growth_that_lr_would_take_below_zero_is_zero() -> None:
-    """A lengthened step is all walk here: gradients of alternating sign."""
+def test_no_more_is_taken_off_than_there_is() -> None:
+    """Of gradients of alternating sign x stays where it is: there is no distance but the first."""
     group = PreconditionedGroup([np.array([3.0])], lr=4.0)
     oracle = PreconditionedOracle([group], clip=None)
-    for k in range(9):
+    all_of_it = 0
+    for k in range(20):
         oracle.step([np.array([1.0 if k % 2 else -1.0])])
-        assert oracle.growth >= 0.0
-    assert oracle.summed_walk < 0.0
-    assert oracle.growth == 0.0
+        growth = max(float(oracle.growth), 0.0)
+        assert oracle.walk <= growth
+        all_of_it += 0.0 < growth == oracle.walk
+    assert all_of_it > 5
 
 
 def test_clips_by_hand() -> None:
@@ -189,7 +200,7 @@ def test_coupled_decay_is_in_the_direction() -> None:
     oracle = PreconditionedOracle([group])
     trace = oracle.step([np.array([3.0])])
     assert trace is not None
-    assert trace.lr == pytest.approx(0.5e-2 * 9.0)
+    assert trace.lr == pytest.approx(1e-2 * 9.0)
     np.testing.assert_allclose(group.squares[0], [1e-3 / 9.0], rtol=1e-12)
     u = 1.0 / (1.0 + 3.0 * FLOOR)
     np.testing.assert_allclose(group.params[0], [8.0 - trace.lr * u], rtol=1e-14)

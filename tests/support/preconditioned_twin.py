@@ -13,7 +13,7 @@ or larger together, q by less, so that u = d / q and t² d u each are off by no 
 metric's own size c is off as ‖g‖² is. G = Σ d u inherits what its terms are off, and is a sum
 itself. h = c t² G is off by what all are, and any average of h by the most that any h was; the
 digest goes on as in twin.py. W is told to the oracle like the growth in twin.py, and is off
-relative to the magnitudes it sums. What it would be with lr 1 is off as G and the squares of lr
+relative to the magnitudes it sums. What random steps add to it is off as G and the squares of lr
 are.
 
 A code has to be one that a number between the ends of the interval of s becomes with the random
@@ -145,7 +145,7 @@ class PreconditionedTwin(Twin):
         self.summed_off = error + (summed_off / summed if summed else 0.0)
         rest = 1.0 - trace.momentum
         walk_off = self.summed_off + 2.0 * (lr_off + momentum_off / rest) + 2.0 * error + 4.0 * eps
-        growth_off += self.oracle.walk_scale * walk_off
+        growth_off += (self.oracle.rest_scale + self.oracle.summed_walk) * walk_off
         self.summed_growth_off = growth_off / self.oracle.metric_size
         self.oracle.summed_growth = growth
 

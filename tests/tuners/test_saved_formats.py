@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yfkernels import YellowFin
 from yfkernels.ops.backends import backend_of
-from yfkernels.ops.constants import STATE_FIELDS, TILE
+from yfkernels.ops.constants import STATE_FIELDS, STRETCH, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import YELLOWFIN
 from yfkernels.tuners.saved_formats import upgraded
@@ -71,9 +71,9 @@ class TestFormat4:
             )
             after = numbers(saved["after"])
             seen = dict(zip(STATE_FIELDS, state.tolist()))
-            if options.preconditioned:  # there was no such factor, and it begins at 1
+            if options.preconditioned:  # there were no such factors
                 assert seen["metric_scale"] > 0.0
-                seen["lr"] /= seen["metric_scale"] if seen["step"] > 1.0 else 1.0
+                seen["lr"] /= STRETCH * (seen["metric_scale"] if seen["step"] > 1.0 else 1.0)
             for name, value in zip(FORMAT_4[1:], after.tolist()[1:]):
                 assert seen[name] == pytest.approx(value, rel=1e-12, abs=1e-15), (backend, name)
             assert_allclose(state[len(STATE_FIELDS) :], after[len(FORMAT_4) :], rtol=1e-12)
@@ -135,13 +135,15 @@ def test_format_5_had_no_scale_of_the_metric(says_its_length: bool) -> None:
     saved = before.state_dict()
     tuner = saved["param_groups"][0]["tuner"]
     place = STATE_FIELDS.index("relative_sq_avg")
-    old = torch.cat([numbers([5.0, 34.0]), tuner[2:place], tuner[place + 2 :]])
+    old = torch.cat([numbers([5.0, 34.0]), tuner[2:place], tuner[place + 4 :]])
     saved["param_groups"][0]["tuner"] = old if says_its_length else torch.cat([old[:1], old[2:]])
     after = trained_optimizer(window=7)
     after.load_state_dict(saved)
     loaded = after.param_groups[0]["tuner"]
-    assert_allclose(loaded, tuner, rtol=1e-12)  # after one step both are as at the start
-    assert loaded[place + 1] == 1.0
+    assert STATE_FIELDS[place + 3] == "unread_walk"
+    assert loaded[place + 3] == 0.0  # of one step, which was not lengthened
+    tuner[place + 3] = 0.0
+    assert_allclose(loaded, tuner, rtol=1e-12)  # for the rest both are after one step as at first
 
 
 def test_a_shorter_window_is_no_shorter_head() -> None:

@@ -51,7 +51,7 @@ OPTIONS_IN_STATE = ("robust", "preconditioned", "polyak", "log_smooth")
 
 MOVE_SUMS = ("unread_growth", "unread_metric_sq")
 """What an update leaves: by how much ‖p‖² grew, and with a preconditioner Σ d²/q, q its metric.
-There the growth is counted as if every group had lr 1."""
+There the growth is counted as if every group took steps as long as the longest."""
 
 DIAGNOSTICS = (
     *("h_min", "h_max", "variance", "distance"),
@@ -84,6 +84,8 @@ STATE_FIELDS = (
     "scale",
     "relative_sq_avg",
     "metric_scale",
+    "walk",
+    "unread_walk",
     *DIAGNOSTICS,
 )
 """The head of the tuner's float64 state. The window follows it, then a second one with a
@@ -105,6 +107,7 @@ LARGEST_MOVE = 100.0  # lr * ‖g‖ of one step, adaptive clipping only
 SQUARE_DECAY = 0.999  # of the averages of squares, as in Adam
 LEAST_MOMENTUM = 0.5  # with a preconditioner
 FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n), with a preconditioner
+STRETCH = 2.0  # how many times as long as the distance says a step is, with a preconditioner
 
 # ---- the rules
 
@@ -121,8 +124,8 @@ CODE_BASE = 90 << 23  # the bits of 2^-37
 _COMPARED = (
     *("TILE", "COLUMNS", "STATE_FORMAT", "EPSILON", "TINY", "LARGEST_CUBIC", "ENVELOPE_GUARD"),
     *("WIDEST_RANGE", "FIRST_RADIUS", "RECENT", "SPIKE", "SPIKE_STEPS", "LARGEST_MOVE"),
-    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "METRIC_FLOOR", "MIX_1", "MIX_2", "WEYL"),
-    *("CODE_SHIFT", "CODE_BASE"),
+    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "STRETCH", "METRIC_FLOOR"),
+    *("MIX_1", "MIX_2", "WEYL", "CODE_SHIFT", "CODE_BASE"),
 )
 
 

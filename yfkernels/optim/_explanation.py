@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from yfkernels.ops.constants import STATE_FIELDS
+from yfkernels.ops.constants import STATE_FIELDS, STRETCH
 from yfkernels.optim._planner import names_of, params_of
 from yfkernels.tuners.lr_watch import HARDLY_MOVES
 from yfkernels.tuners.yellowfin import YellowFinTuner
@@ -66,6 +66,8 @@ def _of_tuner(optimizer: FusedOptimizer, found: Values) -> list[Line]:
         factors.append(f"(1 - momentum) {_short(1.0 - momentum)}")
         if options.preconditioned:
             factors.append(f"gradient's root mean square {_short(scale)}")
+            factors.append(f"metric's {_short(found['metric_scale'])}")
+            factors.insert(0, f"{STRETCH:g}")
         root = math.sqrt(found["grad_sq_sum"])
         whole = f"{' x '.join(factors)} x travel {_short(travel)} / gradients so far {_short(root)}"
     else:

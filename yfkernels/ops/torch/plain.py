@@ -52,7 +52,7 @@ def robust_lr(step: TuningStep, momentum: Tensor, grad_sq: Tensor, start_sq: Ten
     """The robust mode's step size. grad_sq: of the gradient as the update uses it."""
     first = FIRST_RADIUS * (1.0 + start_sq.sqrt())
     step.new["radius"] = torch.where(step.k == 0, first, step.old["radius"])
-    step.advance_radius(step.old["unread_growth"])
+    step.advance_radius()
     step.new["grad_sq_sum"] = step.old["grad_sq_sum"] + grad_sq
     return step.distance_over_gradients(momentum)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import FIRST_TRAVEL, LEAST_MOMENTUM, SQUARE_DECAY
+from yfkernels.ops.constants import FIRST_TRAVEL, LEAST_MOMENTUM, SQUARE_DECAY, STRETCH
 from yfkernels.ops.torch.single_step import single_step
 from yfkernels.ops.torch.statistics import (
     Clipped,
@@ -23,18 +23,24 @@ def learn_from_update(step: TuningStep) -> tuple[Tensor, Curvature]:
     over its root mean square.
     """
     old, new, k = step.old, step.new, step.k
-    h = old["metric_scale"] * (old["scale"] * old["scale"] * old["unread_metric_sq"])
+    size = old["metric_scale"]
+    h = size * (old["scale"] * old["scale"] * old["unread_metric_sq"])
     new["unread_metric_sq"] = torch.zeros_like(h)
     # the part of the first one that was not known before
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    growth = old["unread_growth"] / old["metric_scale"]
-    # only the growth of a step that was not lengthened tells of parameters that became smaller
-    longer = (step.group["lr"] > 1.0).any()
-    step.advance_radius(torch.where(longer, torch.maximum(growth, -old["growth"]), growth))
+    walk = old["walk"] + old["unread_walk"] * old["unread_metric_sq"] / size
+    advance_distance(step, old["growth"] + old["unread_growth"] / size, walk)
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
     variance, h_min = c.variance.clamp(min=step.e), limited_h_min(c.h_min, c.h_max)
     return window, c._replace(variance=variance, h_min=h_min)
+
+
+def advance_distance(step: TuningStep, growth: Tensor, walk: Tensor) -> None:
+    """The radius, as far as the growth of the parameters' squares tells, without the walk's part."""
+    walk = torch.minimum(walk, growth.clamp(min=0.0))
+    step.new |= {"growth": growth, "walk": walk, "unread_growth": torch.zeros_like(growth)}
+    step.new["radius"] = torch.maximum(step.new["radius"], (growth.abs() - walk).sqrt())
 
 
 def choose_momentum(step: TuningStep) -> tuple[Tensor, Tensor]:
@@ -79,7 +85,7 @@ def advance_scales(step: TuningStep, g: Clipped, count: Tensor) -> Tensor:
 def step_along_u(
     step: TuningStep, momentum: Tensor, scale: Tensor, sums: dict[str, Tensor]
 ) -> Tensor:
-    """lr along u. In the first step the sum of h would cancel."""
+    """lr along u, but for what makes it longer. In the first step the sum of h would cancel."""
     start = FIRST_TRAVEL * (1.0 + sums["start_sq"].sqrt()) / sums["count"].sqrt()
     lr = step.new["metric_scale"] * scale * step.distance_over_gradients(momentum)
     # but for sqrt(h), which the update has yet to sum
@@ -100,7 +106,9 @@ def tune_preconditioned(
     lr = step_along_u(step, momentum, scale, sums)
 
     group, rest = step.group, 1.0 - momentum
-    travel = update_clip * lr / rest
+    travel, stretch = update_clip * lr / rest, STRETCH * group["lr"].max().clamp(min=1.0)
+    step.new["unread_walk"] = (stretch * stretch - 1.0) * (travel * travel)
+    lr = STRETCH * lr
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
@@ -119,7 +127,8 @@ def tune_preconditioned(
         "average_decay": ones * SQUARE_DECAY,
         "average_gain": ones * (1.0 - SQUARE_DECAY),
         "update_clip": ones * update_clip,
-        "walk": travel * travel - taken * taken,  # the growth of random steps, as with lr = 1
+        # the growth is to be that of groups which all take the longest steps
+        "walk": stretch * stretch * (travel * travel) - taken * taken,
         "lr": lrs,
     }
     step.write([window, grad_window], out, state, coefficients)

@@ -151,9 +151,9 @@ class TuningStep:
         distance_avg = self.average("distance_avg", grad_norm_avg / (grad_sq_avg + self.e))
         return window, Curvature(h_min, h_max, grad_sq_avg / debias, distance_avg / debias)
 
-    def advance_radius(self, unread_growth: Tensor) -> None:
+    def advance_radius(self) -> None:
         """The radius, as far as the growth of the parameters' squares in the last update tells."""
-        growth = self.new["growth"] = self.old["growth"] + unread_growth
+        growth = self.new["growth"] = self.old["growth"] + self.old["unread_growth"]
         self.new["unread_growth"] = torch.zeros_like(growth)
         self.new["radius"] = torch.maximum(self.new["radius"], growth.abs().sqrt())
 

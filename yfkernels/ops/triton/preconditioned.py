@@ -18,7 +18,6 @@ from yfkernels.ops.triton.rules import power
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
-    advance_radius,
     clip_gradient,
     clip_update,
     distance_over_gradients,
@@ -51,7 +50,7 @@ def learn_from_update(
     grad_sq_sum,
     scale,
     metric_scale,
-    longer,
+    walked,
     k,
     beta,
     debias,
@@ -59,25 +58,32 @@ def learn_from_update(
     WINDOW: tl.constexpr,
     LOG_SMOOTH: tl.constexpr,
 ):
-    """(h, averages, curvature, growth, radius, grad_sq_sum) after the sums of the last update.
+    """(h, averages, curvature, growth, walk, radius, grad_sq_sum) after the last update's sums.
 
     h = t² <d, u> goes into the statistics, and how far the parameters have come. Both in the metric
-    over its root mean square. values: of the first window; traveled: of load_radius(); longer: how
-    many groups lengthen their steps.
+    over its root mean square. values: of the first window; traveled: of load_radius(); walked: the
+    walk before, and what each <d, u> adds.
     """
     h = metric_scale * (scale * scale * unread_metric_sq)
     unread_growth, growth, radius = traveled
-    unread_growth = unread_growth / metric_scale
-    # only the growth of a step that was not lengthened tells of parameters that became smaller
-    unread_growth = tl.where(longer > 0, tl.maximum(unread_growth, -growth), unread_growth)
+    walk, unread_walk = walked
+    walk += unread_walk * unread_metric_sq / metric_scale
     # the part of the first one that was not known before
     radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
-    growth, radius = advance_radius(unread_growth, growth, radius)
+    growth += unread_growth / metric_scale
+    walk, radius = advance_distance(growth, walk, radius)
     grad_sq_sum += h
     averages, curvature = learn(averages, values, h, k - 1, beta, debias, e, WINDOW, LOG_SMOOTH)
     h_min, h_max, variance, distance = curvature
     curvature = (limited_h_min(h_min, h_max), h_max, tl.maximum(variance, e), distance)
-    return h, averages, curvature, growth, radius, grad_sq_sum
+    return h, averages, curvature, growth, walk, radius, grad_sq_sum
+
+
+@triton.jit
+def advance_distance(growth, walk, radius):
+    """(walk, radius), as far as the growth of ‖x‖² tells, without the walk's part of it."""
+    walk = tl.minimum(walk, tl.maximum(growth, 0.0))
+    return walk, tl.maximum(radius, tl.sqrt(tl.abs(growth) - walk))
 
 
 @triton.jit
@@ -115,7 +121,7 @@ def advance_scale(average, value, step, square_decay):
 
 @triton.jit
 def step_along_u(momentum, radius, grad_sq_sum, scale, metric_scale, start_sq, count, k):
-    """(lr, radius): lr along u. In the first step the sum of h would cancel."""
+    """(lr, radius): lr along u, but for what makes it longer. At first the sum of h would cancel."""
     travel = tl.full([], number("FIRST_TRAVEL"), tl.float64)
     start = travel * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
     lr = metric_scale * scale * distance_over_gradients(momentum, radius, grad_sq_sum)
@@ -184,11 +190,8 @@ def preconditioned_tune(
     momentum = tl.maximum(initial_momentum, number("LEAST_MOMENTUM"))
     _, growth, radius = traveled
     if k >= 1:
-        longer = tl.zeros([], tl.int32)
-        for i in range(num_groups):
-            multiplier = tl.load(groups + i * size("group") + at("group.lr"))
-            longer += (multiplier > 1.0).to(tl.int32)
-        h, averages, curvature, growth, radius, grad_sq_sum = learn_from_update(
+        walked = tl.load(state + at("state.walk")), tl.load(state + at("state.unread_walk"))
+        h, averages, curvature, growth, walk, radius, grad_sq_sum = learn_from_update(
             averages,
             values,
             unread_metric_sq,
@@ -196,7 +199,7 @@ def preconditioned_tune(
             grad_sq_sum,
             scale,
             metric_scale,
-            longer,
+            walked,
             k,
             beta,
             1.0 - beta_power,
@@ -209,6 +212,7 @@ def preconditioned_tune(
         tl.store(state + at("state.unread_growth"), 0.0)
         tl.store(state + at("state.unread_metric_sq"), 0.0)
         tl.store(state + at("state.growth"), growth)
+        tl.store(state + at("state.walk"), walk)
         tl.store(state + at("state.grad_sq_sum"), grad_sq_sum)
         store_averages(state, averages)
         store_curvature(state, curvature)
@@ -240,6 +244,13 @@ def preconditioned_tune(
     store_step(state, step, norm, clip, update_clip, momentum)
 
     travel = update_clip * lr / (1.0 - momentum)
+    stretch = tl.full([], number("STRETCH"), tl.float64)
+    lr = stretch * lr
+    longest = tl.full([], 1.0, tl.float64)
+    for i in range(num_groups):
+        longest = tl.maximum(longest, tl.load(groups + i * size("group") + at("group.lr")))
+    stretch_sq = (stretch * longest) * (stretch * longest)
+    tl.store(state + at("state.unread_walk"), (stretch_sq - 1.0) * (travel * travel))
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
@@ -265,9 +276,9 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.average_decay"), square_decay)
         tl.store(out + at("yellowfin.average_gain"), 1.0 - square_decay)
         tl.store(out + at("yellowfin.update_clip"), update_clip)
-        # the growth of random steps, as with lr = 1
+        # the growth is to be that of groups which all take the longest steps
         taken = update_clip * group_lr / (1.0 - momentum)
-        tl.store(out + at("yellowfin.walk"), travel * travel - taken * taken)
+        tl.store(out + at("yellowfin.walk"), stretch_sq * (travel * travel) - taken * taken)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 

@@ -141,7 +141,7 @@ def _preconditioned_direction(numbers, g, p, states):
 
 @triton.jit
 def _preconditioned_move_sums(numbers, g, before, after, states):
-    """The growth of ‖p‖² in the metric, as it would be with lr = 1, and <d, u>.
+    """The growth of ‖p‖² in the metric, as if each group took the longest steps, and <d, u>.
 
     The compiler takes d / q from above.
     """
