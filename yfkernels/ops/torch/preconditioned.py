@@ -37,7 +37,7 @@ def learn_from_update(step: TuningStep) -> tuple[Tensor, Curvature]:
 
 
 def advance_distance(step: TuningStep, growth: Tensor, walk: Tensor) -> None:
-    """The radius, as far as the growth of the parameters' squares tells, without the walk's part."""
+    """The radius: what the growth of the parameters' squares tells, but for the walk's part."""
     walk = torch.minimum(walk, growth.clamp(min=0.0))
     step.new |= {"growth": growth, "walk": walk, "unread_growth": torch.zeros_like(growth)}
     step.new["radius"] = torch.maximum(step.new["radius"], (growth.abs() - walk).sqrt())

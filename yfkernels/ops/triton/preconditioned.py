@@ -121,7 +121,7 @@ def advance_scale(average, value, step, square_decay):
 
 @triton.jit
 def step_along_u(momentum, radius, grad_sq_sum, scale, metric_scale, start_sq, count, k):
-    """(lr, radius): lr along u, but for what makes it longer. At first the sum of h would cancel."""
+    """(lr, radius): lr along u, but for the stretch. At first the sum of h would cancel."""
     travel = tl.full([], number("FIRST_TRAVEL"), tl.float64)
     start = travel * (1.0 + tl.sqrt(start_sq)) / tl.sqrt(count)
     lr = metric_scale * scale * distance_over_gradients(momentum, radius, grad_sq_sum)
