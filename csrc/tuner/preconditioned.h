@@ -125,6 +125,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
 
   tuned.active = true;
   tuned.lr = kStretch * lr;
+  tuned.longest_lr = tuned.lr * longest;
   tuned.longest_sq = stretch * stretch * (travel * travel);
   tuned.momentum = momentum;
   tuned.update_scale = g.clip * inv_scale;
@@ -153,8 +154,8 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   out->average_gain = tuned.average_gain;
   out->update_clip = tuned.update_clip;
   // the growth is to be that of groups which all take the longest steps
-  const double travel = tuned.update_clip * lr / rest;
-  out->walk = tuned.longest_sq - travel * travel;
+  const double share = tuned.longest_lr > 0.0 ? lr / tuned.longest_lr : 1.0;
+  out->walk = tuned.longest_sq * (1.0 - share * share);
   out->lr = lr;
 }
 

@@ -24,7 +24,8 @@ struct Tuned {
   double norm_sq, root;  // ‖g‖² and ‖g‖ as the statistics saw them
   double scale;          // with a preconditioner: of the metric
   double update_clip;    // with a preconditioner
-  double longest_sq;     // with a preconditioner: the longest travel of one u, squared
+  double longest_lr;     // with a preconditioner: the lr of the longest step of any group
+  double longest_sq;     // with a preconditioner: the whole travel of one u there, squared
 };
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.

@@ -7,14 +7,15 @@
 namespace yfk {
 namespace {
 
-// The growth of ‖p‖² in the metric, and <d, d / q>.
+// The growth of ‖p‖² in the metric with what is added of the walk, and <d, d / q>.
 std::vector<double> in_metric(const double* group, const Element& x) {
   const auto& c = *reinterpret_cast<const YellowFinCoefficients*>(group);
   const double d = c.grad_scale * x.grad + c.coupled_decay * x.before;
   const double square_avg = c.average_decay * x.square_avg + c.average_gain * d * d;
   const double bias = 1.0 - std::pow(c.average_decay, x.steps + 1.0);
   const double q = std::sqrt(square_avg / bias) + 0x1p-16;
-  return {(x.after * x.after - x.before * x.before) * q, d * d / q};
+  const double growth = (x.after * x.after - x.before * x.before) * q;
+  return {growth + c.walk * d * d / q, d * d / q};
 }
 
 }  // namespace

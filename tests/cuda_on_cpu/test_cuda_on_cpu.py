@@ -117,10 +117,17 @@ def test_every_barrier_matters(workshop: Workshop, file: str, line: int) -> None
         ),
         pytest.param(
             *("tune", PLAIN, "tune.cu"),
-            "i < a.num_groups; i += kBlock",
-            "i < a.num_groups && i < kBlock; i += kBlock",
+            "i < a.num_groups; i += kBlock)\n",
+            "i < a.num_groups && i < kBlock; i += kBlock)\n",
             "off by",
             id="tunes no more groups than threads",
+        ),
+        pytest.param(
+            *("tune", PLAIN, "tune.cu"),
+            "i < a.num_groups; i += kBlock) lr",
+            "i < a.num_groups && i < kBlock; i += kBlock) lr",
+            "off by",
+            id="looks for the longest step in no more groups than threads",
         ),
         pytest.param(
             *("gate", PLAIN, "gate.cuh"),

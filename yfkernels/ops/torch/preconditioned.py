@@ -106,14 +106,16 @@ def tune_preconditioned(
     lr = step_along_u(step, momentum, scale, sums)
 
     group, rest = step.group, 1.0 - momentum
-    travel, stretch = update_clip * lr / rest, STRETCH * group["lr"].max().clamp(min=1.0)
+    longest = group["lr"].max().clamp(min=1.0)
+    travel, stretch = update_clip * lr / rest, STRETCH * longest
     step.new["unread_walk"] = (stretch * stretch - 1.0) * (travel * travel)
     lr = STRETCH * lr
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
     step.show(g, update_clip, momentum, lrs)
-    ones, taken = torch.ones_like(lrs), update_clip * lrs / rest
+    ones = torch.ones_like(lrs)
+    share = torch.where(lr > 0.0, lrs / (lr * longest), 1.0)  # of the longest step
     out = {
         "active": ones,
         "grad_scale": group["sign"] * g.clip * step.inv_scale / scale,
@@ -128,7 +130,7 @@ def tune_preconditioned(
         "average_gain": ones * (1.0 - SQUARE_DECAY),
         "update_clip": ones * update_clip,
         # the growth is to be that of groups which all take the longest steps
-        "walk": stretch * stretch * (travel * travel) - taken * taken,
+        "walk": stretch * stretch * (travel * travel) * (1.0 - share * share),
         "lr": lrs,
     }
     step.write([window, grad_window], out, state, coefficients)

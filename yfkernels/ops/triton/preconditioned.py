@@ -251,6 +251,7 @@ def preconditioned_tune(
         longest = tl.maximum(longest, tl.load(groups + i * size("group") + at("group.lr")))
     stretch_sq = (stretch * longest) * (stretch * longest)
     tl.store(state + at("state.unread_walk"), (stretch_sq - 1.0) * (travel * travel))
+    longest_sq = stretch_sq * (travel * travel)
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
@@ -277,8 +278,8 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.average_gain"), 1.0 - square_decay)
         tl.store(out + at("yellowfin.update_clip"), update_clip)
         # the growth is to be that of groups which all take the longest steps
-        taken = update_clip * group_lr / (1.0 - momentum)
-        tl.store(out + at("yellowfin.walk"), stretch_sq * (travel * travel) - taken * taken)
+        share = tl.where(lr > 0.0, group_lr / (lr * longest), 1.0)
+        tl.store(out + at("yellowfin.walk"), longest_sq * (1.0 - share * share))
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 
