@@ -228,7 +228,8 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    for module in ("mlxtend", "mlxtend.data"):  # another test may have loaded it
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(
         sys, "argv", ["yfkernels", "tune", "--dataset", "mnist-5k", "--out", str(tmp_path)]
     )
