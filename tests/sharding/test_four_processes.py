@@ -148,6 +148,7 @@ def check_a_mesh_equals_one_process(rank: int, name: str, mesh: str) -> None:
     assert (elements[-1] == 0) == (mesh == "FSDP2")
     assert_close(snapshot(model, optimizer, whole=True), snapshot(alone, expected))
     seen = optimizer.diagnostics()
-    assert_near(seen, expected.diagnostics(), 1e-5)
+    # its radius is the root of a sum of changes, which cancel
+    assert_near(seen, expected.diagnostics(), 1e-4 if name == "YellowFin-robust" else 1e-5)
     for others in everyones(seen):
         assert_same_bits(others, seen)

@@ -152,7 +152,8 @@ def assert_near(seen: Mapping[str, Any], expected: Mapping[str, Any], rel: float
     """Two optimizers have measured and tuned the same but for rounding."""
     assert seen.keys() == expected.keys()
     for key, value in seen.items():
-        assert value == pytest.approx(expected[key], rel=rel, nan_ok=True), key
+        near = pytest.approx(expected[key], rel=rel, nan_ok=True)
+        assert value == near, f"{key}: {value} for {expected[key]}"
 
 
 def assert_close(a: Snapshot, b: Snapshot, atol: float = 1e-6) -> None:
