@@ -98,7 +98,7 @@ struct Move {
   field(average_decay) /* beta; with a preconditioner that of the squares */               \
   field(average_gain)  /* (1 - beta) * unscaling * clips of the statistics; 1 - average_decay */ \
   field(update_clip)   /* with a preconditioner: the clips that the statistics do not see */ \
-  field(walk)          /* with a preconditioner: what <d, u> adds to the growth that is summed */ \
+  field(shortfall)     /* with a preconditioner: growth for each <d, u>, to that of the longest steps */ \
   field(lr)            /* the step size of this step; for those who ask, no update reads it */
 struct YellowFinCoefficients : Gate {
   using Base = Gate;
@@ -164,14 +164,15 @@ struct PreconditionedYellowFin : Move {
   static constexpr int kStates = 2;
   static constexpr int kMoveSums = 2;
   static constexpr bool kCoded = kInCodes;
-  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias, walk;
+  float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias,
+      shortfall;
 
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
       : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
         coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
         velocity_gain(float(c.velocity_gain * c.update_clip)), square_decay(float(c.average_decay)),
         square_gain(float(c.average_gain)),
-        debias(float(1.0 / (1.0 - power(c.average_decay, step)))), walk(float(c.walk)) {}
+        debias(float(1.0 / (1.0 - power(c.average_decay, step)))), shortfall(float(c.shortfall)) {}
 
   template <class T>
   YFK_FN T uphill(const T& g, const T& p) const {
@@ -204,7 +205,7 @@ struct PreconditionedYellowFin : Move {
     const T d = uphill(g, before);
     const T q = metric(state[1]);
     const T du = d * (d / q);
-    sums[0] = sums[0] + (after - before) * (after + before) * q + walk * du;
+    sums[0] = sums[0] + (after - before) * (after + before) * q + shortfall * du;
     sums[1] = sums[1] + du;
   }
 };

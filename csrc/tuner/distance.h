@@ -10,11 +10,16 @@
 
 namespace yfk {
 
-// The radius, as far as the growth of the parameters' squares in the last update tells.
+// The radius, as far as the growth of the parameters' squares tells, without the walk's part of it.
+// Random steps add up their squares. If all of that were distance, and the step in proportion to it,
+// a step that is longer than the distance says would grow without end. Parameters that have become
+// smaller did not get there by a walk. Without a preconditioner the walk is 0.
 YFK_FN void advance_radius(TunerState* state) {
   state->growth += state->unread_growth;
   state->unread_growth = 0.0;
-  const double traveled = sqrt(fabs(state->growth));
+  const double most = state->growth > 0.0 ? state->growth : 0.0;
+  if (state->walk > most) state->walk = most;
+  const double traveled = sqrt(fabs(state->growth) - state->walk);
   if (traveled > state->radius) state->radius = traveled;
 }
 

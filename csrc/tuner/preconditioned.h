@@ -18,19 +18,6 @@ constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 constexpr double kStretch = 2.0;       // how many times as long as the distance says a step is
 
-// The radius, as far as the growth of the parameters' squares tells, without the walk's part of it.
-// Random steps add up their squares. If all of that were distance, and the step in proportion to it,
-// a step that is longer than the distance says would grow without end. Parameters that have become
-// smaller did not get there by a walk.
-YFK_FN void advance_distance(TunerState* state) {
-  state->growth += state->unread_growth;
-  state->unread_growth = 0.0;
-  const double most = state->growth > 0.0 ? state->growth : 0.0;
-  if (state->walk > most) state->walk = most;
-  const double traveled = sqrt(fabs(state->growth) - state->walk);
-  if (traveled > state->radius) state->radius = traveled;
-}
-
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
 // the parameters have come. Both in the metric over its root mean square: what the metric forgets of
 // the first gradients must not lengthen the step.
@@ -42,7 +29,7 @@ YFK_FN Curvature learn_from_update(const TunerOptions& options, int64_t k, doubl
   state->unread_growth /= size;
   state->unread_metric_sq = 0.0;
   if (k == 1) state->radius *= sqrt(h);  // the part of the first one that was not known before
-  advance_distance(state);
+  advance_radius(state);
   state->grad_sq_sum += h;
   Curvature c = learn(options, h, k - 1, 1.0 - state->beta_power, e, state);
   c.variance = c.variance > e ? c.variance : e;
@@ -155,7 +142,7 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   out->update_clip = tuned.update_clip;
   // the growth is to be that of groups which all take the longest steps
   const double share = tuned.longest_lr > 0.0 ? lr / tuned.longest_lr : 1.0;
-  out->walk = tuned.longest_sq * (1.0 - share * share);
+  out->shortfall = tuned.longest_sq * (1.0 - share * share);
   out->lr = lr;
 }
 

@@ -7,7 +7,7 @@
 namespace yfk {
 namespace {
 
-// The growth of ‖p‖² in the metric with what is added of the walk, and <d, d / q>.
+// The growth of ‖p‖² in the metric with what shorter steps lack, and <d, d / q>.
 std::vector<double> in_metric(const double* group, const Element& x) {
   const auto& c = *reinterpret_cast<const YellowFinCoefficients*>(group);
   const double d = c.grad_scale * x.grad + c.coupled_decay * x.before;
@@ -15,7 +15,7 @@ std::vector<double> in_metric(const double* group, const Element& x) {
   const double bias = 1.0 - std::pow(c.average_decay, x.steps + 1.0);
   const double q = std::sqrt(square_avg / bias) + 0x1p-16;
   const double growth = (x.after * x.after - x.before * x.before) * q;
-  return {growth + c.walk * d * d / q, d * d / q};
+  return {growth + c.shortfall * d * d / q, d * d / q};
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ void check_preconditioned(Random& random) {
       group.average_decay = 0.9 + 0.1 * uniform(random);
       group.average_gain = 1.0 - group.average_decay;
       group.update_clip = uniform(random);
-      group.walk = uniform(random);
+      group.shortfall = uniform(random);
     }
     check_rule({rule, true, false, words_of(groups), in_metric}, random);
   }

@@ -134,7 +134,6 @@ def move_sums_of(
     q_off = roundings * (q + 2.0 * d_size)  # d enters q by a factor below 2
     square = d**2 / q
     square_off = SUM_OFF * square + roundings * d_size * abs(d) / q + square * q_off / q
-    walk = c["walk"]
-    sums = np.array([(growth * q + walk * square).sum(), square.sum()])
-    walked_off = growth_off * q + abs(growth) * q_off + walk * square_off
-    return sums, np.array([walked_off.sum(), square_off.sum()])
+    sums = np.array([(growth * q + c["shortfall"] * square).sum(), square.sum()])
+    all_off = growth_off * q + abs(growth) * q_off + c["shortfall"] * square_off
+    return sums, np.array([all_off.sum(), square_off.sum()])

@@ -18,7 +18,7 @@ from yfkernels.ops.constants import STATE_FIELDS, STRETCH
 OTHER_RULE = (
     "YellowFin",
     "YellowFin-diagonal",
-)  # since 0.2.0 without the metric's scale, and longer
+)  # since format 6 without the metric's scale, and longer
 BY_THE_GRADIENT_ALONE = ("grad_norm", "clip_coefficient", "step", "skipped_steps")
 CHECKPOINTS = sorted(Path(__file__).parents[1].joinpath("checkpoints").glob("*/*.pt"))
 

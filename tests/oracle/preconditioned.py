@@ -144,8 +144,8 @@ class PreconditionedOracle:
         self.start_scale = 0.0  # t_0
         self.summed = 0.0  # G of the step before
         self.summed_growth = np.longdouble(0.0)  # W of the step before
-        self.summed_rest = 0.0  # what W would be larger by, had each group the longest steps
-        self.rest_scale = 0.0  # how large the terms of that are, which may cancel
+        self.summed_shortfall = 0.0  # what W would be larger by, had each group the longest steps
+        self.shortfall_scale = 0.0  # how large the terms of that are, which may cancel
         self.summed_walk = 0.0  # of W, what random steps make too much
         self.walk = 0.0  # of Q
         self.growth = np.longdouble(0.0)  # Q
@@ -212,7 +212,7 @@ class PreconditionedOracle:
 
         # 7. The move, and its sums for the next step.
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
-        self.summed_rest = self.rest_scale = 0.0
+        self.summed_shortfall = self.shortfall_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
             for i in range(len(group.params)):
@@ -222,8 +222,8 @@ class PreconditionedOracle:
                     self._move(group, i, clip * g / self.scale, group_lr, momentum)
                     # a random walk's squares: of the longest step, in place of the one taken
                     squared = (self.summed - before) * (self.update_clip / (1.0 - momentum)) ** 2
-                    self.summed_rest += (longest**2 - group_lr**2) * squared
-                    self.rest_scale += (longest**2 + group_lr**2) * squared
+                    self.summed_shortfall += (longest**2 - group_lr**2) * squared
+                    self.shortfall_scale += (longest**2 + group_lr**2) * squared
                     group.keep(i, origin)
         # and with that of the distance in place of the longest
         squared = self.summed * (self.update_clip / (1.0 - momentum)) ** 2
@@ -287,7 +287,7 @@ class PreconditionedOracle:
         if first:
             relative = math.sqrt(h) / (math.sqrt(self.start_size) * self.start_scale)
             self.radius = START * (1.0 + self.start_norm) * relative
-        self.growth += (self.summed_growth + self.summed_rest) / metric_size
+        self.growth += (self.summed_growth + self.summed_shortfall) / metric_size
         growth, walk = float(self.growth), self.walk + self.summed_walk / metric_size
         self.walk = min(walk, max(growth, 0.0))
         self.radius = max(self.radius, math.sqrt(abs(growth) - self.walk))

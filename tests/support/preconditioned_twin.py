@@ -145,7 +145,7 @@ class PreconditionedTwin(Twin):
         self.summed_off = error + (summed_off / summed if summed else 0.0)
         rest = 1.0 - trace.momentum
         walk_off = self.summed_off + 2.0 * (lr_off + momentum_off / rest) + 2.0 * error + 4.0 * eps
-        growth_off += (self.oracle.rest_scale + self.oracle.summed_walk) * walk_off
+        growth_off += (self.oracle.shortfall_scale + self.oracle.summed_walk) * walk_off
         self.summed_growth_off = growth_off / self.oracle.metric_size
         self.oracle.summed_growth = growth
 

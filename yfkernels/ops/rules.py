@@ -47,7 +47,7 @@ _YELLOWFIN_FIELDS = (
     "average_decay",
     "average_gain",
     "update_clip",
-    "walk",
+    "shortfall",
     "lr",
 )
 YELLOWFIN = Rule(0, "yellowfin", ("momentum_buffer", "grad_avg"), fields=_YELLOWFIN_FIELDS)

@@ -52,7 +52,7 @@ def robust_lr(step: TuningStep, momentum: Tensor, grad_sq: Tensor, start_sq: Ten
     """The robust mode's step size. grad_sq: of the gradient as the update uses it."""
     first = FIRST_RADIUS * (1.0 + start_sq.sqrt())
     step.new["radius"] = torch.where(step.k == 0, first, step.old["radius"])
-    step.advance_radius()
+    step.advance_radius(step.old["unread_growth"])
     step.new["grad_sq_sum"] = step.old["grad_sq_sum"] + grad_sq
     return step.distance_over_gradients(momentum)
 
@@ -132,7 +132,7 @@ def tune_plain(
         "average_decay": ones * beta,
         "average_gain": ones * average_gain,
         "update_clip": ones,
-        "walk": torch.zeros_like(ones),
+        "shortfall": torch.zeros_like(ones),
         "lr": lrs,
     }
     rest_of_state = [window] if sketch is None else [window, beta * average + average_gain * sketch]

@@ -28,19 +28,12 @@ def learn_from_update(step: TuningStep) -> tuple[Tensor, Curvature]:
     new["unread_metric_sq"] = torch.zeros_like(h)
     # the part of the first one that was not known before
     new["radius"] = torch.where(k == 1, old["radius"] * h.sqrt(), old["radius"])
-    walk = old["walk"] + old["unread_walk"] * old["unread_metric_sq"] / size
-    advance_distance(step, old["growth"] + old["unread_growth"] / size, walk)
+    walk = old["unread_walk"] * old["unread_metric_sq"] / size
+    step.advance_radius(old["unread_growth"] / size, walk)
     new["grad_sq_sum"] = old["grad_sq_sum"] + h
     window, c = step.learn(h, k - 1.0, 1.0 - old["beta_power"])
     variance, h_min = c.variance.clamp(min=step.e), limited_h_min(c.h_min, c.h_max)
     return window, c._replace(variance=variance, h_min=h_min)
-
-
-def advance_distance(step: TuningStep, growth: Tensor, walk: Tensor) -> None:
-    """The radius: what the growth of the parameters' squares tells, but for the walk's part."""
-    walk = torch.minimum(walk, growth.clamp(min=0.0))
-    step.new |= {"growth": growth, "walk": walk, "unread_growth": torch.zeros_like(growth)}
-    step.new["radius"] = torch.maximum(step.new["radius"], (growth.abs() - walk).sqrt())
 
 
 def choose_momentum(step: TuningStep) -> tuple[Tensor, Tensor]:
@@ -130,7 +123,7 @@ def tune_preconditioned(
         "average_gain": ones * (1.0 - SQUARE_DECAY),
         "update_clip": ones * update_clip,
         # the growth is to be that of groups which all take the longest steps
-        "walk": stretch * stretch * (travel * travel) * (1.0 - share * share),
+        "shortfall": stretch * stretch * (travel * travel) * (1.0 - share * share),
         "lr": lrs,
     }
     step.write([window, grad_window], out, state, coefficients)

@@ -110,7 +110,7 @@ class PreconditionedYellowFin(Formula):
         d = self.c["grad_scale"] * g + self.c["coupled_decay"] * before
         q = self._metric(state[1])
         du = d * (d / q)
-        return (after - before) * (after + before) * q + self.c["walk"] * du, du
+        return (after - before) * (after + before) * q + self.c["shortfall"] * du, du
 
 
 class QHM(Formula):

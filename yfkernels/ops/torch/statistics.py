@@ -151,11 +151,12 @@ class TuningStep:
         distance_avg = self.average("distance_avg", grad_norm_avg / (grad_sq_avg + self.e))
         return window, Curvature(h_min, h_max, grad_sq_avg / debias, distance_avg / debias)
 
-    def advance_radius(self) -> None:
-        """The radius, as far as the growth of the parameters' squares in the last update tells."""
-        growth = self.new["growth"] = self.old["growth"] + self.old["unread_growth"]
-        self.new["unread_growth"] = torch.zeros_like(growth)
-        self.new["radius"] = torch.maximum(self.new["radius"], growth.abs().sqrt())
+    def advance_radius(self, grown: Tensor, walked: Tensor | float = 0.0) -> None:
+        """The radius: what the growth of the parameters' squares tells, but for the walk's part."""
+        growth = self.new["growth"] = self.old["growth"] + grown
+        walk = torch.minimum(self.old["walk"] + walked, growth.clamp(min=0.0))
+        self.new |= {"walk": walk, "unread_growth": torch.zeros_like(growth)}
+        self.new["radius"] = torch.maximum(self.new["radius"], (growth.abs() - walk).sqrt())
 
     def distance_over_gradients(self, momentum: Tensor) -> Tensor:
         """The robust step size: how far the parameters have come, over the sum of gradients."""

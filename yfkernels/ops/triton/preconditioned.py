@@ -18,6 +18,7 @@ from yfkernels.ops.triton.rules import power
 from yfkernels.ops.triton.single_step import single_step
 from yfkernels.ops.triton.statistics import (
     ALONE,
+    advance_radius,
     clip_gradient,
     clip_update,
     distance_over_gradients,
@@ -71,19 +72,12 @@ def learn_from_update(
     # the part of the first one that was not known before
     radius = tl.where(k == 1, radius * tl.sqrt(h), radius)
     growth += unread_growth / metric_scale
-    walk, radius = advance_distance(growth, walk, radius)
+    walk, radius = advance_radius(growth, walk, radius)
     grad_sq_sum += h
     averages, curvature = learn(averages, values, h, k - 1, beta, debias, e, WINDOW, LOG_SMOOTH)
     h_min, h_max, variance, distance = curvature
     curvature = (limited_h_min(h_min, h_max), h_max, tl.maximum(variance, e), distance)
     return h, averages, curvature, growth, walk, radius, grad_sq_sum
-
-
-@triton.jit
-def advance_distance(growth, walk, radius):
-    """(walk, radius), as far as the growth of ‖x‖² tells, without the walk's part of it."""
-    walk = tl.minimum(walk, tl.maximum(growth, 0.0))
-    return walk, tl.maximum(radius, tl.sqrt(tl.abs(growth) - walk))
 
 
 @triton.jit
@@ -279,7 +273,7 @@ def preconditioned_tune(
         tl.store(out + at("yellowfin.update_clip"), update_clip)
         # the growth is to be that of groups which all take the longest steps
         share = tl.where(lr > 0.0, group_lr / (lr * longest), 1.0)
-        tl.store(out + at("yellowfin.walk"), longest_sq * (1.0 - share * share))
+        tl.store(out + at("yellowfin.shortfall"), longest_sq * (1.0 - share * share))
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 

@@ -119,7 +119,7 @@ def _preconditioned_numbers(coefficients, step, ratio):
             square_decay.to(tl.float32),
             _float(coefficients, "yellowfin.average_gain"),
             (1.0 / (1.0 - power(square_decay, step))).to(tl.float32),
-            _float(coefficients, "yellowfin.walk"),
+            _float(coefficients, "yellowfin.shortfall"),
         ),
     )
 

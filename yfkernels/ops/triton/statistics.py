@@ -220,10 +220,10 @@ def load_radius(state):
 
 
 @triton.jit
-def advance_radius(unread_growth, growth, radius):
-    """(growth, radius), as far as the growth of ‖x‖² in the last update tells."""
-    growth += unread_growth
-    return growth, tl.maximum(radius, tl.sqrt(tl.abs(growth)))
+def advance_radius(growth, walk, radius):
+    """(walk, radius), as far as the growth of ‖x‖² tells, without the walk's part of it."""
+    walk = tl.minimum(walk, tl.maximum(growth, 0.0))
+    return walk, tl.maximum(radius, tl.sqrt(tl.abs(growth) - walk))
 
 
 @triton.jit

@@ -99,9 +99,10 @@ def robust_lr(momentum, grad_sq, start_sq, k, traveled, grad_sq_sum):
     grad_sq: of the gradient as the update uses it. traveled: of load_radius().
     """
     unread_growth, growth, radius = traveled
+    growth += unread_growth
     first = tl.full([], number("FIRST_RADIUS"), tl.float64) * (1.0 + tl.sqrt(start_sq))
     radius = tl.where(k == 0, first, radius)
-    growth, radius = advance_radius(unread_growth, growth, radius)
+    _, radius = advance_radius(growth, tl.zeros([], tl.float64), radius)
     grad_sq_sum += grad_sq
     lr = distance_over_gradients(momentum, radius, grad_sq_sum)
     return lr, growth, radius, grad_sq_sum
@@ -260,7 +261,7 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.average_decay"), beta)
         tl.store(out + at("yellowfin.average_gain"), average_gain)
         tl.store(out + at("yellowfin.update_clip"), 1.0)
-        tl.store(out + at("yellowfin.walk"), 0.0)
+        tl.store(out + at("yellowfin.shortfall"), 0.0)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
     if SKETCH:
