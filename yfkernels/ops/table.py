@@ -97,7 +97,7 @@ class Row:
 
     Attributes:
         index: position of the parameter among all parameters of the optimizer.
-        group: position of its parameter group.
+        group: its coefficients' place among those of the table: that of its parameter group.
         origin: index of its first element in the whole model, for the sketch's signs.
         columns: tensors by column, the gradient left out; all dense in the same memory order
             on the fused backends. Those keep them only until the table is in use.
@@ -138,11 +138,19 @@ class TensorTable:
         backend: what will run over the table.
         rows: the tensors; at least one, none of them empty.
         shard: the processes over which these tensors are split; None if they are whole.
+        group: the parameter group they are of, if each is tuned for itself; rows then have 0.
     """
 
-    def __init__(self, backend: Backend, rows: Sequence[Row], shard: Reducer | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        rows: Sequence[Row],
+        shard: Reducer | None = None,
+        group: int = 0,
+    ) -> None:
         self.backend = backend
         self.shard = shard
+        self.group = group
         self.rows = tuple(rows)
         param = self.rows[0].param
         self.device = param.device

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from yfkernels.ops.constants import STATE_FIELDS, STRETCH
 from yfkernels.optim._planner import names_of, params_of
+from yfkernels.tuners.groupwise import GroupwiseTuner
 from yfkernels.tuners.lr_watch import HARDLY_MOVES
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _SHORT_CLIP = 0.1  # of the gradient that a clip leaves
 _NAMED = 3  # parameters that a note names
+_TUNERS = (YellowFinTuner, GroupwiseTuner)
 
 Line = tuple[str, str]  # a label, which may be empty, and words
 Values = dict[str, float]
@@ -23,20 +25,46 @@ Values = dict[str, float]
 
 def explained(optimizer: FusedOptimizer) -> str:
     """The text of `FusedOptimizer.explain`."""
-    tuner = optimizer._tuner
+    if isinstance(optimizer._tuner, GroupwiseTuner):
+        lines, notes = _of_each_group(optimizer, optimizer._tuner)
+    else:
+        lines, notes = _of_all_groups(optimizer, optimizer._tuner)
+    notes += _of_groups(optimizer, tunes=isinstance(optimizer._tuner, _TUNERS))
+    return "\n".join(lines + (["look at:", *(f"  - {note}" for note in notes)] if notes else []))
+
+
+def _of_all_groups(optimizer: FusedOptimizer, tuner: Any) -> tuple[list[str], list[str]]:
     found = dict(optimizer.diagnostics())
     tunes = isinstance(tuner, YellowFinTuner)
     if tunes:
         found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | found
     lines = [_header(optimizer, found)]
-    notes: list[str] = []
-    if _has_moved(optimizer, found):
-        told = _of_tuner(optimizer, found) if tunes else _of_settings(optimizer, found)
-        width = max(len(label) for label, _ in told) + 2
-        lines += [f"  {label:<{width}}{words}" for label, words in told]
-        notes += _of_numbers(found)
-    notes += _of_groups(optimizer, tunes=tunes)
-    return "\n".join(lines + (["look at:", *(f"  - {note}" for note in notes)] if notes else []))
+    if not _has_moved(optimizer, found):
+        return lines, []
+    if tunes:
+        lr = float(optimizer.param_groups[0]["lr"])
+        told = [*_of_tuner(tuner, lr, found), *_groups(optimizer, tuner.lrs())]
+    else:
+        lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        told = [("gradient", _gradient(found)), *_groups(optimizer, lrs)]
+    return lines + _aligned(told), list(_of_numbers(found))
+
+
+def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[list[str], list[str]]:
+    lines, notes = [f"{type(optimizer).__name__}, each group tuned for itself"], []
+    for index, (tuner, group) in enumerate(zip(whole.tuners, optimizer.param_groups)):
+        found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | tuner.diagnostics()
+        taken = _taken(found) if found["step"] else "no step was taken yet" + _skipped(found)
+        lines.append(f"group {index}: {_size(group)}, {taken}")
+        if found["step"]:
+            lines += _aligned(_of_tuner(tuner, float(group["lr"]), found))
+            notes += [f"group {index}: {note}" for note in _of_numbers(found)]
+    return lines, notes
+
+
+def _aligned(told: list[Line]) -> list[str]:
+    width = max(len(label) for label, _ in told) + 2
+    return [f"  {label:<{width}}{words}" for label, words in told]
 
 
 def _has_moved(optimizer: FusedOptimizer, found: Values) -> bool:
@@ -45,21 +73,26 @@ def _has_moved(optimizer: FusedOptimizer, found: Values) -> bool:
 
 
 def _header(optimizer: FusedOptimizer, found: Values) -> str:
-    name, skipped = type(optimizer).__name__, int(found["skipped_steps"])
+    name = type(optimizer).__name__
     if not _has_moved(optimizer, found):
-        return f"{name}: no step was taken yet" + (f", {skipped:,} skipped" if skipped else "")
-    steps = found.get("step")
-    taken = "" if steps is None else f", {int(steps):,} steps taken"
-    return f"{name}{taken}" + (f", {skipped:,} skipped" if skipped else "")
+        return f"{name}: no step was taken yet{_skipped(found)}"
+    return f"{name}, {_taken(found)}" if "step" in found else name + _skipped(found)
+
+
+def _taken(found: Values) -> str:
+    return f"{int(found['step']):,} steps taken{_skipped(found)}"
+
+
+def _skipped(found: Values) -> str:
+    skipped = int(found["skipped_steps"])
+    return f", {skipped:,} skipped" if skipped else ""
 
 
 # ---- the numbers
 
 
-def _of_tuner(optimizer: FusedOptimizer, found: Values) -> list[Line]:
-    tuner: Any = optimizer._tuner
+def _of_tuner(tuner: YellowFinTuner, lr: float, found: Values) -> list[Line]:
     options = tuner.options
-    lr = float(optimizer.param_groups[0]["lr"])
     momentum, travel, scale = found["momentum"], found["radius"], found["scale"]
     factors = [f"lr {_short(lr)}"]
     if options.robust:
@@ -77,7 +110,7 @@ def _of_tuner(optimizer: FusedOptimizer, found: Values) -> list[Line]:
         where = " in the metric" if options.preconditioned else ""
         words = f"as far as the parameters have come at least{where}, or were assumed to at first"
         lines.append(("travel", f"{_short(travel)}, {words}"))
-    return [*lines, ("gradient", _gradient(found)), *_groups(optimizer, tuner.lrs())]
+    return [*lines, ("gradient", _gradient(found))]
 
 
 def _momentum(found: Values) -> str:
@@ -102,20 +135,18 @@ def _gradient(found: Values) -> str:
     return f"norm {_short(norm)}" + (f", clipped to {clip:.1%} of it" if clip < 1.0 else "")
 
 
-def _of_settings(optimizer: FusedOptimizer, found: Values) -> list[Line]:
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
-    return [("gradient", _gradient(found)), *_groups(optimizer, lrs)]
-
-
 def _groups(optimizer: FusedOptimizer, lrs: list[float]) -> list[Line]:
     lines = []
     for index, (group, lr) in enumerate(zip(optimizer.param_groups, lrs)):
-        params = group["params"]
-        elements = sum(param.numel() for param in params)
-        tensors = f"{len(params)} tensor{'s' if len(params) != 1 else ''} of {elements:,} elements"
         moves = "stands still" if float(group["lr"]) == 0.0 else f"step size {_short(lr)}"
-        lines.append(("" if index else "groups", f"{index}: {tensors}, {moves}"))
+        lines.append(("" if index else "groups", f"{index}: {_size(group)}, {moves}"))
     return lines
+
+
+def _size(group: dict[str, Any]) -> str:
+    params = group["params"]
+    elements = sum(param.numel() for param in params)
+    return f"{len(params)} tensor{'s' if len(params) != 1 else ''} of {elements:,} elements"
 
 
 # ---- what looks wrong

@@ -16,11 +16,15 @@ from yfkernels.optim._planner import names_of
 from yfkernels.tuners.tuner import Tuner
 
 
+def _coefficients(tuner: Tuner, table: TensorTable) -> Tensor:
+    return tuner.coefficients_on(table.device, table.group)
+
+
 def keep_averages(average: WeightAverage | None, plan: Plan, tuner: Tuner) -> None:
     """Advances the averages of the parameters after a step."""
     if average is not None:
         for table in plan.tables:
-            table.backend.average(table, tuner.coefficients_on(table.device), average)
+            table.backend.average(table, _coefficients(tuner, table), average)
 
 
 def apply_rule(rule: Rule, plan: Plan, tuner: Tuner, num_params: int, *, two_passes: bool) -> None:
@@ -34,7 +38,7 @@ def apply_rule(rule: Rule, plan: Plan, tuner: Tuner, num_params: int, *, two_pas
         two_passes: whether the length of each tensor's move depends on its norms.
     """
     for table in plan.tables:
-        coefficients = tuner.coefficients_on(table.device)
+        coefficients = _coefficients(tuner, table)
         if not two_passes:
             table.backend.update(rule, table, coefficients)
         elif not plan.sharding.shards:
@@ -44,15 +48,15 @@ def apply_rule(rule: Rule, plan: Plan, tuner: Tuner, num_params: int, *, two_pas
     if two_passes and plan.sharding.shards:
         reduce_norms(plan.tables, plan.sharding.shards, num_params)
         for table in plan.tables:
-            table.backend.apply(rule, table, tuner.coefficients_on(table.device))
+            table.backend.apply(rule, table, _coefficients(tuner, table))
 
 
 def count_empty_parts(plan: Plan, state: Any, tuner: Tuner) -> None:
     """Counts the step of parameters that have elements on other processes alone."""
-    for param in plan.empty_parts:
+    for group, param in plan.empty_parts:
         if param.grad is not None:
             step: Tensor = state[param]["step"]
-            step.add_(tuner.coefficients_on(step.device)[0, 0])
+            step.add_(tuner.coefficients_on(step.device, group)[0, 0])
 
 
 def trust_ratios(
@@ -65,7 +69,7 @@ def trust_ratios(
     names, ratios = names_of(groups), {}
     for table in tables:
         group_of = [row.group for row in table.rows]
-        coefficients = tuner.coefficients_on(table.device)[group_of]
+        coefficients = _coefficients(tuner, table)[group_of]
         values = table.backend.trust_ratio(rule, coefficients, table.norms)
         for row, value in zip(table.rows, values.tolist()):
             ratios[row.index] = value

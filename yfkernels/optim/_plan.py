@@ -30,6 +30,7 @@ class _Key(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     shard: ShardGroup | None
+    group: int  # 0 unless groups are tuned for themselves
 
 
 class Plan:
@@ -44,12 +45,14 @@ class Plan:
         layout: the state that a parameter has.
         backend: as the optimizer was asked for.
         division: how processes share the parameters.
+        by_group: whether each parameter group has tables of its own.
         before: tables of the plan before, whose norms are taken over.
 
     Attributes:
         tables: of everything that has an element here.
         sharding: the processes that share the parameters.
-        empty_parts: parameters that have steps to count, and no element here.
+        empty_parts: parameters that have steps to count, and no element here, each with the
+            group of its table if it had one.
 
     Raises:
         RuntimeError: a parameter was resized and its state or its gradient was not.
@@ -63,13 +66,15 @@ class Plan:
         backend: str,
         division: Division,
         before: Sequence[TensorTable],
+        *,
+        by_group: bool,
     ) -> None:
         self._layout = layout
         self._backend = backend
         self._shard_group = division.shard_group
         self.tables: list[TensorTable] = []
-        self.empty_parts: list[Tensor] = []
-        self._empty_parts: list[int] = []  # which they are
+        self.empty_parts: list[tuple[int, Tensor]] = []
+        self._empty_parts: list[tuple[int, int]] = []  # which they are
         self.params = params = [param for _, param in _all(groups)]
         _refuse_twice(params)
         for index, param in enumerate(params):
@@ -83,6 +88,7 @@ class Plan:
         end = division.origin
         for group, param in _all(groups):
             view = view_of(param)
+            tuned = group if by_group else 0
             shard = division.shard_group(param)
             start = origin_after(end, _numel(param))
             end = start + _numel(param)
@@ -101,19 +107,19 @@ class Plan:
                 places.append((Place.EMPTY, None, 0))
                 stored[-1] = self._stored(param, view, state[param], columns)
                 if Column.STEP in columns:
-                    self._empty_parts.append(len(places) - 1)
+                    self._empty_parts.append((tuned, len(places) - 1))
                 continue
-            key = self._key(param, view)
+            key = self._key(tuned, param, view)
             place = Place.TABLE if key.backend.fused else Place.PLAIN
             same = rows.setdefault(key, [])
             places.append((place, key, len(same)))
             if place == Place.TABLE:
                 stored[-1] = self._stored(param, view, state[param], columns)
             first = start + shards.shard_offset(param)
-            same.append(Row(len(places) - 1, group, first, columns))
+            same.append(Row(len(places) - 1, 0 if by_group else group, first, columns))
             members.setdefault(key, []).append(param)
         for key, same in rows.items():
-            table = TensorTable(key.backend, same, shard=key.shard)
+            table = TensorTable(key.backend, same, key.shard, key.group)
             table.inherit_norms(before)
             table.params = list(map(_versioned, members[key]))
             self.tables.append(table)
@@ -148,14 +154,14 @@ class Plan:
             if table.backend.fused:
                 table.settle()
 
-    def _key(self, param: Tensor, view: Tensor) -> _Key:
+    def _key(self, group: int, param: Tensor, view: Tensor) -> _Key:
         """Where a parameter belongs with the gradient it has now."""
         grad = param.grad
         fusible = is_dense(view) and addressable(shards.local(param.detach()))
         if grad is not None:
             fusible &= grad.dtype == param.dtype and has_memory(shards.local(grad))
         backend = choose(self._backend, view.device, view.dtype, fusible)
-        return _Key(backend, view.device, view.dtype, self._shard_group(param))
+        return _Key(backend, view.device, view.dtype, self._shard_group(param), group)
 
     def _stored(
         self, param: Tensor, view: Tensor, state: Mapping[str, Any], columns: dict[Column, Tensor]
@@ -208,7 +214,7 @@ class Plan:
         for index, table in enumerate(self.tables):
             table.params = [_versioned(params[row.index]) for row in table.rows]
             table.update_those(self._watch.present(index))
-        self.empty_parts = [params[index] for index in self._empty_parts]
+        self.empty_parts = [(group, params[index]) for group, index in self._empty_parts]
 
     def _copy_grads(self, groups: Groups) -> bool:
         """Copies gradients that do not lie as their parameters; False if one has no memory."""
@@ -239,12 +245,12 @@ class Plan:
             return False
         self._written_back = []
         for table in self._plain:
-            belongs = (table.backend, table.device, table.dtype, table.shard)
+            belongs = (table.backend, table.device, table.dtype, table.shard, table.group)
             bound = []
             for row in table.rows:
                 param = params[row.index]
                 view = view_of(param)
-                if self._key(param, view) != belongs or view.numel() != row.numel:
+                if self._key(table.group, param, view) != belongs or view.numel() != row.numel:
                     return False
                 if not self._layout.begun(state.get(param)):
                     return False

@@ -155,7 +155,15 @@ class Planner:
             statistics.begin(self._tuner, groups)
         if self._by_norms:
             self._refuse_flat(groups)
-        plan = Plan(groups, state, self._layout, self._backend, self._division, self.tables)
+        plan = Plan(
+            groups,
+            state,
+            self._layout,
+            self._backend,
+            self._division,
+            self.tables,
+            by_group=self._tuner.by_group,
+        )
         self.tables = plan.tables
         self._prepare_tuner(plan, groups)
         statistics.publish(self._tuner, groups)

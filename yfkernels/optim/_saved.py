@@ -56,8 +56,8 @@ class SavedState:
         self._state_dict = {**state_dict, "state": states, "param_groups": groups}
         layout = optimizer._layout
         saved = list(self._each())
-        if groups:
-            self._complete_statistics(groups[0], any(layout.begun(state) for *_, state in saved))
+        begun = {param for _, param, state in saved if layout.begun(state)}
+        self._complete_statistics(groups, begun)
         for index, param, state in saved:
             if layout.begun(state):
                 layout.check(index, param, state)
@@ -92,18 +92,35 @@ class SavedState:
             "in the parameter groups of the state_dict to begin a new one"
         )
 
-    def _complete_statistics(self, group: dict[str, Any], begun: bool) -> None:
+    def _complete_statistics(self, groups: list[dict[str, Any]], begun: set[Tensor]) -> None:
         optimizer, tuner = self._optimizer, self._optimizer._tuner
-        name = tuner.key
-        found = group.get(name)
-        if found is not None:
-            group[name] = tuner.accepted(found, group)
-        elif begun and tuner.needed:
+        key, live = tuner.key, optimizer.param_groups
+        holders = [index for index, group in enumerate(groups) if group.get(key) is not None]
+        self._refuse_other_tuning(holders)
+        first = 0
+        for part, own in tuner.parts(groups):
+            found = own[0].get(key) if own else None
+            params = params_of(live[first : first + len(own)])
+            if found is not None:
+                own[0][key] = part.accepted(found, own[0])
+            elif tuner.needed and any(param in begun for param in params):
+                raise RuntimeError(
+                    f"the state_dict has state of parameters but no {key!r} in parameter group "
+                    f"{first}: it was not saved by yfkernels.{type(optimizer).__name__}, or what "
+                    "saved it has dropped that. Save optimizer.state_dict() itself, or load it "
+                    "with an empty 'state' to begin anew"
+                )
+            first += len(own)
+
+    def _refuse_other_tuning(self, holders: list[int]) -> None:
+        """A state for all groups is none of each of them, nor the other way round."""
+        by_group = self._optimizer._tuner.by_group
+        several = len(self._optimizer.param_groups) > 1
+        if several and ((by_group and holders == [0]) or (not by_group and len(holders) > 1)):
+            saved, given = ("global", "group") if by_group else ("group", "global")
             raise RuntimeError(
-                f"the state_dict has state of parameters but no {name!r} in its first parameter "
-                f"group: it was not saved by yfkernels.{type(optimizer).__name__}, or what saved "
-                "it has dropped that. Save optimizer.state_dict() itself, or load it with an empty "
-                "'state' to begin anew"
+                f"the state_dict was saved with tune={saved!r}, this optimizer has tune={given!r}: "
+                "construct it as it was"
             )
 
     def _each(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:

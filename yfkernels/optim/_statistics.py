@@ -1,7 +1,8 @@
 """What belongs to no parameter: the tuner's state, where programs and torch look for it.
 
-It is one float64 tensor, the same from step to step, and lives in the first parameter group under
-the tuner's key: every program that copies `state` and `param_groups` copies it.
+It is a float64 tensor, the same from step to step, and lives in the first of the parameter groups
+that it is for, under the tuner's key: every program that copies `state` and `param_groups` copies
+it. Most tuners have one for all groups; one that tunes each group for itself has one in each.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ Groups = list[dict[str, Any]]
 
 def begin(tuner: Tuner, groups: Groups) -> None:
     """Begins anew, in place."""
-    tuner.clear()
-    tuner.withdraw(groups)
+    for part, own in tuner.parts(groups):
+        part.clear()
+        part.withdraw(own)
 
 
 def publish(tuner: Tuner, groups: Groups) -> None:
@@ -24,10 +26,11 @@ def publish(tuner: Tuner, groups: Groups) -> None:
 
     Not before the first step, so that groups of new optimizers can be compared.
     """
-    for group in groups[:1]:
-        group[tuner.key] = tuner.state
-    for group in groups[1:]:  # a copy of the first, maybe
-        group.pop(tuner.key, None)
+    for part, own in tuner.parts(groups):
+        for group in own[:1]:
+            group[tuner.key] = part.state
+        for group in own[1:]:  # a copy of the first, maybe
+            group.pop(tuner.key, None)
     tuner.publish(groups)
 
 
@@ -38,7 +41,7 @@ def is_published(tuner: Tuner, groups: Groups) -> bool:
 
 def is_adopted(tuner: Tuner, groups: Groups) -> bool:
     """Whether the state in the groups is the tuner's."""
-    return groups[0].get(tuner.key) is tuner.state
+    return all(own[0].get(tuner.key) is part.state for part, own in tuner.parts(groups))
 
 
 def adopt(tuner: Tuner, groups: Groups) -> None:
@@ -47,8 +50,14 @@ def adopt(tuner: Tuner, groups: Groups) -> None:
     Raises:
         RuntimeError: it is not the state of such a tuner.
     """
-    holders = [group for group in groups if group.get(tuner.key) is not None]
-    if not holders:
-        begin(tuner, groups)
-    elif (found := holders[0][tuner.key]) is not tuner.state:
-        tuner.state.copy_(tuner.accepted(found, holders[0]))
+    taken = []
+    for part, own in tuner.parts(groups):
+        holders = [group for group in own if group.get(tuner.key) is not None]
+        if not holders:
+            part.clear()
+            part.withdraw(own)
+        elif (found := holders[0][tuner.key]) is not part.state:
+            # a copy: of two groups that have changed places each has the state of the other
+            taken.append((part, part.accepted(found, holders[0]).clone()))
+    for part, state in taken:
+        part.state.copy_(state)

@@ -15,6 +15,7 @@ from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions
 from yfkernels.tuners.closed_loop import ClosedLoop
+from yfkernels.tuners.groupwise import GroupwiseTuner
 from yfkernels.tuners.yellowfin import YellowFinTuner
 
 
@@ -69,6 +70,12 @@ class YellowFin(FusedOptimizer):
             of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
             lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
             size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
+        tune: "global" has one step size and momentum for all parameters, up to each group's lr.
+            "group" has a tuner for each parameter group, with statistics, distance, clips and a
+            number of steps of its own: for low-rank adapters beside embeddings, two networks in
+            one optimizer, layers that are unfrozen or added late. `max_norm` is then of each
+            group's norm. Takes as many launches for each group as otherwise for all. Requires
+            robust=True.
         closed_loop: correct the momentum for stale gradients, so that optimizer and asynchronous
             workers together have the tuned one; it may then be negative. True or a ClosedLoop for
             its options. Requires momentum_form="polyak", its default here. Not capturable.
@@ -96,7 +103,7 @@ class YellowFin(FusedOptimizer):
     The step size and momentum of the last step can be read in the parameter groups, as `tuned_lr`
     and `momentum`: zero-dimensional tensors that change with every step. They are there for loggers
     and for schedulers that look for such a key; assigning to them has no effect. The tuner's state
-    is in the first group, as `tuner`.
+    is in the first group, as `tuner`; with `tune="group"` each group has its own.
 
     A step with a non-finite gradient changes nothing but `skipped_steps`. Parameters of bfloat16 or
     float16 keep float32 state and a float32 master copy. Parameters whose gradient is None are left
@@ -114,7 +121,7 @@ class YellowFin(FusedOptimizer):
         1.0
     """
 
-    _tuner: YellowFinTuner
+    _tuner: YellowFinTuner | GroupwiseTuner
 
     def __init__(
         self,
@@ -136,6 +143,7 @@ class YellowFin(FusedOptimizer):
         trust_ratio: bool = False,
         robust: bool = True,
         preconditioner: str | None = "auto",
+        tune: str = "global",
         closed_loop: bool | ClosedLoop = False,
         stochastic_rounding: bool = False,
         average: WeightAverage | None = None,
@@ -151,6 +159,7 @@ class YellowFin(FusedOptimizer):
         if loop is not None:
             momentum_form = momentum_form or "polyak"
             _check_loop(momentum_form, trust_ratio=trust_ratio, capturable=capturable)
+        by_group = _tunes_groups(tune, robust=robust, closed=loop is not None)
         options = YellowFinOptions.of(
             beta=beta,
             window=window,
@@ -178,7 +187,7 @@ class YellowFin(FusedOptimizer):
             params,
             defaults,
             options.rule,
-            YellowFinTuner(options, loop),
+            GroupwiseTuner(options) if by_group else YellowFinTuner(options, loop),
             _CODED if options.rule.coded else _PLAIN,
             by_norms=options.trust_ratio,
             backend=backend,
@@ -210,19 +219,23 @@ class YellowFin(FusedOptimizer):
             What the closure returned, or None.
         """
         require(staleness >= 0, "staleness", staleness, ">= 0")
-        if self._tuner.feedback is not None:
+        if isinstance(self._tuner, YellowFinTuner) and self._tuner.feedback is not None:
             self._tuner.feedback.staleness = staleness
         return super().step(closure)
 
     # ---- what the tuner chose
 
-    def diagnostics(self) -> dict[str, float]:
+    def diagnostics(self, group: int = 0) -> dict[str, float]:
         """What the last step measured and used, as floats. On CUDA this waits for the device.
 
         A skipped step changes nothing here but `skipped_steps`.
 
+        Args:
+            group: a parameter group's position. Without `tune="group"` all but lr is the same in
+                all of them.
+
         Returns:
-            lr: the step size of the first group, multiplier and cap included.
+            lr: the step size of the group, multiplier and cap included.
             momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
             radius: a lower estimate of the distance that the parameters have traveled; 0 with
                 `robust=False`.
@@ -232,8 +245,13 @@ class YellowFin(FusedOptimizer):
             skipped_steps: number of steps skipped because of a non-finite gradient.
             target_momentum, total_momentum, staleness: with `closed_loop`; SingleStep's momentum,
                 the last reading, the mean staleness. `momentum` is then the corrected one.
+
+        Raises:
+            ValueError: there is no such group.
         """
-        return super().diagnostics()
+        count = len(self.param_groups)
+        require(0 <= group < count, "group", group, f"the position of one of {count} groups")
+        return self._tuner.diagnostics(group)
 
     def tuned_lrs(self) -> list[float]:
         """The step size of the last step in each group; empty until this object takes a step."""
@@ -250,6 +268,16 @@ class YellowFin(FusedOptimizer):
         if not self._by_norms:
             raise RuntimeError("YellowFin has trust ratios only with trust_ratio=True")
         return self._trust_ratios()
+
+
+def _tunes_groups(tune: str, *, robust: bool, closed: bool) -> bool:
+    require(tune in ("global", "group"), "tune", tune, "'global' or 'group'")
+    by_group = tune == "group"
+    need = "'global' with robust=False, which would learn from a group without gradients"
+    require(robust or not by_group, "tune", tune, need)
+    need = "'global' with closed_loop, which reads one momentum of the whole model"
+    require(not (closed and by_group), "tune", tune, need)
+    return by_group
 
 
 def _check_loop(momentum_form: str, *, trust_ratio: bool, capturable: bool) -> None:

@@ -16,10 +16,10 @@ from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
 from yfkernels.tuners.group_rows import GroupRows, scalar_on
 from yfkernels.tuners.measurement import Measurement
-from yfkernels.tuners.tuner import Tuner
+from yfkernels.tuners.tuner import SavedTuner, Tuner
 
 
-class Gate(Tuner):
+class Gate(Tuner, SavedTuner):
     """Coefficients for rules whose coefficients are the user's settings.
 
     A step is refused if GradScaler says so or, where the gradient's norm is measured, if it is not
@@ -37,6 +37,7 @@ class Gate(Tuner):
     key = "gate"
     needed = False
     runs_on_host = False
+    by_group = False
 
     def __init__(self, rule: Rule, *, skip_nonfinite: bool, always_sums: bool = False) -> None:
         self.rule = rule
@@ -104,7 +105,7 @@ class Gate(Tuner):
     def collect(self) -> None:
         """Nothing: no rule with a gate has sums of the move."""
 
-    def coefficients_on(self, device: torch.device) -> Tensor:
+    def coefficients_on(self, device: torch.device, group: int = 0) -> Tensor:
         return self._rows.rows.to(device)
 
     def clear(self) -> None:
@@ -119,7 +120,10 @@ class Gate(Tuner):
             )
         return saved
 
-    def diagnostics(self) -> dict[str, float]:
+    def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
+        return [(self, groups)]
+
+    def diagnostics(self, group: int = 0) -> dict[str, float]:
         grad_norm, skipped = self.state.tolist()
         return {"grad_norm": grad_norm, "skipped_steps": skipped}
 

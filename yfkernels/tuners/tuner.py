@@ -13,6 +13,34 @@ from yfkernels.ops.table import TensorTable
 from yfkernels.sharding.shards import Sharding
 
 
+class SavedTuner(Protocol):
+    """What has a state to be saved.
+
+    Attributes:
+        state: float64. Always the same tensor, but when `Tuner.prepare` has to move it to another
+            device.
+    """
+
+    state: Tensor
+
+    def clear(self) -> None:
+        """Puts the state back to how it begins, in place."""
+
+    def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        """A saved state, of any version, as this version keeps it; nothing has changed yet.
+
+        Args:
+            saved: the state.
+            group: the parameter group it was in.
+
+        Raises:
+            RuntimeError: it does not fit.
+        """
+
+    def withdraw(self, groups: list[dict[str, Any]]) -> None:
+        """Takes out of the groups what `publish` would otherwise take for a loaded number."""
+
+
 class Tuner(Protocol):
     """Decides on a step: whether it is taken, and with which coefficients.
 
@@ -21,15 +49,14 @@ class Tuner(Protocol):
         needed: whether the state of parameters says nothing without it.
         runs_on_host: whether it does, as long as the optimizer is not capturable.
         always_sums: whether every step takes sums over all parameters, whatever the groups say.
-        state: float64: what is to be saved. Always the same tensor, but when `prepare` has to move
-            it to another device.
+        by_group: whether each parameter group is tuned for itself, and has tables of its own.
     """
 
     key: str
     needed: bool
     runs_on_host: bool
     always_sums: bool
-    state: Tensor
+    by_group: bool
 
     def global_options(self) -> dict[str, Any]:
         """The options that only the constructor takes, by their names there."""
@@ -79,8 +106,14 @@ class Tuner(Protocol):
             found_inf: GradScaler's verdict, non-zero to skip the step.
         """
 
-    def coefficients_on(self, device: torch.device) -> Tensor:
-        """The coefficients of this step on a device: [groups, fields of the rule]."""
+    def coefficients_on(self, device: torch.device, group: int = 0) -> Tensor:
+        """The coefficients of this step on a device: [groups, fields of the rule].
+
+        Args:
+            device: where.
+            group: of the tables that they are for, if groups are tuned for themselves; those are
+                [1, fields of the rule].
+        """
 
     def collect(self) -> None:
         """After the update: takes its sums of the move into the state.
@@ -90,31 +123,17 @@ class Tuner(Protocol):
 
     # ---- what is saved and shown
 
-    def clear(self) -> None:
-        """Puts the state back to how it begins, in place."""
+    def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
+        """What has a state to be saved, with the parameter groups that it is for."""
 
-    def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
-        """A saved state, of any version, as this version keeps it; nothing has changed yet.
-
-        Args:
-            saved: the state.
-            group: the parameter group it was in.
-
-        Raises:
-            RuntimeError: it does not fit.
-        """
-
-    def diagnostics(self) -> dict[str, float]:
-        """What the last step that was taken measured and used; on CUDA this waits."""
+    def diagnostics(self, group: int = 0) -> dict[str, float]:
+        """What the last step that was taken measured and used in a group; on CUDA this waits."""
 
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Puts into the groups what is there to be read, not set."""
 
     def is_published(self, groups: list[dict[str, Any]]) -> bool:
         """Whether it still is there, and nothing else in its place."""
-
-    def withdraw(self, groups: list[dict[str, Any]]) -> None:
-        """Takes out of the groups what `publish` would otherwise take for a loaded number."""
 
     def keep_groups(self, num_groups: int) -> None:
         """Forgets what further groups have shown; `prepare` or `publish` follows."""

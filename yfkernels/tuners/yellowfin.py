@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from yfkernels.tuners.lr_watch import LearningRateWatch
 from yfkernels.tuners.measurement import Measurement
 from yfkernels.tuners.move_sums import MoveSums
 from yfkernels.tuners.saved_formats import accepted, upgraded
-from yfkernels.tuners.tuner import Tuner
+from yfkernels.tuners.tuner import SavedTuner, Tuner
 
 _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0]) + len(MOVE_SUMS))
 _LR = YELLOWFIN.fields.index("lr")
@@ -39,12 +39,29 @@ _MOMENTUM, _H_MAX = STATE_FIELDS.index("momentum"), STATE_FIELDS.index("h_max")
 _SHOWN = (*DIAGNOSTICS, "radius", "step")
 
 
-class YellowFinTuner(Tuner):
+class Gathered(NamedTuple):
+    """What a tuning step reads, where it runs.
+
+    Attributes:
+        partials, sketches: sums over the gradients.
+        grad_scale, found_inf: GradScaler's numbers, or None.
+        state: the tuner's.
+    """
+
+    partials: Tensor
+    sketches: Tensor | None
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
+    state: Tensor
+
+
+class YellowFinTuner(Tuner, SavedTuner):
     """Keeps the tuner's state and turns measurements into coefficients for the apply pass.
 
     Args:
         options: YellowFin's global options.
         loop: how momentum is corrected for asynchronous training; None for not at all.
+        watch_lr: whether to warn of an lr that looks like a learning rate, in the robust mode.
 
     Attributes:
         feedback: what corrects it.
@@ -58,8 +75,15 @@ class YellowFinTuner(Tuner):
     needed = True
     runs_on_host = True
     always_sums = True
+    by_group = False
 
-    def __init__(self, options: YellowFinOptions, loop: ClosedLoop | None = None) -> None:
+    def __init__(
+        self,
+        options: YellowFinOptions,
+        loop: ClosedLoop | None = None,
+        *,
+        watch_lr: bool = True,
+    ) -> None:
         self.options = options
         self.feedback = None if loop is None else MomentumFeedback(loop)
         self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
@@ -69,13 +93,14 @@ class YellowFinTuner(Tuner):
         self._move_sums: MoveSums | None = None  # while there are tables, and the rule has any
         self._exchange: Exchange | None = None  # where the host tunes for tables on devices
         self._backend = backend_of("torch", "cpu")
-        self._lr_watch = LearningRateWatch() if options.robust else None  # until all is said
+        watch_lr &= options.robust
+        self._lr_watch = LearningRateWatch() if watch_lr else None  # until all is said
         self._readouts: list[tuple[Tensor, Tensor]] = []  # of each group, as published
         self._rows = GroupRows(len(GROUP_FIELDS))
 
     def global_options(self) -> dict[str, Any]:
         loop = None if self.feedback is None else self.feedback.options
-        return {**self.options.in_words(), "closed_loop": loop or False}
+        return {**self.options.in_words(), "closed_loop": loop or False, "tune": "global"}
 
     def prepare(
         self,
@@ -131,8 +156,17 @@ class YellowFinTuner(Tuner):
         return made if self._exchange is None else made + self._exchange.buffers()
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        self.measure()
+        self.tune(self.gathered(grad_scale, found_inf))
+
+    def measure(self) -> None:
+        """Sums over this step's gradients."""
         assert self._measurement is not None, "prepare() comes first"
         self._measurement.run()
+
+    def gathered(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> Gathered:
+        """What was measured, where it is to be read; all processes take part."""
+        assert self._measurement is not None, "prepare() comes first"
         device = self.coefficients.device if self._exchange is None else self._exchange.device
         partials, sketches = self._measurement.sums(device)
         scale, verdict = scalar_on(device, grad_scale), scalar_on(device, found_inf)
@@ -146,13 +180,14 @@ class YellowFinTuner(Tuner):
             state = state if travelling is None else travelling
         if sketches is not None and self._backend.fused:
             sketches = sketches.float()
+        return Gathered(partials, sketches, scale, verdict, state)
+
+    def tune(self, gathered: Gathered) -> None:
+        """Works out the coefficients from what was measured."""
+        state = gathered.state
         self._backend.tune_yellowfin(
             self.options,
-            partials,
-            sketches,
-            scale,
-            verdict,
-            state,
+            *gathered,
             self._rows.rows,
             self.coefficients,
             self._scratch,
@@ -171,7 +206,7 @@ class YellowFinTuner(Tuner):
         if self.feedback is not None:
             self.feedback.read(self.coefficients)
 
-    def coefficients_on(self, device: torch.device) -> Tensor:
+    def coefficients_on(self, device: torch.device, group: int = 0) -> Tensor:
         if self._exchange is not None and is_remote(device):
             return self._exchange.coefficients_on(device)
         return self.coefficients.to(device)
@@ -199,15 +234,20 @@ class YellowFinTuner(Tuner):
 
     # ---- what is saved and shown
 
+    def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
+        return [(self, groups)]
+
     def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
         if self.feedback is not None:
             self.feedback.check(group)
         return accepted(saved, group.pop("tuner_options", None), self.options)
 
-    def diagnostics(self) -> dict[str, float]:
+    def diagnostics(self, group: int = 0) -> dict[str, float]:
         values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
         loop = {} if self.feedback is None else self.feedback.diagnostics()
         shown = {name: values[name] for name in _SHOWN}
+        if group:
+            shown["lr"] = self.coefficients[group, _LR].item()
         return shown | {"skipped_steps": values["skipped"]} | loop
 
     def lrs(self) -> list[float]:
