@@ -14,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
+
+from filelock import FileLock  # torch brings it
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
@@ -64,11 +67,15 @@ def run(*command: str | Path) -> Outcome:
 
 
 class Workshop:
-    """Compiles each object once for each set of flags, into one folder."""
+    """Compiles each object once for each set of flags, into one folder.
+
+    Processes may share the folder: who wants an object that another is compiling waits for it.
+    """
 
     def __init__(self, compiler: str, folder: Path) -> None:
         self.compiler = compiler
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.program = cache(self._program)  # of a set of flags
 
     def module(self) -> Path:
@@ -86,7 +93,7 @@ class Workshop:
         Args:
             line: Which line of the file (from 1) holds it; else it has to be there only once.
         """
-        csrc = self.folder / f"copy{len(list(self.folder.glob('copy*')))}" / "csrc"
+        csrc = Path(mkdtemp(prefix="copy", dir=self.folder)) / "csrc"
         shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
         target = csrc / "cuda" / file
         lines = target.read_text().splitlines(keepends=True)
@@ -118,7 +125,9 @@ class Workshop:
 
     def _program(self, flags: tuple[str, ...]) -> Path:
         objects = self._objects(KERNELS, flags)
-        return self._linked(objects, flags, self.folder / f"check{'_'.join(flags)}")
+        target = self.folder / f"check{'_'.join(flags)}"
+        with FileLock(f"{target}.lock"):
+            return target if target.exists() else self._linked(objects, flags, target)
 
     def _objects(self, kernels: list[Path], flags: tuple[str, ...]) -> list[Path]:
         """Of these kernels and of everything else.
@@ -135,7 +144,8 @@ class Workshop:
         def compiled(source: Path) -> Path:
             own = "_".join(flag for flag in flags if "/" not in flag)
             target = self.folder / f"{source.parent.name}_{source.name}{own}.o"
-            return target if target.exists() else self._compile(source, flags, CSRC, target)
+            with FileLock(f"{target}.lock"):
+                return target if target.exists() else self._compile(source, flags, CSRC, target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(compiled, sources))

@@ -1,4 +1,4 @@
-"""What the tests here share: objects that are compiled once."""
+"""What the tests here share: objects that are compiled once, by whichever process is first."""
 
 from __future__ import annotations
 
@@ -15,4 +15,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     compiler = shutil.which(name)
     if compiler is None:
         pytest.skip(f"no C++ compiler: {name} is not on PATH")
-    return Workshop(compiler, tmp_path_factory.mktemp("cuda_on_cpu"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all processes that share the tests
+    return Workshop(compiler, base / "cuda_on_cpu")
