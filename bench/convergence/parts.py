@@ -1,15 +1,17 @@
 """Models that are trained in parts, for `--module bench.convergence.parts`.
 
-What `tune="group"` is for: low-rank adapters beside an embedding, and layers that are unfrozen
-late. On any other task the parts are the layers.
+What `tune="group"` is for: low-rank adapters beside an embedding, layers that are unfrozen late,
+and two networks in one optimizer. On any other task the parts are the layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import AdamW, Optimizer
@@ -17,11 +19,14 @@ from torch.optim import AdamW, Optimizer
 from bench.convergence.finetuning import TextFineTuning
 from bench.convergence.tasks import TaskSpec
 from yfkernels import YellowFin
+from yfkernels.lab.workloads.digits import CLASSES, digits_conv, digits_mlp
 from yfkernels.lab.workloads.text import manual_transformer
+from yfkernels.lab.workloads.training import Task
 
 RANK = 4
 SCALE = 2.0  # of what an adapter adds: LoRA's alpha over its rank
 FROZEN_STEPS = 200
+FAINT = 1e-3  # gradients of the second network beside those of the first
 
 
 class _LowRank(nn.Module):
@@ -78,8 +83,35 @@ class LateUnfreezing(TextFineTuning):
         return _Unfreezing(super().model(seed))
 
 
+class _Two(nn.Module):
+    """Two networks for the same images; the second has a loss of another scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = digits_mlp().build_model(), digits_conv().build_model()
+
+    def forward(self, images: Tensor) -> Tensor:
+        faint = self.second(images)
+        faint = FAINT * faint + (1.0 - FAINT) * faint.detach()
+        return torch.cat([self.first(images), faint], dim=1)
+
+
+def _both(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum of their losses, both in nats."""
+    first, second = logits.split(CLASSES, dim=1)
+    return F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
+
+
+def two_networks() -> Task:
+    """Digits by two networks in one optimizer."""
+    title = "Handwritten digits, two networks with losses of two scales"
+    return replace(digits_mlp(), title=title, build_model=_Two, criterion=_both)
+
+
 def parts(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Adapters and the rest; the head and the rest; of any other model, its layers."""
+    """Adapters, or the head, and the rest; two networks; of any other model, its layers."""
+    if isinstance(model, _Two):
+        return [list(model.first.parameters()), list(model.second.parameters())]
     named = list(model.named_parameters())
     if isinstance(model, _Unfreezing):
         keys = [name.startswith(("model.norm", "model.head")) for name, _ in named]
@@ -94,8 +126,9 @@ def parts(model: nn.Module) -> list[list[nn.Parameter]]:
     return list(layers.values())
 
 
-def _yellowfin(model: nn.Module, *, tune: str) -> Optimizer:
-    return YellowFin([{"params": part} for part in parts(model)], tune=tune)
+def _yellowfin(model: nn.Module, *, tune: str, preconditioner: str | None = "auto") -> Optimizer:
+    groups = [{"params": part} for part in parts(model)]
+    return YellowFin(groups, tune=tune, preconditioner=preconditioner)
 
 
 def _adamw(model: nn.Module, *, lr: float) -> Optimizer:
@@ -109,9 +142,12 @@ def _spec(kind: type[TextFineTuning]) -> TaskSpec:
 TASKS: dict[str, TaskSpec] = {
     "adapter-finetuning": _spec(AdapterFineTuning),
     "late-unfreezing": _spec(LateUnfreezing),
+    "two-networks": TaskSpec(two_networks, 1500, has_classes=False),
 }
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "yellowfin-together": partial(_yellowfin, tune="global"),
     "yellowfin-parts": partial(_yellowfin, tune="group"),
+    "robust-together": partial(_yellowfin, tune="global", preconditioner=None),
+    "robust-parts": partial(_yellowfin, tune="group", preconditioner=None),
     **{f"adamw-{lr:g}": partial(_adamw, lr=lr) for lr in (3e-4, 3e-3, 1e-2)},
 }
