@@ -71,6 +71,13 @@ def test_closed_loop(params: list[nn.Parameter], site: Site) -> None:
     assert "corrected for a mean staleness of 0.0; wanted 0.5" in optimizer.explain()
 
 
+def test_the_first_step_with_a_preconditioner(params: list[nn.Parameter], site: Site) -> None:
+    """Which has no gradients before it to divide by."""
+    optimizer = stepped(YellowFin(params, backend=site.backend), params, steps=1)
+    lr = optimizer.tuned_lrs()[0]
+    assert f"step size  {lr:.3g}, as long as a first step is" in optimizer.explain()
+
+
 def test_a_clip(params: list[nn.Parameter], site: Site) -> None:
     optimizer = stepped(YellowFin(params, max_norm=1.0, backend=site.backend), params)
     share = optimizer.diagnostics()["clip_coefficient"]
@@ -83,6 +90,21 @@ def test_skipped_steps(params: list[nn.Parameter], site: Site) -> None:
     stepped(optimizer, params, steps=3)
     assert optimizer.explain().splitlines()[0] == "YellowFin, 3 steps taken, 5 skipped"
     assert [note for note in notes(optimizer) if "5 steps were skipped and 3 taken" in note]
+
+
+def test_a_travel_that_was_only_assumed() -> None:
+    """Of parameters that move to and fro."""
+    signs = torch.ones(1000)
+    signs[::2] = -1.0
+    p = nn.Parameter(100.0 * signs)
+    optimizer = YellowFin([p], preconditioner="diagonal")
+    said = []
+    for step in range(1, 121):
+        p.grad = torch.full_like(p, 1.0 if step % 2 else -1.0)
+        optimizer.step()
+        said += [step for note in notes(optimizer) if "have not come as far as was assumed" in note]
+    assert said
+    assert min(said) in (100, 101)  # of the place after every other step
 
 
 def test_gradients_that_are_zero(params: list[nn.Parameter], site: Site) -> None:

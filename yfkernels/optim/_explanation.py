@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from yfkernels.ops.constants import STATE_FIELDS, STRETCH
+from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._planner import names_of, params_of
 from yfkernels.tuners.groupwise import GroupwiseTuner
 from yfkernels.tuners.lr_watch import HARDLY_MOVES
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from yfkernels.optim._fused import FusedOptimizer
 
 _SHORT_CLIP = 0.1  # of the gradient that a clip leaves
+_NEAR = 0.1  # of the travel, where the parameters are now
+_SETTLED = 100  # steps by which they have come further than assumed, as a rule
 _NAMED = 3  # parameters that a note names
 _TUNERS = (YellowFinTuner, GroupwiseTuner)
 
@@ -93,24 +96,34 @@ def _skipped(found: Values) -> str:
 
 def _of_tuner(tuner: YellowFinTuner, lr: float, found: Values) -> list[Line]:
     options = tuner.options
-    momentum, travel, scale = found["momentum"], found["radius"], found["scale"]
-    factors = [f"lr {_short(lr)}"]
-    if options.robust:
-        factors.append(f"(1 - momentum) {_short(1.0 - momentum)}")
-        if options.preconditioned:
-            factors.append(f"gradient's root mean square {_short(scale)}")
-            factors.append(f"metric's {_short(found['metric_scale'])}")
-            factors.insert(0, f"{STRETCH:g}")
-        root = math.sqrt(found["grad_sq_sum"])
-        whole = f"{' x '.join(factors)} x travel {_short(travel)} / gradients so far {_short(root)}"
-    else:
-        whole = f"lr {_short(lr)} times SingleStep's"
-    lines = [("step size", f"{_short(found['lr'])} = {whole}"), ("momentum", _momentum(found))]
+    lines = [("step size", f"{_short(found['lr'])}{_made_of(options, lr, found)}")]
+    lines.append(("momentum", _momentum(found)))
     if options.robust:
         where = " in the metric" if options.preconditioned else ""
         words = f"as far as the parameters have come at least{where}, or were assumed to at first"
-        lines.append(("travel", f"{_short(travel)}, {words}"))
+        travel, now = _short(found["radius"]), _short(_distance(found))
+        lines.append(("travel", f"{travel}, {words}; now {now}"))
     return [*lines, ("gradient", _gradient(found))]
+
+
+def _made_of(options: YellowFinOptions, lr: float, found: Values) -> str:
+    """The factors of the step size."""
+    if not options.robust:
+        return f" = lr {_short(lr)} times SingleStep's"
+    if options.preconditioned and not found["grad_sq_sum"]:
+        return ", as long as a first step is: a percent of the parameters' size"
+    factors = [f"lr {_short(lr)}", f"(1 - momentum) {_short(1.0 - found['momentum'])}"]
+    if options.preconditioned:
+        factors.insert(0, f"{STRETCH:g}")
+        factors.append(f"gradient's root mean square {_short(found['scale'])}")
+        factors.append(f"metric's {_short(found['metric_scale'])}")
+    factors.append(f"travel {_short(found['radius'])}")
+    return f" = {' x '.join(factors)} / gradients so far {_short(math.sqrt(found['grad_sq_sum']))}"
+
+
+def _distance(found: Values) -> float:
+    """What the last look at the parameters' growth says of how far they are from their start."""
+    return math.sqrt(max(abs(found["growth"]) - found["walk"], 0.0))
 
 
 def _momentum(found: Values) -> str:
@@ -158,6 +171,13 @@ def _of_numbers(found: Values) -> Iterator[str]:
         yield (
             f"{int(skipped):,} steps were skipped and {int(steps):,} taken: gradients are not "
             "finite more often than not; look at the loss, and at the scale of GradScaler"
+        )
+    travel = found.get("radius", 0.0)
+    if steps >= _SETTLED and travel > 0.0 and _distance(found) < _NEAR * travel:
+        yield (
+            f"the step is that of a travel of {_short(travel)}, and the parameters' lengths tell "
+            f"of {_short(_distance(found))}: they have turned back, or have not come as far as was "
+            "assumed at first"
         )
     if found["grad_norm"] == 0.0:
         yield "the last gradient was 0 in every element: nothing can be learnt from it"
