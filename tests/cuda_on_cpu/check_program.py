@@ -51,8 +51,8 @@ class Outcome:
     output: str
 
 
-def run(*command: str | Path) -> Outcome:
-    """Run a command to its end, however it ends."""
+def run(*command: str | Path, **environment: str) -> Outcome:
+    """Run a command to its end, however it ends, with more variables than there are."""
     result = subprocess.run(
         command,
         check=False,
@@ -61,7 +61,7 @@ def run(*command: str | Path) -> Outcome:
         text=True,
         errors="replace",
         timeout=TIMEOUT,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
     )
     return Outcome(result.returncode != 0, f"{' '.join(map(str, command))}\n{result.stdout}")
 
@@ -87,17 +87,13 @@ class Workshop:
         objects = self._compiled([*KERNELS, *CPU_DRIVER, *DEVICE], PLAIN)
         return self._linked([*bindings, *objects], ("-shared",), self.folder / "_C.so")
 
-    def copy(self, file: str, old: str, new: str, *, line: int | None = None) -> Path:
-        """A copy of csrc in which `old` became `new` in one file of csrc/cuda, once.
-
-        Args:
-            line: Which line of the file (from 1) holds it; else it has to be there only once.
-        """
+    def copy(self, file: str, old: str, new: str) -> Path:
+        """A copy of csrc in which `old` became `new` in one file of csrc/cuda, where it is once."""
         csrc = Path(mkdtemp(prefix="copy", dir=self.folder)) / "csrc"
         shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
         target = csrc / "cuda" / file
         lines = target.read_text().splitlines(keepends=True)
-        places = [i for i, text in enumerate(lines, 1) if old in text and line in (None, i)]
+        places = [i for i, text in enumerate(lines, 1) if old in text]
         if len(places) != 1:
             raise ValueError(f"old={old!r} is on lines {places} of {file}: it has to be on one")
         lines[places[0] - 1] = lines[places[0] - 1].replace(old, new)

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string>
 
 #include "device/block.h"
 #include "device/host_thread.h"
@@ -21,6 +22,15 @@ Seat& seat_of(unsigned block) {
   static std::vector<std::unique_ptr<Seat>> seats;
   while (seats.size() <= block) seats.push_back(std::make_unique<Seat>());
   return *seats[block];
+}
+
+// The barrier that a test has taken away, "chunks.cuh:87"; nothing for none.
+bool is_missing(const char* file, int line) {
+  static const char* const variable = std::getenv("YFK_MISSING_BARRIER");
+  static const std::string missing = variable ? variable : "";
+  if (missing.empty()) return false;
+  const std::string path = file;
+  return path.substr(path.rfind('/') + 1) + ":" + std::to_string(line) == missing;
 }
 
 class Grid {
@@ -102,7 +112,9 @@ void launch(unsigned blocks, unsigned threads, const std::function<void()>& kern
 
 const Place& here() { return running->place(); }
 
-void barrier(const char* file, int line) { running->wait_at(file, line); }
+void barrier(const char* file, int line) {
+  if (!is_missing(file, line)) running->wait_at(file, line);
+}
 
 uint64_t shuffle(uint64_t value, unsigned from) { return running->shuffle(value, from); }
 
