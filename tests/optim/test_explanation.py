@@ -107,6 +107,20 @@ def test_a_travel_that_was_only_assumed() -> None:
     assert min(said) in (100, 101)  # of the place after every other step
 
 
+@pytest.mark.parametrize("tune", ["global", "group"])
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0.0, "every gradient so far was 0"), (math.nan, "no gradient so far was finite")],
+)
+def test_gradients_that_never_were(
+    size: float, words: str, tune: str, params: list[nn.Parameter]
+) -> None:
+    optimizer = stepped(YellowFin(params, tune=tune), params, size=size)
+    (note,) = notes(optimizer)
+    assert words in note
+    assert notes(stepped(optimizer, params, steps=6)) == []
+
+
 def test_gradients_that_are_zero(params: list[nn.Parameter], site: Site) -> None:
     optimizer = stepped(LAMB(params, lr=0.01, backend=site.backend), params, size=0.0)
     assert [note for note in notes(optimizer) if "the last gradient was 0 in every element" in note]

@@ -13,6 +13,8 @@ from support.processes import Processes, everyones
 from support.resume import BUILDS, BY_PLACE, CUT, OURS, STEPS, batch, make_model, train
 from torch import nn
 
+from yfkernels import YellowFin
+
 if not dist.is_gloo_available():
     pytest.skip("torch has no gloo here", allow_module_level=True)
 
@@ -79,3 +81,32 @@ def check_resumes_bit_for_bit(rank: int, name: str) -> None:
     assert_same_bits(other.state_dict(), stage.state_dict())
     assert_same_bits(resumed.state_dict(), optimizer.state_dict())
     assert_same_bits(*everyones(optimizer.diagnostics()))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_groups_that_are_tuned_for_themselves(equal: bool, pair: Processes) -> None:
+    pair(check_groups, equal)
+
+
+def check_groups(rank: int, equal: bool) -> None:
+    """Weights and biases, of all stages; one process more or less is an error on both."""
+    layer = make_model()[2 * rank]
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias]}]
+    options = {"tune": "group", "process_group": dist.group.WORLD}
+    if not equal and rank:
+        groups = [{"params": layer.parameters()}]
+    optimizer = YellowFin(groups, **options)
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    if not equal:
+        before = copy.deepcopy(layer.state_dict())
+        with pytest.raises(RuntimeError, match=f"this process has {2 - rank} parameter groups"):
+            optimizer.step()
+        assert_same_bits(layer.state_dict(), before)
+        return
+    optimizer.step()
+    found = [optimizer.diagnostics(group) for group in range(2)]
+    assert_same_bits(*everyones(found))
+    counts = everyones([p.numel() for p in layer.parameters()])
+    norms = [sum(both) ** 0.5 for both in zip(*counts)]
+    assert [each["grad_norm"] for each in found] == pytest.approx(norms)

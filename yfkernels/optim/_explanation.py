@@ -41,27 +41,31 @@ def _of_all_groups(optimizer: FusedOptimizer, tuner: Any) -> tuple[list[str], li
     tunes = isinstance(tuner, YellowFinTuner)
     if tunes:
         found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | found
-    lines = [_header(optimizer, found)]
+    lines, groups = [_header(optimizer, found)], optimizer.param_groups
     if not _has_moved(optimizer, found):
-        return lines, []
+        return lines, list(_of_silence(optimizer, groups, found)) if tunes else []
     if tunes:
-        lr = float(optimizer.param_groups[0]["lr"])
-        told = [*_of_tuner(tuner, lr, found), *_groups(optimizer, tuner.lrs())]
+        told = _of_tuner(tuner, float(groups[0]["lr"]), found)
+        told += _groups(optimizer, tuner.lrs(groups))
     else:
-        lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        lrs = [float(group["lr"]) for group in groups]
         told = [("gradient", _gradient(found)), *_groups(optimizer, lrs)]
     return lines + _aligned(told), list(_of_numbers(found))
 
 
 def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[list[str], list[str]]:
     lines, notes = [f"{type(optimizer).__name__}, each group tuned for itself"], []
-    for index, (tuner, group) in enumerate(zip(whole.tuners, optimizer.param_groups)):
-        found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | tuner.diagnostics()
+    groups = optimizer.param_groups
+    whole.parts(groups)  # brings the tuners into their order
+    for index, (tuner, group) in enumerate(zip(whole.tuners, groups)):
+        found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | tuner.diagnostics([group])
         taken = _taken(found) if found["step"] else "no step was taken yet" + _skipped(found)
-        lines.append(f"group {index}: {_size(group)}, {taken}")
+        still = ", stands still" if float(group["lr"]) == 0.0 else ""
+        lines.append(f"group {index}: {_size(group)}, {taken}{still}")
         if found["step"]:
             lines += _aligned(_of_tuner(tuner, float(group["lr"]), found))
-            notes += [f"group {index}: {note}" for note in _of_numbers(found)]
+        looks = _of_numbers(found) if found["step"] else _of_silence(optimizer, [group], found)
+        notes += [f"group {index}: {note}" for note in looks]
     return lines, notes
 
 
@@ -163,6 +167,18 @@ def _size(group: dict[str, Any]) -> str:
 
 
 # ---- what looks wrong
+
+
+def _of_silence(
+    optimizer: FusedOptimizer, groups: list[dict[str, Any]], found: Values
+) -> Iterator[str]:
+    """Of groups that have taken no step, though their state was made for one."""
+    begun = optimizer._layout.begun
+    if any(begun(optimizer.state.get(param)) for param in params_of(groups)):
+        if found["skipped_steps"]:
+            yield "no gradient so far was finite: look at the loss, and at the scale of GradScaler"
+        else:
+            yield "every gradient so far was 0 in every element: nothing can be learnt from it"
 
 
 def _of_numbers(found: Values) -> Iterator[str]:

@@ -16,7 +16,12 @@ from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.rules import Rule
 from yfkernels.optim import _averages, _statistics
 from yfkernels.optim._explanation import explained
-from yfkernels.optim._group_options import GroupOptions, GroupReader, make_average_plain
+from yfkernels.optim._group_options import (
+    WHOLE,
+    GroupOptions,
+    GroupReader,
+    make_average_plain,
+)
 from yfkernels.optim._passes import (
     apply_rule,
     count_empty_parts,
@@ -183,7 +188,7 @@ class FusedOptimizer(Optimizer):
             grad_norm: norm of the whole gradient, unscaled, before any clip; NaN if it was not
                 measured. skipped_steps: steps refused for a non-finite gradient.
         """
-        return self._tuner.diagnostics()
+        return self._tuner.diagnostics(self.param_groups)
 
     def explain(self) -> str:
         """Says in words and numbers why the last step was what it was, and what looks wrong.
@@ -193,8 +198,8 @@ class FusedOptimizer(Optimizer):
         Returns:
             Lines: where the step size and momentum come from, the gradient and its clips, what each
             group does; then notes, if there is something to look at, such as skipped steps, a
-            gradient that is 0, parameters that never had one, an lr that looks like a learning
-            rate.
+            gradient that is 0 (in the robust mode: that always was), parameters that never had
+            one, an lr that looks like a learning rate.
         """
         return explained(self)
 
@@ -302,7 +307,7 @@ class FusedOptimizer(Optimizer):
             "capturable": self._capturable,
             "backend": self._backend,
             "differentiable": False,
-            "average": self.defaults["average"],
+            **{name: self.defaults[name] for name in WHOLE if name in self.defaults},
             **self._tuner.global_options(),
         }
 

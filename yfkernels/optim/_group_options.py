@@ -15,6 +15,7 @@ from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.rules import Rule
 
 Group = dict[str, Any]
+WHOLE = ("average", "tune")  # options that are of the whole optimizer, and saved in the groups
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,10 @@ class GroupReader:
         make_average_plain(group)
         for name in self._names:
             group.setdefault(name, defaults[name])
-        average, whole = group["average"], defaults["average"]
-        require(average == whole, "average", average, f"{whole!r}, as in the whole optimizer")
+        for name in WHOLE:
+            if name in defaults:
+                value, whole = group[name], defaults[name]
+                require(value == whole, name, value, f"{whole!r}, as in the whole optimizer")
         self._options.check_numbered(index, group)
         self._checked[index] = [group.get(name) for name in self._names]
         return True

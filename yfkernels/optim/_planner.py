@@ -148,11 +148,13 @@ class Planner:
         self._refuse_meta(groups)
         if self._tuner.always_sums:
             self._division.require_group(params_of(groups))
-        begun = any(self._layout.begun(state.get(param)) for param in params_of(groups))
-        if not begun and not self._division.everywhere:
+        if not self._division.everywhere:
             # new, or cleared by a program: torch's optimizers are then as new. Not where each
             # process has other parameters: one without any could not tell
-            statistics.begin(self._tuner, groups)
+            for part, own in self._tuner.parts(groups):
+                if not any(self._layout.begun(state.get(param)) for param in params_of(own)):
+                    part.clear()
+                    part.withdraw(own)
         if self._by_norms:
             self._refuse_flat(groups)
         plan = Plan(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from yfkernels.optim._group_options import make_average_plain
+from yfkernels.optim._group_options import WHOLE, make_average_plain
 from yfkernels.optim._planner import params_of
 from yfkernels.optim._state import AVERAGE
 
@@ -73,8 +73,10 @@ class SavedState:
                 f"parameter groups have no {', '.join(map(repr, lacks))}"
             )
         self._refuse_other_average(group.get("average"))
+        self._refuse_other_tuning(group.get("tune", "global"))
         given = {name: optimizer.defaults[name] for name in optimizer._option_names}
-        return {**given, **group, "average": given["average"]}
+        whole = {name: given[name] for name in WHOLE if name in given}
+        return {**given, **group, **whole}
 
     def _refuse_other_average(self, saved: Mapping[str, Any] | None) -> None:
         """One that was not saved begins now; one that is not kept any more would be lost."""
@@ -95,8 +97,6 @@ class SavedState:
     def _complete_statistics(self, groups: list[dict[str, Any]], begun: set[Tensor]) -> None:
         optimizer, tuner = self._optimizer, self._optimizer._tuner
         key, live = tuner.key, optimizer.param_groups
-        holders = [index for index, group in enumerate(groups) if group.get(key) is not None]
-        self._refuse_other_tuning(holders)
         first = 0
         for part, own in tuner.parts(groups):
             found = own[0].get(key) if own else None
@@ -112,15 +112,13 @@ class SavedState:
                 )
             first += len(own)
 
-    def _refuse_other_tuning(self, holders: list[int]) -> None:
+    def _refuse_other_tuning(self, saved: str) -> None:
         """A state for all groups is none of each of them, nor the other way round."""
-        by_group = self._optimizer._tuner.by_group
-        several = len(self._optimizer.param_groups) > 1
-        if several and ((by_group and holders == [0]) or (not by_group and len(holders) > 1)):
-            saved, given = ("global", "group") if by_group else ("group", "global")
+        kept = self._optimizer.defaults.get("tune", saved)
+        if saved != kept and len(self._optimizer.param_groups) > 1:
             raise RuntimeError(
-                f"the state_dict was saved with tune={saved!r}, this optimizer has tune={given!r}: "
-                "construct it as it was"
+                f"the state_dict was saved with tune={saved!r}, this optimizer has tune={kept!r}: "
+                f"construct it with tune={saved!r}"
             )
 
     def _each(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from yfkernels.tuners.tuner import Tuner
+from torch import Tensor
+
+from yfkernels.tuners.tuner import SavedTuner, Tuner
 
 Groups = list[dict[str, Any]]
 
@@ -40,8 +42,9 @@ def is_published(tuner: Tuner, groups: Groups) -> bool:
 
 
 def is_adopted(tuner: Tuner, groups: Groups) -> bool:
-    """Whether the state in the groups is the tuner's."""
-    return all(own[0].get(tuner.key) is part.state for part, own in tuner.parts(groups))
+    """Whether the state in the groups is the tuner's, and the groups are where they were."""
+    parts = tuner.parts(groups)  # which looks where they are
+    return tuner.in_place and all(own[0].get(tuner.key) is part.state for part, own in parts)
 
 
 def adopt(tuner: Tuner, groups: Groups) -> None:
@@ -50,14 +53,19 @@ def adopt(tuner: Tuner, groups: Groups) -> None:
     Raises:
         RuntimeError: it is not the state of such a tuner.
     """
-    taken = []
+    accepted: list[tuple[SavedTuner, Groups, Tensor | None]] = []
     for part, own in tuner.parts(groups):
         holders = [group for group in own if group.get(tuner.key) is not None]
-        if not holders:
+        found = holders[0][tuner.key] if holders else None
+        if found is None:
+            accepted.append((part, own, None))
+        elif found is not part.state:
+            # a copy, as it may be what another part has
+            accepted.append((part, own, part.accepted(found, holders[0]).clone()))
+    for part, own, state in accepted:
+        if state is None:
             part.clear()
             part.withdraw(own)
-        elif (found := holders[0][tuner.key]) is not part.state:
-            # a copy: of two groups that have changed places each has the state of the other
-            taken.append((part, part.accepted(found, holders[0]).clone()))
-    for part, state in taken:
-        part.state.copy_(state)
+        else:
+            part.state.copy_(state)
+            own[0][tuner.key] = part.state  # by which it is known from now on

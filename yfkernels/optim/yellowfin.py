@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yfkernels._checks import require
+from yfkernels._checks import check_whole, require
 from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.constants import GROUP_FIELDS
 from yfkernels.ops.options import YellowFinOptions
@@ -182,6 +182,7 @@ class YellowFin(FusedOptimizer):
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
+            "tune": tune,
         }
         super().__init__(
             params,
@@ -202,7 +203,7 @@ class YellowFin(FusedOptimizer):
 
     def __repr__(self) -> str:
         chosen = self._global_values()
-        del chosen["differentiable"], chosen["average"]  # groups show that
+        del chosen["differentiable"], chosen["average"], chosen["tune"]  # groups show that
         lines = "".join(f"    {name}: {value}\n" for name, value in chosen.items())
         return super().__repr__().replace("(\n", f"(\n{lines}", 1)
 
@@ -247,15 +248,16 @@ class YellowFin(FusedOptimizer):
                 the last reading, the mean staleness. `momentum` is then the corrected one.
 
         Raises:
-            ValueError: there is no such group.
+            TypeError, ValueError: there is no such group.
         """
+        check_whole("group", group, least=0)
         count = len(self.param_groups)
-        require(0 <= group < count, "group", group, f"the position of one of {count} groups")
-        return self._tuner.diagnostics(group)
+        require(group < count, "group", group, f"below {count}, the number of parameter groups")
+        return self._tuner.diagnostics(self.param_groups, group)
 
     def tuned_lrs(self) -> list[float]:
-        """The step size of the last step in each group; empty until this object takes a step."""
-        return self._tuner.lrs()
+        """The step size of the last step in each group; 0.0 before the first."""
+        return self._tuner.lrs(self.param_groups)
 
     def trust_ratios(self) -> dict[str, float]:
         """The trust ratio that each tensor's last step was scaled by, by parameter name.

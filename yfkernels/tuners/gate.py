@@ -38,6 +38,7 @@ class Gate(Tuner, SavedTuner):
     needed = False
     runs_on_host = False
     by_group = False
+    in_place = True
 
     def __init__(self, rule: Rule, *, skip_nonfinite: bool, always_sums: bool = False) -> None:
         self.rule = rule
@@ -113,6 +114,8 @@ class Gate(Tuner, SavedTuner):
         self.state.copy_(begin)
 
     def accepted(self, saved: Tensor, group: dict[str, Any]) -> Tensor:
+        if not isinstance(saved, Tensor):
+            raise RuntimeError(f"the gate is a {type(saved).__name__}, and must be a tensor")
         if saved.shape != (len(GATE_STATE),):
             raise RuntimeError(
                 f"the state_dict's gate has shape {tuple(saved.shape)}, this version of "
@@ -123,7 +126,7 @@ class Gate(Tuner, SavedTuner):
     def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
         return [(self, groups)]
 
-    def diagnostics(self, group: int = 0) -> dict[str, float]:
+    def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
         grad_norm, skipped = self.state.tolist()
         return {"grad_norm": grad_norm, "skipped_steps": skipped}
 

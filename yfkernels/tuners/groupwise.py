@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from yfkernels.ops.backend import Backend
 from yfkernels.ops.constants import SUMS
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.table import TensorTable
-from yfkernels.sharding.shards import Sharding
+from yfkernels.sharding.shards import ShardGroup, Sharding
 from yfkernels.tuners.lr_watch import LearningRateWatch
 from yfkernels.tuners.tuner import SavedTuner, Tuner
 from yfkernels.tuners.yellowfin import Gathered, YellowFinTuner
@@ -26,11 +27,13 @@ class GroupwiseTuner(Tuner):
     A gradient that is not finite in one group has the step refused in all of them. A group without
     a gradient, which the robust mode knows by its sum of 0, takes no step and keeps its state.
 
+    Groups may be taken out, put back and moved: a group is known by the state that is in it.
+
     Args:
         options: YellowFin's global options, of the robust mode.
 
     Attributes:
-        tuners: of each group.
+        tuners: of each group, in the order of the last look at them.
     """
 
     key = YellowFinTuner.key
@@ -42,14 +45,49 @@ class GroupwiseTuner(Tuner):
     def __init__(self, options: YellowFinOptions) -> None:
         self.options = options
         self.tuners: list[YellowFinTuner] = []
+        self._prepared: list[YellowFinTuner] = []  # in the order of the tables
         self._lr_watch: LearningRateWatch | None = LearningRateWatch()  # until all is said
+        self._counted = False  # whether all processes have been found to have as many groups
 
     def global_options(self) -> dict[str, Any]:
-        return {**self.options.in_words(), "closed_loop": False, "tune": "group"}
+        return {**self.options.in_words(), "closed_loop": False}
 
-    def _make_tuners(self, num_groups: int) -> None:
-        while len(self.tuners) < num_groups:
-            self.tuners.append(YellowFinTuner(self.options, watch_lr=False))
+    @property
+    def in_place(self) -> bool:
+        return len(self.tuners) == len(self._prepared) and all(
+            map(operator.is_, self.tuners, self._prepared)
+        )
+
+    def _arrange(self, groups: list[dict[str, Any]]) -> None:
+        """Brings the tuners into the order of the groups, and makes those that are missing.
+
+        Where no group is known and there are as many as before, as after a load_state_dict, they
+        are the same ones.
+        """
+        left = list(self.tuners)
+        known = [self._taken(left, group) for group in groups]
+        if left == self.tuners and len(left) == len(groups):
+            return
+        for tuner, group in zip(known, groups):
+            if tuner is None and any(self._shares(group, other) for other in groups):
+                # a copy of another group's dictionary, with new parameters
+                for name in (self.key, "tuned_lr", "momentum"):
+                    group.pop(name, None)
+        new = (YellowFinTuner(self.options, watch_lr=False) for _ in groups)
+        self.tuners = [next(new) if tuner is None else tuner for tuner in known]
+
+    def _taken(self, left: list[YellowFinTuner], group: dict[str, Any]) -> YellowFinTuner | None:
+        """That of `left` which the group is known to have; it is taken out."""
+        state = group.get(self.key)  # which it has from the first step on
+        for index, tuner in enumerate(left):
+            if tuner.is_published([group]) if state is None else state is tuner.state:
+                return left.pop(index)
+        return None
+
+    def _shares(self, group: dict[str, Any], other: dict[str, Any]) -> bool:
+        """Whether two groups show the same tensors."""
+        names = [name for name in (self.key, "momentum") if group.get(name) is not None]
+        return group is not other and any(group[name] is other.get(name) for name in names)
 
     # ---- a set of tables
 
@@ -61,8 +99,8 @@ class GroupwiseTuner(Tuner):
         device: torch.device,
         backend: Backend,
     ) -> None:
-        self._make_tuners(num_groups)
-        self.keep_groups(num_groups)
+        self._prepared = list(self.tuners)
+        self._sharding = sharding
         for group, tuner in enumerate(self.tuners):
             own = [table for table in tables if table.group == group]
             tuner.prepare(own, sharding, 1, device, backend)
@@ -92,6 +130,9 @@ class GroupwiseTuner(Tuner):
             tuner.set_groups([row], {0: device_lrs[group]} if group in device_lrs else {})
 
     def decide(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        if not self._counted:
+            _require_as_many(len(self.tuners), self._sharding.between)
+            self._counted = True
         for tuner in self.tuners:
             tuner.measure()  # all of them before the host waits for the first
         gathered = [tuner.gathered(grad_scale, found_inf) for tuner in self.tuners]
@@ -109,18 +150,19 @@ class GroupwiseTuner(Tuner):
     # ---- what is saved and shown
 
     def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
-        self._make_tuners(len(groups))
+        self._arrange(groups)
         return [(tuner, [group]) for tuner, group in zip(self.tuners, groups)]
 
-    def diagnostics(self, group: int = 0) -> dict[str, float]:
-        return self.tuners[group].diagnostics()
+    def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
+        self._arrange(groups)
+        return self.tuners[group].diagnostics([groups[group]])
 
-    def lrs(self) -> list[float]:
-        """The step size of the last step in each group; on CUDA this waits for the device."""
-        return [lr for tuner in self.tuners for lr in tuner.lrs()]
+    def lrs(self, groups: list[dict[str, Any]]) -> list[float]:
+        self._arrange(groups)
+        return [lr for tuner, group in zip(self.tuners, groups) for lr in tuner.lrs([group])]
 
     def publish(self, groups: list[dict[str, Any]]) -> None:
-        self._make_tuners(len(groups))
+        self._arrange(groups)
         for tuner, group in zip(self.tuners, groups):
             tuner.publish([group])
 
@@ -128,10 +170,26 @@ class GroupwiseTuner(Tuner):
         return all(tuner.is_published([group]) for tuner, group in zip(self.tuners, groups))
 
     def keep_groups(self, num_groups: int) -> None:
-        del self.tuners[num_groups:]
+        """Nothing: groups are known by what is in them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.options, self.tuners, self._lr_watch)
+        return _restore, (self.options, self.tuners, self._lr_watch, self._counted)
+
+
+def _require_as_many(groups: int, between: ShardGroup | None) -> None:
+    """Raises RuntimeError on all processes unless they have as many groups; all take part."""
+    if between is None:
+        return
+    counted = torch.tensor([1, groups, groups**2], dtype=torch.float64, device="cpu")
+    counted = counted.to(between.place_for(counted.device))
+    between.all_reduce(counted)
+    processes, total, squares = counted.tolist()
+    if processes * squares != total**2:
+        raise RuntimeError(
+            f"tune='group': this process has {groups} parameter groups, and others have more or "
+            "fewer; give every process as many, in the same order, empty ones where it has no "
+            "parameters of a group"
+        )
 
 
 def _found_inf(gathered: Sequence[Gathered]) -> Tensor | None:
@@ -149,8 +207,11 @@ def _found_inf(gathered: Sequence[Gathered]) -> Tensor | None:
 
 
 def _restore(
-    options: YellowFinOptions, tuners: list[YellowFinTuner], lr_watch: LearningRateWatch | None
+    options: YellowFinOptions,
+    tuners: list[YellowFinTuner],
+    lr_watch: LearningRateWatch | None,
+    counted: bool,
 ) -> GroupwiseTuner:
     tuner = GroupwiseTuner(options)
-    tuner.tuners, tuner._lr_watch = list(tuners), lr_watch
+    tuner.tuners, tuner._lr_watch, tuner._counted = list(tuners), lr_watch, counted
     return tuner

@@ -102,15 +102,19 @@ def accepted(saved: Tensor, options_in_state: Tensor | None, options: YellowFinO
     """A saved state in the present format; arguments as for `upgraded`.
 
     Raises:
-        RuntimeError: it is of a format that is not known, or of a tuner with other options.
+        RuntimeError: it is no tensor, of a format that is not known, or of a tuner with other
+            options.
     """
+    if not isinstance(saved, Tensor):
+        raise RuntimeError(f"the tuner's state is a {type(saved).__name__}, and must be a tensor")
     chosen = options.in_words()
     state = upgraded(saved, options_in_state, options)
     head = dict(zip(STATE_FIELDS, state.flatten().tolist()))
     if len(head) < len(STATE_FIELDS) or head["format"] != STATE_FORMAT:
         raise RuntimeError(
             f"the state_dict's tuner has shape {tuple(state.shape)} and format "
-            f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}"
+            f"{head.get('format')}, this version of yfkernels reads format {STATE_FORMAT}, with "
+            f"{len(STATE_FIELDS)} numbers at least"
         )
     modes = {"robust": ("robust", "robust=False")}
     modes["preconditioned"] = ("a preconditioner", "preconditioner=None")

@@ -123,11 +123,20 @@ class Tuner(Protocol):
 
     # ---- what is saved and shown
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the last look at the groups has found each where `prepare` had it."""
+
     def parts(self, groups: list[dict[str, Any]]) -> list[tuple[SavedTuner, list[dict[str, Any]]]]:
         """What has a state to be saved, with the parameter groups that it is for."""
 
-    def diagnostics(self, group: int = 0) -> dict[str, float]:
-        """What the last step that was taken measured and used in a group; on CUDA this waits."""
+    def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
+        """What the last step that was taken measured and used in a group; on CUDA this waits.
+
+        Args:
+            groups: all of them.
+            group: the place of one.
+        """
 
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Puts into the groups what is there to be read, not set."""

@@ -76,6 +76,7 @@ class YellowFinTuner(Tuner, SavedTuner):
     runs_on_host = True
     always_sums = True
     by_group = False
+    in_place = True
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class YellowFinTuner(Tuner, SavedTuner):
 
     def global_options(self) -> dict[str, Any]:
         loop = None if self.feedback is None else self.feedback.options
-        return {**self.options.in_words(), "closed_loop": loop or False, "tune": "global"}
+        return {**self.options.in_words(), "closed_loop": loop or False}
 
     def prepare(
         self,
@@ -242,26 +243,29 @@ class YellowFinTuner(Tuner, SavedTuner):
             self.feedback.check(group)
         return accepted(saved, group.pop("tuner_options", None), self.options)
 
-    def diagnostics(self, group: int = 0) -> dict[str, float]:
+    def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
         values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
         loop = {} if self.feedback is None else self.feedback.diagnostics()
         shown = {name: values[name] for name in _SHOWN}
         if group:
-            shown["lr"] = self.coefficients[group, _LR].item()
+            shown["lr"] = self.lrs(groups)[group]
         return shown | {"skipped_steps": values["skipped"]} | loop
 
-    def lrs(self) -> list[float]:
+    def lrs(self, groups: list[dict[str, Any]]) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""
         lrs: list[float] = self.coefficients[:, _LR].tolist()
-        return lrs
+        new = len(groups) - len(lrs)
+        return lrs[: len(groups)] + [0.0] * new
 
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Step size and momentum of the last step: tensors that live."""
         self._make_readouts(len(groups))
-        for group, (lr, momentum) in zip(groups, self._readouts):
-            loaded = group.get("tuned_lr")
-            if isinstance(loaded, Tensor) and loaded is not lr and loaded.numel() == 1:
-                lr.copy_(loaded.reshape(()))
+        loaded = [group.get("tuned_lr") for group in groups]
+        # groups that have changed places have each other's
+        loaded = [each.clone() if isinstance(each, Tensor) else None for each in loaded]
+        for group, value, (lr, momentum) in zip(groups, loaded, self._readouts):
+            if value is not None and value.numel() == 1 and group["tuned_lr"] is not lr:
+                lr.copy_(value.reshape(()))
             group["tuned_lr"], group["momentum"] = lr, momentum
         if self.feedback is not None:
             self.feedback.publish(groups[0])
