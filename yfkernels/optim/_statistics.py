@@ -43,8 +43,10 @@ def is_published(tuner: Tuner, groups: Groups) -> bool:
 
 def is_adopted(tuner: Tuner, groups: Groups) -> bool:
     """Whether the state in the groups is the tuner's, and the groups are where they were."""
-    parts = tuner.parts(groups)  # which looks where they are
-    return tuner.in_place and all(own[0].get(tuner.key) is part.state for part, own in parts)
+    for part, own in tuner.parts(groups):  # which looks where they are
+        if own[0].get(tuner.key) is not part.state:
+            return False
+    return tuner.in_place
 
 
 def adopt(tuner: Tuner, groups: Groups) -> None:
