@@ -16,6 +16,7 @@ from support.cases import MODES, Site, assert_same_bits
 from torch import Tensor, nn
 
 from yfkernels import ClosedLoop, WeightAverage, YellowFin
+from yfkernels.tuners.yellowfin import YellowFinTuner
 
 ROBUST = {name: options for name, options in MODES.items() if options.get("robust", True)}
 each_mode = pytest.mark.parametrize("options", ROBUST.values(), ids=ROBUST)
@@ -368,6 +369,28 @@ def test_groups_that_are_reversed_before_a_step(quick: Site) -> None:
     assert each.shown() == [0.0, *reversed(each.lrs)]
     each.step(each.params)
     assert steps_of(each.optimizer) == [1.0, 3.0, 2.0]
+
+
+def test_states_that_move_to_a_device(quick: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuner begins on the host, and its first tables take it elsewhere before groups are told."""
+    move = YellowFinTuner._move
+
+    def once(tuner: YellowFinTuner, device: torch.device) -> None:
+        move(tuner, device)
+        if tuner.former is None:
+            tuner.former, tuner.state = tuner.state, tuner.state.clone()
+
+    monkeypatch.setattr(YellowFinTuner, "_move", once)
+    each = Each(quick)
+    group = each.optimizer.param_groups.pop(0)
+    each.step(each.params[1:])
+    each.optimizer.param_groups.append(group)
+    each.step(each.params)
+    assert steps_of(each.optimizer) == [4.0, 2.0]
+    each.optimizer.load_state_dict(copy.deepcopy(each.optimizer.state_dict()))
+    each.add()
+    each.step(each.params)
+    assert steps_of(each.optimizer) == [5.0, 3.0, 1.0]
 
 
 def test_a_group_whose_state_was_cleared_begins_anew(quick: Site) -> None:

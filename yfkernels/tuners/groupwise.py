@@ -80,7 +80,11 @@ class GroupwiseTuner(Tuner):
         """That of `left` which the group is known to have; it is taken out."""
         state = group.get(self.key)  # which it has from the first step on
         for index, tuner in enumerate(left):
-            if tuner.is_published([group]) if state is None else state is tuner.state:
+            if state is None:
+                known = tuner.is_published([group])
+            else:
+                known = state is tuner.state or state is tuner.former
+            if known:
                 return left.pop(index)
         return None
 

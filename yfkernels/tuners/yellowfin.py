@@ -67,6 +67,8 @@ class YellowFinTuner(Tuner, SavedTuner):
         feedback: what corrects it.
         state: float64 vector: STATE_FIELDS, the window and, with the sketch, its average. All that
             there is to save, after every step.
+        former: what `state` was before it was moved to another device, which the groups may still
+            have.
         coefficients: float64 [groups, len(YELLOWFIN.fields)], where SingleStep runs; the same
             tensor while neither that nor the number of groups changes.
     """
@@ -88,6 +90,7 @@ class YellowFinTuner(Tuner, SavedTuner):
         self.options = options
         self.feedback = None if loop is None else MomentumFeedback(loop)
         self.state = torch.empty(options.state_words, dtype=torch.float64, device="cpu")
+        self.former: Tensor | None = None
         self.coefficients = _coefficients(0, torch.device("cpu"))
         self.clear()
         self._measurement: Measurement | None = None  # while there are tables
@@ -118,7 +121,7 @@ class YellowFinTuner(Tuner, SavedTuner):
             remote = [each for each in dict.fromkeys(t.device for t in tables) if is_remote(each)]
         home = remote[0] if remote else device
         # the updates write there: a state on the host would wait for them in every step
-        self.state = self.state.to(home if move_sums else device)
+        self._move(home if move_sums else device)
         self._rows.prepare(num_groups, device, backend)
         self._make_room(num_groups, device)
         # the native kernel's: a sum for each bucket of the sketch, and a ticket
@@ -137,6 +140,11 @@ class YellowFinTuner(Tuner, SavedTuner):
         if move_sums:
             active = self.coefficients_on(home)[0, 0]
             self._move_sums = MoveSums(tables, sharding, self.state[_UNREAD], active)
+
+    def _move(self, device: torch.device) -> None:
+        moved = self.state.to(device)
+        if moved is not self.state:
+            self.former, self.state = self.state, moved
 
     def set_groups(self, values: list[list[float]], device_lrs: dict[int, Tensor]) -> None:
         if self._lr_watch is not None and self._lr_watch.sees([row[0] for row in values]):
