@@ -152,7 +152,7 @@ def test_a_group_without_gradients_waits(
 
 
 @each_mode
-def test_half_precision(options: dict[str, Any], site: Site, params: Params) -> None:
+def test_half_precision(options: dict[str, Any], quick: Site, params: Params) -> None:
     """And two tables in a group."""
     kinds = ((torch.bfloat16,) * 3, (torch.float16, torch.float64))
     params = [
@@ -160,7 +160,7 @@ def test_half_precision(options: dict[str, Any], site: Site, params: Params) -> 
         for group, dtypes in zip(params, kinds)
     ]
     params[1].append(nn.Parameter(params[1][0].detach().double()))
-    compare_with_each_alone(params, site, [(0, 1)] * 4, **options)
+    compare_with_each_alone(params, quick, [(0, 1)] * 4, **options)
 
 
 @each_mode
@@ -182,9 +182,9 @@ def test_settings_of_the_groups(options: dict[str, Any], quick: Site, params: Pa
 @pytest.mark.parametrize("poisoned", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_one_bad_gradient_stops_all(
-    value: float, poisoned: int, options: dict[str, Any], site: Site, params: Params
+    value: float, poisoned: int, options: dict[str, Any], quick: Site, params: Params
 ) -> None:
-    optimizer = of_groups(params, site, **options)
+    optimizer = of_groups(params, quick, **options)
     for seed in range(2):
         give(params, seed)
         optimizer.step()
