@@ -92,6 +92,12 @@ def _beside_another_backend() -> list[Pair]:
         Pair("QHAdam-capturable", partial(QHAdam, lr=0.01, capturable=True)),
         Pair("QHM-averages", partial(QHM, lr=0.1, average=WeightAverage(power=1.0, every=2))),
         Pair("YellowFin-averages", partial(YellowFin, average=WeightAverage(every=2)), tunes=True),
+        Pair(
+            "YellowFin-groups",
+            partial(YellowFin, tune="group"),
+            can=frozenset(("convert", "lose", "skip")),
+            tunes=True,
+        ),
     ]
     kinds = pairs[: len(KINDS)]
     rounded = [replace(p, build=partial(p.build, stochastic_rounding=True)) for p in kinds]

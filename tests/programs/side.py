@@ -12,9 +12,9 @@ from support.cases import CANARY
 from torch import Tensor
 from torch.nn import Parameter
 
+from yfkernels import YellowFin
 from yfkernels.ops.constants import STATE_FIELDS
 from yfkernels.optim._state import view_of
-from yfkernels.tuners.yellowfin import YellowFinTuner
 
 HALF = (torch.bfloat16, torch.float16)
 Groups = list[dict[str, Any]]
@@ -95,19 +95,21 @@ class Side:
 
     @property
     def waits(self) -> bool:
-        """Whether every step so far was skipped.
+        """Whether every step so far was skipped, of one tuner at least.
 
         YellowFin looks where the parameters begin when it is set up, not when it starts: until
         then it makes a difference to set it up again after somebody has written to a parameter.
         """
-        tuner = self.optimizer.param_groups[0].get("tuner")
-        return tuner is not None and bool(tuner[STATE_FIELDS.index("step")] == 0.0)
+        tuners = [group["tuner"] for group in self.optimizer.param_groups if "tuner" in group]
+        return any(bool(tuner[STATE_FIELDS.index("step")] == 0.0) for tuner in tuners)
 
     @property
     def tunes_from_here(self) -> bool:
-        """Whether this is YellowFin, and has not taken a step."""
-        tuner = getattr(self.optimizer, "_tuner", None)
-        return isinstance(tuner, YellowFinTuner) and tuner.diagnostics()["step"] == 0.0
+        """Whether this is YellowFin, and has not taken a step; or not with every group."""
+        if not isinstance(self.optimizer, YellowFin):
+            return False
+        groups = range(len(self.optimizer.param_groups))
+        return any(self.optimizer.diagnostics(group)["step"] == 0.0 for group in groups)
 
     @property
     def fits(self) -> bool:
@@ -128,9 +130,17 @@ class Side:
 
     @property
     def cleared(self) -> bool:
-        """Whether nothing is left of the state, but of the statistics."""
-        statistics = any(name in self.optimizer.param_groups[0] for name in ("tuner", "gate"))
-        return statistics and not any(map(self.begun, self.params))
+        """Whether nothing is left of the state, but of the statistics; or so of a group's."""
+        return any(
+            any(name in group for name in ("tuner", "gate"))
+            and not any(map(self.begun, self.tuned_with(group["params"])))
+            for group in self.optimizer.param_groups
+        )
+
+    def tuned_with(self, params: list[Parameter]) -> list[Parameter]:
+        """Those and all that share their statistics."""
+        by_group = self.optimizer.defaults.get("tune") == "group"
+        return params if by_group else self.params
 
     def begun(self, p: Parameter) -> bool:
         """Whether the optimizer, one of ours, has a state for a parameter."""

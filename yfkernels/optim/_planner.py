@@ -148,13 +148,11 @@ class Planner:
         self._refuse_meta(groups)
         if self._tuner.always_sums:
             self._division.require_group(params_of(groups))
-        if not self._division.everywhere:
-            # new, or cleared by a program: torch's optimizers are then as new. Not where each
-            # process has other parameters: one without any could not tell
-            for part, own in self._tuner.parts(groups):
-                if not any(self._layout.begun(state.get(param)) for param in params_of(own)):
-                    part.clear()
-                    part.withdraw(own)
+        begins = [
+            (part, own)
+            for part, own in self._tuner.parts(groups)
+            if not any(self._layout.begun(state.get(param)) for param in params_of(own))
+        ]
         if self._by_norms:
             self._refuse_flat(groups)
         plan = Plan(
@@ -166,6 +164,12 @@ class Planner:
             self.tables,
             by_group=self._tuner.by_group,
         )
+        if not self._division.everywhere:
+            # new, or cleared by a program: torch's optimizers are then as new. Not where each
+            # process has other parameters: one without any could not tell
+            for part, own in begins:
+                part.clear()
+                part.withdraw(own)
         self.tables = plan.tables
         self._prepare_tuner(plan, groups)
         statistics.publish(self._tuner, groups)

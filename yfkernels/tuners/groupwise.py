@@ -73,8 +73,15 @@ class GroupwiseTuner(Tuner):
                 # a copy of another group's dictionary, with new parameters
                 for name in (self.key, "tuned_lr", "momentum"):
                     group.pop(name, None)
-        new = (YellowFinTuner(self.options, watch_lr=False) for _ in groups)
-        self.tuners = [next(new) if tuner is None else tuner for tuner in known]
+        pairs = zip(known, groups)
+        self.tuners = [self._new(group) if tuner is None else tuner for tuner, group in pairs]
+
+    def _new(self, group: dict[str, Any]) -> YellowFinTuner:
+        """A tuner that shows what the group has, until that is looked at and taken over."""
+        tuner, state = YellowFinTuner(self.options, watch_lr=False), group.get(self.key)
+        if isinstance(state, Tensor) and state.shape == tuner.state.shape:
+            tuner.state.copy_(state)
+        return tuner
 
     def _taken(self, left: list[YellowFinTuner], group: dict[str, Any]) -> YellowFinTuner | None:
         """That of `left` which the group is known to have; it is taken out."""

@@ -130,7 +130,10 @@ def _reshaped_with_its_state(side: Side) -> None:
 
 def _gradient_from_before_a_resize(side: Side) -> None:
     p = side.params[-1]
-    if not any(map(side.begun, side.params[:-1])):
+    group = next(
+        g["params"] for g in side.optimizer.param_groups if any(p is q for q in g["params"])
+    )
+    if not any(side.begun(q) for q in side.tuned_with(group) if q is not p):
         raise LookupError("no other state: to delete this one would begin the statistics anew")
     kept, state = p.data, side.optimizer.state.pop(p, None)
     for q in side.params:
