@@ -32,3 +32,11 @@ def build(request: pytest.FixtureRequest, site: Site) -> Build:
 def model(rng: np.random.Generator, site: Site) -> Model:
     torch.manual_seed(int(rng.integers(2**31)))
     return Model().to(site.device)
+
+
+@pytest.fixture
+def quick(site: Site) -> Site:
+    """All but Triton's slow interpreter, for what the host does alone."""
+    if site.interpreted:
+        pytest.skip("of the host alone: too slow with Triton's interpreter")
+    return site
