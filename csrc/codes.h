@@ -1,4 +1,4 @@
-// Averages of squares in eight bits.
+// State in eight bits: averages of squares in codes, velocities in float8.
 //
 // A code is six bits of exponent and two of mantissa, from 2^-37 (or less) to 1.75 * 2^26: squares
 // relative to their mean, of which one in a model of n elements may be n. Codes are rounded
@@ -35,6 +35,17 @@ YFK_FN T code_of(T float_bits, T random) {
 template <class T>
 YFK_FN T float_bits_of(T code) {
   return (code << kCodeShift) + kCodeBase;
+}
+
+// Float8 is torch.float8_e5m2, the upper half of a float16: up to 57344, and to below 2^-16. Rounded
+// stochastically as well: float32 to the nearest float16, whose lower half then decides.
+constexpr float kLargestFloat8 = 57344.0f;
+
+// T: uint16_t or more, or a vector of them. half: the bits of a float16 of at most kLargestFloat8.
+// random: 8 random bits; those of a code are the upper ones of 32.
+template <class T>
+YFK_FN T float8_of(T half, T random) {
+  return T(half + random) >> 8;  // a sum of magnitudes, whatever the sign: it has no carry
 }
 
 }  // namespace yfk

@@ -68,6 +68,7 @@ py::dict rule_of(const char* name) {
   rule["states"] = Rule::kStates;
   rule["move_sums"] = Rule::kMoveSums;
   rule["coded"] = Rule::kCoded;
+  rule["float8"] = Rule::kFloat8;
   return rule;
 }
 
@@ -126,12 +127,14 @@ py::dict numbers() {
   all["LEAST_MOMENTUM"] = kLeastMomentum;
   all["FIRST_TRAVEL"] = kFirstTravel;
   all["STRETCH"] = kStretch;
+  all["UNIT"] = kUnit;
   all["METRIC_FLOOR"] = double(kMetricFloor);
   all["MIX_1"] = kMix1;
   all["MIX_2"] = kMix2;
   all["WEYL"] = kWeyl;
   all["CODE_SHIFT"] = kCodeShift;
   all["CODE_BASE"] = kCodeBase;
+  all["LARGEST_FLOAT8"] = double(kLargestFloat8);
   return all;
 }
 

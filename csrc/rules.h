@@ -8,6 +8,7 @@
 //                                     Gate does. float64 parameters are served from the same buffer
 //   kStates                           how many state columns it keeps, from kState on
 //   kCoded                            whether the last of them is kept in 8-bit codes
+//   kFloat8                           whether the first of them is kept in float8
 //   Rule(coefficients, step, ratio)   rounds to float, once per chunk. step: of this tensor, from 1;
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
@@ -75,7 +76,7 @@ YFK_FN double power(double base, double n) {
 // What ends every rule: p <- keep p + gain u.
 struct Move {
   static constexpr int kMoveSums = 0;
-  static constexpr bool kCoded = false;
+  static constexpr bool kCoded = false, kFloat8 = false;
   float keep, gain;
 
   template <class T>
@@ -99,6 +100,8 @@ struct Move {
   field(average_gain)  /* (1 - beta) * unscaling * clips of the statistics; 1 - average_decay */ \
   field(update_clip)   /* with a preconditioner: the clips that the statistics do not see */ \
   field(shortfall)     /* with a preconditioner: growth for each <d, u>, to that of the longest steps */ \
+  field(unit)          /* of a velocity in float8 */                                        \
+  field(unit_change)   /* that of the step before, in units of this one */                  \
   field(lr)            /* the step size of this step; for those who ask, no update reads it */
 struct YellowFinCoefficients : Gate {
   using Base = Gate;
@@ -156,21 +159,24 @@ constexpr float kMetricFloor = 0x1p-16f;
 // In the shape of Adam's metric, with Polyak's momentum. d is the gradient over its root mean square,
 // which is in grad_scale:
 //   s <- b2 s + (1-b2) d²,   q = sqrt(s / bias) + floor,   v <- mu v - lr update_clip d / q,   p <- p + v
-// Codes have no room for a weight decay in d: theirs is decoupled.
+// Codes have no room for a weight decay in d: theirs is decoupled. In float8, v is in units that follow
+// the length of the steps, so that it stays in range; a tensor that sits out keeps its v in units.
 // Summed: the growth of ‖p‖² in the metric, as if each group took the longest steps, and <d, d / q>.
-template <bool kInCodes>
+template <bool kInCodes, bool kInFloat8 = false>
 struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = 2;
   static constexpr int kMoveSums = 2;
-  static constexpr bool kCoded = kInCodes;
+  static constexpr bool kCoded = kInCodes, kFloat8 = kInFloat8;
   float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias,
       shortfall;
 
   YFK_FN PreconditionedYellowFin(const Coefficients& c, double step, double)
-      : Move{float(c.param_keep), 1.0f}, grad_scale(float(c.grad_scale)),
-        coupled_decay(float(c.coupled_decay)), momentum(float(c.momentum)),
-        velocity_gain(float(c.velocity_gain * c.update_clip)), square_decay(float(c.average_decay)),
+      : Move{float(c.param_keep), kInFloat8 ? float(c.unit) : 1.0f},
+        grad_scale(float(c.grad_scale)), coupled_decay(float(c.coupled_decay)),
+        momentum(float(kInFloat8 ? c.momentum * c.unit_change : c.momentum)),
+        velocity_gain(float(c.velocity_gain * c.update_clip / (kInFloat8 ? c.unit : 1.0))),
+        square_decay(float(c.average_decay)),
         square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))), shortfall(float(c.shortfall)) {}
 
@@ -195,7 +201,7 @@ struct PreconditionedYellowFin : Move {
 
   template <class T>
   YFK_FN T moved(const T& p, const T& u) const {
-    return keep * p + u;
+    return kInFloat8 ? keep * p + gain * u : keep * p + u;
   }
 
   // What is worked out here a second time the compiler takes from above.
@@ -345,7 +351,8 @@ struct LAMB : Move {
   rule(kLAMB, lamb, TwoPasses, LAMB)                                                       \
   rule(kYellowFinRobust, yellowfin_robust, OnePass, YellowFin<false, true>)                \
   rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<false>)    \
-  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<true>)
+  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<true>)       \
+  rule(kYellowFinFloat8, yellowfin_float8, OnePass, PreconditionedYellowFin<true, true>)
 
 enum class RuleId : int {
 #define YFK_RULE_ID(constant, name, passes, ...) constant,

@@ -1,7 +1,10 @@
 // How sixteen elements of a column are read and written, whatever their type.
 #pragma once
 
-#include "../codes.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include "simd.h"
 
 namespace yfk {
@@ -12,9 +15,6 @@ struct BFloat16 {
 };
 struct Float16 {
   uint16_t bits;
-};
-struct Code {  // of codes.h
-  uint8_t bits;
 };
 
 YFK_FN UIntVec select(UIntVec mask, UIntVec yes, UIntVec no) { return (mask & yes) | (~mask & no); }
@@ -31,6 +31,18 @@ YFK_FN HalfVec narrow(FloatVec f, BFloat16) {
   return __builtin_convertvector(select(is_nan, nan, rounded), HalfVec);
 }
 
+#if defined(__AVX512F__)
+constexpr __mmask16 kAll = 0xffff;  // without a mask gcc 12 warns of what it begins with
+YFK_FN FloatVec widen(HalfVec h, Float16) { return (FloatVec)_mm512_maskz_cvtph_ps(kAll, (__m256i)h); }
+YFK_FN HalfVec narrow(FloatVec f, Float16) {
+  return (HalfVec)_mm512_maskz_cvtps_ph(kAll, (__m512)f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__F16C__)
+YFK_FN FloatVec widen(HalfVec h, Float16) { return (FloatVec)_mm256_cvtph_ps((__m128i)h); }
+YFK_FN HalfVec narrow(FloatVec f, Float16) {
+  return (HalfVec)_mm256_cvtps_ph((__m256)f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#else
 YFK_FN FloatVec widen(HalfVec h, Float16) {
   const UIntVec u = __builtin_convertvector(h, UIntVec);
   const UIntVec magnitude = u & 0x7fffu;
@@ -53,6 +65,7 @@ YFK_FN HalfVec narrow(FloatVec f, Float16) {
   r = select((UIntVec)(a > 0x7f800000u), UIntVec{} + 0x7e00u, r);   // NaN
   return __builtin_convertvector(r | sign, HalfVec);
 }
+#endif
 
 // Stochastic rounding: up or down to a neighbor, with a probability that keeps the mean. `random`
 // are 32 random bits a lane.
@@ -109,11 +122,26 @@ struct SomeLanes {
   int64_t count;
 };
 
+// The processor's own prefetcher stops at the end of a page, and with several columns under way it is
+// late in the next one: so each load asks for what lies a page further on (bench/NOTES.md).
+constexpr int kPage = 4096;
+
 template <class T>
-YFK_FN Floats load(const T* p, AllLanes) {
+YFK_FN void fetch_ahead(const T* p) {
+  __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + kPage));
+}
+
+template <class T>
+YFK_FN Floats load_block(const T* p) {
   Floats r;
   for (int i = 0; i < kParts; ++i) r.part[i] = load_part(p + i * kWidth);
   return r;
+}
+
+template <class T>
+YFK_FN Floats load(const T* p, AllLanes) {
+  fetch_ahead(p);
+  return load_block(p);
 }
 
 template <class T>
@@ -121,87 +149,11 @@ YFK_FN void store(T* p, const Floats& a, AllLanes) {
   for (int i = 0; i < kParts; ++i) store_part(p + i * kWidth, a.part[i]);
 }
 
-// Sixteen codes at once, a code in each 32-bit lane or all of them side by side.
-typedef uint8_t CodesVec __attribute__((vector_size(kLanes)));
-
-#if defined(__AVX2__) && !defined(__AVX512F__) && defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define YFK_SHUFFLES_BYTES
-#endif
-#endif
-
-#ifdef YFK_SHUFFLES_BYTES
-// Compilers take the conversions below apart here, which doubles the instructions for a code.
-typedef uint8_t BytesVec __attribute__((vector_size(4 * kWidth)));
-#define YFK_FOUR(i) i, i, i, i
-
-YFK_FN void spread(CodesVec codes, UIntVec* part) {
-  const BytesVec twice =
-      __builtin_shufflevector(codes, codes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0,
-                              1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  part[0] = (UIntVec)__builtin_shufflevector(twice, twice, YFK_FOUR(0), YFK_FOUR(1), YFK_FOUR(2),
-                                             YFK_FOUR(3), YFK_FOUR(20), YFK_FOUR(21), YFK_FOUR(22),
-                                             YFK_FOUR(23));
-  part[1] = (UIntVec)__builtin_shufflevector(twice, twice, YFK_FOUR(8), YFK_FOUR(9), YFK_FOUR(10),
-                                             YFK_FOUR(11), YFK_FOUR(28), YFK_FOUR(29), YFK_FOUR(30),
-                                             YFK_FOUR(31));
-  for (int k = 0; k < kParts; ++k) part[k] &= 255u;
-}
-
-YFK_FN CodesVec gathered(const UIntVec* part) {
-  const BytesVec pairs = (BytesVec)(part[0] | part[1] << 8);
-  const UIntVec halves = (UIntVec)__builtin_shufflevector(
-      pairs, pairs, 0, 4, 8, 12, 1, 5, 9, 13, YFK_FOUR(0), YFK_FOUR(0), 16, 20, 24, 28, 17, 21, 25,
-      29, YFK_FOUR(16), YFK_FOUR(16));
-  const UIntVec codes = __builtin_shufflevector(halves, halves, 0, 4, 1, 5, 0, 4, 1, 5);
-  CodesVec r;
-  memcpy(&r, &codes, sizeof r);
-  return r;
-}
-#undef YFK_FOUR
-#else
-// By way of sixteen bits each, because compilers take smaller vectors of bytes apart.
-typedef uint16_t WideCodesVec __attribute__((vector_size(2 * kLanes)));
-
-YFK_FN void spread(CodesVec codes, UIntVec* part) {
-  const WideCodesVec wide = __builtin_convertvector(codes, WideCodesVec);
-  HalfVec half[kParts];
-  memcpy(half, &wide, sizeof wide);
-  for (int k = 0; k < kParts; ++k) part[k] = __builtin_convertvector(half[k], UIntVec);
-}
-
-YFK_FN CodesVec gathered(const UIntVec* part) {
-  HalfVec half[kParts];
-  for (int k = 0; k < kParts; ++k) half[k] = __builtin_convertvector(part[k], HalfVec);
-  WideCodesVec wide;
-  memcpy(&wide, half, sizeof wide);
-  return __builtin_convertvector(wide, CodesVec);
-}
-#endif
-
-YFK_FN Floats load(const Code* p, AllLanes) {
-  CodesVec codes;
-  memcpy(&codes, p, sizeof codes);
-  UIntVec part[kParts];
-  spread(codes, part);
-  Floats r;
-  for (int k = 0; k < kParts; ++k) r.part[k] = (FloatVec)float_bits_of(part[k]);
-  return r;
-}
-
-// random: 32 bits a lane.
-YFK_FN void store_coded(Code* p, const Floats& a, const UIntVec* random) {
-  UIntVec part[kParts];
-  for (int k = 0; k < kParts; ++k) part[k] = code_of((UIntVec)a.part[k], random[k]);
-  const CodesVec codes = gathered(part);
-  memcpy(p, &codes, sizeof codes);
-}
-
 template <class T>
 YFK_FN Floats load(const T* p, SomeLanes some) {
   T block[kLanes] = {};
   memcpy(block, p, size_t(some.count) * sizeof(T));
-  return load(block, AllLanes{});
+  return load_block(block);
 }
 
 template <class T>

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "lanes.h"
+#include "bytes.h"
 
 namespace yfk {
 namespace YFK_ISA {
@@ -37,13 +37,14 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
   return reinterpret_cast<const typename Rule::Coefficients*>(groups)[piece.row.group];
 }
 
-// An average of squares in codes (codes.h).
+// A state in eight bits (codes.h): an average of squares in codes, or a velocity in float8.
+template <class Byte>
 struct Codes {
-  Code* codes;
+  Byte* codes;
   uint32_t first;  // element of the piece, plus the seed of the step
 
   YFK_FN Codes(const Piece& piece, int column, double step)
-      : codes(piece.column<Code>(column)),
+      : codes(piece.column<Byte>(column)),
         first(uint32_t(piece.row.origin + piece.first) +
               rounding_seed(piece.row.origin + piece.first, step)) {}
 
@@ -51,20 +52,32 @@ struct Codes {
   YFK_FN Floats read(int64_t i, Lanes lanes) const {
     return load(codes + i, lanes);
   }
-  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const { round(i, a, codes + i); }
+  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const {
+    round(code_weyl(first + uint32_t(i)), a, codes + i);
+  }
   YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
-    Code block[kLanes];
-    round(i, a, block);
+    Byte block[kLanes];
+    round(code_weyl(first + uint32_t(i)), a, block);
     memcpy(codes + i, block, size_t(some.count));
   }
 
  private:
-  YFK_FN void round(int64_t i, const Floats& a, Code* out) const {
-    const UIntVec here = UIntVec{} + code_weyl(first + uint32_t(i));
+  static YFK_FN void round(uint32_t here, const Floats& a, Code* out) {
     UIntVec random[kParts];
     for (int k = 0; k < kParts; ++k)
-      random[k] = here + code_weyl(lane_numbers() + uint32_t(k * kWidth));
+      random[k] = UIntVec{} + here + code_weyl(lane_numbers() + uint32_t(k * kWidth));
     store_coded(out, a, random);
+  }
+  static YFK_FN void round(uint32_t here, const Floats& a, Float8* out) {
+    // the lower bytes are all that is wanted: added up without a carry
+    typedef uint8_t BytePairs __attribute__((vector_size(2 * kLanes)));
+    BytePairs of_lanes;
+    for (int k = 0; k < kLanes; ++k) {
+      of_lanes[2 * k] = uint8_t(code_weyl(uint32_t(k)));
+      of_lanes[2 * k + 1] = 0;
+    }
+    const WideVec first = WideVec{} + uint16_t(here & 0xff);
+    store_float8(out, a, (WideVec)((BytePairs)first + of_lanes));
   }
 };
 

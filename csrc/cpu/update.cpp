@@ -16,22 +16,26 @@ namespace {
 // The state columns of a piece, read and written together. step: this one of its tensor, from 1.
 template <class Rule>
 struct States {
-  static constexpr int kFloats = Rule::kStates - int(Rule::kCoded);
-  float* column[kFloats];
-  Codes codes;  // of the last state, if the rule wants it so
+  static constexpr int kFirst = Rule::kFloat8, kEnd = Rule::kStates - int(Rule::kCoded);
+  float* column[Rule::kStates];  // those from kFirst to kEnd
+  Codes<Float8> first;           // if the rule wants them so
+  Codes<Code> last;
 
-  YFK_FN States(const Piece& piece, double step) : codes(piece, kState + kFloats, step) {
-    for (int k = 0; k < kFloats; ++k) column[k] = piece.column<float>(kState + k);
+  YFK_FN States(const Piece& piece, double step)
+      : first(piece, kState, step), last(piece, kState + Rule::kStates - 1, step) {
+    for (int k = kFirst; k < kEnd; ++k) column[k] = piece.column<float>(kState + k);
   }
   template <class Lanes>
   YFK_FN void read(int64_t i, Floats* state, Lanes lanes) const {
-    for (int k = 0; k < kFloats; ++k) state[k] = load(column[k] + i, lanes);
-    if constexpr (Rule::kCoded) state[kFloats] = codes.read(i, lanes);
+    if constexpr (Rule::kFloat8) state[0] = first.read(i, lanes);
+    for (int k = kFirst; k < kEnd; ++k) state[k] = load(column[k] + i, lanes);
+    if constexpr (Rule::kCoded) state[kEnd] = last.read(i, lanes);
   }
   template <class Lanes>
   YFK_FN void write(int64_t i, const Floats* state, Lanes lanes) const {
-    for (int k = 0; k < kFloats; ++k) store(column[k] + i, state[k], lanes);
-    if constexpr (Rule::kCoded) codes.write(i, state[kFloats], lanes);
+    if constexpr (Rule::kFloat8) first.write(i, state[0], lanes);
+    for (int k = kFirst; k < kEnd; ++k) store(column[k] + i, state[k], lanes);
+    if constexpr (Rule::kCoded) last.write(i, state[kEnd], lanes);
   }
 };
 

@@ -99,9 +99,15 @@ __device__ __forceinline__ float rounded(float x, uint32_t random, __half) {
   return x == x ? r : x;
 }
 
-// As the CPU's store_coded.
+// As the CPU's store_coded and store_float8.
 __device__ __forceinline__ float rounded(float x, uint32_t random, Code) {
   return __uint_as_float(float_bits_of(code_of(__float_as_uint(x), random)));
+}
+
+__device__ __forceinline__ float rounded(float x, uint32_t random, Float8) {
+  x = fminf(fmaxf(x, -kLargestFloat8), kLargestFloat8);
+  const uint32_t half = __half_as_ushort(__float2half_rn(x));
+  return widen(Float8{uint8_t(float8_of(half, random & 0xffu))});
 }
 
 // A half-precision parameter without a master.

@@ -63,15 +63,16 @@ __device__ __forceinline__ unsigned chunks_of(const Piece& piece, int64_t chunk_
 template <class Rule, int N, bool kAllWide, Reuse kReuse>
 struct StatesOf {
   static constexpr int n = Rule::kStates;
+  using First = std::conditional_t<Rule::kFloat8, Float8, float>;
   using Last = std::conditional_t<Rule::kCoded, Code, float>;
   struct Value {
     Lanes<N> column[n];
   };
-  Column<float, N, kAllWide, kReuse> first;
+  Column<First, N, kAllWide, kReuse> first;
   Column<Last, N, kAllWide, kReuse> last;  // the same one if there is only one
 
   __device__ __forceinline__ explicit StatesOf(const Piece& piece)
-      : first(column_of<float, kAllWide, kReuse, N>(piece, kState)),
+      : first(column_of<First, kAllWide, kReuse, N>(piece, kState)),
         last(column_of<Last, kAllWide, kReuse, N>(piece, kState + n - 1)) {}
 
   template <class Which>

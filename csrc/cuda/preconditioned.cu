@@ -14,5 +14,9 @@ Passes yellowfin_compact_passes(DType dtype) {
   return {update_pass<PreconditionedYellowFin<true>>(dtype), nullptr, nullptr};
 }
 
+Passes yellowfin_float8_passes(DType dtype) {
+  return {update_pass<PreconditionedYellowFin<true, true>>(dtype), nullptr, nullptr};
+}
+
 }  // namespace cuda
 }  // namespace yfk

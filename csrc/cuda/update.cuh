@@ -48,8 +48,13 @@ __device__ __forceinline__ void update_chunk(const Piece& piece, uint32_t seed, 
       const uint32_t first = uint32_t(piece.row.origin + piece.first) + seed;
 #pragma unroll
       for (int k = 0; k < N; ++k) {
+        const uint32_t random = code_weyl(first + uint32_t(i + k));
         float& square_avg = value.state.column[Rule::kStates - 1].at[k];
-        square_avg = rounded(square_avg, code_weyl(first + uint32_t(i + k)), Code{});
+        square_avg = rounded(square_avg, random, Code{});
+        if constexpr (Rule::kFloat8) {
+          float& velocity = value.state.column[0].at[k];
+          velocity = rounded(velocity, random, Float8{});
+        }
       }
     }
     states.store(i, value.state, lanes);

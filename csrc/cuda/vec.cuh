@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "../codes.h"
 
@@ -63,10 +64,16 @@ struct PairOf<__nv_bfloat16> {
   static __device__ __forceinline__ Type narrow(float2 x) { return __float22bfloat162_rn(x); }
 };
 
-// Codes (../codes.h) are read as what they stand for, and written of numbers that are rounded to one.
+// Codes and float8 (../codes.h) are read as what they stand for, and written of numbers that are
+// rounded to one.
 struct Code {
   uint8_t bits;
 };
+struct Float8 {
+  uint8_t bits;
+};
+template <class T>
+constexpr bool kIsByte = std::is_same_v<T, Code> || std::is_same_v<T, Float8>;
 
 __device__ __forceinline__ float widen(Code x) {
   return __uint_as_float(float_bits_of(uint32_t(x.bits)));
@@ -75,6 +82,13 @@ template <>
 __device__ __forceinline__ Code narrow<Code>(float x) {
   return {uint8_t(code_of(__float_as_uint(x), 0u))};
 }
+__device__ __forceinline__ float widen(Float8 x) {
+  return __half2float(__ushort_as_half((unsigned short)(x.bits << 8)));
+}
+template <>
+__device__ __forceinline__ Float8 narrow<Float8>(float x) {
+  return {uint8_t(__half_as_ushort(__float2half_rn(x)) >> 8)};
+}
 
 // Accesses ---------------------------------------------------------------------------------------
 
@@ -82,7 +96,9 @@ __device__ __forceinline__ Code narrow<Code>(float x) {
 // would take generic accesses otherwise. The streaming intrinsics say it by themselves.
 template <Reuse kReuse, class Word>
 __device__ __forceinline__ Word load_word(const Word* p) {
-  if constexpr (kReuse == Reuse::kStream) {
+  if constexpr (kIsByte<Word>) {
+    return {load_word<kReuse>(&p->bits)};
+  } else if constexpr (kReuse == Reuse::kStream) {
     return __ldcs(p);
   } else {
     __builtin_assume(__isGlobal(p));
@@ -92,22 +108,14 @@ __device__ __forceinline__ Word load_word(const Word* p) {
 
 template <Reuse kReuse, class Word>
 __device__ __forceinline__ void store_word(Word* p, Word x) {
-  if constexpr (kReuse == Reuse::kStream) {
+  if constexpr (kIsByte<Word>) {
+    store_word<kReuse>(&p->bits, x.bits);
+  } else if constexpr (kReuse == Reuse::kStream) {
     __stcs(p, x);
   } else {
     __builtin_assume(__isGlobal(p));
     *p = x;
   }
-}
-
-template <Reuse kReuse>
-__device__ __forceinline__ Code load_word(const Code* p) {
-  return {load_word<kReuse>(&p->bits)};
-}
-
-template <Reuse kReuse>
-__device__ __forceinline__ void store_word(Code* p, Code x) {
-  store_word<kReuse>(&p->bits, x.bits);
 }
 
 template <int N, Reuse kReuse>
@@ -144,52 +152,44 @@ struct WordOf<16> {
   using Type = uint4;
 };
 
-template <int N, Reuse kReuse>
-__device__ __forceinline__ Lanes<N> load_wide(const Code* p) {
-  using Word = typename WordOf<N>::Type;
-  const Word word = load_word<kReuse>(reinterpret_cast<const Word*>(p));
-  Code codes[N];
-  memcpy(codes, &word, N);
-  Lanes<N> r;
-#pragma unroll
-  for (int k = 0; k < N; ++k) r.at[k] = widen(codes[k]);
-  return r;
-}
-
-template <int N, Reuse kReuse>
-__device__ __forceinline__ void store_wide(Code* p, const Lanes<N>& a) {
-  Code codes[N];
-#pragma unroll
-  for (int k = 0; k < N; ++k) codes[k] = narrow<Code>(a.at[k]);
-  typename WordOf<N>::Type word;
-  memcpy(&word, codes, N);
-  store_word<kReuse>(reinterpret_cast<typename WordOf<N>::Type*>(p), word);
-}
-
-template <int N, Reuse kReuse, class Half>
-__device__ __forceinline__ Lanes<N> load_wide(const Half* p) {
-  using Words = typename WordOf<N * sizeof(Half)>::Type;
+template <int N, Reuse kReuse, class T>
+__device__ __forceinline__ Lanes<N> load_wide(const T* p) {
+  using Words = typename WordOf<N * sizeof(T)>::Type;
   const Words words = load_word<kReuse>(reinterpret_cast<const Words*>(p));
-  typename PairOf<Half>::Type pairs[N / 2];
-  memcpy(pairs, &words, sizeof words);
   Lanes<N> r;
+  if constexpr (kIsByte<T>) {
+    T bytes[N];
+    memcpy(bytes, &words, N);
 #pragma unroll
-  for (int k = 0; k < N / 2; ++k) {
-    const float2 x = PairOf<Half>::widen(pairs[k]);
-    r.at[2 * k] = x.x, r.at[2 * k + 1] = x.y;
+    for (int k = 0; k < N; ++k) r.at[k] = widen(bytes[k]);
+  } else {
+    typename PairOf<T>::Type pairs[N / 2];
+    memcpy(pairs, &words, sizeof words);
+#pragma unroll
+    for (int k = 0; k < N / 2; ++k) {
+      const float2 x = PairOf<T>::widen(pairs[k]);
+      r.at[2 * k] = x.x, r.at[2 * k + 1] = x.y;
+    }
   }
   return r;
 }
 
-template <int N, Reuse kReuse, class Half>
-__device__ __forceinline__ void store_wide(Half* p, const Lanes<N>& a) {
-  using Words = typename WordOf<N * sizeof(Half)>::Type;
-  typename PairOf<Half>::Type pairs[N / 2];
-#pragma unroll
-  for (int k = 0; k < N / 2; ++k)
-    pairs[k] = PairOf<Half>::narrow(make_float2(a.at[2 * k], a.at[2 * k + 1]));
+template <int N, Reuse kReuse, class T>
+__device__ __forceinline__ void store_wide(T* p, const Lanes<N>& a) {
+  using Words = typename WordOf<N * sizeof(T)>::Type;
   Words words;
-  memcpy(&words, pairs, sizeof words);
+  if constexpr (kIsByte<T>) {
+    T bytes[N];
+#pragma unroll
+    for (int k = 0; k < N; ++k) bytes[k] = narrow<T>(a.at[k]);
+    memcpy(&words, bytes, N);
+  } else {
+    typename PairOf<T>::Type pairs[N / 2];
+#pragma unroll
+    for (int k = 0; k < N / 2; ++k)
+      pairs[k] = PairOf<T>::narrow(make_float2(a.at[2 * k], a.at[2 * k + 1]));
+    memcpy(&words, pairs, sizeof words);
+  }
   store_word<kReuse>(reinterpret_cast<Words*>(p), words);
 }
 

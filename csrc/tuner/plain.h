@@ -124,7 +124,7 @@ YFK_FN void tune_group_plain(const TunerOptions& options, const Tuned& tuned,
   out->average_decay = options.beta;
   out->average_gain = tuned.average_gain;
   out->update_clip = 1.0;
-  out->shortfall = 0.0;
+  out->shortfall = out->unit = out->unit_change = 0.0;
   out->lr = lr;
 }
 

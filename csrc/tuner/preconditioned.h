@@ -17,6 +17,7 @@ constexpr double kSquareDecay = 0.999;  // of the averages of squares, as in Ada
 constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 constexpr double kStretch = 2.0;       // how many times as long as the distance says a step is
+constexpr double kUnit = 0x1p-8;       // of a velocity in float8, in the longest travel
 
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
 // the parameters have come. Both in the metric over its root mean square: what the metric forgets of
@@ -87,6 +88,13 @@ YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
   return lr;
 }
 
+// What a velocity in float8 is counted in: a share of lr / (1 - mu), which it would come to if u stayed
+// at 1. Squares have a memory of a thousand steps, so no u is above 32.
+YFK_FN double unit_of(double lr, double momentum) {
+  const double unit = lr / (1.0 - momentum) * kUnit;
+  return unit > kTiny ? unit : kTiny;
+}
+
 // One step, but for what belongs to the groups. inv_scale: 1 / AMP loss scale.
 YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums& sums,
                                  double inv_scale, bool found_inf, double longest,
@@ -119,6 +127,9 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   tuned.average_gain = 1.0 - kSquareDecay;
   tuned.scale = state->scale;
   tuned.update_clip = update_clip;
+  tuned.unit = unit_of(tuned.longest_lr, momentum);
+  tuned.unit_change = state->unit / tuned.unit;
+  state->unit = tuned.unit;
   return tuned;
 }
 
@@ -143,6 +154,8 @@ YFK_FN void tune_group_preconditioned(const Tuned& tuned, const GroupHyper& grou
   // the growth is to be that of groups which all take the longest steps
   const double share = tuned.longest_lr > 0.0 ? lr / tuned.longest_lr : 1.0;
   out->shortfall = tuned.longest_sq * (1.0 - share * share);
+  out->unit = tuned.unit;
+  out->unit_change = tuned.unit_change;
   out->lr = lr;
 }
 

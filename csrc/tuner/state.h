@@ -41,7 +41,8 @@ namespace yfk {
   field(unread_walk)   /* of what the last update has summed: that, for each <d, u> */            \
   /* what the last step measured and used */                                                      \
   field(h_min) field(h_max) field(variance) field(distance) field(lr) field(momentum)             \
-  field(grad_norm) field(clip_coefficient)
+  field(grad_norm) field(clip_coefficient)                                                       \
+  field(unit) /* with a preconditioner: of a velocity in float8, in the last step */
 struct TunerState {
   YFK_RECORD(YFK_TUNER_STATE)
 };

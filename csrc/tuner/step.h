@@ -26,6 +26,7 @@ struct Tuned {
   double update_clip;    // with a preconditioner
   double longest_lr;     // with a preconditioner: the lr of the longest step of any group
   double longest_sq;     // with a preconditioner: the whole travel of one u there, squared
+  double unit, unit_change;  // with a preconditioner: of a velocity in float8
 };
 
 // A non-finite ‖g‖² or found_inf skips the step: nothing changes but the counter.

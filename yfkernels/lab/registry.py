@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -94,12 +95,17 @@ _BUFFER = frozenset(("momentum_buffer",))
 _BUFFER_AND_AVERAGE = frozenset(("momentum_buffer", "grad_avg"))
 _BUFFER_AND_SQUARES = frozenset(("momentum_buffer", "exp_avg_sq", "step"))
 _BUFFER_AND_CODES = frozenset(("momentum_buffer", "exp_avg_sq_codes", "step"))
+_CODES = frozenset(("momentum_codes", "exp_avg_sq_codes", "step"))
 _MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
 
 # Bytes: measure + update, in float32; in bfloat16, where g is 2 bytes, p 2 and its master copy 8.
 _YELLOWFIN = (
     # the squares in a byte: 4 + 22; 2 + 24
     Variant("compact", "default", {}, _BUFFER_AND_CODES, 26, 26),
+    # the velocity as well: 4 + 16; 2 + 18
+    Variant(
+        "float8", "default, float8", {"momentum_dtype": torch.float8_e5m2}, _CODES, 20, 20
+    ),
     # 4 + 20; 2 + 22
     Variant("robust", "one step size", {"preconditioner": None}, _BUFFER, 24, 24),
     # Adam's columns: 4 + 28; 2 + 30

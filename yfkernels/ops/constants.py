@@ -87,6 +87,7 @@ STATE_FIELDS = (
     "walk",
     "unread_walk",
     *DIAGNOSTICS,
+    "unit",
 )
 """The head of the tuner's float64 state. The window follows it, then a second one with a
 preconditioner, or the sketch's average."""
@@ -108,24 +109,26 @@ SQUARE_DECAY = 0.999  # of the averages of squares, as in Adam
 LEAST_MOMENTUM = 0.5  # with a preconditioner
 FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n), with a preconditioner
 STRETCH = 2.0  # how many times as long as the distance says a step is, with a preconditioner
+UNIT = 2.0**-8  # of a velocity in float8, in the longest travel
 
 # ---- the rules
 
 METRIC_FLOOR = 2.0**-16
 """What the preconditioned update adds to the root of an average square."""
 
-# ---- random bits and 8-bit codes
+# ---- random bits, 8-bit codes and float8
 
 MIX_1, MIX_2 = 0x7FEB352D, 0x846CA68B  # the hash's multipliers
 WEYL = 0x9E3779B1
 CODE_SHIFT = 21
 CODE_BASE = 90 << 23  # the bits of 2^-37
+LARGEST_FLOAT8 = 57344.0
 
 _COMPARED = (
     *("TILE", "COLUMNS", "STATE_FORMAT", "EPSILON", "TINY", "LARGEST_CUBIC", "ENVELOPE_GUARD"),
     *("WIDEST_RANGE", "FIRST_RADIUS", "RECENT", "SPIKE", "SPIKE_STEPS", "LARGEST_MOVE"),
-    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "STRETCH", "METRIC_FLOOR"),
-    *("MIX_1", "MIX_2", "WEYL", "CODE_SHIFT", "CODE_BASE"),
+    *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "STRETCH", "UNIT", "METRIC_FLOOR"),
+    *("MIX_1", "MIX_2", "WEYL", "CODE_SHIFT", "CODE_BASE", "LARGEST_FLOAT8"),
 )
 
 

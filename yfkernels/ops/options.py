@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from yfkernels._checks import finite, require, require_number
 from yfkernels.ops import rules
 from yfkernels.ops.constants import STATE_FIELDS, TILE
@@ -51,6 +53,7 @@ class YellowFinOptions:
     trust_ratio: bool = False
     robust: bool = True
     preconditioner: str | None = "compact"
+    momentum_dtype: torch.dtype = torch.float32
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
@@ -66,6 +69,8 @@ class YellowFinOptions:
             chosen["momentum_form"] = "polyak" if robust else "buffer"
         if chosen["preconditioner"] == "auto":
             chosen["preconditioner"] = "compact" if robust else None
+        if chosen["momentum_dtype"] is None:
+            chosen["momentum_dtype"] = torch.float32
         bound = chosen["max_norm"]
         if bound is None:
             chosen["max_norm"] = math.inf
@@ -105,6 +110,12 @@ class YellowFinOptions:
         ok = self.preconditioner in (*_PRECONDITIONED, None)
         need = "'auto', 'compact' or 'diagonal', or None for neither"
         require(ok, "preconditioner", self.preconditioner, need)
+        ok = self.momentum_dtype in (torch.float32, torch.float8_e5m2)
+        need = "torch.float32 or torch.float8_e5m2, or None for float32"
+        require(ok, "momentum_dtype", self.momentum_dtype, need)
+        ok = not self.in_float8 or self.preconditioner == "compact"
+        need = "None or torch.float32 without preconditioner='compact', which has a unit for float8"
+        require(ok, "momentum_dtype", self.momentum_dtype, need)
 
     def _check_robust(self) -> None:
         published = "; or pass robust=False, for the published algorithm"
@@ -143,6 +154,11 @@ class YellowFinOptions:
         return self.variance == "sketch"
 
     @property
+    def in_float8(self) -> bool:
+        """Whether the velocity is kept in eight bits."""
+        return self.momentum_dtype == torch.float8_e5m2
+
+    @property
     def preconditioned(self) -> bool:
         """Whether all is measured in Adam's metric."""
         return self.preconditioner is not None
@@ -152,6 +168,8 @@ class YellowFinOptions:
     @property
     def rule(self) -> Rule:
         """The update that goes with the options."""
+        if self.in_float8:
+            return rules.YELLOWFIN_FLOAT8
         if self.preconditioned:
             return _PRECONDITIONED[self.preconditioner]
         if self.robust:

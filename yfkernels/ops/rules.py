@@ -20,6 +20,7 @@ class Rule:
         counts: whether it needs to know how many steps a tensor has taken.
         move_sums: sums over all elements that its update leaves for the tuner.
         coded: whether its last state is kept in 8-bit codes.
+        float8: whether its first state is kept in float8.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Rule:
     counts: bool = False
     move_sums: int = 0
     coded: bool = False
+    float8: bool = False
 
     @property
     def states(self) -> int:
@@ -48,6 +50,8 @@ _YELLOWFIN_FIELDS = (
     "average_gain",
     "update_clip",
     "shortfall",
+    "unit",
+    "unit_change",
     "lr",
 )
 YELLOWFIN = Rule(0, "yellowfin", ("momentum_buffer", "grad_avg"), fields=_YELLOWFIN_FIELDS)
@@ -99,6 +103,16 @@ YELLOWFIN_COMPACT = Rule(
     move_sums=2,
     coded=True,
 )
+YELLOWFIN_FLOAT8 = Rule(
+    8,
+    "yellowfin_float8",
+    ("momentum_codes", "exp_avg_sq_codes"),
+    fields=_YELLOWFIN_FIELDS,
+    counts=True,
+    move_sums=2,
+    coded=True,
+    float8=True,
+)
 RULES = (
     YELLOWFIN,
     YELLOWFIN_SKETCH,
@@ -108,6 +122,7 @@ RULES = (
     YELLOWFIN_ROBUST,
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_COMPACT,
+    YELLOWFIN_FLOAT8,
 )
 
 

@@ -282,7 +282,7 @@ class FusedOptimizer(Optimizer):
         Once a step was captured in a CUDA graph, all of it begins anew where it is.
         """
         if statistics:
-            _statistics.begin(self._tuner, self.param_groups)
+            _statistics.begin(self._tuner, self.param_groups, keep_units=not state)
             self._planner.look_at_start()
             if _statistics.is_published(self._tuner, self.param_groups):
                 # not to be taken back from there

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from yfkernels._warn import warn
 from yfkernels.optim._group_options import WHOLE, make_average_plain
 from yfkernels.optim._planner import params_of
 from yfkernels.optim._state import AVERAGE
@@ -31,6 +32,7 @@ class SavedState:
         self._live = {param: dict(state) for param, state in live.items()}
         groups = optimizer.param_groups if in_place else []
         self._live_lrs = [group.get("lr") for group in groups]
+        self._units: dict[Tensor, float] = {}
 
     def completed(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state_dict with what it lacks, as this version has it.
@@ -61,6 +63,11 @@ class SavedState:
         for index, param, state in saved:
             if layout.begun(state):
                 layout.check(index, param, state)
+        if any(layout.converts(state) for _, _, state in saved):
+            warn(
+                "the state_dict was saved with another momentum_dtype: its momentum is rounded or "
+                "widened, and the training goes on otherwise than it would have"
+            )
         return self._state_dict
 
     def _completed_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,8 @@ class SavedState:
             found = own[0].get(key) if own else None
             params = params_of(live[first : first + len(own)])
             if found is not None:
-                own[0][key] = part.accepted(found, own[0])
+                own[0][key] = accepted = part.accepted(found, own[0])
+                self._units |= dict.fromkeys(params, part.unit(accepted))
             elif tuner.needed and any(param in begun for param in params):
                 raise RuntimeError(
                     f"the state_dict has state of parameters but no {key!r} in parameter group "
@@ -138,7 +146,8 @@ class SavedState:
         """
         for _, param, state in self._each():
             live = self._live.get(param, {})
-            self._optimizer._layout.restore(param, state, self._optimizer.state[param], live)
+            unit = self._units.get(param, 1.0)
+            self._optimizer._layout.restore(param, state, self._optimizer.state[param], live, unit)
         layout = self._optimizer._layout
         for param, live in self._live.items():
             if layout.begun(live):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yfkernels.ops import float8
 from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.memory import new_state, same_layout
 from yfkernels.ops.rules import Rule
@@ -21,7 +22,9 @@ _DTYPE = {torch.float64: torch.float64}  # every other dtype keeps float32 state
 _HALF = (torch.bfloat16, torch.float16)
 AVERAGE = "param_avg"
 _AS_PARAM = ("master", AVERAGE)  # what begins as the parameter is
-_CODES = "_codes"  # ends the name of a state that is kept in 8-bit codes
+_CODES = "_codes"  # ends the name of a state that is kept in eight bits
+VELOCITY, FLOAT8 = "momentum_buffer", "momentum_codes"  # the same in float8, in units of its tuner
+_TWINS = {VELOCITY: FLOAT8, FLOAT8: VELOCITY}
 
 
 def view_of(tensor: Tensor) -> Tensor:
@@ -42,7 +45,8 @@ class StateLayout:
         counts_steps: whether the update depends on how many steps a parameter has taken.
         average: how an average of each parameter is kept, if one is.
         stochastic_rounding: half-precision parameters count their steps and have no master.
-        coded: names of the states that are kept in 8-bit codes.
+        coded: names of the states that are kept in eight bits, as uint8: not as float8, which
+            torch.equal and gloo's collectives do not take.
     """
 
     names: Mapping[str, Column]
@@ -58,8 +62,8 @@ class StateLayout:
         """What a rule keeps, and the average beside it."""
         names = rule.state_names
         columns = {name: Column.state(k) for k, name in enumerate(names)}
-        coded = frozenset(names[-1:] if rule.coded else ())
-        return cls(columns, rule.counts, stochastic_rounding, average, coded)
+        coded = {name for name in names if name.endswith(_CODES)}
+        return cls(columns, rule.counts, stochastic_rounding, average, frozenset(coded))
 
     def columns(self, view: Tensor) -> dict[str, Column]:
         """The parameter's state by name, with its column in the table."""
@@ -107,6 +111,16 @@ class StateLayout:
     def with_float_codes(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A parameter's state with its 8-bit codes as float32 numbers, which load as well."""
         return {k: v.float() if k in self.coded else v for k, v in state.items()}
+
+    def converts(self, saved: Mapping[str, Any]) -> bool:
+        """Whether a parameter's saved velocity is in float8 and ours is not, or the other way."""
+        return any(self._source(name, saved) != name for name in self.names)
+
+    @staticmethod
+    def _source(name: str, saved: Mapping[str, Any]) -> str:
+        """Under which name a saved state has one of ours."""
+        twin = _TWINS.get(name, name)
+        return twin if saved.get(name) is None and saved.get(twin) is not None else name
 
     def bring(self, param: Tensor, view: Tensor, state: dict[str, Any]) -> dict[Column, Tensor]:
         """The state by column, made or brought into the parameter's layout and onto its device.
@@ -178,7 +192,7 @@ class StateLayout:
         view = view_of(param)
         whole = param.shape if shards.is_dtensor(param) else view.shape
         for name in self.columns(view):
-            value, shape = saved.get(name), () if name == "step" else whole
+            value, shape = saved.get(self._source(name, saved)), () if name == "step" else whole
             if value is None and (name in _AS_PARAM or (name == "step" and not self.counts_steps)):
                 continue  # these begin as the parameter, stochastic rounding with this run
             if isinstance(value, Real) and name == "step":
@@ -207,16 +221,24 @@ class StateLayout:
         saved: Mapping[str, Any],
         state: dict[str, Any],
         live: Mapping[str, Any],
+        unit: float,
     ) -> None:
         """Puts what is ours of `saved` into `state` in full precision; the rest stays as it is.
 
         A parameter that needs no master any more takes the value of the saved one. What `live` has
-        in the right form takes the numbers, and is the state again.
+        in the right form takes the numbers, and is the state again. unit: of velocities in float8.
         """
         view = view_of(param)
         ours = self.columns(view)
-        for name in (name for name in ours if saved.get(name) is not None):
-            made = self._tensor(name, view, self._part(name, saved[name], param))
+        for name in ours:
+            source = self._source(name, saved)
+            if saved.get(source) is None:
+                continue
+            part = self._part(name, saved[source], param)
+            if source != name:
+                state.pop(source, None)
+                part = _converted(part, name, unit)
+            made = self._tensor(name, view, part)
             there = live.get(name)
             if isinstance(there, Tensor) and self._lies_as(shards.local(there), name, view):
                 shards.local(there).copy_(made)
@@ -227,6 +249,16 @@ class StateLayout:
             state.pop("master", None)
             if view.dtype not in _HALF:
                 _take_master(view, shards.part_of(saved["master"], param))
+
+
+def _converted(part: Tensor | None, name: str, unit: float) -> Tensor | None:
+    """A velocity as the state `name` has it: in float8, or out of that."""
+    if part is None:
+        return None
+    unit = unit or 1.0  # 0 before the first step, when all velocities are 0
+    if name == FLOAT8:
+        return float8.nearest(part / unit)
+    return float8.numbers(part.to(torch.uint8)) * unit
 
 
 def _newest(view: Tensor, master: Tensor) -> Tensor:

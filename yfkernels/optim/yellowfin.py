@@ -70,6 +70,9 @@ class YellowFin(FusedOptimizer):
             of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
             lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
             size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
+        momentum_dtype: of the velocity. torch.float8_e5m2 keeps it in one byte, rounded
+            stochastically, in units that follow the length of the steps: 2 bytes of state per
+            parameter with preconditioner="compact", which it requires. None for torch.float32.
         tune: "global" has one step size and momentum for all parameters, up to each group's lr.
             "group" has a tuner for each parameter group, with statistics, distance, clips and a
             number of steps of its own: for low-rank adapters beside embeddings, two networks in
@@ -143,6 +146,7 @@ class YellowFin(FusedOptimizer):
         trust_ratio: bool = False,
         robust: bool = True,
         preconditioner: str | None = "auto",
+        momentum_dtype: torch.dtype | None = None,
         tune: str = "global",
         closed_loop: bool | ClosedLoop = False,
         stochastic_rounding: bool = False,
@@ -174,7 +178,11 @@ class YellowFin(FusedOptimizer):
             trust_ratio=trust_ratio,
             robust=robust,
             preconditioner=preconditioner,
+            momentum_dtype=momentum_dtype,
         )
+        if loop is not None:
+            need = "None or torch.float32 with closed_loop, which reads the velocity"
+            require(not options.in_float8, "momentum_dtype", momentum_dtype, need)
         if decoupled_weight_decay is None:
             decoupled_weight_decay = options.preconditioned
         defaults = {

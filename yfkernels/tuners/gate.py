@@ -109,7 +109,10 @@ class Gate(Tuner, SavedTuner):
     def coefficients_on(self, device: torch.device, group: int = 0) -> Tensor:
         return self._rows.rows.to(device)
 
-    def clear(self) -> None:
+    def unit(self, saved: Tensor) -> float:
+        return 1.0
+
+    def clear(self, *, keep_unit: bool = False) -> None:
         begin = torch.tensor([torch.nan, 0.0], dtype=torch.float64, device="cpu")
         self.state.copy_(begin)
 

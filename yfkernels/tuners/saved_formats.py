@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import DIAGNOSTICS, SQUARE_DECAY, STATE_FIELDS, STATE_FORMAT
+from yfkernels.ops.constants import (
+    DIAGNOSTICS,
+    SQUARE_DECAY,
+    STATE_FIELDS,
+    STATE_FORMAT,
+    STRETCH,
+    UNIT,
+)
 from yfkernels.ops.options import YellowFinOptions
 
 _FORMAT_4 = (
@@ -41,7 +51,7 @@ def upgraded(state: Tensor, options_in_state: Tensor | None, options: YellowFinO
         return state
     saved = float(state[0])
     if saved == STATE_FORMAT:
-        return _with_all_diagnostics(state)
+        return _with_last_fields(state)
     if saved == 5.0:
         return _of_format_5(state)
     return _of_format_4(state, options_in_state, options) if saved == 4.0 else state
@@ -82,20 +92,31 @@ def _brought_up(head: dict[str, float], rest: Tensor) -> Tensor:
     if head["preconditioned"] and head["step"]:
         head["relative_sq_avg"] = 1.0 - SQUARE_DECAY ** head["step"]
         head["metric_scale"] = 1.0
+    head["unit"] = _unit(head)
     begin = [float(head.get(name, 0.0)) for name in STATE_FIELDS]
     first = torch.tensor(begin, dtype=torch.float64, device=rest.device)
     return torch.cat([first, rest])
 
 
-def _with_all_diagnostics(state: Tensor) -> Tensor:
-    """Those that it lacks are 0 until the next step."""
+def _unit(head: Mapping[str, float]) -> float:
+    """What its velocities would have been counted in, had they been in float8."""
+    if not head["preconditioned"] or not head["grad_sq_sum"]:
+        return 0.0
+    over_gradients: float = head["radius"] / head["grad_sq_sum"] ** 0.5
+    return UNIT * STRETCH * head["metric_scale"] * head["scale"] * over_gradients
+
+
+def _with_last_fields(state: Tensor) -> Tensor:
+    """Diagnostics that it lacks are 0 until the next step."""
     words = float(state[1])
     missing = len(STATE_FIELDS) - words
-    if not (0 < missing < len(DIAGNOSTICS) and words <= len(state)):
+    if not (0 < missing <= len(DIAGNOSTICS) and words <= len(state)):
         return state
     head, rest = state[: int(words)].clone(), state[int(words) :]
     head[1] = len(STATE_FIELDS)
-    return torch.cat([head, head.new_zeros(int(missing)), rest])
+    head = torch.cat([head, head.new_zeros(int(missing))])
+    head[-1] = _unit(dict(zip(STATE_FIELDS, head.tolist())))
+    return torch.cat([head, rest])
 
 
 def accepted(saved: Tensor, options_in_state: Tensor | None, options: YellowFinOptions) -> Tensor:
@@ -140,5 +161,10 @@ def accepted(saved: Tensor, options_in_state: Tensor | None, options: YellowFinO
             f"the state_dict's tuner has shape {tuple(state.shape)}, but {needed} need "
             f"({options.state_words},): construct the optimizer with the options it was "
             "saved with"
+        )
+    if not (math.isfinite(head["unit"]) and head["unit"] >= 0.0):
+        raise RuntimeError(
+            f"the state_dict's tuner has a unit of {head['unit']} for velocities in float8, which "
+            "must be finite and not negative: the file is damaged"
         )
     return state

@@ -36,6 +36,7 @@ _UNREAD = slice(STATE_FIELDS.index(MOVE_SUMS[0]), STATE_FIELDS.index(MOVE_SUMS[0
 _LR = YELLOWFIN.fields.index("lr")
 _SHOWN_LR = STATE_FIELDS.index("lr")
 _MOMENTUM, _H_MAX = STATE_FIELDS.index("momentum"), STATE_FIELDS.index("h_max")
+_UNIT = STATE_FIELDS.index("unit")
 _SHOWN = (*DIAGNOSTICS, "radius", "step")
 
 
@@ -220,17 +221,20 @@ class YellowFinTuner(Tuner, SavedTuner):
             return self._exchange.coefficients_on(device)
         return self.coefficients.to(device)
 
-    def clear(self) -> None:
+    def clear(self, *, keep_unit: bool = False) -> None:
         """Puts the state back to how it begins, in place.
 
         Where the parameters begin, which the robust mode wants to know, `prepare` looks.
         """
+        unit = self.state[_UNIT].clone()
         head = dict.fromkeys(STATE_FIELDS, 0.0) | {"format": STATE_FORMAT, "beta_power": 1.0}
         head["words"] = float(len(head))
         head |= {name: float(getattr(self.options, name)) for name in OPTIONS_IN_STATE}
         begin = torch.tensor(list(head.values()), dtype=torch.float64, device="cpu")
         self.state.zero_()
         self.state[: len(head)].copy_(begin)
+        if keep_unit:
+            self.state[_UNIT] = unit
         self.coefficients.zero_()
         if self.feedback is not None:
             self.feedback.clear()
@@ -250,6 +254,9 @@ class YellowFinTuner(Tuner, SavedTuner):
         if self.feedback is not None:
             self.feedback.check(group)
         return accepted(saved, group.pop("tuner_options", None), self.options)
+
+    def unit(self, saved: Tensor) -> float:
+        return float(saved[_UNIT])
 
     def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
         values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))

@@ -61,6 +61,7 @@ def _described(rule: Rule) -> dict[str, Any]:
         "states": rule.states,
         "move_sums": rule.move_sums,
         "coded": rule.coded,
+        "float8": rule.float8,
     }
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from yfkernels.ops import float8
 from yfkernels.ops.averaging import WeightAverage
 from yfkernels.ops.backend import Backend
 from yfkernels.ops.constants import MEASURED
@@ -62,7 +63,7 @@ class TorchBackend(Backend):
         totals = torch.zeros_like(partials[0, : len(MEASURED)])
         sketch = None if sketches is None else torch.zeros_like(sketches[0])
         for _, row, grad in _pairs(table, table.rows):
-            g = grad.to(row.columns[Column.STATE].dtype)
+            g = grad.to(_precision(row.param))
             dot = avg_sq = g.new_zeros((), dtype=torch.float64)
             if what == Measure.AVERAGE:
                 average = row.columns[Column.state(1)]
@@ -201,19 +202,29 @@ def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
 def _states(rule: Rule, row: Row) -> list[Tensor]:
     states = [row.columns[Column.state(k)] for k in range(rule.states)]
     if rule.coded:
-        states[-1] = random.decoded(states[-1]).to(states[0].dtype)
-    return states
+        states[-1] = random.decoded(states[-1])
+    if rule.float8:
+        states[0] = float8.numbers(states[0])
+    return [state.to(_precision(row.param)) for state in states]
 
 
 def _write_states(rule: Rule, row: Row, states: list[Tensor], active: Tensor) -> None:
     """Writes the advanced states, in this step of the tensor; before it is counted."""
     columns = [row.columns[Column.state(k)] for k in range(rule.states)]
+    order, step = memory_order(row.param), _steps(row) + 1.0
     if rule.coded:
-        order = memory_order(row.param)
-        codes = random.coded(flatten(states[-1].float(), order), row.origin, _steps(row) + 1.0)
+        codes = random.coded(flatten(states[-1].float(), order), row.origin, step)
         states = [*states[:-1], unflatten(codes, row.param, order)]
+    if rule.float8:
+        bits = random.in_float8(flatten(states[0].float(), order), row.origin, step)
+        states = [unflatten(bits, row.param, order), *states[1:]]
     for old, new in zip(columns, states):
         _write(old, new, active)
+
+
+def _precision(param: Tensor) -> torch.dtype:
+    """In which all is worked out: the state's, but for states of eight bits."""
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
 def _steps(row: Row) -> Tensor:
@@ -250,7 +261,7 @@ def _directed(
     param, step = _current_param(row), _steps(row) + 1.0
     formula = formula_of(rule)(_scalars(rule, row, coefficients), step, torch.ones_like(step))
     states = _states(rule, row)
-    u, *advanced = formula.direction(grad.to(states[0].dtype), param, states)
+    u, *advanced = formula.direction(grad.to(param.dtype), param, states)
     return formula, param, u, advanced
 
 
@@ -258,5 +269,5 @@ def _current_param(row: Row) -> Tensor:
     """The parameter in the state's precision: its master, unless the user has written to it."""
     param, master = row.param, row.columns.get(Column.MASTER)
     if master is None:
-        return param.to(row.columns[Column.STATE].dtype)
+        return param.to(_precision(param))
     return torch.where(master.to(param.dtype) == param, master, param.to(master.dtype))

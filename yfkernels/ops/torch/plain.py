@@ -133,6 +133,8 @@ def tune_plain(
         "average_gain": ones * average_gain,
         "update_clip": ones,
         "shortfall": torch.zeros_like(ones),
+        "unit": torch.zeros_like(ones),
+        "unit_change": torch.zeros_like(ones),
         "lr": lrs,
     }
     rest_of_state = [window] if sketch is None else [window, beta * average + average_gain * sketch]

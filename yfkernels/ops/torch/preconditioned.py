@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import FIRST_TRAVEL, LEAST_MOMENTUM, SQUARE_DECAY, STRETCH
+from yfkernels.ops.constants import (
+    FIRST_TRAVEL,
+    LEAST_MOMENTUM,
+    SQUARE_DECAY,
+    STRETCH,
+    TINY,
+    UNIT,
+)
 from yfkernels.ops.torch.single_step import single_step
 from yfkernels.ops.torch.statistics import (
     Clipped,
@@ -103,6 +110,8 @@ def tune_preconditioned(
     travel, stretch = update_clip * lr / rest, STRETCH * longest
     step.new["unread_walk"] = (stretch * stretch - 1.0) * (travel * travel)
     lr = STRETCH * lr
+    unit = (lr * longest / rest * UNIT).clamp(min=TINY)
+    step.new["unit"] = unit
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)
@@ -124,6 +133,8 @@ def tune_preconditioned(
         "update_clip": ones * update_clip,
         # the growth is to be that of groups which all take the longest steps
         "shortfall": stretch * stretch * (travel * travel) * (1.0 - share * share),
+        "unit": ones * unit,
+        "unit_change": ones * (step.old["unit"] / unit),
         "lr": lrs,
     }
     step.write([window, grad_window], out, state, coefficients)

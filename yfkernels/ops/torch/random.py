@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import CODE_BASE, CODE_SHIFT, MIX_1, MIX_2, WEYL
+from yfkernels.ops.constants import CODE_BASE, CODE_SHIFT, LARGEST_FLOAT8, MIX_1, MIX_2, WEYL
 
 _MASK = 0xFFFFFFFF
 
@@ -44,8 +44,7 @@ def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
         origin: index of the first element in the whole model.
         step: number of this step, from 1.
     """
-    element = _elements(origin, values)
-    random = ((element + _seed(element, step)) * WEYL) & _MASK
+    random = _random_of_codes(values, origin, step)
     bits = values.view(torch.int32).long() + (random >> 32 - CODE_SHIFT)
     code = (bits - CODE_BASE) >> CODE_SHIFT
     return code.clamp(0, 255).to(torch.uint8)
@@ -54,6 +53,22 @@ def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
 def decoded(codes: Tensor) -> Tensor:
     """What the codes stand for, in float32."""
     return ((codes.int() << CODE_SHIFT) + CODE_BASE).view(torch.float32)
+
+
+def in_float8(values: Tensor, origin: int, step: Tensor) -> Tensor:
+    """float32 as the bits of torch.float8_e5m2, in uint8, rounded stochastically.
+
+    Arguments as for `coded`, but of either sign. What is too large becomes the largest number.
+    """
+    half = values.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).half().view(torch.int16).long()
+    random = _random_of_codes(values, origin, step) & 0xFF
+    return (((half & 0xFFFF) + random) >> 8).to(torch.uint8)
+
+
+def _random_of_codes(values: Tensor, origin: int, step: Tensor) -> Tensor:
+    """32 random bits for each element, evenly spread over neighbors."""
+    element = _elements(origin, values)
+    return ((element + _seed(element, step)) * WEYL) & _MASK
 
 
 def rounded(

@@ -91,6 +91,7 @@ class PreconditionedYellowFin(Formula):
     def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
         self.c = c
         self.keep, self.gain = c["param_keep"], c["param_gain"]
+        self.momentum, self.velocity_gain = c["momentum"], c["velocity_gain"] * c["update_clip"]
         self.debias = 1.0 / (1.0 - c["average_decay"] ** step)
 
     def _metric(self, square_avg: Tensor) -> Tensor:
@@ -100,8 +101,8 @@ class PreconditionedYellowFin(Formula):
         c = self.c
         d = c["grad_scale"] * g + c["coupled_decay"] * p
         square_avg = c["average_decay"] * state[1] + c["average_gain"] * (d * d)
-        gain = c["velocity_gain"] * c["update_clip"]
-        velocity = c["momentum"] * state[0] + gain * (d / self._metric(square_avg))
+        u = d / self._metric(square_avg)
+        velocity = self.momentum * state[0] + self.velocity_gain * u
         return velocity, velocity, square_avg
 
     def move_sums(
@@ -111,6 +112,16 @@ class PreconditionedYellowFin(Formula):
         q = self._metric(state[1])
         du = d * (d / q)
         return (after - before) * (after + before) * q + self.c["shortfall"] * du, du
+
+
+class Float8YellowFin(PreconditionedYellowFin):
+    """With the velocity in units that follow the length of the steps."""
+
+    def __init__(self, c: Scalars, step: Tensor, ratio: Tensor) -> None:
+        super().__init__(c, step, ratio)
+        self.gain = c["unit"]
+        self.momentum = self.momentum * c["unit_change"]
+        self.velocity_gain = self.velocity_gain / c["unit"]
 
 
 class QHM(Formula):
@@ -179,6 +190,7 @@ _UPDATES: dict[Rule, type[Formula]] = {
     rules.YELLOWFIN_ROBUST: YellowFin,
     rules.YELLOWFIN_DIAGONAL: PreconditionedYellowFin,
     rules.YELLOWFIN_COMPACT: PreconditionedYellowFin,
+    rules.YELLOWFIN_FLOAT8: Float8YellowFin,
 }
 
 

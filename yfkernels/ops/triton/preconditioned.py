@@ -159,6 +159,7 @@ def preconditioned_tune(
     scale = tl.load(state + at("state.scale"))
     relative_sq_avg = tl.load(state + at("state.relative_sq_avg"))
     metric_scale = tl.load(state + at("state.metric_scale"))
+    last_unit = tl.load(state + at("state.unit"))
     window = state + size("state")
     norm_window = window + WINDOW
     values = load_window(window, WINDOW, WINDOW_TILE)
@@ -246,6 +247,8 @@ def preconditioned_tune(
     stretch_sq = (stretch * longest) * (stretch * longest)
     tl.store(state + at("state.unread_walk"), (stretch_sq - 1.0) * (travel * travel))
     longest_sq = stretch_sq * (travel * travel)
+    unit = tl.maximum(lr * longest / (1.0 - momentum) * number("UNIT"), e)
+    tl.store(state + at("state.unit"), unit)
     for i in range(num_groups):
         group = groups + i * size("group")
         multiplier = tl.load(group + at("group.lr"))
@@ -274,6 +277,8 @@ def preconditioned_tune(
         # the growth is to be that of groups which all take the longest steps
         share = tl.where(lr > 0.0, group_lr / (lr * longest), 1.0)
         tl.store(out + at("yellowfin.shortfall"), longest_sq * (1.0 - share * share))
+        tl.store(out + at("yellowfin.unit"), unit)
+        tl.store(out + at("yellowfin.unit_change"), last_unit / unit)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
 

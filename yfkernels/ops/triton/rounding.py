@@ -80,6 +80,20 @@ def float_of(code):
 
 
 @triton.jit
+def float8_of(x, random):
+    """The bits of float8, rounded randomly; random: at least 8 bits for each element."""
+    x = tl.minimum(tl.maximum(x, -number("LARGEST_FLOAT8")), number("LARGEST_FLOAT8"))
+    half = x.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
+    return ((half + (random & 0xFF)) >> 8).to(tl.uint8)
+
+
+@triton.jit
+def float_of_float8(bits):
+    """What the bits of float8 stand for."""
+    return (bits.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
 def _bfloat16(x, rounded):
     """The bfloat16 with the bits `rounded`, or the NaN that x is."""
     bits = tl.where(x == x, rounded, (x.to(tl.uint32, bitcast=True) >> 16) | 0x40)

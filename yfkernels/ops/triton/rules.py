@@ -102,19 +102,15 @@ def _yellowfin_move_sums(numbers, g, before, after, states):
 
 
 @triton.jit
-def _preconditioned_numbers(coefficients, step, ratio):
-    update_clip = tl.load(coefficients + at("yellowfin.update_clip"))
-    velocity_gain = tl.load(coefficients + at("yellowfin.velocity_gain")) * update_clip
+def _in_metric(coefficients, step, gain, momentum, velocity_gain):
+    """The numbers of the preconditioned rules."""
     square_decay = tl.load(coefficients + at("yellowfin.average_decay"))
     return (
-        (
-            _float(coefficients, "yellowfin.param_keep"),
-            _float(coefficients, "yellowfin.param_gain"),
-        ),
+        (_float(coefficients, "yellowfin.param_keep"), gain.to(tl.float32)),
         (
             _float(coefficients, "yellowfin.grad_scale"),
             _float(coefficients, "yellowfin.coupled_decay"),
-            _float(coefficients, "yellowfin.momentum"),
+            momentum.to(tl.float32),
             velocity_gain.to(tl.float32),
             square_decay.to(tl.float32),
             _float(coefficients, "yellowfin.average_gain"),
@@ -122,6 +118,28 @@ def _preconditioned_numbers(coefficients, step, ratio):
             _float(coefficients, "yellowfin.shortfall"),
         ),
     )
+
+
+@triton.jit
+def _velocity_gain(coefficients):
+    update_clip = tl.load(coefficients + at("yellowfin.update_clip"))
+    return tl.load(coefficients + at("yellowfin.velocity_gain")) * update_clip
+
+
+@triton.jit
+def _preconditioned_numbers(coefficients, step, ratio):
+    gain = tl.load(coefficients + at("yellowfin.param_gain"))
+    momentum = tl.load(coefficients + at("yellowfin.momentum"))
+    return _in_metric(coefficients, step, gain, momentum, _velocity_gain(coefficients))
+
+
+@triton.jit
+def _float8_numbers(coefficients, step, ratio):
+    """Of a velocity in units."""
+    unit = tl.load(coefficients + at("yellowfin.unit"))
+    momentum = tl.load(coefficients + at("yellowfin.momentum"))
+    momentum *= tl.load(coefficients + at("yellowfin.unit_change"))
+    return _in_metric(coefficients, step, unit, momentum, _velocity_gain(coefficients) / unit)
 
 
 @triton.jit
@@ -299,4 +317,5 @@ FORMULAS: Mapping[str, Formula] = {
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
     rules.YELLOWFIN_DIAGONAL.name: _PRECONDITIONED_YELLOWFIN,
     rules.YELLOWFIN_COMPACT.name: _PRECONDITIONED_YELLOWFIN,
+    rules.YELLOWFIN_FLOAT8.name: _PRECONDITIONED_YELLOWFIN._replace(numbers=_float8_numbers),
 }

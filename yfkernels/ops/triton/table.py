@@ -82,11 +82,22 @@ def are_aligned(row, NAMES: tl.constexpr, STATES: tl.constexpr = 0):
 
 
 @triton.jit
-def state_columns(row, first, STATES: tl.constexpr, CODED: tl.constexpr = False):
-    """The rule's state columns, from element `first` on; the last in codes if it is CODED."""
+def state_columns(
+    row,
+    first,
+    STATES: tl.constexpr,
+    CODED: tl.constexpr = False,
+    FLOAT8: tl.constexpr = False,
+):
+    """The rule's state columns, from element `first` on.
+
+    If it is CODED, the last are codes, as uint8; if FLOAT8, the first is float8, as int8.
+    """
     columns = ()
     for k in tl.static_range(STATES):
-        if CODED and k == STATES - 1:
+        if FLOAT8 and k == 0:
+            columns += (column(row, "row.state", first, tl.int8, k),)  # type: ignore[assignment]
+        elif CODED and k == STATES - 1:
             columns += (column(row, "row.state", first, tl.uint8, k),)  # type: ignore[assignment]
         else:
             columns += (column(row, "row.state", first, tl.float32, k),)  # type: ignore[assignment]

@@ -262,6 +262,8 @@ def yellowfin_tune(
         tl.store(out + at("yellowfin.average_gain"), average_gain)
         tl.store(out + at("yellowfin.update_clip"), 1.0)
         tl.store(out + at("yellowfin.shortfall"), 0.0)
+        tl.store(out + at("yellowfin.unit"), 0.0)
+        tl.store(out + at("yellowfin.unit_change"), 0.0)
         tl.store(out + at("yellowfin.lr"), group_lr)
 
     if SKETCH:

@@ -22,7 +22,7 @@ from yfkernels.ops.triton.parameter import (
     write_parameter,
 )
 from yfkernels.ops.triton.reduce import is_last, strided_total
-from yfkernels.ops.triton.rounding import code_of, float_of
+from yfkernels.ops.triton.rounding import code_of, float8_of, float_of, float_of_float8
 from yfkernels.ops.triton.rules import FORMULAS
 from yfkernels.ops.triton.table import (
     DTYPES,
@@ -44,7 +44,10 @@ _PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
 def _load_states(columns, place, mask, other):
     states = ()
     for k in tl.static_range(len(columns)):
-        if columns[k].dtype.element_ty == tl.uint8:
+        if columns[k].dtype.element_ty == tl.int8:
+            bits = tl.load(columns[k] + place, mask).to(tl.uint8, bitcast=True)
+            states += (float_of_float8(bits),)  # type: ignore[assignment]
+        elif columns[k].dtype.element_ty == tl.uint8:
             states += (float_of(tl.load(columns[k] + place, mask)),)  # type: ignore[assignment]
         else:
             states += (tl.load(columns[k] + place, mask, other),)  # type: ignore[assignment]
@@ -53,15 +56,19 @@ def _load_states(columns, place, mask, other):
 
 @triton.jit
 def _store_states(columns, place, mask, states, randomness):
-    """randomness: as write_parameter has it, of states in codes."""
+    """randomness: as write_parameter has it, of states in eight bits."""
     for k in tl.static_range(len(columns)):
-        if columns[k].dtype.element_ty == tl.uint8:
+        if columns[k].dtype.element_ty == tl.float32:
+            tl.store(columns[k] + place, states[k], mask)
+        else:
             element, seed = randomness
             # evenly spread over the elements, as in csrc/codes.h
             random = (element + place.to(tl.uint32) + seed) * number("WEYL")
-            tl.store(columns[k] + place, code_of(states[k], random), mask)
-        else:
-            tl.store(columns[k] + place, states[k], mask)
+            if columns[k].dtype.element_ty == tl.int8:
+                bits = float8_of(states[k], random).to(tl.int8, bitcast=True)
+                tl.store(columns[k] + place, bits, mask)
+            else:
+                tl.store(columns[k] + place, code_of(states[k], random), mask)
 
 
 @triton.jit
@@ -86,6 +93,7 @@ def update(
     MOVE_SUMS: tl.constexpr,
     STATES: tl.constexpr,
     CODED: tl.constexpr,
+    FLOAT8: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
     MASTERED: tl.constexpr,
@@ -131,7 +139,7 @@ def update(
                 _, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
                 g = column(row, "row.grad", first, DTYPE)
                 param_columns = parameter_columns(row, first, DTYPE, MASTERED)
-                columns = state_columns(row, first, STATES, CODED)
+                columns = state_columns(row, first, STATES, CODED, FLOAT8)
                 randomness = rounding_of(row, chunk_first, first, step)
                 for i in range(begin, end, END_TILE if RAGGED else TILE):
                     place = i + (end_lanes if RAGGED else lanes)
@@ -355,6 +363,7 @@ def launch_update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         MOVE_SUMS_OF=formula.move_sums,
         MOVE_SUMS=rule.move_sums,
         CODED=rule.coded,
+        FLOAT8=rule.float8,
         PIECE=piece,
         **_structure(rule, table, 128 if rule.move_sums else registers),
     )
