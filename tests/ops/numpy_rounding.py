@@ -28,6 +28,7 @@ class Grid:
 
 
 CODES = Grid(2.0**-37, 0.25)
+FLOAT8 = Grid(2.0**-14, 0.25)
 
 
 def grid_of(dtype: torch.dtype) -> Grid:
@@ -63,6 +64,14 @@ def coded_randomly(x: NDArray[np.float32], first: int, step: int) -> NDArray[np.
     place = 4.0 * (exponent - 1.0 - np.log2(CODES.least)) + 8.0 * (fraction - 0.5)
     below = np.floor(place)
     return (below + (place - below + random / 2.0**21 >= 1.0)).astype(np.uint8)
+
+
+def in_float8_randomly(x: NDArray[np.float32], first: int, step: int) -> Array:
+    """x in float8: likewise, of a float16 by the lower bits."""
+    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) & 0xFF
+    halves = np.abs(x.astype(np.float16)).view(np.uint16).astype(np.uint32)
+    bits = np.minimum((halves + random) >> 8, 0x7B).astype(np.uint16) << 8
+    return np.copysign(bits.view(np.float16).astype(np.float64), x)
 
 
 def decoded(codes: NDArray[np.integer]) -> Array:

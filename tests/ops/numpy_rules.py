@@ -20,6 +20,7 @@ from yfkernels.ops.rules import (
     YELLOWFIN,
     YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
+    YELLOWFIN_FLOAT8,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Rule,
@@ -28,7 +29,7 @@ from yfkernels.ops.rules import (
 Array = NDArray[np.float64]
 WITHOUT_AVERAGE = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST)
 YELLOWFINS = (YELLOWFIN, *WITHOUT_AVERAGE)
-PRECONDITIONED = (YELLOWFIN_DIAGONAL, YELLOWFIN_COMPACT)
+PRECONDITIONED = (YELLOWFIN_DIAGONAL, YELLOWFIN_COMPACT, YELLOWFIN_FLOAT8)
 
 
 def draw_coefficients(rule: Rule, rng: np.random.Generator) -> Tensor:
@@ -65,7 +66,11 @@ def direction(
         d = c["grad_scale"] * g + c["coupled_decay"] * p
         square_avg = c["average_decay"] * s[1] + c["average_gain"] * d * d
         q = metric(c, square_avg, t)
-        v = c["momentum"] * s[0] + c["velocity_gain"] * c["update_clip"] * d / q
+        pull = c["velocity_gain"] * c["update_clip"] * d / q
+        if rule is YELLOWFIN_FLOAT8:
+            v = c["momentum"] * c["unit_change"] * s[0] + pull / c["unit"]
+            return v, [v, square_avg], c["unit"], q
+        v = c["momentum"] * s[0] + pull
         return v, [v, square_avg], c["param_gain"], q
     coupled = 0.0 if c["decoupled"] else c["weight_decay"]
     d = c["grad_scale"] * g

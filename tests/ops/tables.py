@@ -101,6 +101,9 @@ def draw_table(
             values[Column.state(1)] = values[Column.state(1)].abs()
         if rule.coded:
             values[Column.state(1)] = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
+        if rule.float8:
+            float8 = values[Column.STATE].to(torch.float8_e5m2)
+            values[Column.STATE] = float8.view(torch.uint8)
         if mastered:
             values[Column.MASTER] = masters(values[Column.PARAM], rng)
         grad = normal(rng, like).to(dtype)

@@ -12,7 +12,8 @@ from support.kinds import KINDS, Kind
 from support.training import Build, Model
 
 # Each optimizer with its defaults, and YellowFin with each other update that the robust mode has.
-ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or "preconditioner" in k.options]
+ROBUST_UPDATES = {"preconditioner", "momentum_dtype"}
+ORDINARY = [k for k in KINDS if k.name == k.optimizer.__name__ or ROBUST_UPDATES & set(k.options)]
 
 
 @pytest.fixture(params=KINDS, ids=str)

@@ -42,6 +42,7 @@ OPTIONS = {
     "YellowFin-sketch": [{}, {"momentum_form": "polyak"}],
     "YellowFin-published": [{}],
     "YellowFin-trust": [{}, ROUNDS],
+    "YellowFin-float8": [{}, {"window": 3, "max_norm": 0.5}, {"capturable": True}, ROUNDS],
     "YellowFin-diagonal": [{}, {"window": 3, "max_norm": 0.5}, {"capturable": True}, ROUNDS],
     "LAMB": [
         {},
@@ -178,7 +179,8 @@ def test_what_the_state_holds(
     state = run.optimizer.state_dict()
     assert set(state) == {"state", "param_groups"}
     width = torch.float64 if dtype == torch.float64 else torch.float32
-    dtypes = {"step": torch.float32, "exp_avg_sq_codes": torch.uint8}
+    codes = dict.fromkeys(("exp_avg_sq_codes", "momentum_codes"), torch.uint8)
+    dtypes = {"step": torch.float32, **codes}
     for i, p in enumerate(run.params):
         held = state["state"][i]
         assert held.keys() == kind.state | added
@@ -211,7 +213,7 @@ def test_state_follows_the_layout(
     layout: str, kind: Kind, site: Site, rng: np.random.Generator
 ) -> None:
     """Saved from one layout, loaded into another: state belongs to elements, not addresses."""
-    if kind.name in ("YellowFin", "YellowFin-sketch"):
+    if kind.name in ("YellowFin", "YellowFin-float8", "YellowFin-sketch"):
         pytest.skip("the sketch's average and the codes' random bits belong to places in memory")
     spec = Spec((2, 3, 4, 5), layout="channels_last")
     twin = kind.beside(site, (Group((spec,)),), rng)

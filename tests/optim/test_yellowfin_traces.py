@@ -45,6 +45,7 @@ PUBLISHED = {"robust": False}  # what every case is about that does not ask for 
 ROBUST = {"robust": True}
 DIAGONAL = {**ROBUST, **MODES["diagonal"], "decoupled_weight_decay": False}
 COMPACT = {**ROBUST, **MODES["compact"]}
+FLOAT8 = {**ROBUST, **MODES["float8"]}
 APART = (  # what weight decay a compact optimizer can have
     Group(specs((4, 9), ()), {"lr": 0.3, "weight_decay": 0.05}),
     Group(specs((2, 2, 2)), {"maximize": True, "lr": 2.0}),
@@ -248,6 +249,32 @@ CASES = [
         {**COMPACT, "weight_decay": 0.1},
         Gradients(9, present=lambda step, i: i == 0 or step >= 4, poison={4: np.nan}),
     ),
+    Case("float8", FLOAT8, Gradients(14)),
+    Case("float8, long tensors", FLOAT8, Gradients(8), WRAPPED),
+    Case("float8, tiny gradients", FLOAT8, Gradients(8, factor=dict.fromkeys(range(8), 1e-9))),
+    Case("float8, huge gradients", FLOAT8, Gradients(8, factor=dict.fromkeys(range(8), 1e9))),
+    Case("float8, rare gradients", FLOAT8, Gradients(8, density=0.1)),
+    Case("float8, spikes", FLOAT8, Gradients(14, factor={**STORM, 11: 30.0})),
+    Case("float8, groups", {**FLOAT8, "weight_decay": 0.01}, Gradients(8), APART),
+    Case(
+        "float8, far apart",
+        FLOAT8,
+        Gradients(8),
+        tuple(Group(specs((5, 7)), {"lr": lr}) for lr in (1e-4, 1.0, 300.0)),
+    ),
+    Case("float8, strong decay", {**FLOAT8, "weight_decay": 1e3}, Gradients(8)),
+    Case("float8, lr 0", {**FLOAT8, "lr": 0.0, "weight_decay": 0.1}),
+    Case(
+        "float8, late gradient, skips",
+        {**FLOAT8, "weight_decay": 0.1},
+        Gradients(9, present=lambda step, i: i == 0 or step >= 4, poison={4: np.nan}),
+    ),
+    Case(
+        "float8, gradients that come and go",
+        FLOAT8,
+        Gradients(12, present=lambda step, i: (step + i) % 3 > 0),
+    ),
+    Case("float8, capturable", {**FLOAT8, "capturable": True}, Gradients(7, poison={2: np.nan})),
     Case("capturable", {"capturable": True}, Gradients(7, factor=STORM, poison={2: np.nan})),
     Case(
         "all at once",
@@ -280,6 +307,7 @@ DENSE = (
     *("robust, groups", "robust, long tensors", "robust, late gradient, skips"),
     *("diagonal, groups", "diagonal, long tensors", "diagonal, late gradient, skips"),
     *("compact, groups", "compact, late gradient, skips"),
+    *("float8, groups", "float8, late gradient, skips"),
 )
 
 
@@ -298,11 +326,11 @@ def test_long_trace(mode: str, momentum_form: str, site: Site, rng: np.random.Ge
 
     Triton's slow interpreter takes the first 12 of them.
     """
-    if mode in ("robust", "diagonal", "compact") and momentum_form == "buffer":
+    if mode in ("robust", "diagonal", "compact", "float8") and momentum_form == "buffer":
         pytest.skip("the robust modes have Polyak's form only")
     left_out = (("exact", "polyak"), ("sketch", "buffer"), ("compact", "polyak"))
     if site.interpreted and (mode, momentum_form) in left_out:
-        pytest.skip("four of the seven are enough for the slow interpreter")
+        pytest.skip("five of the eight are enough for the slow interpreter")
     groups = (
         Group(specs((6, 7), (19,)), {"weight_decay": 1e-3}),
         Group(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oracle.codes import VALUES, coded, random_words
+from oracle.codes import VALUES, coded, in_float8, numbers_of_float8, random_words
 from oracle.elements import Words, origins
 from oracle.vectors import Array, is_finite, norm_of
 from oracle.yellowfin import OracleGroup, Trace, single_step
@@ -39,6 +39,7 @@ def clip_factor(target: float, norm: float, e: float = E) -> float:
 class PreconditionedGroup(OracleGroup):
     """A parameter group with the squares behind its metric: preconditioner="diagonal"."""
 
+    unit: float = field(init=False, default=0.0)  # of velocities in float8
     squares: list[Array] = field(init=False)  # s, as it is kept from step to step
     steps: list[int] = field(init=False)  # m: each parameter counts its own
     # Of the last step: s, d, q and u, and how large the terms of d and of v are that may cancel.
@@ -63,6 +64,9 @@ class PreconditionedGroup(OracleGroup):
         """Takes in s of the last step; origin: of the parameter's elements in the model."""
         self.squares[i] = self.advanced[i]
 
+    def rest(self, i: int, growth: float) -> None:
+        """Of a parameter that takes no part in a step; growth: of the unit of velocities."""
+
 
 @dataclass
 class CompactGroup(PreconditionedGroup):
@@ -81,6 +85,26 @@ class CompactGroup(PreconditionedGroup):
         s = self.advanced[i]
         self.words[i] = random_words(origin, s.size, self.steps[i])
         self.squares[i] = VALUES[coded(s, self.words[i])]
+
+
+@dataclass
+class Float8Group(CompactGroup):
+    """momentum_dtype=torch.float8_e5m2: the velocities are kept in float8, in units."""
+
+    velocities: list[Array] = field(init=False)  # of the last step, before they were rounded
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.velocities = [np.zeros_like(p) for p in self.params]
+
+    def keep(self, i: int, origin: int) -> None:
+        super().keep(i, origin)
+        self.velocities[i] = self.buffers[i]
+        bits = in_float8(self.buffers[i] / self.unit, self.words[i])
+        self.buffers[i] = numbers_of_float8(bits) * self.unit
+
+    def rest(self, i: int, growth: float) -> None:
+        self.buffers[i] = growth * self.buffers[i]
 
 
 class Extremes:
@@ -139,6 +163,7 @@ class PreconditionedOracle:
         self.relative_avg = 0.0  # of the squares of d
         self.metric_size = 1.0  # c
         self.update_clip = 1.0
+        self.unit = 0.0  # of velocities in float8
         self.start_norm = 0.0  # ‖x_0‖
         self.start_size = 0  # n_0
         self.start_scale = 0.0  # t_0
@@ -214,10 +239,16 @@ class PreconditionedOracle:
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
         self.summed_shortfall = self.shortfall_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
+        unit = max(longest / (1.0 - momentum) / 256.0, E)
+        growth = unit / self.unit if self.unit else 0.0
+        self.unit = unit
         for group, group_lr in zip(self.groups, group_lrs, strict=True):
+            group.unit = unit
             for i in range(len(group.params)):
                 g, origin = next(todo)
-                if g is not None:
+                if g is None:
+                    group.rest(i, growth)
+                else:
                     before = self.summed
                     self._move(group, i, clip * g / self.scale, group_lr, momentum)
                     # a random walk's squares: of the longest step, in place of the one taken

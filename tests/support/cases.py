@@ -26,6 +26,7 @@ MODES: dict[str, dict[str, Any]] = {
     "robust": {"preconditioner": None},
     "diagonal": {"preconditioner": "diagonal"},
     "compact": {"preconditioner": "compact"},
+    "float8": {"momentum_dtype": torch.float8_e5m2},
     "exact": {"variance": "exact", "robust": False},
     "sketch": {"variance": "sketch", "robust": False},
 }

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from support.cases import Site
-from support.preconditioned_twin import TWINS
+from support.preconditioned_twin import twin_for
 from support.rule_twin import RuleTwin
 from support.side_by_side import SideBySide
 from yfkernels import YellowFin
@@ -96,7 +96,7 @@ def twin_of(row: Registration, variant: Variant) -> Callable[..., SideBySide]:
     if row.optimizer is not YellowFin:
         return partial(RuleTwin, row.optimizer)
     default = "compact" if variant.options.get("robust", True) else None
-    return TWINS[variant.options.get("preconditioner", default)]
+    return twin_for(variant.options, default)
 
 
 def skipping(optimizer: type[Any]) -> dict[str, Any]:

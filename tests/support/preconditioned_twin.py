@@ -22,18 +22,26 @@ bits of the element in this step. That is a single one but where those bits leav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from oracle.codes import VALUES, coded
-from oracle.preconditioned import B2, CompactGroup, PreconditionedGroup, PreconditionedOracle
+from numpy.testing import assert_allclose
+from oracle.codes import VALUES, coded, in_float8, numbers_of_float8
+from oracle.preconditioned import (
+    B2,
+    CompactGroup,
+    Float8Group,
+    PreconditionedGroup,
+    PreconditionedOracle,
+)
 from oracle.yellowfin import Trace
 
 from support.cases import Group, Site, memory_order
 from support.roundings import assert_near
 from support.twin import Twin
+from yfkernels.ops.constants import STATE_FIELDS
 
 Array = np.ndarray
 NOT_FOR_THE_ORACLE = ("robust", "variance", "momentum_form", "initial_lr")
@@ -166,11 +174,21 @@ class PreconditionedTwin(Twin):
         assert state["step"].shape == ()
         assert int(state["step"]) == group.steps[i]
         if p.numel():
-            assert_near(in_memory(state["momentum_buffer"], p), group.buffers[i], v_off, "v")
+            self.compare_velocity(p, group, i, v_off, rests=s_ends is None)
             if s_ends is None:
                 assert np.array_equal(self.squares(p), group.squares[i])
             else:
                 self.compare_squares(p, group, i, *s_ends)
+
+    def velocity(self, p: torch.nn.Parameter) -> Array:
+        """v as the optimizer keeps it."""
+        return in_memory(self.optimizer.state[p]["momentum_buffer"], p)
+
+    def compare_velocity(
+        self, p: torch.nn.Parameter, group: Any, i: int, off: Any, *, rests: bool
+    ) -> None:
+        """rests: whether the parameter took no part in the step."""
+        assert_near(self.velocity(p), group.buffers[i], off, "v")
 
     def squares(self, p: torch.nn.Parameter) -> Array:
         """s as the optimizer keeps it."""
@@ -186,7 +204,7 @@ class PreconditionedTwin(Twin):
         for p, group, i, _ in self.rows():
             group.params[i] = self.newest(p).astype(np.float64)
             if state := self.optimizer.state.get(p):
-                group.buffers[i] = in_memory(state["momentum_buffer"], p)
+                group.buffers[i] = self.velocity(p)
                 group.squares[i] = self.squares(p)
 
 
@@ -216,17 +234,83 @@ class CompactTwin(PreconditionedTwin):
         )
 
 
+class Float8Twin(CompactTwin):
+    """YellowFin with momentum_dtype=torch.float8_e5m2, and its oracle.
+
+    What a velocity becomes in float8 has to be between those that the ends of its interval become
+    with the element's random bits. Its unit is off as lr and momentum are; from step to step the
+    oracle takes the optimizer's.
+    """
+
+    group_type = Float8Group
+    not_for_the_oracle = (*CompactTwin.not_for_the_oracle, "momentum_dtype")
+    chosen: ClassVar = {"momentum_dtype": torch.float8_e5m2}
+
+    @property
+    def unit(self) -> float:
+        return float(self.optimizer.param_groups[0]["tuner"][STATE_FIELDS.index("unit")])
+
+    def bits(self, p: torch.nn.Parameter) -> Array:
+        state = self.optimizer.state[p]["momentum_codes"]
+        assert state.dtype is torch.uint8
+        return in_memory(state, p).astype(np.uint8)
+
+    def velocity(self, p: torch.nn.Parameter) -> Array:
+        return self.unit * numbers_of_float8(self.bits(p))
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        state = self.optimizer.state
+        self.bits_before = {p: self.bits(p) for p in self.params if p in state}
+        super().step(*args, **kwargs)
+
+    def compare_velocity(
+        self, p: torch.nn.Parameter, group: Any, i: int, off: Any, *, rests: bool
+    ) -> None:
+        if rests:
+            assert np.array_equal(self.bits(p), self.bits_before[p])
+            return
+        off = off + 4.0 * self.rounding * group.velocity_terms[i]  # to units, and with their change
+        v, words = group.velocities[i], group.words[i]
+        seen = numbers_of_float8(self.bits(p))
+        least, most = (
+            numbers_of_float8(in_float8(end / self.unit, words)) for end in (v - off, v + off)
+        )
+        wrong = (seen < least) | (seen > most)
+        assert not wrong.any(), (
+            f"velocities of {seen[wrong]}, but {least[wrong]} to {most[wrong]} are possible"
+        )
+
+    def compare_scalars(
+        self, trace: Trace, rtol: dict[str, float], variance_error: float = 0.0
+    ) -> None:
+        super().compare_scalars(trace, rtol, variance_error)
+        if trace.step:
+            off = rtol["lr"] + rtol["momentum"] / (1.0 - trace.momentum)
+            assert_allclose(self.unit, self.oracle.unit, rtol=off)
+
+    def go_on_from_the_optimizer(self) -> None:
+        super().go_on_from_the_optimizer()
+        self.oracle.unit = self.unit
+
+
 def in_memory(state: torch.Tensor, p: torch.nn.Parameter) -> Array:
     """State of a complex parameter has pairs of reals."""
     like = p.detach()
     return memory_order(state, torch.view_as_real(like) if like.is_complex() else like).copy()
 
 
-TWINS = {None: Twin, "diagonal": PreconditionedTwin, "compact": CompactTwin}
+_TWINS = {None: Twin, "diagonal": PreconditionedTwin, "compact": CompactTwin}
+
+
+def twin_for(options: Mapping[str, Any], preconditioner: str | None = None) -> type[Twin]:
+    """What runs YellowFin with these options beside their oracle."""
+    if options.get("momentum_dtype") is torch.float8_e5m2:
+        return Float8Twin
+    return _TWINS[options.get("preconditioner", preconditioner)]
 
 
 def yellowfin_beside(
     site: Site, groups: Sequence[Group], rng: np.random.Generator, **options: Any
 ) -> Twin:
     """YellowFin beside the oracle that its options ask for."""
-    return TWINS[options.get("preconditioner")](site, groups, rng, **options)
+    return twin_for(options)(site, groups, rng, **options)

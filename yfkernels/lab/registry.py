@@ -103,9 +103,7 @@ _YELLOWFIN = (
     # the squares in a byte: 4 + 22; 2 + 24
     Variant("compact", "default", {}, _BUFFER_AND_CODES, 26, 26),
     # the velocity as well: 4 + 16; 2 + 18
-    Variant(
-        "float8", "default, float8", {"momentum_dtype": torch.float8_e5m2}, _CODES, 20, 20
-    ),
+    Variant("float8", "default, float8", {"momentum_dtype": torch.float8_e5m2}, _CODES, 20, 20),
     # 4 + 20; 2 + 22
     Variant("robust", "one step size", {"preconditioner": None}, _BUFFER, 24, 24),
     # Adam's columns: 4 + 28; 2 + 30

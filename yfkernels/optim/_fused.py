@@ -276,13 +276,14 @@ class FusedOptimizer(Optimizer):
         """Forgets what was learnt; options and parameters stay.
 
         Args:
-            statistics: what belongs to no parameter: the tuner, the count of skipped steps.
+            statistics: what belongs to no parameter: the tuner, the count of skipped steps. The
+                unit of momenta in float8 is with them, so these begin at zero, too.
             state: what each parameter has. What a program of its own has put there stays.
 
         Once a step was captured in a CUDA graph, all of it begins anew where it is.
         """
         if statistics:
-            _statistics.begin(self._tuner, self.param_groups, keep_units=not state)
+            _statistics.begin(self._tuner, self.param_groups)
             self._planner.look_at_start()
             if _statistics.is_published(self._tuner, self.param_groups):
                 # not to be taken back from there

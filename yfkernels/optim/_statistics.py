@@ -16,10 +16,10 @@ from yfkernels.tuners.tuner import SavedTuner, Tuner
 Groups = list[dict[str, Any]]
 
 
-def begin(tuner: Tuner, groups: Groups, *, keep_units: bool = False) -> None:
-    """Begins anew, in place; arguments as for SavedTuner.clear."""
+def begin(tuner: Tuner, groups: Groups) -> None:
+    """Begins anew, in place."""
     for part, own in tuner.parts(groups):
-        part.clear(keep_unit=keep_units)
+        part.clear()
         part.withdraw(own)
 
 

@@ -112,7 +112,7 @@ class Gate(Tuner, SavedTuner):
     def unit(self, saved: Tensor) -> float:
         return 1.0
 
-    def clear(self, *, keep_unit: bool = False) -> None:
+    def clear(self) -> None:
         begin = torch.tensor([torch.nan, 0.0], dtype=torch.float64, device="cpu")
         self.state.copy_(begin)
 

@@ -23,12 +23,8 @@ class SavedTuner(Protocol):
 
     state: Tensor
 
-    def clear(self, *, keep_unit: bool = False) -> None:
-        """Puts the state back to how it begins, in place.
-
-        Args:
-            keep_unit: but for what `unit` tells, because velocities stay that are counted in it.
-        """
+    def clear(self) -> None:
+        """Puts the state back to how it begins, in place."""
 
     def unit(self, saved: Tensor) -> float:
         """Of velocities in float8 beside an accepted state; 1.0 for a tuner that knows of none."""

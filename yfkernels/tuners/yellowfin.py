@@ -221,20 +221,17 @@ class YellowFinTuner(Tuner, SavedTuner):
             return self._exchange.coefficients_on(device)
         return self.coefficients.to(device)
 
-    def clear(self, *, keep_unit: bool = False) -> None:
+    def clear(self) -> None:
         """Puts the state back to how it begins, in place.
 
         Where the parameters begin, which the robust mode wants to know, `prepare` looks.
         """
-        unit = self.state[_UNIT].clone()
         head = dict.fromkeys(STATE_FIELDS, 0.0) | {"format": STATE_FORMAT, "beta_power": 1.0}
         head["words"] = float(len(head))
         head |= {name: float(getattr(self.options, name)) for name in OPTIONS_IN_STATE}
         begin = torch.tensor(list(head.values()), dtype=torch.float64, device="cpu")
         self.state.zero_()
         self.state[: len(head)].copy_(begin)
-        if keep_unit:
-            self.state[_UNIT] = unit
         self.coefficients.zero_()
         if self.feedback is not None:
             self.feedback.clear()
