@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from kernel import ARCHS, Kernel
+from kernel import ARCHS, CODED, Kernel
 
 
 def blocks(kernel: Kernel) -> list[list[str]]:
@@ -54,7 +54,7 @@ def test_every_access_to_a_whole_tile_is_16_bytes(of_arch: list[Kernel]) -> None
         # the end of a tensor goes element by element, and all of one that is not aligned; it shows
         # that the whole tiles were looked at
         assert len(masked) == (2 if sums_of_tensors(kernel) else 1), kernel
-        coded = "yellowfin_compact" in str(kernel)
+        coded = any(rule in str(kernel) for rule in CODED)
         narrowest = 8 if coded else 32 if kernel.dtype == "float32" else 16
         for loop in masked:
             assert f"ld.global.b{narrowest}" in loop, kernel

@@ -36,6 +36,7 @@ from yfkernels.ops.rules import (
     YELLOWFIN,
     YELLOWFIN_COMPACT,
     YELLOWFIN_DIAGONAL,
+    YELLOWFIN_FLOAT8,
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Measure,
@@ -75,6 +76,7 @@ RULES = {
         YELLOWFIN_ROBUST,
         YELLOWFIN_DIAGONAL,
         YELLOWFIN_COMPACT,
+        YELLOWFIN_FLOAT8,
         QHM,
         QHADAM,
     ),
@@ -121,6 +123,8 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     columns |= {Column.state(k): torch.zeros(9) for k in range(rule.states)}
     if rule.coded:
         columns[Column.state(1)] = torch.zeros(9, dtype=torch.uint8)
+    if rule.float8:
+        columns[Column.STATE] = torch.zeros(9, dtype=torch.uint8)
     if form == "master":
         columns[Column.MASTER] = torch.zeros(9)
     table = TensorTable(backend_of("triton", "cuda"), [Row(0, 0, 0, columns)])

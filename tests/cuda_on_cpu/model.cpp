@@ -32,6 +32,10 @@ bool is_coded(const Blueprint& blueprint, int column) {
   return column == kSecond && blueprint.second == Second::kCodes;
 }
 
+bool is_float8(const Blueprint& blueprint, int column) {
+  return column == kState && blueprint.float8;
+}
+
 DType dtype_of(const Blueprint& blueprint, int column) {
   if (column == kAverage) return blueprint.average;
   return column > kParam ? DType::kFloat32 : blueprint.dtype;
@@ -42,7 +46,8 @@ bool is_float32(const Blueprint& blueprint, int column) {
 }
 
 int64_t width_of(const Blueprint& blueprint, int column) {
-  return is_coded(blueprint, column) ? 1 : is_float32(blueprint, column) ? 4 : 2;
+  if (is_coded(blueprint, column) || is_float8(blueprint, column)) return 1;
+  return is_float32(blueprint, column) ? 4 : 2;
 }
 
 const cuda_on_cpu::SmallFloat& small_float(DType dtype) {
@@ -64,6 +69,10 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
     array.data()[i] = code_below(x);
     return;
   }
+  if (is_float8(blueprint, column)) {
+    array.data()[i] = uint8_t(cuda_on_cpu::kHalf.narrow(x) >> 8);
+    return;
+  }
   if (is_float32(blueprint, column)) {
     std::memcpy(array.data() + 4 * i, &x, 4);
     return;
@@ -74,6 +83,8 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
 
 float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) {
   if (is_coded(blueprint, column)) return float(value_of(array.data()[i]));
+  if (is_float8(blueprint, column))
+    return cuda_on_cpu::kHalf.widen(uint16_t(array.data()[i] << 8));
   if (is_float32(blueprint, column)) {
     float x;
     std::memcpy(&x, array.data() + 4 * i, 4);

@@ -1,4 +1,4 @@
-// YellowFin with a preconditioner: both storages of the squares.
+// YellowFin with a preconditioner: all storages of the squares and of the velocity.
 #include <cmath>
 
 #include "model.h"
@@ -22,12 +22,13 @@ std::vector<double> in_metric(const double* group, const Element& x) {
 
 void check_preconditioned(Random& random) {
   std::uniform_real_distribution<double> uniform;
-  for (const RuleId rule : {RuleId::kYellowFinDiagonal, RuleId::kYellowFinCompact}) {
+  for (const RuleId rule :
+       {RuleId::kYellowFinDiagonal, RuleId::kYellowFinCompact, RuleId::kYellowFinFloat8}) {
     std::vector<YellowFinCoefficients> groups(kGroups);
     for (YellowFinCoefficients& group : groups) {
       group.active = 1.0;
       group.grad_scale = uniform(random) + 0.5;
-      const bool codes = rule == RuleId::kYellowFinCompact;  // their decay is decoupled
+      const bool codes = rule != RuleId::kYellowFinDiagonal;  // their decay is decoupled
       group.coupled_decay = codes ? 0.0 : 0.1 * uniform(random);
       group.momentum = uniform(random);
       group.velocity_gain = -uniform(random);
@@ -38,6 +39,8 @@ void check_preconditioned(Random& random) {
       group.average_gain = 1.0 - group.average_decay;
       group.update_clip = uniform(random);
       group.shortfall = uniform(random);
+      group.unit = 0.1 + uniform(random);
+      group.unit_change = 0.5 + uniform(random);
     }
     check_rule({rule, true, false, words_of(groups), in_metric}, random);
   }

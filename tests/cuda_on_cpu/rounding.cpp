@@ -1,8 +1,9 @@
-// Stochastic rounding, and codes: the CPU's bits for any float and any random bits, NaN for NaN.
+// Stochastic rounding, codes and float8: the CPU's bits for any float and any random bits, NaN for
+// NaN.
 #include <cstring>
 
 #include "check.h"
-#include "cpu/lanes.h"
+#include "cpu/bytes.h"
 #include "cuda/parameter.cuh"
 
 namespace yfk {
@@ -62,12 +63,46 @@ void check_codes(Random& random) {
   EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kLanes << " numbers coded otherwise");
 }
 
+void check_float8(Random& random) {
+  YFK_ISA::Float8 all[256], bits[YFK_ISA::kLanes];
+  for (int b = 0; b < 256; ++b) all[b] = {uint8_t(b)};
+  int wrong = 0;
+  for (int b = 0; b < 256; b += YFK_ISA::kLanes) {
+    const YFK_ISA::Floats wanted = YFK_ISA::load(all + b, YFK_ISA::AllLanes{});
+    float values[YFK_ISA::kLanes];
+    std::memcpy(values, &wanted, sizeof values);
+    for (int k = 0; k < YFK_ISA::kLanes; ++k) {
+      const float got = cuda::widen(cuda::Float8{uint8_t(b + k)});
+      wrong += values[k] == values[k] ? got != values[k] : got == got;
+    }
+  }
+  EXPECT(wrong == 0, wrong << " numbers in float8 stand for something else");
+  constexpr int kRounds = 1 << 16;
+  for (int round = 0; round < kRounds; ++round) {
+    uint32_t floats[YFK_ISA::kLanes];
+    YFK_ISA::Floats x;
+    YFK_ISA::WideVec random_bits;
+    for (int k = 0; k < YFK_ISA::kLanes; ++k) {
+      floats[k] = (uint32_t(random()) & 0x807fffffu) | uint32_t(random() % 48 + 96) << 23;
+      random_bits[k] = uint16_t(random() & 0xff);
+    }
+    std::memcpy(&x, floats, sizeof x);
+    YFK_ISA::store_float8(bits, x, random_bits);
+    for (int k = 0; k < YFK_ISA::kLanes; ++k) {
+      const float got = cuda::rounded(__uint_as_float(floats[k]), random_bits[k], cuda::Float8{});
+      wrong += cuda::narrow<cuda::Float8>(got).bits != bits[k].bits;
+    }
+  }
+  EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kLanes << " rounded otherwise");
+}
+
 }  // namespace
 
 void check_rounding(Random& random) {
   check_type<__nv_bfloat16, YFK_ISA::BFloat16>(random);
   check_type<__half, YFK_ISA::Float16>(random);
   check_codes(random);
+  check_float8(random);
 }
 
 }  // namespace yfk

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Contract, state, layouts and traces of every optimizer. What takes long says the same as others.
 FILES = (
     *("contract", "state", "layouts", "rule_traces", "yellowfin_traces"),
-    *("yellowfin_preconditioned", "yellowfin_compact", "stochastic_rounding"),
+    *("yellowfin_preconditioned", "yellowfin_compact", "yellowfin_float8", "stochastic_rounding"),
     *("averages", "averages_in_use", "loading", "live_state", "reset", "amp", "host_tuning"),
 )
 LEFT_OUT = ("triton", "torch", "long_trace", "many_small", "check_values", "half_a_million")

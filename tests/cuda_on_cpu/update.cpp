@@ -195,7 +195,8 @@ Second second_of(RuleId rule) {
     case RuleId::kQHAdam:
     case RuleId::kLAMB:
     case RuleId::kYellowFinDiagonal: return Second::kSquare;
-    case RuleId::kYellowFinCompact: return Second::kCodes;
+    case RuleId::kYellowFinCompact:
+    case RuleId::kYellowFinFloat8: return Second::kCodes;
   }
   std::abort();
 }
@@ -211,8 +212,9 @@ void check_rule(const RuleCase& rule_case, Random& random) {
       const auto check = [&](int64_t chunk_size, const std::vector<Tensor>& tensors,
                              Alignment alignment, const Schedules& schedules) {
         const bool counts = squares || !master;
-        const Blueprint blueprint = {dtype,  second, chunk_size, tensors, unsigned(random()),
-                                     master, counts};
+        Blueprint blueprint = {dtype,  second, chunk_size, tensors, unsigned(random()),
+                               master, counts};
+        blueprint.float8 = rule_case.rule == RuleId::kYellowFinFloat8;
         Checker(rule_case, blueprint, alignment).check(schedules);
       };
       // blocks and tickets know nothing of types: every schedule is for float32

@@ -149,8 +149,8 @@ def test_a_step_equals_the_rule(
                 if rule.float8 and column == Column.STATE:
                     wanted = in_float8_randomly(expected.astype(np.float32), *at)
                     # what becomes a float16 first is off by its half a unit, too
-                    off = ROUNDINGS * off + 2.0**-11 * abs(expected) + 2.0**-25
-                    assert_few_tipped(seen, wanted, off, FLOAT8, where)
+                    halved = ROUNDINGS * off + 2.0**-11 * abs(expected) + 2.0**-25
+                    assert_few_tipped(seen, wanted, halved, FLOAT8, where)
                 else:
                     codes = coded_randomly(expected.astype(np.float32), *at)
                     assert_few_tipped(seen, decoded(codes), ROUNDINGS * off, CODES, where)

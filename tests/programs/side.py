@@ -17,6 +17,7 @@ from yfkernels.ops.constants import STATE_FIELDS
 from yfkernels.optim._state import view_of
 
 HALF = (torch.bfloat16, torch.float16)
+FIRST_STATES = ("momentum_buffer", "exp_avg", "momentum_codes")  # one of them is there
 Groups = list[dict[str, Any]]
 Snapshot = tuple[list[Tensor], dict[str, Any]]
 

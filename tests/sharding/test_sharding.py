@@ -226,6 +226,7 @@ BUILDS: dict[str, Build] = {
     "robust": partial(yfkernels.YellowFin, preconditioner=None),
     "diagonal": partial(yfkernels.YellowFin, preconditioner="diagonal"),
     "compact": partial(yfkernels.YellowFin, preconditioner="compact"),
+    "float8": partial(yfkernels.YellowFin, momentum_dtype=torch.float8_e5m2),
     "by group": of_groups,
     "exact": partial(yfkernels.YellowFin, variance="exact", robust=False),
     "sketch": partial(yfkernels.YellowFin, variance="sketch", robust=False),
@@ -237,7 +238,7 @@ BUILDS: dict[str, Build] = {
 }
 ONE_PROCESS_GROUP = [
     ("robust", "diagonal", "by group", "exact", "sketch"),
-    ("LAMB", "compact", "trust ratio", "QHAdam"),
+    ("LAMB", "compact", "float8", "trust ratio", "QHAdam"),
 ]
 
 

@@ -203,7 +203,7 @@ class PreconditionedTwin(Twin):
     def go_on_from_the_optimizer(self) -> None:
         for p, group, i, _ in self.rows():
             group.params[i] = self.newest(p).astype(np.float64)
-            if state := self.optimizer.state.get(p):
+            if self.optimizer.state.get(p):
                 group.buffers[i] = self.velocity(p)
                 group.squares[i] = self.squares(p)
 

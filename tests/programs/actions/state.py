@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from programs.gradients import give_gradients
 from programs.registry import action, one_of
-from programs.side import Side, claim
+from programs.side import FIRST_STATES, Side, claim
 from support.cases import CANARY, lay_out
 from torch import Tensor
+
+from yfkernels.ops import float8
 
 Form = Callable[[Tensor], Tensor]
 
@@ -141,6 +143,12 @@ def delete_state(side: Side, rng: np.random.Generator) -> None:
         side.optimizer.state.pop(p, None)
 
 
+def _times(value: Tensor, factor: float) -> Tensor:
+    if value.dtype == torch.uint8:
+        return float8.nearest(float8.numbers(value) * factor)
+    return value * factor
+
+
 @action(2.0)
 def change_momentum(side: Side, rng: np.random.Generator) -> None:
     """Zeroed or halved, in place or by another tensor."""
@@ -148,15 +156,16 @@ def change_momentum(side: Side, rng: np.random.Generator) -> None:
     p = params[one_of(rng, len(params))]
     factor, way = (0.0, 0.5)[one_of(rng, 2)], one_of(rng, 3)
     state = side.optimizer.state.get(p, {})
-    for name in ("momentum_buffer", "exp_avg"):
+    for name in FIRST_STATES:
         value = state.get(name)
         if isinstance(value, Tensor):
+            scaled = _times(value, factor)
             if way == 0 and 0 not in value.stride():
-                value.mul_(factor)
+                value.copy_(scaled)
             elif way <= 1:
-                state[name] = value * factor
+                state[name] = scaled
             else:
-                value.data = value * factor
+                value.data = scaled
 
 
 @action()
@@ -165,7 +174,7 @@ def momentum_of_one_number(side: Side, rng: np.random.Generator) -> None:
     params = side.params
     p = params[one_of(rng, len(params))]
     state = side.optimizer.state.get(p, {})
-    for name in ("momentum_buffer", "exp_avg"):
+    for name in FIRST_STATES:
         if isinstance(value := state.get(name), Tensor):
             zero = torch.zeros((), dtype=value.dtype)
             state[name] = zero.expand(value.shape) if side.ours else torch.zeros_like(value)
@@ -177,7 +186,7 @@ def lose_momentum(side: Side, rng: np.random.Generator) -> None:
     params = side.params
     p = params[one_of(rng, len(params))]
     state = side.optimizer.state.get(p, {})
-    for name in ("momentum_buffer", "exp_avg"):
+    for name in FIRST_STATES:
         state.pop(name, None)
     give_gradients(side, rng, density=1.0)
     side.step()
@@ -192,7 +201,7 @@ def exchange_momentum(side: Side, rng: np.random.Generator) -> None:
         mine, other = side.optimizer.state.get(p), side.optimizer.state.get(q)
         alike = p.shape == q.shape and p.dtype == q.dtype and p.stride() == q.stride()
         if q is not p and alike and mine and other:
-            for name in ("momentum_buffer", "exp_avg"):
+            for name in FIRST_STATES:
                 if isinstance(mine.get(name), Tensor) and isinstance(other.get(name), Tensor):
                     mine[name], other[name] = other[name], mine[name]
             return

@@ -13,7 +13,7 @@ import torch
 from programs.comparing import equal
 from programs.gradients import give_gradients
 from programs.registry import action, one_of
-from programs.side import Mismatch, Side, claim, same_bits
+from programs.side import FIRST_STATES, Mismatch, Side, claim, same_bits
 from support.cases import CANARY
 
 
@@ -98,7 +98,7 @@ def _other_groups(side: Side) -> None:
 def _other_shapes(side: Side) -> None:
     saved = copy.deepcopy(side.optimizer.state_dict())
     for state in saved["state"].values():
-        for name in ("momentum_buffer", "exp_avg"):
+        for name in FIRST_STATES:
             if name in state:
                 state[name] = torch.zeros(7, 9, 2)
                 side.optimizer.load_state_dict(saved)
@@ -151,7 +151,7 @@ def _gradient_from_before_a_resize(side: Side) -> None:
 def _with_state(side: Side) -> torch.nn.Parameter:
     for p in side.params:
         state = side.optimizer.state.get(p) or {}
-        if any(name in state for name in ("momentum_buffer", "exp_avg")):
+        if any(name in state for name in FIRST_STATES):
             return p
     raise LookupError("no state yet")
 
