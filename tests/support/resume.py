@@ -54,7 +54,8 @@ IN_FRAMEWORKS = {**BUILDS, "HD": WRAPPED["HD"]}
 # Random bits belong to an element's place in the model, which FSDP 1 and ZeRO do not tell: another
 # number of processes rounds the codes otherwise, or signs the sketch. Allowed for that, some twice
 # what was seen: of parameters, absolute, and of diagnostics, relative.
-BY_PLACE = {"YellowFin": (0.02, 0.05), "YellowFin-sketch": (2e-3, 0.25)}
+BY_PLACE = {"YellowFin": (0.02, 0.05), "YellowFin-float8": (0.03, 0.1)}
+BY_PLACE["YellowFin-sketch"] = (2e-3, 0.25)
 # Parameters in bfloat16: with a float32 master, or rounded stochastically.
 HALF = {"master": {}, "rounded": {"stochastic_rounding": True}}
 FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer

@@ -125,7 +125,9 @@ def test_a_state_may_lack_the_last_diagnostics() -> None:
     loaded = after.param_groups[0]["tuner"]
     assert torch.equal(loaded[: end - 2], tuner[: end - 2])  # with the number of words
     assert torch.equal(loaded[end:], tuner[end:])
-    assert loaded[end - 2 : end].tolist() == [0.0, 0.0]
+    assert STATE_FIELDS[end - 2 : end] == ("clip_coefficient", "unit")
+    assert loaded[end - 2] == 0.0
+    assert loaded[end - 1] == pytest.approx(float(tuner[end - 1]), rel=1e-12)
 
 
 @pytest.mark.parametrize("says_its_length", [True, False])
@@ -134,8 +136,10 @@ def test_format_5_had_no_scale_of_the_metric(says_its_length: bool) -> None:
     before = trained_optimizer(window=7)
     saved = before.state_dict()
     tuner = saved["param_groups"][0]["tuner"]
-    place = STATE_FIELDS.index("relative_sq_avg")
-    old = torch.cat([numbers([5.0, 34.0]), tuner[2:place], tuner[place + 4 :]])
+    place, end = STATE_FIELDS.index("relative_sq_avg"), len(STATE_FIELDS)
+    assert STATE_FIELDS[end - 1] == "unit"
+    kept = (tuner[2:place], tuner[place + 4 : end - 1], tuner[end:])
+    old = torch.cat([numbers([5.0, 34.0]), *kept])
     saved["param_groups"][0]["tuner"] = old if says_its_length else torch.cat([old[:1], old[2:]])
     after = trained_optimizer(window=7)
     after.load_state_dict(saved)

@@ -100,8 +100,10 @@ def _brought_up(head: dict[str, float], rest: Tensor) -> Tensor:
 
 def _unit(head: Mapping[str, float]) -> float:
     """What its velocities would have been counted in, had they been in float8."""
-    if not head["preconditioned"] or not head["grad_sq_sum"]:
+    if not head["preconditioned"]:
         return 0.0
+    if not head["grad_sq_sum"]:  # before the second step
+        return UNIT * head["lr"] / (1.0 - head["momentum"])
     over_gradients: float = head["radius"] / head["grad_sq_sum"] ** 0.5
     return UNIT * STRETCH * head["metric_scale"] * head["scale"] * over_gradients
 

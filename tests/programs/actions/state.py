@@ -143,9 +143,9 @@ def delete_state(side: Side, rng: np.random.Generator) -> None:
         side.optimizer.state.pop(p, None)
 
 
-def _times(value: Tensor, factor: float) -> Tensor:
-    if value.dtype == torch.uint8:
-        return float8.nearest(float8.numbers(value) * factor)
+def _times(name: str, value: Tensor, factor: float) -> Tensor:
+    if name == "momentum_codes":  # which a wrapper may have cast
+        return float8.nearest(float8.numbers(value.to(torch.uint8)) * factor).to(value.dtype)
     return value * factor
 
 
@@ -159,7 +159,7 @@ def change_momentum(side: Side, rng: np.random.Generator) -> None:
     for name in FIRST_STATES:
         value = state.get(name)
         if isinstance(value, Tensor):
-            scaled = _times(value, factor)
+            scaled = _times(name, value, factor)
             if way == 0 and 0 not in value.stride():
                 value.copy_(scaled)
             elif way <= 1:
