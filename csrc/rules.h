@@ -176,8 +176,7 @@ struct PreconditionedYellowFin : Move {
         grad_scale(float(c.grad_scale)), coupled_decay(float(c.coupled_decay)),
         momentum(float(kInFloat8 ? c.momentum * c.unit_change : c.momentum)),
         velocity_gain(float(c.velocity_gain * c.update_clip / (kInFloat8 ? c.unit : 1.0))),
-        square_decay(float(c.average_decay)),
-        square_gain(float(c.average_gain)),
+        square_decay(float(c.average_decay)), square_gain(float(c.average_gain)),
         debias(float(1.0 / (1.0 - power(c.average_decay, step)))), shortfall(float(c.shortfall)) {}
 
   template <class T>

@@ -106,7 +106,9 @@ YFK_FN FloatVec clamped(FloatVec a, float most) {
   return (FloatVec)_mm512_range_ps((__m512)a, _mm512_set1_ps(most), kSmaller);
 }
 YFK_FN WideVec widened(CodesVec codes) { return (WideVec)_mm256_cvtepu8_epi16((__m128i)codes); }
-YFK_FN CodesVec narrowed(WideVec a) { return (CodesVec)_mm256_maskz_cvtepi16_epi8(kAll, (__m256i)a); }
+YFK_FN CodesVec narrowed(WideVec a) {
+  return (CodesVec)_mm256_maskz_cvtepi16_epi8(kAll, (__m256i)a);
+}
 #else
 YFK_FN FloatVec clamped(FloatVec a, float most) {
   const FloatVec high = FloatVec{} + most;
@@ -116,6 +118,7 @@ YFK_FN FloatVec clamped(FloatVec a, float most) {
 YFK_FN WideVec widened(CodesVec codes) { return __builtin_convertvector(codes, WideVec); }
 YFK_FN CodesVec narrowed(WideVec a) { return __builtin_convertvector(a, CodesVec); }
 #endif
+
 YFK_FN Floats load_block(const Float8* p) {
   CodesVec codes;
   memcpy(&codes, p, sizeof codes);
@@ -130,8 +133,7 @@ YFK_FN Floats load_block(const Float8* p) {
 // random: 8 bits a lane.
 YFK_FN void store_float8(Float8* p, const Floats& a, WideVec random) {
   HalfVec half[kParts];
-  for (int k = 0; k < kParts; ++k)
-    half[k] = narrow(clamped(a.part[k], kLargestFloat8), Float16{});
+  for (int k = 0; k < kParts; ++k) half[k] = narrow(clamped(a.part[k], kLargestFloat8), Float16{});
   WideVec wide;
   memcpy(&wide, half, sizeof wide);
   const CodesVec codes = narrowed(float8_of(wide, random));

@@ -33,9 +33,12 @@ YFK_FN HalfVec narrow(FloatVec f, BFloat16) {
 
 #if defined(__AVX512F__)
 constexpr __mmask16 kAll = 0xffff;  // without a mask gcc 12 warns of what it begins with
-YFK_FN FloatVec widen(HalfVec h, Float16) { return (FloatVec)_mm512_maskz_cvtph_ps(kAll, (__m256i)h); }
+YFK_FN FloatVec widen(HalfVec h, Float16) {
+  return (FloatVec)_mm512_maskz_cvtph_ps(kAll, (__m256i)h);
+}
 YFK_FN HalfVec narrow(FloatVec f, Float16) {
-  return (HalfVec)_mm512_maskz_cvtps_ph(kAll, (__m512)f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (HalfVec)_mm512_maskz_cvtps_ph(kAll, (__m512)f,
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif defined(__F16C__)
 YFK_FN FloatVec widen(HalfVec h, Float16) { return (FloatVec)_mm256_cvtph_ps((__m128i)h); }

@@ -21,11 +21,11 @@ struct Tuned {
   double lr, momentum;
   double update_scale;  // unscaling and clips, on the gradients of the update
   double average_gain;
-  double norm_sq, root;  // ‖g‖² and ‖g‖ as the statistics saw them
-  double scale;          // with a preconditioner: of the metric
-  double update_clip;    // with a preconditioner
-  double longest_lr;     // with a preconditioner: the lr of the longest step of any group
-  double longest_sq;     // with a preconditioner: the whole travel of one u there, squared
+  double norm_sq, root;      // ‖g‖² and ‖g‖ as the statistics saw them
+  double scale;              // with a preconditioner: of the metric
+  double update_clip;        // with a preconditioner
+  double longest_lr;         // with a preconditioner: the lr of the longest step of any group
+  double longest_sq;         // with a preconditioner: the whole travel of one u there, squared
   double unit, unit_change;  // with a preconditioner: of a velocity in float8
 };
 

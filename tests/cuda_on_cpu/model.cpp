@@ -83,8 +83,7 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
 
 float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) {
   if (is_coded(blueprint, column)) return float(value_of(array.data()[i]));
-  if (is_float8(blueprint, column))
-    return cuda_on_cpu::kHalf.widen(uint16_t(array.data()[i] << 8));
+  if (is_float8(blueprint, column)) return cuda_on_cpu::kHalf.widen(uint16_t(array.data()[i] << 8));
   if (is_float32(blueprint, column)) {
     float x;
     std::memcpy(&x, array.data() + 4 * i, 4);

@@ -52,7 +52,7 @@ struct Blueprint {
   int states = 0;         // float32 state columns, where there are more than the second
   bool averages = false;  // of the parameters
   DType average = DType::kFloat32;
-  bool float8 = false;    // the first state
+  bool float8 = false;  // the first state
 };
 
 // Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.
