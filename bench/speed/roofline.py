@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
 # Ours warm, torch's cold, hollow with clip_grad_norm_; anything else is gray.
 _COLORS = {
     "yellowfin-compact": "#7f1d1d",
+    "yellowfin-float8": "#b91c1c",
     "yellowfin-diagonal": "#b45f78",
     "yellowfin-robust": "#d98ca0",
     "yellowfin-published": "#c2410c",

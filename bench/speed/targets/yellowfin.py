@@ -19,6 +19,7 @@ from bench.speed.targets.target import HUGE, LARGE, MANY, MODEL, Target
 
 PUBLISHED, SKETCH, PER_TENSOR = "yellowfin-published", "yellowfin-sketch", "yellowfin-per-tensor"
 ROBUST, DIAGONAL, COMPACT = "yellowfin-robust", "yellowfin-diagonal", "yellowfin-compact"
+FLOAT8 = "yellowfin-float8"
 ADAMW, ADAMW_CLIP = "adamw-fused", "adamw-fused+clip"
 
 TARGETS = (
@@ -103,6 +104,19 @@ TARGETS = (
     Target(
         "cpu", LARGE, COMPACT, "default, state bytes / param", "<=", 5.0, state_per_param(COMPACT)
     ),
+    Target(
+        "cpu", LARGE, FLOAT8, "float8 / fused AdamW, time", "<=", 0.95, time_ratio(FLOAT8, ADAMW)
+    ),
+    Target(
+        "cpu",
+        LARGE,
+        FLOAT8,
+        "float8 / fused AdamW + clip, time",
+        "<=",
+        0.5,
+        time_ratio(FLOAT8, ADAMW_CLIP),
+    ),
+    Target("cpu", LARGE, FLOAT8, "float8, state bytes / param", "<=", 2.0, state_per_param(FLOAT8)),
     Target("cpu", MANY, ROBUST, "one step size, allocations a step", "<=", 0, allocations(ROBUST)),
     Target(
         "cpu",
