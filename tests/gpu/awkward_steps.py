@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 
@@ -22,10 +23,11 @@ from yfkernels import YellowFin
 STEPS = 4
 SKIPPED = 2  # the step with an infinity
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "robust": {"preconditioner": None, "sparsity_debias": True},
     "diagonal": {"preconditioner": "diagonal"},
     "compact": {"preconditioner": "compact"},
+    "float8": {"momentum_dtype": torch.float8_e5m2},
     "exact": {"variance": "exact", "robust": False, "sparsity_debias": True},
     "sketch": {"variance": "sketch", "robust": False, "sparsity_debias": True},
 }

@@ -56,7 +56,8 @@ def run_rank(rank: int, store: str, device: str, backends: list[str]) -> None:
                 dist.all_gather(everyone, param)
                 assert torch.equal(*everyone), options
 
-            if name == "compact":  # a code may tip where gradients are summed in another order
+            # a code may tip where gradients are summed in another order
+            if name in ("compact", "float8"):
                 continue
             model = make_model(device)
             alone = train(model, YellowFin(model.parameters(), **options), device, (0, 1))

@@ -11,7 +11,8 @@ from bench.common.limits import run_limited
 from bench.speed.gpu.part import PartOutcome, child_environment, last_words
 
 # What tells the most: the defaults and what they are compared with.
-FEW = ("yellowfin-compact", "lamb", "qhm", "adamw-fused", "adamw-fused+clip", "sgd-fused")
+OURS = ("yellowfin-compact", "yellowfin-float8", "lamb", "qhm")
+FEW = (*OURS, "adamw-fused", "adamw-fused+clip", "sgd-fused")
 FEW_SIZES = ("1x1G", "gpt2", "400x64")
 FEW_ARGUMENTS = ("--contestants", ",".join(FEW), "--sizes", ",".join(FEW_SIZES))
 _BENCH_RESERVE = 20.0  # of its limit: starting up, drawing, and the race in hand
