@@ -28,7 +28,7 @@ def test_awkward_steps(device: str) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "30 optimizers took 4 steps each\n"
+    assert result.stdout == "36 optimizers took 4 steps each\n"
 
 
 def test_without_a_device_it_fails() -> None:
@@ -71,7 +71,7 @@ def test_allocations_are_few() -> None:
     assert seen.count <= 3 + len(SHAPES)
     assert sum(case.many for case in cases(few=False)) == 1
     # parameters and gradients of every step, of all cases together
-    assert len(cases(few=False)) * (1 + STEPS) * seen.count < 2000
+    assert len(cases(few=False)) * (1 + STEPS) * seen.count < 2500
 
 
 def test_few_cases_have_every_mode() -> None:
