@@ -176,6 +176,15 @@ def test_a_float8_state_is_widened(site: Site, rng: np.random.Generator) -> None
     step(other, [q], [normal(rng, q)])
 
 
+def test_what_a_reset_has_forgotten_stays_forgotten(site: Site, rng: np.random.Generator) -> None:
+    """The bytes are still there, and stand for nothing."""
+    optimizer, p = trained(KIND, site, rng)
+    optimizer.reset(state=False)
+    assert optimizer.state[p]["momentum_codes"].any()
+    other, q = converted(optimizer, COMPACT, p, site)
+    assert not other.state[q]["momentum_buffer"].any()
+
+
 def test_nothing_is_converted_before_the_first_step(site: Site, rng: np.random.Generator) -> None:
     optimizer, p = trained(COMPACT, site, rng, steps=1)
     optimizer.reset(state=False)

@@ -255,10 +255,10 @@ def _converted(part: Tensor | None, name: str, unit: float) -> Tensor | None:
     """A velocity as the state `name` has it: in float8, or out of that."""
     if part is None:
         return None
-    unit = unit or 1.0  # 0 before the first step, when all velocities are 0
-    if name == FLOAT8:
-        return float8.nearest(part / unit)
-    return float8.numbers(part.to(torch.uint8)) * unit
+    if name != FLOAT8:
+        return float8.numbers(part.to(torch.uint8)) * unit
+    # without a unit, before a step or after a reset of the statistics, none is remembered
+    return float8.nearest(part / unit if unit else torch.zeros_like(part))
 
 
 def _newest(view: Tensor, master: Tensor) -> Tensor:
