@@ -42,10 +42,15 @@ YFK_FN T float_bits_of(T code) {
 constexpr float kLargestFloat8 = 57344.0f;
 
 // T: uint16_t or more, or a vector of them. half: the bits of a float16 of at most kLargestFloat8.
-// random: 8 random bits; those of a code are the upper ones of 32.
+// random: bits 8 to 15 of 32. Below them the same bits come back every 256 elements, in row after row
+// of a matrix; a code goes by those above.
 template <class T>
 YFK_FN T float8_of(T half, T random) {
   return T(half + random) >> 8;  // a sum of magnitudes, whatever the sign: it has no carry
+}
+template <class T>
+YFK_FN T float8_bits_of(T random) {
+  return (random >> 8) & 0xffu;
 }
 
 }  // namespace yfk

@@ -14,8 +14,19 @@ struct Float8 {
   uint8_t bits;
 };
 
-// Sixteen bytes at once: side by side, or one in each lane of 32 bits.
+// Sixteen bytes at once: side by side, or one in each lane of 16 or of 32 bits.
 typedef uint8_t CodesVec __attribute__((vector_size(kLanes)));
+typedef uint16_t WideVec __attribute__((vector_size(2 * kLanes)));
+
+#ifdef __AVX512F__
+YFK_FN WideVec widened(CodesVec codes) { return (WideVec)_mm256_cvtepu8_epi16((__m128i)codes); }
+YFK_FN CodesVec narrowed(WideVec a) {
+  return (CodesVec)_mm256_maskz_cvtepi16_epi8(kAll, (__m256i)a);
+}
+#else
+YFK_FN WideVec widened(CodesVec codes) { return __builtin_convertvector(codes, WideVec); }
+YFK_FN CodesVec narrowed(WideVec a) { return __builtin_convertvector(a, CodesVec); }
+#endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__) && defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
@@ -61,10 +72,8 @@ YFK_FN CodesVec gathered(const UIntVec* part) {
 #undef YFK_FOUR
 #else
 // By way of sixteen bits each, because compilers take smaller vectors of bytes apart.
-typedef uint16_t WideCodesVec __attribute__((vector_size(2 * kLanes)));
-
 YFK_FN void spread(CodesVec codes, UIntVec* part) {
-  const WideCodesVec wide = __builtin_convertvector(codes, WideCodesVec);
+  const WideVec wide = widened(codes);
   HalfVec half[kParts];
   memcpy(half, &wide, sizeof wide);
   for (int k = 0; k < kParts; ++k) part[k] = __builtin_convertvector(half[k], UIntVec);
@@ -73,9 +82,9 @@ YFK_FN void spread(CodesVec codes, UIntVec* part) {
 YFK_FN CodesVec gathered(const UIntVec* part) {
   HalfVec half[kParts];
   for (int k = 0; k < kParts; ++k) half[k] = __builtin_convertvector(part[k], HalfVec);
-  WideCodesVec wide;
+  WideVec wide;
   memcpy(&wide, half, sizeof wide);
-  return __builtin_convertvector(wide, CodesVec);
+  return narrowed(wide);
 }
 #endif
 
@@ -97,28 +106,18 @@ YFK_FN void store_coded(Code* p, const Floats& a, const UIntVec* random) {
   memcpy(p, &codes, sizeof codes);
 }
 
-// Float8 by way of float16.
-typedef uint16_t WideVec __attribute__((vector_size(2 * kLanes)));
-
-#ifdef __AVX512F__
 YFK_FN FloatVec clamped(FloatVec a, float most) {
+#ifdef __AVX512F__
   constexpr int kSmaller = 0b0010;  // of both magnitudes, with the first one's sign
   return (FloatVec)_mm512_range_ps((__m512)a, _mm512_set1_ps(most), kSmaller);
-}
-YFK_FN WideVec widened(CodesVec codes) { return (WideVec)_mm256_cvtepu8_epi16((__m128i)codes); }
-YFK_FN CodesVec narrowed(WideVec a) {
-  return (CodesVec)_mm256_maskz_cvtepi16_epi8(kAll, (__m256i)a);
-}
 #else
-YFK_FN FloatVec clamped(FloatVec a, float most) {
   const FloatVec high = FloatVec{} + most;
   const FloatVec x = a < high ? a : high;
   return x > -high ? x : -high;
-}
-YFK_FN WideVec widened(CodesVec codes) { return __builtin_convertvector(codes, WideVec); }
-YFK_FN CodesVec narrowed(WideVec a) { return __builtin_convertvector(a, CodesVec); }
 #endif
+}
 
+// Float8 by way of float16.
 YFK_FN Floats load_block(const Float8* p) {
   CodesVec codes;
   memcpy(&codes, p, sizeof codes);

@@ -39,26 +39,25 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
 
 // A state in eight bits (codes.h): an average of squares in codes, or a velocity in float8.
 template <class Byte>
-struct Codes {
-  Byte* codes;
+struct ByteColumn {
+  Byte* p;
   uint32_t first;  // element of the piece, plus the seed of the step
 
-  YFK_FN Codes(const Piece& piece, int column, double step)
-      : codes(piece.column<Byte>(column)),
-        first(uint32_t(piece.row.origin + piece.first) +
-              rounding_seed(piece.row.origin + piece.first, step)) {}
+  YFK_FN ByteColumn(const Piece& piece, int column, double step)
+      : p(piece.column<Byte>(column)), first(uint32_t(piece.row.origin + piece.first) +
+                                             rounding_seed(piece.row.origin + piece.first, step)) {}
 
   template <class Lanes>
   YFK_FN Floats read(int64_t i, Lanes lanes) const {
-    return load(codes + i, lanes);
+    return load(p + i, lanes);
   }
   YFK_FN void write(int64_t i, const Floats& a, AllLanes) const {
-    round(code_weyl(first + uint32_t(i)), a, codes + i);
+    round(code_weyl(first + uint32_t(i)), a, p + i);
   }
   YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
     Byte block[kLanes];
     round(code_weyl(first + uint32_t(i)), a, block);
-    memcpy(codes + i, block, size_t(some.count));
+    memcpy(p + i, block, size_t(some.count));
   }
 
  private:
@@ -69,15 +68,9 @@ struct Codes {
     store_coded(out, a, random);
   }
   static YFK_FN void round(uint32_t here, const Floats& a, Float8* out) {
-    // the lower bytes are all that is wanted: added up without a carry
-    typedef uint8_t BytePairs __attribute__((vector_size(2 * kLanes)));
-    BytePairs of_lanes;
-    for (int k = 0; k < kLanes; ++k) {
-      of_lanes[2 * k] = uint8_t(code_weyl(uint32_t(k)));
-      of_lanes[2 * k + 1] = 0;
-    }
-    const WideVec first = WideVec{} + uint16_t(here & 0xff);
-    store_float8(out, a, (WideVec)((BytePairs)first + of_lanes));
+    WideVec random;  // the lower halves are all that is wanted
+    for (int k = 0; k < kLanes; ++k) random[k] = uint16_t(code_weyl(uint32_t(k)));
+    store_float8(out, a, float8_bits_of(random + uint16_t(here)));
   }
 };
 

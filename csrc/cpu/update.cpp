@@ -18,8 +18,8 @@ template <class Rule>
 struct States {
   static constexpr int kFirst = Rule::kFloat8, kEnd = Rule::kStates - int(Rule::kCoded);
   float* column[Rule::kStates];  // those from kFirst to kEnd
-  Codes<Float8> first;           // if the rule wants them so
-  Codes<Code> last;
+  ByteColumn<Float8> first;      // if the rule wants them so
+  ByteColumn<Code> last;
 
   YFK_FN States(const Piece& piece, double step)
       : first(piece, kState, step), last(piece, kState + Rule::kStates - 1, step) {

@@ -107,7 +107,7 @@ __device__ __forceinline__ float rounded(float x, uint32_t random, Code) {
 __device__ __forceinline__ float rounded(float x, uint32_t random, Float8) {
   x = fminf(fmaxf(x, -kLargestFloat8), kLargestFloat8);
   const uint32_t half = __half_as_ushort(__float2half_rn(x));
-  return widen(Float8{uint8_t(float8_of(half, random & 0xffu))});
+  return widen(Float8{uint8_t(float8_of(half, float8_bits_of(random)))});
 }
 
 // A half-precision parameter without a master.

@@ -89,9 +89,12 @@ YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
 }
 
 // What a velocity in float8 is counted in: a share of lr / (1 - mu), which it would come to if u stayed
-// at 1. Squares have a memory of a thousand steps, so no u is above 32.
-YFK_FN double unit_of(double lr, double momentum) {
-  const double unit = lr / (1.0 - momentum) * kUnit;
+// at 1. Squares have a memory of a thousand steps, so no u is above 32. A step that is clipped takes
+// the unit up no further than it needs, and not down: the velocity of the steps before is still there.
+YFK_FN double unit_of(double lr, double momentum, double update_clip, double last) {
+  const double whole = lr / (1.0 - momentum) * kUnit, clipped = whole * update_clip;
+  const double kept = whole < last ? whole : last;
+  const double unit = clipped > kept ? clipped : kept;
   return unit > kTiny ? unit : kTiny;
 }
 
@@ -127,7 +130,7 @@ YFK_FN Tuned tune_preconditioned(const TunerOptions& options, const GradientSums
   tuned.average_gain = 1.0 - kSquareDecay;
   tuned.scale = state->scale;
   tuned.update_clip = update_clip;
-  tuned.unit = unit_of(tuned.longest_lr, momentum);
+  tuned.unit = unit_of(tuned.longest_lr, momentum, update_clip, state->unit);
   tuned.unit_change = state->unit / tuned.unit;
   state->unit = tuned.unit;
   return tuned;

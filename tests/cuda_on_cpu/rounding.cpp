@@ -89,7 +89,8 @@ void check_float8(Random& random) {
     std::memcpy(&x, floats, sizeof x);
     YFK_ISA::store_float8(bits, x, random_bits);
     for (int k = 0; k < YFK_ISA::kLanes; ++k) {
-      const float got = cuda::rounded(__uint_as_float(floats[k]), random_bits[k], cuda::Float8{});
+      const float got =
+          cuda::rounded(__uint_as_float(floats[k]), uint32_t(random_bits[k]) << 8, cuda::Float8{});
       wrong += cuda::narrow<cuda::Float8>(got).bits != bits[k].bits;
     }
   }

@@ -67,8 +67,8 @@ def coded_randomly(x: NDArray[np.float32], first: int, step: int) -> NDArray[np.
 
 
 def in_float8_randomly(x: NDArray[np.float32], first: int, step: int) -> Array:
-    """x in float8: likewise, of a float16 by the lower bits."""
-    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) & 0xFF
+    """x in float8: likewise, of a float16 by bits 8 to 15."""
+    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 8 & 0xFF
     halves = np.abs(x.astype(np.float16)).view(np.uint16).astype(np.uint32)
     bits = np.minimum((halves + random) >> 8, 0x7B).astype(np.uint16) << 8
     return np.copysign(bits.view(np.float16).astype(np.float64), x)

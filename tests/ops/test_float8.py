@@ -164,6 +164,6 @@ def test_rounded_apart_from_the_squares(rng: np.random.Generator) -> None:
     size = 20_000
     words = random_words(int(rng.integers(2**40)), size, int(rng.integers(1, 2**20)))
     square_goes_up = (words >> np.uint32(11)) >= 2**20
-    velocity_goes_up = (words & np.uint32(0xFF)) >= 128
+    velocity_goes_up = (words >> np.uint32(8) & np.uint32(0xFF)) >= 128
     both = float((square_goes_up & velocity_goes_up).mean())
     assert both == pytest.approx(0.25, abs=7.0 * (0.25 * 0.75 / size) ** 0.5)

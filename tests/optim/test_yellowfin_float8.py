@@ -113,14 +113,55 @@ def test_a_parameter_without_gradients_keeps_its_bits(site: Site, rng: np.random
     assert unit_of(optimizer) != unit
 
 
-def test_steps_that_become_shorter_at_once(site: Site, rng: np.random.Generator) -> None:
-    """By ten thousand times: what the units have no room for is the largest number, no infinity."""
-    optimizer, p = trained(KIND, site, rng, lr=1e4)
+def test_a_parameter_that_moves_to_another_group(site: Site, rng: np.random.Generator) -> None:
+    """With a tuner for each group: it takes its velocity along, whatever the unit there."""
+    moves = []
+    for kind in (KIND, COMPACT):
+        draws = np.random.default_rng(7)
+        sizes = (0.01, 100.0, 0.01)
+        *params, moved = [
+            nn.Parameter(torch.full((40,), size, device=site.device)) for size in sizes
+        ]
+        groups = [{"params": [params[0], moved]}, {"params": [params[1]]}]
+        optimizer = kind.build(groups, backend=site.backend, tune="group")
+        for _ in range(12):
+            given = [normal(draws, p).float().to(site.device) for p in (*params, moved)]
+            step(optimizer, [*params, moved], [given[0], given[1], given[2] + 1.0])
+        first, second = optimizer.param_groups
+        first["params"].pop()
+        second["params"].append(moved)
+        before = moved.detach().clone()
+        step(optimizer, [*params, moved], [given[0], given[1], torch.zeros(40)])
+        moves.append(float((moved.detach() - before).norm()))
+    assert moves[0] == pytest.approx(moves[1], rel=0.1)
+
+
+@pytest.mark.parametrize("first", [1e-5, 1e-8, 1e-10])
+def test_a_first_gradient_that_is_tiny(first: float, site: Site, rng: np.random.Generator) -> None:
+    """The next one is clipped to nearly nothing, and the unit follows the move, not the clip."""
+    moves = []
+    for kind in (KIND, COMPACT):
+        draws = np.random.default_rng(7)
+        p = nn.Parameter(torch.full((2000,), 0.5, device=site.device))
+        optimizer = kind.build([p], backend=site.backend)
+        for k in range(8):
+            before = p.detach().clone()
+            g = normal(draws, p).float() * (first if k == 0 else 1.0)
+            step(optimizer, [p], [g])
+        moves.append(p.detach() - before)
+    assert float((moves[0] - moves[1]).norm()) < 0.2 * float(moves[1].norm())
+
+
+def test_velocities_that_the_unit_has_no_room_for(site: Site, rng: np.random.Generator) -> None:
+    """When steps become a million times shorter at once: the largest number, no infinity."""
+    optimizer, p = trained(KIND, site, rng)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["tuner"][UNIT] *= 1e6
+    optimizer.load_state_dict(saved)
     before = optimizer.state[p]["momentum_codes"].clone()
-    optimizer.param_groups[0]["lr"] = 1.0
     step(optimizer, [p], [torch.zeros(300)])  # nothing is learnt from that, and nothing moves
     assert torch.equal(optimizer.state[p]["momentum_codes"], before)
-    step(optimizer, [p], [1e-6 * normal(rng, p)])
+    step(optimizer, [p], [normal(rng, p)])
     seen = numbers_of_float8(optimizer.state[p]["momentum_codes"].cpu().numpy())
     assert float(np.median(abs(seen))) == LARGEST
     assert bool(p.isfinite().all())
@@ -194,15 +235,16 @@ def test_nothing_is_converted_before_the_first_step(site: Site, rng: np.random.G
 
 
 def test_a_state_that_was_saved_without_a_unit(site: Site, rng: np.random.Generator) -> None:
-    """It gets that of the step that was taken last, and its velocities are counted in that."""
-    optimizer, p = trained(COMPACT, site, rng, steps=8)
+    """It gets that of the last step without the clip, and its velocities are counted in that."""
+    optimizer, p = trained(COMPACT, site, rng, steps=8, clip=None)
     unit = unit_of(optimizer)
     saved = optimizer.state_dict()
     tuner = saved["param_groups"][0]["tuner"]
     without = torch.cat([tuner[:UNIT], tuner[UNIT + 1 :]])
     without[1] = len(STATE_FIELDS) - 1.0
     saved["param_groups"][0]["tuner"] = without
-    other = KIND.build([q := nn.Parameter(p.detach().clone())], backend=site.backend)
+    q = nn.Parameter(p.detach().clone())
+    other = KIND.build([q], backend=site.backend, clip=None)
     with pytest.warns(UserWarning, match="momentum_dtype"):
         other.load_state_dict(saved)
     assert unit_of(other) == pytest.approx(unit, rel=1e-9)

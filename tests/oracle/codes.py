@@ -7,7 +7,7 @@ last.
 
 Float8 is of velocities: a sign, five bits of exponent, two of mantissa. A number becomes a float16
 first; between two of float8 it goes away from zero if its share of the way, in steps of 2^-8, and
-the lower 8 of the same random bits reach 1 together. Above the largest it is the largest.
+bits 8 to 15 of the same word reach 1 together. Above the largest it is the largest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def in_float8(values: Array, words: Words) -> Codes:
     above = np.minimum(below + 1, len(SIZES) - 1)
     with np.errstate(invalid="ignore"):
         share = np.where(above > below, (size - SIZES[below]) / (SIZES[above] - SIZES[below]), 0.0)
-    bits = below + (share + (words & np.uint32(0xFF)) / 256.0 >= 1.0)
+    bits = below + (share + (words >> np.uint32(8) & np.uint32(0xFF)) / 256.0 >= 1.0)
     negative = np.signbit(halves)
     result: Codes = (bits | np.where(negative, 0x80, 0)).astype(np.uint8)
     return result

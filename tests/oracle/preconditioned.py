@@ -239,7 +239,8 @@ class PreconditionedOracle:
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
         self.summed_shortfall = self.shortfall_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
-        unit = max(longest / (1.0 - momentum) / 256.0, E)
+        whole = longest / (1.0 - momentum) / 256.0
+        unit = max(self.update_clip * whole, min(whole, self.unit), E)
         growth = unit / self.unit if self.unit else 0.0
         self.unit = unit
         for group, group_lr in zip(self.groups, group_lrs, strict=True):

@@ -114,7 +114,7 @@ class YellowFinOptions:
         need = "torch.float32 or torch.float8_e5m2, or None for float32"
         require(ok, "momentum_dtype", self.momentum_dtype, need)
         ok = not self.in_float8 or self.preconditioner == "compact"
-        need = "None or torch.float32 without preconditioner='compact', which has a unit for float8"
+        need = "None or torch.float32 unless preconditioner='compact'"
         require(ok, "momentum_dtype", self.momentum_dtype, need)
 
     def _check_robust(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from yfkernels.ops.constants import GATE, SETTINGS
@@ -103,14 +103,11 @@ YELLOWFIN_COMPACT = Rule(
     move_sums=2,
     coded=True,
 )
-YELLOWFIN_FLOAT8 = Rule(
-    8,
-    "yellowfin_float8",
-    ("momentum_codes", "exp_avg_sq_codes"),
-    fields=_YELLOWFIN_FIELDS,
-    counts=True,
-    move_sums=2,
-    coded=True,
+YELLOWFIN_FLOAT8 = replace(
+    YELLOWFIN_COMPACT,
+    id=8,
+    name="yellowfin_float8",
+    state_names=("momentum_codes", "exp_avg_sq_codes"),
     float8=True,
 )
 RULES = (

@@ -15,7 +15,7 @@ from yfkernels.optim._graphs import Captured, Streams, capturing
 from yfkernels.optim._plan import Groups, Plan, State
 from yfkernels.optim._state import StateLayout, view_of
 from yfkernels.sharding.processes import Division
-from yfkernels.tuners.tuner import Tuner
+from yfkernels.tuners.tuner import SavedTuner, Tuner
 
 
 class Planner:
@@ -58,6 +58,7 @@ class Planner:
         self._fused = fused
         self._plan: Plan | None = None  # None as long as it is not known to be true
         self._streams = Streams(())
+        self._parts: dict[Tensor, SavedTuner] = {}  # of each parameter, if velocities are in float8
         self.tables: Sequence[TensorTable] = ()
         self.captured = Captured()
 
@@ -155,6 +156,8 @@ class Planner:
         ]
         if self._by_norms:
             self._refuse_flat(groups)
+        if self._tuner.by_group and self._layout.in_float8:
+            self._recount_velocities(groups, state)
         plan = Plan(
             groups,
             state,
@@ -176,6 +179,17 @@ class Planner:
         plan.settle()
         self._streams = Streams([*plan.buffers(), *self._tuner.buffers()])
         return plan
+
+    def _recount_velocities(self, groups: Groups, state: State) -> None:
+        """Has those in the unit of their group's tuner whose parameter came from another group."""
+        pairs = [(part, params_of(own)) for part, own in self._tuner.parts(groups)]
+        units = {id(part): part.unit(part.state) for part, _ in pairs}
+        parts = {param: part for part, params in pairs for param in params}
+        for param, part in parts.items():
+            before = units.get(id(self._parts.get(param)), 0.0)  # of a group that is still there
+            if before != units[id(part)] and self._layout.begun(state.get(param)):
+                self._layout.recount(state[param], before, units[id(part)])
+        self._parts = parts
 
     def _prepare_tuner(self, plan: Plan, groups: Groups) -> None:
         device = self._tuning_device(plan, groups)

@@ -109,17 +109,29 @@ class StateLayout:
         return {name: value for name, value in state.items() if name not in gone}
 
     def with_float_codes(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A parameter's state with its 8-bit codes as float32 numbers, which load as well."""
+        """A parameter's state with its bytes as whole numbers in float32, which load as well."""
         return {k: v.float() if k in self.coded else v for k, v in state.items()}
+
+    @property
+    def in_float8(self) -> bool:
+        """Whether velocities are in float8, in units of their tuner."""
+        return FLOAT8 in self.names
+
+    @staticmethod
+    def recount(state: Mapping[str, Any], before: float, unit: float) -> None:
+        """Has a velocity in another unit; one without a unit stands for nothing and stays."""
+        bits = state.get(FLOAT8)
+        if isinstance(bits, Tensor) and before and unit:
+            part = shards.local(bits)
+            part.copy_(float8.nearest(float8.numbers(part.to(torch.uint8)) * (before / unit)))
 
     def converts(self, saved: Mapping[str, Any]) -> bool:
         """Whether a parameter's saved velocity is in float8 and ours is not, or the other way."""
         return any(self._source(name, saved) != name for name in self.names)
 
-    @staticmethod
-    def _source(name: str, saved: Mapping[str, Any]) -> str:
-        """Under which name a saved state has one of ours."""
-        twin = _TWINS.get(name, name)
+    def _source(self, name: str, saved: Mapping[str, Any]) -> str:
+        """Under which name a saved state has one of ours: those of two forms are beside codes."""
+        twin = _TWINS.get(name, name) if self.coded else name
         return twin if saved.get(name) is None and saved.get(twin) is not None else name
 
     def bring(self, param: Tensor, view: Tensor, state: dict[str, Any]) -> dict[Column, Tensor]:
@@ -200,7 +212,8 @@ class StateLayout:
             if not isinstance(value, Tensor):
                 raise RuntimeError(
                     f"the state_dict has no {name!r} for parameter {index}; it has "
-                    f"{sorted(map(str, saved))}{self._hint(name, saved)}"
+                    f"{sorted(str(k) for k, v in saved.items() if v is not None)}"
+                    f"{self._hint(name, saved)}"
                 )
             if value.shape != shape and not (name == "step" and value.numel() == 1):
                 raise RuntimeError(
@@ -213,7 +226,7 @@ class StateLayout:
         alike = {str(name).removesuffix(_CODES) for name in saved}
         if missing.removesuffix(_CODES) not in alike:
             return ""
-        return ". Was it saved with the same options, preconditioner among them?"
+        return ". Was it saved with the same options, preconditioner and momentum_dtype?"
 
     def restore(
         self,

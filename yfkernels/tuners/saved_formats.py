@@ -103,7 +103,7 @@ def _unit(head: Mapping[str, float]) -> float:
     if not head["preconditioned"]:
         return 0.0
     if not head["grad_sq_sum"]:  # before the second step
-        return UNIT * head["lr"] / (1.0 - head["momentum"])
+        return UNIT * STRETCH * head["scale"] * head["radius"]
     over_gradients: float = head["radius"] / head["grad_sq_sum"] ** 0.5
     return UNIT * STRETCH * head["metric_scale"] * head["scale"] * over_gradients
 

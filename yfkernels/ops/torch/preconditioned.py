@@ -110,8 +110,9 @@ def tune_preconditioned(
     travel, stretch = update_clip * lr / rest, STRETCH * longest
     step.new["unread_walk"] = (stretch * stretch - 1.0) * (travel * travel)
     lr = STRETCH * lr
-    unit = (lr * longest / rest * UNIT).clamp(min=TINY)
-    step.new["unit"] = unit
+    whole = lr * longest / rest * UNIT
+    unit = torch.maximum(whole * update_clip, torch.minimum(whole, step.old["unit"]))
+    unit = step.new["unit"] = unit.clamp(min=TINY)
     decoupled, decay = group["decoupled"] != 0.0, group["weight_decay"]
     lrs = lr * group["lr"]
     lrs = torch.where(decoupled, limit_by_decay(lrs, decay, momentum), lrs)

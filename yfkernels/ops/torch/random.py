@@ -61,7 +61,7 @@ def in_float8(values: Tensor, origin: int, step: Tensor) -> Tensor:
     Arguments as for `coded`, but of either sign. What is too large becomes the largest number.
     """
     half = values.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).half().view(torch.int16).long()
-    random = _random_of_codes(values, origin, step) & 0xFF
+    random = (_random_of_codes(values, origin, step) >> 8) & 0xFF
     return (((half & 0xFFFF) + random) >> 8).to(torch.uint8)
 
 

@@ -247,7 +247,8 @@ def preconditioned_tune(
     stretch_sq = (stretch * longest) * (stretch * longest)
     tl.store(state + at("state.unread_walk"), (stretch_sq - 1.0) * (travel * travel))
     longest_sq = stretch_sq * (travel * travel)
-    unit = tl.maximum(lr * longest / (1.0 - momentum) * number("UNIT"), e)
+    whole = lr * longest / (1.0 - momentum) * number("UNIT")
+    unit = tl.maximum(tl.maximum(whole * update_clip, tl.minimum(whole, last_unit)), e)
     tl.store(state + at("state.unit"), unit)
     for i in range(num_groups):
         group = groups + i * size("group")

@@ -81,10 +81,10 @@ def float_of(code):
 
 @triton.jit
 def float8_of(x, random):
-    """The bits of float8, rounded randomly; random: at least 8 bits for each element."""
+    """The bits of float8, rounded randomly; random: 32 bits for each element."""
     x = tl.minimum(tl.maximum(x, -number("LARGEST_FLOAT8")), number("LARGEST_FLOAT8"))
     half = x.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
-    return ((half + (random & 0xFF)) >> 8).to(tl.uint8)
+    return ((half + ((random >> 8) & 0xFF)) >> 8).to(tl.uint8)
 
 
 @triton.jit
