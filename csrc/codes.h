@@ -1,8 +1,7 @@
-// State in eight bits: averages of squares in codes, velocities in float8.
+// State in eight bits: averages of squares in codes, first moments and velocities in float8.
 //
-// A code is six bits of exponent and two of mantissa, from 2^-37 (or less) to 1.75 * 2^26: squares
-// relative to their mean, of which one in a model of n elements may be n. Codes are rounded
-// stochastically: rounded to the nearest, an average over a thousand steps would never move.
+// Both are rounded stochastically: rounded to the nearest, an average over a thousand steps would
+// never move.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +10,18 @@
 
 namespace yfk {
 
-constexpr uint32_t kCodeShift = 21;
-constexpr uint32_t kCodeBase = 90u << 23;  // the bits of 2^-37
+// A code is the upper end of a float's bits, from a smallest number on.
+template <int kMantissa, uint32_t kLeast>
+struct CodeFormat {
+  static constexpr uint32_t kShift = 23 - kMantissa, kBase = (127 - kLeast) << 23;
+};
+
+// From 2^-37 (or less) to 1.75 * 2^26: squares relative to their mean, of which one in a model of n
+// elements may be n.
+using RelativeCodes = CodeFormat<2, 37>;
+// From 2^-80 (or less) to 1.5 * 2^47: squares as they are.
+using AbsoluteCodes = CodeFormat<1, 80>;
+
 constexpr uint32_t kWeyl = 0x9e3779b1;
 
 // Random bits of element e for rounding: code_weyl(e + seed), which costs no hash for each element.
@@ -24,33 +33,55 @@ YFK_FN T code_weyl(T element) {
 }
 
 // T: uint32_t, or a vector of them. float_bits: of a number that is not negative. random: 32 bits.
-template <class T>
+template <class Format, class T>
 YFK_FN T code_of(T float_bits, T random) {
-  const T bits = float_bits + (random >> (32 - kCodeShift));
-  const T code = ((bits > kCodeBase ? bits : T{} + kCodeBase) - kCodeBase) >> kCodeShift;
+  const T bits = float_bits + (random >> (32 - Format::kShift));
+  const T code =
+      ((bits > Format::kBase ? bits : T{} + Format::kBase) - Format::kBase) >> Format::kShift;
   return code > 255u ? T{} + 255u : code;
 }
 
 // The bits of the number that a code stands for.
-template <class T>
+template <class Format, class T>
 YFK_FN T float_bits_of(T code) {
-  return (code << kCodeShift) + kCodeBase;
+  return (code << Format::kShift) + Format::kBase;
 }
 
-// Float8 is torch.float8_e5m2, the upper half of a float16: up to 57344, and to below 2^-16. Rounded
-// stochastically as well: float32 to the nearest float16, whose lower half then decides.
-constexpr float kLargestFloat8 = 57344.0f;
+// Float8 is torch.float8_e4m3fn, 256 times smaller: a float16 below 2, without the highest bit of its
+// exponent. It goes up to 1.75, and down to 2^-17. float32 is rounded to the nearest float16, whose
+// lowest seven bits then decide.
+constexpr float kLargestFloat8 = 1.75f;
 
 // T: uint16_t or more, or a vector of them. half: the bits of a float16 of at most kLargestFloat8.
-// random: bits 8 to 15 of 32. Below them the same bits come back every 256 elements, in row after row
+// random: bits 8 to 14 of 32. Below them the same bits come back every 256 elements, in row after row
 // of a matrix; a code goes by those above.
 template <class T>
 YFK_FN T float8_of(T half, T random) {
-  return T(half + random) >> 8;  // a sum of magnitudes, whatever the sign: it has no carry
+  const T rounded =
+      T(half + random) >> 7;  // a sum of magnitudes, whatever the sign: it has no carry
+  return (rounded & 0x7fu) | ((rounded & 0x100u) >> 1);
 }
 template <class T>
 YFK_FN T float8_bits_of(T random) {
-  return (random >> 8) & 0xffu;
+  return (random >> 8) & 0x7fu;
+}
+
+// The bits of the float16 that a float8 stands for.
+template <class T>
+YFK_FN T half_bits_of(T float8) {
+  return ((float8 & 0x80u) << 8) | ((float8 & 0x7fu) << 7);
+}
+
+// What a first moment is counted in: 64 times the power of two next to the root of the second one.
+// float_bits: of the second moment, as its code has it. By Cauchy and Schwarz m² is at most
+// v (1-b1)² / (1-b2) / (1 - b1²/b2), with betas of .9 and .999 that is 54 v.
+template <class T>
+YFK_FN T bits_of_unit(T float_bits) {
+  return ((float_bits >> 24) + 70u) << 23;
+}
+template <class T>
+YFK_FN T bits_of_inverse_unit(T float_bits) {
+  return (184u - (float_bits >> 24)) << 23;
 }
 
 }  // namespace yfk

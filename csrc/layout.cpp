@@ -67,8 +67,7 @@ py::dict rule_of(const char* name) {
   rule["fields"] = names_of<typename Rule::Coefficients>();
   rule["states"] = Rule::kStates;
   rule["move_sums"] = Rule::kMoveSums;
-  rule["coded"] = Rule::kCoded;
-  rule["float8"] = Rule::kFloat8;
+  rule["stored"] = int(Rule::kStored);
   return rule;
 }
 
@@ -132,8 +131,8 @@ py::dict numbers() {
   all["MIX_1"] = kMix1;
   all["MIX_2"] = kMix2;
   all["WEYL"] = kWeyl;
-  all["CODE_SHIFT"] = kCodeShift;
-  all["CODE_BASE"] = kCodeBase;
+  all["RELATIVE_CODES"] = py::make_tuple(RelativeCodes::kShift, RelativeCodes::kBase);
+  all["ABSOLUTE_CODES"] = py::make_tuple(AbsoluteCodes::kShift, AbsoluteCodes::kBase);
   all["LARGEST_FLOAT8"] = double(kLargestFloat8);
   return all;
 }

@@ -7,8 +7,7 @@
 //   Coefficients                      what it is given per parameter group: doubles that begin as
 //                                     Gate does. float64 parameters are served from the same buffer
 //   kStates                           how many state columns it keeps, from kState on
-//   kCoded                            whether the last of them is kept in 8-bit codes
-//   kFloat8                           whether the first of them is kept in float8
+//   kStored                           in what form they are kept
 //   Rule(coefficients, step, ratio)   rounds to float, once per chunk. step: of this tensor, from 1;
 //                                     ratio: a factor on its move, 1 unless the rule adapts to norms
 //   T direction(g, p, T* state)       advances the state; returns u, the direction of the move
@@ -59,6 +58,16 @@ YFK_FN double decay_kept(const Settings& s) {
   return s.decoupled != 0.0 ? 1.0 - s.lr * s.weight_decay : 1.0;
 }
 
+// How a rule's states are kept (codes.h).
+enum class Stored : int {
+  kFloats = 0,   // in float32
+  kCodes = 1,    // but the last in relative codes
+  kFloat8 = 2,   // and the first in float8
+  kMoments = 3,  // the last in absolute codes, and the first in float8, in units of its root
+};
+constexpr bool is_coded(Stored s) { return s != Stored::kFloats; }
+constexpr bool is_in_float8(Stored s) { return s == Stored::kFloat8 || s == Stored::kMoments; }
+
 // The square root; cpu/simd.h has it for vectors. Sources in cuda/ that say so are compiled with the
 // GPU's fast division and root, good to a few units in the last place.
 YFK_FN float root(float a) { return sqrtf(a); }
@@ -76,7 +85,7 @@ YFK_FN double power(double base, double n) {
 // What ends every rule: p <- keep p + gain u.
 struct Move {
   static constexpr int kMoveSums = 0;
-  static constexpr bool kCoded = false, kFloat8 = false;
+  static constexpr Stored kStored = Stored::kFloats;
   float keep, gain;
 
   template <class T>
@@ -162,12 +171,13 @@ constexpr float kMetricFloor = 0x1p-16f;
 // Codes have no room for a weight decay in d: theirs is decoupled. In float8, v is in units that follow
 // the length of the steps, so that it stays in range; a tensor that sits out keeps its v in units.
 // Summed: the growth of ‖p‖² in the metric, as if each group took the longest steps, and <d, d / q>.
-template <bool kInCodes, bool kInFloat8 = false>
+template <Stored kForm>
 struct PreconditionedYellowFin : Move {
   using Coefficients = YellowFinCoefficients;
   static constexpr int kStates = 2;
   static constexpr int kMoveSums = 2;
-  static constexpr bool kCoded = kInCodes, kFloat8 = kInFloat8;
+  static constexpr Stored kStored = kForm;
+  static constexpr bool kInFloat8 = is_in_float8(kForm);
   float grad_scale, coupled_decay, momentum, velocity_gain, square_decay, square_gain, debias,
       shortfall;
 
@@ -181,7 +191,7 @@ struct PreconditionedYellowFin : Move {
 
   template <class T>
   YFK_FN T uphill(const T& g, const T& p) const {
-    if constexpr (kInCodes) return grad_scale * g;
+    if constexpr (is_coded(kForm)) return grad_scale * g;
     return grad_scale * g + coupled_decay * p;
   }
 
@@ -337,6 +347,13 @@ struct LAMB : Move {
   }
 };
 
+// A rule with two moments of the gradient, in a byte each.
+template <class Rule>
+struct InBytes : Rule {
+  using Rule::Rule;
+  static constexpr Stored kStored = Stored::kMoments;
+};
+
 // ---------------------------------------------------------------------------------------------
 // The list
 
@@ -349,9 +366,11 @@ struct LAMB : Move {
   rule(kQHAdam, qhadam, OnePass, QHAdam)                                                   \
   rule(kLAMB, lamb, TwoPasses, LAMB)                                                       \
   rule(kYellowFinRobust, yellowfin_robust, OnePass, YellowFin<false, true>)                \
-  rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<false>)    \
-  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<true>)       \
-  rule(kYellowFinFloat8, yellowfin_float8, OnePass, PreconditionedYellowFin<true, true>)
+  rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<Stored::kFloats>)  \
+  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<Stored::kCodes>)     \
+  rule(kYellowFinFloat8, yellowfin_float8, OnePass, PreconditionedYellowFin<Stored::kFloat8>)    \
+  rule(kQHAdamBytes, qhadam_bytes, OnePass, InBytes<QHAdam>) \
+  rule(kLAMBBytes, lamb_bytes, TwoPasses, InBytes<LAMB>)
 
 enum class RuleId : int {
 #define YFK_RULE_ID(constant, name, passes, ...) constant,

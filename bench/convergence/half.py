@@ -34,7 +34,7 @@ def _adamw(model: nn.Module) -> Optimizer:
     return AdamW(_in_bfloat16(model).parameters(), lr=1e-3, fused=True)
 
 
-_FLOAT8: dict[str, Any] = {"momentum_dtype": torch.float8_e5m2}
+_FLOAT8: dict[str, Any] = {"momentum_dtype": torch.float8_e4m3fn}
 CONTESTANTS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "bf16-master": _yellowfin,
     "bf16-master-float8": partial(_yellowfin, **_FLOAT8),

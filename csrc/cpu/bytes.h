@@ -7,6 +7,7 @@
 namespace yfk {
 namespace YFK_ISA {
 
+template <class Format>
 struct Code {
   uint8_t bits;
 };
@@ -88,22 +89,29 @@ YFK_FN CodesVec gathered(const UIntVec* part) {
 }
 #endif
 
-YFK_FN Floats load_block(const Code* p) {
+template <class Format>
+YFK_FN Floats load_block(const Code<Format>* p) {
   CodesVec codes;
   memcpy(&codes, p, sizeof codes);
   UIntVec part[kParts];
   spread(codes, part);
   Floats r;
-  for (int k = 0; k < kParts; ++k) r.part[k] = (FloatVec)float_bits_of(part[k]);
+  for (int k = 0; k < kParts; ++k) r.part[k] = (FloatVec)float_bits_of<Format>(part[k]);
   return r;
 }
 
-// random: 32 bits a lane.
-YFK_FN void store_coded(Code* p, const Floats& a, const UIntVec* random) {
+// random: 32 bits a lane. Returns what the codes stand for.
+template <class Format>
+YFK_FN Floats store_coded(Code<Format>* p, const Floats& a, const UIntVec* random) {
   UIntVec part[kParts];
-  for (int k = 0; k < kParts; ++k) part[k] = code_of((UIntVec)a.part[k], random[k]);
+  Floats r;
+  for (int k = 0; k < kParts; ++k) {
+    part[k] = code_of<Format>((UIntVec)a.part[k], random[k]);
+    r.part[k] = (FloatVec)float_bits_of<Format>(part[k]);
+  }
   const CodesVec codes = gathered(part);
   memcpy(p, &codes, sizeof codes);
+  return r;
 }
 
 YFK_FN FloatVec clamped(FloatVec a, float most) {
@@ -118,10 +126,8 @@ YFK_FN FloatVec clamped(FloatVec a, float most) {
 }
 
 // Float8 by way of float16.
-YFK_FN Floats load_block(const Float8* p) {
-  CodesVec codes;
-  memcpy(&codes, p, sizeof codes);
-  const WideVec wide = widened(codes) << 8;
+YFK_FN Floats numbers_of(CodesVec float8) {
+  const WideVec wide = half_bits_of(widened(float8));
   HalfVec half[kParts];
   memcpy(half, &wide, sizeof wide);
   Floats r;
@@ -129,14 +135,34 @@ YFK_FN Floats load_block(const Float8* p) {
   return r;
 }
 
-// random: 8 bits a lane.
-YFK_FN void store_float8(Float8* p, const Floats& a, WideVec random) {
+YFK_FN Floats load_block(const Float8* p) {
+  CodesVec codes;
+  memcpy(&codes, p, sizeof codes);
+  return numbers_of(codes);
+}
+
+// random: 7 bits a lane. Returns what the bytes stand for.
+YFK_FN Floats store_float8(Float8* p, const Floats& a, WideVec random) {
   HalfVec half[kParts];
   for (int k = 0; k < kParts; ++k) half[k] = narrow(clamped(a.part[k], kLargestFloat8), Float16{});
   WideVec wide;
   memcpy(&wide, half, sizeof wide);
   const CodesVec codes = narrowed(float8_of(wide, random));
   memcpy(p, &codes, sizeof codes);
+  return numbers_of(codes);
+}
+
+// What first moments are counted in, and the inverse, from the second moments in codes.
+YFK_FN Floats units_of(const Floats& squares) {
+  Floats r;
+  for (int k = 0; k < kParts; ++k) r.part[k] = (FloatVec)bits_of_unit((UIntVec)squares.part[k]);
+  return r;
+}
+YFK_FN Floats inverse_units_of(const Floats& squares) {
+  Floats r;
+  for (int k = 0; k < kParts; ++k)
+    r.part[k] = (FloatVec)bits_of_inverse_unit((UIntVec)squares.part[k]);
+  return r;
 }
 
 }  // namespace YFK_ISA

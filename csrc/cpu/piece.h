@@ -37,7 +37,7 @@ YFK_FN const typename Rule::Coefficients& coefficients(const Piece& piece, const
   return reinterpret_cast<const typename Rule::Coefficients*>(groups)[piece.row.group];
 }
 
-// A state in eight bits (codes.h): an average of squares in codes, or a velocity in float8.
+// A state in eight bits (codes.h): an average of squares in codes, or float8.
 template <class Byte>
 struct ByteColumn {
   Byte* p;
@@ -51,26 +51,29 @@ struct ByteColumn {
   YFK_FN Floats read(int64_t i, Lanes lanes) const {
     return load(p + i, lanes);
   }
-  YFK_FN void write(int64_t i, const Floats& a, AllLanes) const {
-    round(code_weyl(first + uint32_t(i)), a, p + i);
+  // Returns what is kept of them.
+  YFK_FN Floats write(int64_t i, const Floats& a, AllLanes) const {
+    return round(code_weyl(first + uint32_t(i)), a, p + i);
   }
-  YFK_FN void write(int64_t i, const Floats& a, SomeLanes some) const {
+  YFK_FN Floats write(int64_t i, const Floats& a, SomeLanes some) const {
     Byte block[kLanes];
-    round(code_weyl(first + uint32_t(i)), a, block);
+    const Floats kept = round(code_weyl(first + uint32_t(i)), a, block);
     memcpy(p + i, block, size_t(some.count));
+    return kept;
   }
 
  private:
-  static YFK_FN void round(uint32_t here, const Floats& a, Code* out) {
+  template <class Format>
+  static YFK_FN Floats round(uint32_t here, const Floats& a, Code<Format>* out) {
     UIntVec random[kParts];
     for (int k = 0; k < kParts; ++k)
       random[k] = UIntVec{} + here + code_weyl(lane_numbers() + uint32_t(k * kWidth));
-    store_coded(out, a, random);
+    return store_coded(out, a, random);
   }
-  static YFK_FN void round(uint32_t here, const Floats& a, Float8* out) {
+  static YFK_FN Floats round(uint32_t here, const Floats& a, Float8* out) {
     WideVec random;  // the lower halves are all that is wanted
     for (int k = 0; k < kLanes; ++k) random[k] = uint16_t(code_weyl(uint32_t(k)));
-    store_float8(out, a, float8_bits_of(random + uint16_t(here)));
+    return store_float8(out, a, float8_bits_of(random + uint16_t(here)));
   }
 };
 

@@ -16,10 +16,13 @@ namespace {
 // The state columns of a piece, read and written together. step: this one of its tensor, from 1.
 template <class Rule>
 struct States {
-  static constexpr int kFirst = Rule::kFloat8, kEnd = Rule::kStates - int(Rule::kCoded);
+  static constexpr Stored kStored = Rule::kStored;
+  static constexpr bool kCoded = is_coded(kStored), kInFloat8 = is_in_float8(kStored);
+  static constexpr int kFirst = kInFloat8, kEnd = Rule::kStates - int(kCoded);
+  using Format = std::conditional_t<kStored == Stored::kMoments, AbsoluteCodes, RelativeCodes>;
   float* column[Rule::kStates];  // those from kFirst to kEnd
   ByteColumn<Float8> first;      // if the rule wants them so
-  ByteColumn<Code> last;
+  ByteColumn<Code<Format>> last;
 
   YFK_FN States(const Piece& piece, double step)
       : first(piece, kState, step), last(piece, kState + Rule::kStates - 1, step) {
@@ -27,15 +30,20 @@ struct States {
   }
   template <class Lanes>
   YFK_FN void read(int64_t i, Floats* state, Lanes lanes) const {
-    if constexpr (Rule::kFloat8) state[0] = first.read(i, lanes);
+    if constexpr (kInFloat8) state[0] = first.read(i, lanes);
     for (int k = kFirst; k < kEnd; ++k) state[k] = load(column[k] + i, lanes);
-    if constexpr (Rule::kCoded) state[kEnd] = last.read(i, lanes);
+    if constexpr (kCoded) state[kEnd] = last.read(i, lanes);
+    if constexpr (kStored == Stored::kMoments) state[0] = units_of(state[kEnd]) * state[0];
   }
   template <class Lanes>
   YFK_FN void write(int64_t i, const Floats* state, Lanes lanes) const {
-    if constexpr (Rule::kFloat8) first.write(i, state[0], lanes);
     for (int k = kFirst; k < kEnd; ++k) store(column[k] + i, state[k], lanes);
-    if constexpr (Rule::kCoded) last.write(i, state[kEnd], lanes);
+    if constexpr (kStored == Stored::kMoments) {
+      first.write(i, inverse_units_of(last.write(i, state[kEnd], lanes)) * state[0], lanes);
+    } else {
+      if constexpr (kInFloat8) first.write(i, state[0], lanes);
+      if constexpr (kCoded) last.write(i, state[kEnd], lanes);
+    }
   }
 };
 
@@ -78,9 +86,9 @@ YFK_FN void update(const Piece& piece, double step, const Rule& rule, const Para
 }
 
 template <class Rule, class Parameter, class G>
-YFK_FN void update_state(const Piece& piece, const Rule& rule, const Parameter& param, const G* g,
-                         double* norms) {
-  const States<Rule> states(piece, 0.0);
+YFK_FN void update_state(const Piece& piece, double step, const Rule& rule, const Parameter& param,
+                         const G* g, double* norms) {
+  const States<Rule> states(piece, step);
   Sums p_sq = no_sums(), u_sq = no_sums();
   for_each_run<1>(0, piece.n, [&](int64_t i, int64_t count, auto) YFK_INLINE_BODY {
     Floats run_p_sq = zeros(), run_u_sq = zeros();
@@ -102,7 +110,7 @@ YFK_FN void update_state(const Piece& piece, const Rule& rule, const Parameter& 
 
 template <class Rule, class Parameter>
 YFK_FN void apply(const Piece& piece, const Rule& rule, const Parameter& param) {
-  const States<Rule> states(piece, 0.0);
+  const States<Rule> states(piece, 0.0);  // only read
   for_each_block<kLanes>(piece.n, [&](int64_t i, auto lanes) YFK_INLINE_BODY {
     const Floats p = param.read(i, lanes);
     Floats state[Rule::kStates];
@@ -137,7 +145,7 @@ void update_state_chunks(const Table& table, int64_t begin, int64_t end, const d
     const double step = piece.steps() + 1.0;
     const Rule rule(coefficients<Rule>(piece, groups), step, 1.0);
     with_parameter<P>(piece, step, [&](const auto& param) {
-      update_state(piece, rule, param, g, chunk_norms + 2 * chunk);
+      update_state(piece, step, rule, param, g, chunk_norms + 2 * chunk);
     });
   }
 }

@@ -10,5 +10,9 @@ Passes lamb_passes(DType dtype) {
   return {nullptr, update_state_pass<LAMB>(dtype), apply_pass<LAMB>(dtype)};
 }
 
+Passes lamb_bytes_passes(DType dtype) {
+  return {nullptr, update_state_pass<InBytes<LAMB>>(dtype), apply_pass<InBytes<LAMB>>(dtype)};
+}
+
 }  // namespace cuda
 }  // namespace yfk

@@ -100,8 +100,9 @@ __device__ __forceinline__ float rounded(float x, uint32_t random, __half) {
 }
 
 // As the CPU's store_coded and store_float8.
-__device__ __forceinline__ float rounded(float x, uint32_t random, Code) {
-  return __uint_as_float(float_bits_of(code_of(__float_as_uint(x), random)));
+template <class Format>
+__device__ __forceinline__ float rounded(float x, uint32_t random, Code<Format>) {
+  return __uint_as_float(float_bits_of<Format>(code_of<Format>(__float_as_uint(x), random)));
 }
 
 __device__ __forceinline__ float rounded(float x, uint32_t random, Float8) {

@@ -63,8 +63,10 @@ __device__ __forceinline__ unsigned chunks_of(const Piece& piece, int64_t chunk_
 template <class Rule, int N, bool kAllWide, Reuse kReuse>
 struct StatesOf {
   static constexpr int n = Rule::kStates;
-  using First = std::conditional_t<Rule::kFloat8, Float8, float>;
-  using Last = std::conditional_t<Rule::kCoded, Code, float>;
+  static constexpr Stored kStored = Rule::kStored;
+  using Codes = std::conditional_t<kStored == Stored::kMoments, AbsoluteCode, RelativeCode>;
+  using First = std::conditional_t<is_in_float8(kStored), Float8, float>;
+  using Last = std::conditional_t<is_coded(kStored), Codes, float>;
   struct Value {
     Lanes<N> column[n];
   };
@@ -77,15 +79,39 @@ struct StatesOf {
 
   template <class Which>
   __device__ __forceinline__ Value load(int i, Which lanes) const {
-    if constexpr (n == 1)
+    if constexpr (n == 1) {
       return {first.load(i, lanes)};
-    else
-      return {first.load(i, lanes), last.load(i, lanes)};
+    } else {
+      Value value = {first.load(i, lanes), last.load(i, lanes)};
+      if constexpr (kStored == Stored::kMoments) {
+#pragma unroll
+        for (int k = 0; k < N; ++k) {
+          const uint32_t square = __float_as_uint(value.column[1].at[k]);
+          value.column[0].at[k] *= __uint_as_float(bits_of_unit(square));
+        }
+      }
+      return value;
+    }
   }
+  // element: of the first one, plus the seed of the step.
   template <class Which>
-  __device__ __forceinline__ void store(int i, const Value& value, Which lanes) const {
+  __device__ __forceinline__ void store(int i, Value& value, uint32_t element, Which lanes) const {
+    if constexpr (is_coded(kStored)) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) round(value, k, code_weyl(element + uint32_t(k)));
+    }
     first.store(i, value.column[0], lanes);
     if constexpr (n == 2) last.store(i, value.column[1], lanes);
+  }
+
+ private:
+  static __device__ __forceinline__ void round(Value& value, int k, uint32_t random) {
+    float& square = value.column[n - 1].at[k];
+    square = rounded(square, random, Last{});
+    float& x = value.column[0].at[k];
+    if constexpr (kStored == Stored::kMoments)
+      x *= __uint_as_float(bits_of_inverse_unit(__float_as_uint(square)));
+    if constexpr (is_in_float8(kStored)) x = rounded(x, random, Float8{});
   }
 };
 

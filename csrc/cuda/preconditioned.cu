@@ -7,15 +7,15 @@ namespace yfk {
 namespace cuda {
 
 Passes yellowfin_diagonal_passes(DType dtype) {
-  return {update_pass<PreconditionedYellowFin<false>>(dtype), nullptr, nullptr};
+  return {update_pass<PreconditionedYellowFin<Stored::kFloats>>(dtype), nullptr, nullptr};
 }
 
 Passes yellowfin_compact_passes(DType dtype) {
-  return {update_pass<PreconditionedYellowFin<true>>(dtype), nullptr, nullptr};
+  return {update_pass<PreconditionedYellowFin<Stored::kCodes>>(dtype), nullptr, nullptr};
 }
 
 Passes yellowfin_float8_passes(DType dtype) {
-  return {update_pass<PreconditionedYellowFin<true, true>>(dtype), nullptr, nullptr};
+  return {update_pass<PreconditionedYellowFin<Stored::kFloat8>>(dtype), nullptr, nullptr};
 }
 
 }  // namespace cuda

@@ -8,5 +8,9 @@ namespace cuda {
 
 Passes qhadam_passes(DType dtype) { return {update_pass<QHAdam>(dtype), nullptr, nullptr}; }
 
+Passes qhadam_bytes_passes(DType dtype) {
+  return {update_pass<InBytes<QHAdam>>(dtype), nullptr, nullptr};
+}
+
 }  // namespace cuda
 }  // namespace yfk

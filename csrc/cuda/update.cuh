@@ -20,6 +20,7 @@ __device__ __forceinline__ void update_chunk(const Piece& piece, uint32_t seed, 
       column_of<const typename Parameter::Type, kAllWide, Reuse::kStream>(piece, kGrad);
   using States = StatesOf<Rule, N, kAllWide, Reuse::kStream>;
   const States states(piece);
+  const uint32_t element = uint32_t(piece.row.origin + piece.first) + seed;
 
   struct Values {
     Lanes<N> g;
@@ -44,20 +45,7 @@ __device__ __forceinline__ void update_chunk(const Piece& piece, uint32_t seed, 
       p.at[k] = moved;
     }
     param.store(i, p, lanes);
-    if constexpr (Rule::kCoded) {
-      const uint32_t first = uint32_t(piece.row.origin + piece.first) + seed;
-#pragma unroll
-      for (int k = 0; k < N; ++k) {
-        const uint32_t random = code_weyl(first + uint32_t(i + k));
-        float& square_avg = value.state.column[Rule::kStates - 1].at[k];
-        square_avg = rounded(square_avg, random, Code{});
-        if constexpr (Rule::kFloat8) {
-          float& velocity = value.state.column[0].at[k];
-          velocity = rounded(velocity, random, Float8{});
-        }
-      }
-    }
-    states.store(i, value.state, lanes);
+    states.store(i, value.state, element + uint32_t(i), lanes);
   };
   for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
 }

@@ -30,14 +30,16 @@ struct FloatNorms {
 
 // All columns but the gradients are read again by apply.
 template <class Rule, class Parameter>
-__device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, int rank,
-                                                         const Rule& rule, const Parameter& param) {
+__device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, uint32_t seed,
+                                                         int rank, const Rule& rule,
+                                                         const Parameter& param) {
   constexpr int N = Parameter::N;
   constexpr bool kAllWide = Parameter::kAllWide;
   const auto grads =
       column_of<const typename Parameter::Type, kAllWide, Reuse::kStream>(piece, kGrad);
   using States = StatesOf<Rule, N, kAllWide, Reuse::kKeep>;
   const States states(piece);
+  const uint32_t element = uint32_t(piece.row.origin + piece.first) + seed;
   FloatNorms norms;
 
   struct Values {
@@ -51,7 +53,7 @@ __device__ __forceinline__ FloatNorms update_state_chunk(const Piece& piece, int
   const auto work = [&](int i, Values& value, auto lanes) {
     const Lanes<N> p = Parameter::newest(value.param);
     norms.add(p, directions(rule, value.g, p, &value.state));
-    states.store(i, value.state, lanes);
+    states.store(i, value.state, element + uint32_t(i), lanes);
   };
   for_each_lanes<N, kAllWide>(piece.n, rank, load, work);
   return norms;
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would
     if (!Dealt::has_share(rank, piece.n)) return;
     const Rule rule = job.rule();
     with_parameter<P, Reuse::kKeep>(job, all_wide<P, Rule>(piece, true), [&](const auto& param) {
-      const FloatNorms own = update_state_chunk(piece, rank, rule, param);
+      const FloatNorms own = update_state_chunk(piece, job.seed, rank, rule, param);
       const Norms sum = {warp_sum(double(own.p_sq[0]) + double(own.p_sq[1])),
                          warp_sum(double(own.u_sq[0]) + double(own.u_sq[1]))};
       if (threadIdx.x % kWarp == 0) ranks[k][rank] = sum;

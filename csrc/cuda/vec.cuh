@@ -66,28 +66,37 @@ struct PairOf<__nv_bfloat16> {
 
 // Codes and float8 (../codes.h) are read as what they stand for, and written of numbers that are
 // rounded to one.
+template <class Format>
 struct Code {
   uint8_t bits;
 };
+using RelativeCode = Code<RelativeCodes>;
+using AbsoluteCode = Code<AbsoluteCodes>;
 struct Float8 {
   uint8_t bits;
 };
 template <class T>
-constexpr bool kIsByte = std::is_same_v<T, Code> || std::is_same_v<T, Float8>;
+constexpr bool kIsByte =
+    std::is_same_v<T, RelativeCode> || std::is_same_v<T, AbsoluteCode> || std::is_same_v<T, Float8>;
 
-__device__ __forceinline__ float widen(Code x) {
-  return __uint_as_float(float_bits_of(uint32_t(x.bits)));
+template <class Format>
+__device__ __forceinline__ float widen(Code<Format> x) {
+  return __uint_as_float(float_bits_of<Format>(uint32_t(x.bits)));
 }
 template <>
-__device__ __forceinline__ Code narrow<Code>(float x) {
-  return {uint8_t(code_of(__float_as_uint(x), 0u))};
+__device__ __forceinline__ RelativeCode narrow<RelativeCode>(float x) {
+  return {uint8_t(code_of<RelativeCodes>(__float_as_uint(x), 0u))};
+}
+template <>
+__device__ __forceinline__ AbsoluteCode narrow<AbsoluteCode>(float x) {
+  return {uint8_t(code_of<AbsoluteCodes>(__float_as_uint(x), 0u))};
 }
 __device__ __forceinline__ float widen(Float8 x) {
-  return __half2float(__ushort_as_half((unsigned short)(x.bits << 8)));
+  return __half2float(__ushort_as_half((unsigned short)half_bits_of(uint32_t(x.bits))));
 }
 template <>
 __device__ __forceinline__ Float8 narrow<Float8>(float x) {
-  return {uint8_t(__half_as_ushort(__float2half_rn(x)) >> 8)};
+  return {uint8_t(float8_of(uint32_t(__half_as_ushort(__float2half_rn(x))), 0u))};
 }
 
 // Accesses ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ constexpr double kSquareDecay = 0.999;  // of the averages of squares, as in Ada
 constexpr double kLeastMomentum = 0.5;
 constexpr double kFirstTravel = 1e-2;  // of (1 + ‖x_0‖) / sqrt(n), the size of an element
 constexpr double kStretch = 2.0;       // how many times as long as the distance says a step is
-constexpr double kUnit = 0x1p-8;       // of a velocity in float8, in the longest travel
+constexpr double kUnit = 16.0;         // of a velocity in float8, in the longest travel
 
 // Takes the sums of the last update in, from k = 1 on: h = t² <d, u> into the statistics, and how far
 // the parameters have come. Both in the metric over its root mean square: what the metric forgets of
@@ -88,8 +88,8 @@ YFK_FN double step_along_u(double momentum, const GradientSums& sums, int64_t k,
   return lr;
 }
 
-// What a velocity in float8 is counted in: a share of lr / (1 - mu), which it would come to if u stayed
-// at 1. Squares have a memory of a thousand steps, so no u is above 32. A step that is clipped takes
+// What a velocity in float8 is counted in: lr / (1 - mu), which it would come to if u stayed at 1, so
+// many times. Squares have a memory of a thousand steps, so no u is above 32. A step that is clipped takes
 // the unit up no further than it needs, and not down: the velocity of the steps before is still there.
 YFK_FN double unit_of(double lr, double momentum, double update_clip, double last) {
   const double whole = lr / (1.0 - momentum) * kUnit, clipped = whole * update_clip;

@@ -121,9 +121,9 @@ def table_of(rule: Rule, dtype: torch.dtype, form: str | None) -> TensorTable:
     """A table as it would be on a GPU, but for the addresses."""
     columns = {Column.PARAM: torch.zeros(9, dtype=dtype)}
     columns |= {Column.state(k): torch.zeros(9) for k in range(rule.states)}
-    if rule.coded:
+    if rule.stored.coded:
         columns[Column.state(1)] = torch.zeros(9, dtype=torch.uint8)
-    if rule.float8:
+    if rule.stored.in_float8:
         columns[Column.STATE] = torch.zeros(9, dtype=torch.uint8)
     if form == "master":
         columns[Column.MASTER] = torch.zeros(9)

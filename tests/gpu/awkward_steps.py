@@ -27,7 +27,7 @@ MODES: dict[str, dict[str, Any]] = {
     "robust": {"preconditioner": None, "sparsity_debias": True},
     "diagonal": {"preconditioner": "diagonal"},
     "compact": {"preconditioner": "compact"},
-    "float8": {"momentum_dtype": torch.float8_e5m2},
+    "float8": {"momentum_dtype": torch.float8_e4m3fn},
     "exact": {"variance": "exact", "robust": False, "sparsity_debias": True},
     "sketch": {"variance": "sketch", "robust": False, "sparsity_debias": True},
 }

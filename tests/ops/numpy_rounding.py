@@ -27,8 +27,9 @@ class Grid:
     eps: float
 
 
-CODES = Grid(2.0**-37, 0.25)
-FLOAT8 = Grid(2.0**-14, 0.25)
+RELATIVE_CODES = Grid(2.0**-37, 0.25)
+ABSOLUTE_CODES = Grid(2.0**-80, 0.5)
+FLOAT8 = Grid(2.0**-14, 0.125)
 
 
 def grid_of(dtype: torch.dtype) -> Grid:
@@ -56,27 +57,34 @@ def rounded_randomly(x: NDArray[np.float32], dtype: torch.dtype, first: int, ste
     )
 
 
-def coded_randomly(x: NDArray[np.float32], first: int, step: int) -> NDArray[np.uint8]:
+def coded_randomly(
+    x: NDArray[np.float32], first: int, step: int, grid: Grid = RELATIVE_CODES
+) -> NDArray[np.uint8]:
     """x, which is not negative, in codes: likewise."""
-    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 11
+    words = (_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)
+    per_octave = 1.0 / grid.eps
+    draws = 23 - int(np.log2(per_octave))
     # the first and the last code stand for all that is beyond them
-    fraction, exponent = np.frexp(np.clip(x.astype(np.float64), *decoded(np.array([0, 255]))))
-    place = 4.0 * (exponent - 1.0 - np.log2(CODES.least)) + 8.0 * (fraction - 0.5)
+    ends = decoded(np.array([0, 255]), grid)
+    fraction, exponent = np.frexp(np.clip(x.astype(np.float64), *ends))
+    octave = exponent - 1.0 - np.log2(grid.least)
+    place = per_octave * (octave + 2.0 * (fraction - 0.5))
     below = np.floor(place)
-    return (below + (place - below + random / 2.0**21 >= 1.0)).astype(np.uint8)
+    return (below + (place - below + (words >> (32 - draws)) / 2.0**draws >= 1.0)).astype(np.uint8)
 
 
 def in_float8_randomly(x: NDArray[np.float32], first: int, step: int) -> Array:
-    """x in float8: likewise, of a float16 by bits 8 to 15."""
-    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 8 & 0xFF
+    """x in float8: likewise, of a float16 by bits 8 to 14."""
+    random = ((_elements(first, len(x)) + _seed(first, step)) * np.uint32(0x9E3779B1)) >> 8 & 0x7F
     halves = np.abs(x.astype(np.float16)).view(np.uint16).astype(np.uint32)
-    bits = np.minimum((halves + random) >> 8, 0x7B).astype(np.uint16) << 8
+    bits = np.minimum((halves + random) >> 7, 0x7E).astype(np.uint16) << 7
     return np.copysign(bits.view(np.float16).astype(np.float64), x)
 
 
-def decoded(codes: NDArray[np.integer]) -> Array:
-    """What the codes stand for: four to each power of two."""
-    return CODES.least * np.ldexp(1.0 + codes % 4 / 4.0, codes // 4)
+def decoded(codes: NDArray[np.integer], grid: Grid = RELATIVE_CODES) -> Array:
+    """What the codes stand for: four or two to each power of two."""
+    per_octave = round(1.0 / grid.eps)
+    return grid.least * np.ldexp(1.0 + codes % per_octave * grid.eps, codes // per_octave)
 
 
 def assert_few_tipped(got: Array, wanted: Array, off: Array, grid: Grid, where: str) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor
 from yfkernels.ops.constants import METRIC_FLOOR
 from yfkernels.ops.rules import (
     LAMB,
+    LAMB_BYTES,
     QHADAM,
+    QHADAM_BYTES,
     QHM,
     YELLOWFIN,
     YELLOWFIN_COMPACT,
@@ -29,6 +31,7 @@ from yfkernels.ops.rules import (
 Array = NDArray[np.float64]
 WITHOUT_AVERAGE = (YELLOWFIN_SKETCH, YELLOWFIN_ROBUST)
 YELLOWFINS = (YELLOWFIN, *WITHOUT_AVERAGE)
+LAMBS, QHADAMS = (LAMB, LAMB_BYTES), (QHADAM, QHADAM_BYTES)
 PRECONDITIONED = (YELLOWFIN_DIAGONAL, YELLOWFIN_COMPACT, YELLOWFIN_FLOAT8)
 
 
@@ -38,7 +41,7 @@ def draw_coefficients(rule: Rule, rng: np.random.Generator) -> Tensor:
     values["active"] = np.ones(2)
     if "decoupled" in values:
         values |= {"decoupled": rng.permutation([0.0, 1.0]), "eps": np.array([1e-2, 0.3])}
-    if rule is LAMB:
+    if rule in LAMBS:
         values["correction"] = rng.permutation(3)[:2].astype(float)
         values["adapts"] = np.ones(2)
         values |= {"norm_min": np.array([0.0, 2.0]), "norm_max": np.array([math.inf, 3.0])}
@@ -79,7 +82,7 @@ def direction(
         m = c["beta"] * s[0] + (1 - c["beta"]) * d
         return (1 - c["nu"]) * d + c["nu"] * m, [m], -c["lr"], 1.0
     bias1, bias2 = 1 - c["beta1"] ** t, 1 - c["beta2"] ** t
-    if rule is QHADAM:
+    if rule in QHADAMS:
         d = d + coupled * p
         m = c["beta1"] * s[0] + (1 - c["beta1"]) * d
         v = c["beta2"] * s[1] + (1 - c["beta2"]) * d * d
@@ -91,16 +94,29 @@ def direction(
     lr = c["lr"]
     if c["correction"] == 2:
         lr *= math.sqrt(bias2) / bias1
-    if c["correction"] != 1:
-        bias1 = bias2 = 1.0
+    u, below = _lamb_direction(c, m, v, p, t)
+    return u, [m, v], -lr, below
+
+
+def recalled(rule: Rule, c: dict[str, float], p: Array, s: Sequence[Array], t: float) -> Array:
+    """u once more, as the second of two passes finds it: from the states after step t."""
+    return _lamb_direction(c, s[0], s[1], p, t)[0] if rule in LAMBS else s[0]
+
+
+def _lamb_direction(
+    c: dict[str, float], m: Array, v: Array, p: Array, t: float
+) -> tuple[Array, Array]:
+    """u, and what m is divided by."""
+    debiases = c["correction"] == 1
+    bias1, bias2 = (1 - c[beta] ** t if debiases else 1.0 for beta in ("beta1", "beta2"))
     below = np.sqrt(v / bias2) + c["eps"]
-    return m / bias1 / below + coupled * p, [m, v], -lr, below
+    return m / bias1 / below + (0.0 if c["decoupled"] else c["weight_decay"]) * p, below
 
 
 def trust_ratio(rule: Rule, c: dict[str, float], p_sq: float, u_sq: float) -> float:
     if not (p_sq > 0 and u_sq > 0):
         return 1.0
-    if rule is not LAMB:
+    if rule not in LAMBS:
         return abs(c["velocity_gain"]) * math.sqrt(p_sq / u_sq)
     if not c["adapts"]:
         return 1.0

@@ -12,6 +12,7 @@ import torch
 from support.cases import normal
 from torch import Tensor
 
+from yfkernels.ops import float8
 from yfkernels.ops.backends import backend_of
 from yfkernels.ops.constants import TILE
 from yfkernels.ops.rules import Rule
@@ -99,11 +100,10 @@ def draw_table(
         values[Column.PARAM] = values[Column.PARAM].to(dtype)
         if Column.state(1) in values:
             values[Column.state(1)] = values[Column.state(1)].abs()
-        if rule.coded:
+        if rule.stored.coded:
             values[Column.state(1)] = torch.from_numpy(rng.integers(256, size=size, dtype=np.uint8))
-        if rule.float8:
-            float8 = values[Column.STATE].to(torch.float8_e5m2)
-            values[Column.STATE] = float8.view(torch.uint8)
+        if rule.stored.in_float8:
+            values[Column.STATE] = float8.nearest(0.5 * values[Column.STATE])
         if mastered:
             values[Column.MASTER] = masters(values[Column.PARAM], rng)
         grad = normal(rng, like).to(dtype)

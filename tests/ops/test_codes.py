@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from oracle.codes import VALUES, WIDTHS, coded, random_words
+from oracle.codes import ABSOLUTE, RELATIVE, Book, coded, random_words
 from support.cases import Site, memory_order
 from torch import Tensor
 
 from yfkernels.ops.backends import backend_of
+from yfkernels.ops.constants import ABSOLUTE_CODES, RELATIVE_CODES
 from yfkernels.ops.rules import YELLOWFIN_COMPACT
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.torch import random
@@ -66,19 +67,31 @@ def draw_roots(rng: np.random.Generator, size: int) -> Tensor:
     return torch.from_numpy(roots).float()
 
 
-def test_table_of_values() -> None:
-    seen = random.decoded(ALL_CODES)
+each_format = pytest.mark.parametrize(
+    ("book", "code_format"),
+    [(RELATIVE, RELATIVE_CODES), (ABSOLUTE, ABSOLUTE_CODES)],
+    ids=["relative", "absolute"],
+)
+
+
+@each_format
+def test_table_of_values(book: Book, code_format: tuple[int, int]) -> None:
+    seen = random.decoded(ALL_CODES, code_format)
     assert seen.dtype is torch.float32
-    np.testing.assert_array_equal(seen.double().numpy(), VALUES)
+    np.testing.assert_array_equal(seen.double().numpy(), book.values)
 
 
+@each_format
 @pytest.mark.parametrize("origin", ORIGINS)
 @pytest.mark.parametrize("step", [1, 2, 1000])
-def test_every_code_becomes_itself(step: int, origin: int) -> None:
+def test_every_code_becomes_itself(
+    step: int, origin: int, book: Book, code_format: tuple[int, int]
+) -> None:
     """Whatever the random bits."""
+    values = random.decoded(ALL_CODES, code_format)
     for shift in range(8):
-        again = random.coded(random.decoded(ALL_CODES), origin + 256 * shift, torch.tensor(step))
-        assert torch.equal(again, ALL_CODES)
+        place = origin + 256 * shift, torch.tensor(step)
+        assert torch.equal(random.coded(values, code_format, *place), ALL_CODES)
 
 
 def test_every_code_is_read(site: Site) -> None:
@@ -101,7 +114,7 @@ def test_same_codes_on_every_backend(origin: int, site: Site, rng: np.random.Gen
         seen = codes_after(site, torch.zeros(size), roots, origin=origin, taken=taken)
         np.testing.assert_array_equal(seen.cpu().numpy(), expected)
         step = torch.tensor(taken + 1.0)
-        in_torch = random.coded(torch.from_numpy(squares), origin, step)
+        in_torch = random.coded(torch.from_numpy(squares), RELATIVE_CODES, origin, step)
         np.testing.assert_array_equal(in_torch.numpy(), expected)
 
 
@@ -121,17 +134,20 @@ def test_values_beyond_the_codes_are_clamped(site: Site) -> None:
         assert torch.equal(seen.cpu(), torch.tensor([0, 0, 0, 255, 255, 255]).expand(50, 6))
 
 
-def test_mean_is_kept(rng: np.random.Generator) -> None:
+@each_format
+def test_mean_is_kept(rng: np.random.Generator, book: Book, code_format: tuple[int, int]) -> None:
     """Each element's roundings, step after step, add up to no more than chance has it."""
     size, steps = 1000, 300
-    values = torch.from_numpy(np.exp2(rng.uniform(-36.9, 26.7, size))).float()
+    ends = np.log2(book.values[[0, 255]])
+    values = torch.from_numpy(np.exp2(rng.uniform(*ends, size))).float()
     exact = values.double().numpy()
-    below = np.searchsorted(VALUES, exact, side="right") - 1
-    share = (exact - VALUES[below]) / WIDTHS[below]
+    below = np.searchsorted(book.values, exact, side="right") - 1
+    share = (exact - book.values[below]) / book.widths[below]
     first, origin = int(rng.integers(1, 2**20)), int(rng.integers(2**40))
     errors = np.zeros(size)
     for step in range(first, first + steps):
-        up = random.coded(values, origin, torch.tensor(step)).numpy().astype(int) - below
+        codes = random.coded(values, code_format, origin, torch.tensor(step))
+        up = codes.numpy().astype(int) - below
         assert set(up) <= {0, 1}
         errors += up - share
     variances = steps * share * (1.0 - share)
@@ -144,7 +160,7 @@ def test_steps_and_places_are_rounded_apart() -> None:
     values = torch.full((1000,), 1.125)  # half of the way
 
     def at(origin: int, step: int) -> Tensor:
-        return random.coded(values, origin, torch.tensor(step)).double()
+        return random.coded(values, RELATIVE_CODES, origin, torch.tensor(step)).double()
 
     assert torch.equal(at(64, 5), at(64, 5))
     for other in (at(64, 6), at(64, 7), at(64 + 2**32, 5)):

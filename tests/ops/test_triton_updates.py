@@ -11,8 +11,10 @@ import torch
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from numpy_rounding import (
-    CODES,
+    ABSOLUTE_CODES,
     FLOAT8,
+    RELATIVE_CODES,
+    Grid,
     assert_few_tipped,
     coded_randomly,
     decoded,
@@ -20,15 +22,27 @@ from numpy_rounding import (
     in_float8_randomly,
     rounded_randomly,
 )
-from numpy_rules import PRECONDITIONED, direction, draw_coefficients, move_sums_of, trust_ratio
+from numpy_rules import (
+    PRECONDITIONED,
+    YELLOWFINS,
+    direction,
+    draw_coefficients,
+    move_sums_of,
+    recalled,
+    trust_ratio,
+)
+from oracle.codes import unit_of
 from support.cases import assert_same_bits
 from support.roundings import SUM_OFF, assert_near, square_sum_off
 from tables import DEVICE, ON_DEVICE, Case, backend, draw_table, put, upload
 from torch import Tensor
 
+from yfkernels.ops import float8
 from yfkernels.ops.rules import (
     LAMB,
+    LAMB_BYTES,
     QHADAM,
+    QHADAM_BYTES,
     QHM,
     YELLOWFIN,
     YELLOWFIN_COMPACT,
@@ -36,6 +50,7 @@ from yfkernels.ops.rules import (
     YELLOWFIN_ROBUST,
     YELLOWFIN_SKETCH,
     Rule,
+    Stored,
 )
 from yfkernels.ops.table import GRANULARITY, Column, Granularity, Row, TensorTable
 
@@ -43,8 +58,16 @@ REASON = backend.unusable(DEVICE)
 pytestmark = [*ON_DEVICE, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 Array = NDArray[np.float64]
-UPDATING = [YELLOWFIN, YELLOWFIN_SKETCH, YELLOWFIN_ROBUST, *PRECONDITIONED, QHM, QHADAM]
-ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB]
+UPDATING = [
+    YELLOWFIN,
+    YELLOWFIN_SKETCH,
+    YELLOWFIN_ROBUST,
+    *PRECONDITIONED,
+    QHM,
+    QHADAM,
+    QHADAM_BYTES,
+]
+ADAPTING = [YELLOWFIN, YELLOWFIN_SKETCH, LAMB, LAMB_BYTES]
 PASSES = [("update", rule) for rule in UPDATING] + [("adapt", rule) for rule in ADAPTING]
 # dtype, and whether the parameter has a master; without one a half is rounded stochastically
 FORMS = [
@@ -86,12 +109,21 @@ def trust_ratio_off(
     return most - least
 
 
-def floats_of(rule: Rule, state: Column, value: Tensor) -> Array:
-    if value.dtype != torch.uint8:
-        return value.double().numpy()
-    if rule.float8 and state == Column.STATE:
-        return value.view(torch.float8_e5m2).double().numpy()
-    return decoded(value.numpy())
+def states_of(rule: Rule, columns: dict[Column, Tensor]) -> list[Array]:
+    """What they stand for."""
+    values = [columns[Column.state(k)] for k in range(rule.states)]
+    states = [value.double().numpy() for value in values]
+    if rule.stored.coded:
+        states[1] = decoded(values[1].numpy(), grid_of_codes(rule))
+    if rule.stored.in_float8:
+        states[0] = float8.numbers(values[0]).double().numpy()
+    if rule.stored == Stored.MOMENTS:
+        states[0] = states[0] * unit_of(states[1])
+    return states
+
+
+def grid_of_codes(rule: Rule) -> Grid:
+    return ABSOLUTE_CODES if rule.stored == Stored.MOMENTS else RELATIVE_CODES
 
 
 def newest(columns: dict[Column, Tensor]) -> Array:
@@ -134,8 +166,7 @@ def test_a_step_equals_the_rule(
             continue
         group = dict(zip(rule.fields, coefficients[index % 2].tolist(), strict=True))
         p, g = newest(old), grad.cpu().double().numpy()
-        states = [Column.state(k) for k in range(rule.states)]
-        s = [floats_of(rule, state, old[state]) for state in states]
+        s = states_of(rule, old)
         u, after, gain, below = direction(rule, group, g, p, s, STEPS + 1)
         s = [abs(x) for x in s]
         size, sizes, _, too_large = direction(rule, group, abs(g), abs(p), s, STEPS + 1)
@@ -143,19 +174,20 @@ def test_a_step_equals_the_rule(
         if rule in PRECONDITIONED:
             sizes[0] = size
         at = table.rows[index].origin, int(STEPS) + 1
-        for column, expected, off in zip(states, after, sizes, strict=True):
-            if new[column].dtype == torch.uint8:
-                seen = floats_of(rule, column, new[column])
-                if rule.float8 and column == Column.STATE:
-                    wanted = in_float8_randomly(expected.astype(np.float32), *at)
-                    # what becomes a float16 first is off by its half a unit, too
-                    halved = ROUNDINGS * off + 2.0**-11 * abs(expected) + 2.0**-25
-                    assert_few_tipped(seen, wanted, halved, FLOAT8, where)
-                else:
-                    codes = coded_randomly(expected.astype(np.float32), *at)
-                    assert_few_tipped(seen, decoded(codes), ROUNDINGS * off, CODES, where)
+        kept = states_of(rule, new)
+        unit = unit_of(kept[1]) if rule.stored == Stored.MOMENTS else 1.0
+        for k, (seen, expected, off) in enumerate(zip(kept, after, sizes, strict=True)):
+            if rule.stored.in_float8 and k == 0:
+                wanted = in_float8_randomly((expected / unit).astype(np.float32), *at)
+                # what becomes a float16 first is off by its half a unit, too
+                halved = (ROUNDINGS * off + 2.0**-11 * abs(expected)) / unit + 2.0**-25
+                assert_few_tipped(seen / unit, wanted, halved, FLOAT8, where)
+            elif rule.stored.coded and k == 1:
+                grid = grid_of_codes(rule)
+                codes = coded_randomly(expected.astype(np.float32), *at, grid)
+                assert_few_tipped(seen, decoded(codes, grid), ROUNDINGS * off, grid, where)
             else:
-                assert_near(new[column], expected, ROUNDINGS * off, where)
+                assert_near(seen, expected, ROUNDINGS * off, where)
         ratio, ratio_off = 1.0, 0.0
         if passes == "adapt":
             norms = p @ p, u @ u
@@ -163,8 +195,10 @@ def test_a_step_equals_the_rule(
             assert_near(table.norms[index], norms, norms_off, where)
             ratio = trust_ratio(rule, group, *norms)
             ratio_off = trust_ratio_off(rule, group, norms, norms_off)
-            if rule is not LAMB:
+            if rule in YELLOWFINS:
                 u, size = after[0], sizes[0]  # what the second pass finds
+            elif rule.stored.coded:
+                u = recalled(rule, group, p, kept, STEPS + 1)
         keep = group.get("param_keep", 1.0)
         if group.get("decoupled"):
             keep = 1.0 - group["lr"] * group["weight_decay"]

@@ -1,4 +1,4 @@
-"""What is special to momentum_dtype=torch.float8_e5m2: bytes, their unit, and conversions."""
+"""What is special to momentum_dtype=torch.float8_e4m3fn: bytes, their unit, and conversions."""
 
 from __future__ import annotations
 
@@ -272,11 +272,11 @@ def test_a_damaged_unit_is_refused(unit: float, site: Site, rng: np.random.Gener
     [
         {"momentum_dtype": torch.float16},
         {"momentum_dtype": "float8"},
-        {"momentum_dtype": torch.float8_e4m3fn},
-        {"momentum_dtype": torch.float8_e5m2, "preconditioner": None},
-        {"momentum_dtype": torch.float8_e5m2, "preconditioner": "diagonal"},
-        {"momentum_dtype": torch.float8_e5m2, "robust": False},
-        {"momentum_dtype": torch.float8_e5m2, "closed_loop": True},
+        {"momentum_dtype": torch.float8_e5m2},
+        {"momentum_dtype": torch.float8_e4m3fn, "preconditioner": None},
+        {"momentum_dtype": torch.float8_e4m3fn, "preconditioner": "diagonal"},
+        {"momentum_dtype": torch.float8_e4m3fn, "robust": False},
+        {"momentum_dtype": torch.float8_e4m3fn, "closed_loop": True},
     ],
     ids=str,
 )

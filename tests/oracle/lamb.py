@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from oracle.moments import MomentsGroup
 from oracle.vectors import Array
-from oracle.walk import Group, Oracle, Trace
+from oracle.walk import Oracle, Trace
 
 # Every option that a preset decides; weight_decay is its default and may be given.
 _APEX: dict[str, Any] = {
@@ -53,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class LambGroup(Group):
+class LambGroup(MomentsGroup):
     """One parameter group with all options of LAMB."""
 
     lr: float = 1e-3
@@ -66,16 +67,10 @@ class LambGroup(Group):
     always_adapt: bool = False
     trust_clip: float | tuple[float, float] | None = None
     trust_norm_bounds: tuple[float, float] | None = None
-    exp_avgs: list[Array] = field(init=False)
-    exp_avg_sqs: list[Array] = field(init=False)
-    exp_avg_magnitudes: list[Array] = field(init=False)  # exp_avg of |g|, for the path
     trust_ratios: list[float] = field(init=False)  # the last of each; nan before the first step
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.exp_avgs = self.zeros()
-        self.exp_avg_sqs = self.zeros()
-        self.exp_avg_magnitudes = self.zeros()
         self.trust_ratios = [math.nan] * len(self.params)
 
     def clip_divisor(self, norm: float) -> float:
@@ -102,8 +97,9 @@ class LambOracle(Oracle[LambGroup, LambTrace]):
         g = g / group.clip_divisor(norm)
 
         # The moments.
-        m = group.exp_avgs[i] = b1 * group.exp_avgs[i] + b3 * g
-        v = group.exp_avg_sqs[i] = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
+        m = b1 * group.exp_avgs[i] + b3 * g
+        v = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
+        group.advance(i, m, v, self.origin)
         magnitude = group.exp_avg_magnitudes[i] = b1 * group.exp_avg_magnitudes[i] + b3 * np.abs(g)
 
         # Debias the moments, or lr instead of them, or nothing.
@@ -114,13 +110,17 @@ class LambOracle(Oracle[LambGroup, LambTrace]):
         if group.bias_correction is not True:
             bc1 = bc2 = 1.0
 
-        # The update before it is scaled.
-        denominator = np.sqrt(v / bc2) + group.eps
-        u, size = m / bc1 / denominator, magnitude / bc1 / denominator
-        if not group.decoupled_weight_decay:
-            u, size = u + wd * p, size + wd * np.abs(p)
+        # The update before it is scaled: the norm is that of the exact one, the move what is kept.
+        def update(m: Array, v: Array) -> Array:
+            u = m / bc1 / (np.sqrt(v / bc2) + group.eps)
+            return u if group.decoupled_weight_decay else u + wd * p
 
-        ratio = group.trust_ratios[i] = trust_ratio(group, p, u)
+        ratio = group.trust_ratios[i] = trust_ratio(group, p, update(m, v))
+        m, v = group.exp_avgs[i], group.exp_avg_sqs[i]
+        u = update(m, v)
+        size = magnitude / bc1 / (np.sqrt(v / bc2) + group.eps)
+        if not group.decoupled_weight_decay:
+            size = size + wd * np.abs(p)
         group.path[i] += lr * correction * ratio * size
         if group.decoupled_weight_decay:
             group.path[i] += lr * wd * np.abs(p)

@@ -89,7 +89,7 @@ class CompactGroup(PreconditionedGroup):
 
 @dataclass
 class Float8Group(CompactGroup):
-    """momentum_dtype=torch.float8_e5m2: the velocities are kept in float8, in units."""
+    """momentum_dtype=torch.float8_e4m3fn: the velocities are kept in float8, in units."""
 
     velocities: list[Array] = field(init=False)  # of the last step, before they were rounded
 

@@ -5,31 +5,23 @@ Ma and Yarats, "Quasi-hyperbolic momentum and Adam" (ICLR 2019), section 5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from oracle.moments import MomentsGroup
 from oracle.vectors import Array
-from oracle.walk import Group, Oracle, Trace, decay
+from oracle.walk import Oracle, Trace, decay
 
 
 @dataclass
-class QhAdamGroup(Group):
+class QhAdamGroup(MomentsGroup):
     """One parameter group with all options of QHAdam."""
 
     lr: float = 1e-3
     nus: tuple[float, float] = (0.7, 1.0)
     betas: tuple[float, float] = (0.995, 0.999)
     eps: float = 1e-8
-    exp_avgs: list[Array] = field(init=False)
-    exp_avg_sqs: list[Array] = field(init=False)
-    exp_avg_magnitudes: list[Array] = field(init=False)  # exp_avg of |g|, for the path
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.exp_avgs = self.zeros()
-        self.exp_avg_sqs = self.zeros()
-        self.exp_avg_magnitudes = self.zeros()
 
 
 class QhAdamOracle(Oracle[QhAdamGroup, Trace]):
@@ -39,8 +31,9 @@ class QhAdamOracle(Oracle[QhAdamGroup, Trace]):
         lr, t = group.lr, group.steps[i]
         (nu1, nu2), (b1, b2) = group.nus, group.betas
         g, size = decay(group, i, g)
-        m = group.exp_avgs[i] = b1 * group.exp_avgs[i] + (1.0 - b1) * g
-        v = group.exp_avg_sqs[i] = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
+        m = b1 * group.exp_avgs[i] + (1.0 - b1) * g
+        v = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
+        group.advance(i, m, v, self.origin)
         magnitude = group.exp_avg_magnitudes[i] = (
             b1 * group.exp_avg_magnitudes[i] + (1.0 - b1) * size
         )

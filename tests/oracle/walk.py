@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from oracle.elements import origins
 from oracle.vectors import Array, is_finite, norm_of
 
 
@@ -60,6 +61,7 @@ class Oracle(ABC, Generic[G, T]):
         self.skip_nonfinite = skip_nonfinite
         self.skipped_steps = 0
         self.last: T | None = None
+        self.origin = 0  # of the elements, in the model, of the parameter that moves
 
     def add_group(self, group: G) -> None:
         self.groups.append(group)
@@ -89,10 +91,10 @@ class Oracle(ABC, Generic[G, T]):
             return None
 
         norm = norm_of(present) if measured else math.nan
-        todo = iter(grads)
+        todo = iter(zip(grads, origins([p.size for g in self.groups for p in g.params])))
         for group in self.groups:
             for i in range(len(group.params)):
-                g = next(todo)
+                g, self.origin = next(todo)
                 if g is not None:
                     group.steps[i] += 1
                     self.move(group, i, -g if group.maximize else g, norm)

@@ -226,7 +226,7 @@ BUILDS: dict[str, Build] = {
     "robust": partial(yfkernels.YellowFin, preconditioner=None),
     "diagonal": partial(yfkernels.YellowFin, preconditioner="diagonal"),
     "compact": partial(yfkernels.YellowFin, preconditioner="compact"),
-    "float8": partial(yfkernels.YellowFin, momentum_dtype=torch.float8_e5m2),
+    "float8": partial(yfkernels.YellowFin, momentum_dtype=torch.float8_e4m3fn),
     "by group": of_groups,
     "exact": partial(yfkernels.YellowFin, variance="exact", robust=False),
     "sketch": partial(yfkernels.YellowFin, variance="sketch", robust=False),

@@ -26,7 +26,7 @@ MODES: dict[str, dict[str, Any]] = {
     "robust": {"preconditioner": None},
     "diagonal": {"preconditioner": "diagonal"},
     "compact": {"preconditioner": "compact"},
-    "float8": {"momentum_dtype": torch.float8_e5m2},
+    "float8": {"momentum_dtype": torch.float8_e4m3fn},
     "exact": {"variance": "exact", "robust": False},
     "sketch": {"variance": "sketch", "robust": False},
 }

@@ -34,3 +34,9 @@ def assert_near(got: Any, wanted: Any, off: Any, where: str) -> None:
         f"{where}, element {worst}: {np.ravel(gap)[worst]:.3e} off, "
         f"allowed {np.ravel(off)[worst]:.3e}"
     )
+
+
+def assert_between(seen: Any, least: Any, most: Any) -> None:
+    """Every element is one of what rounding may have made: least <= seen <= most."""
+    wrong = (seen < least) | (seen > most)
+    assert not wrong.any(), f"{seen[wrong]}, but {least[wrong]} to {most[wrong]} are possible"

@@ -13,6 +13,10 @@ are float32), 5e-7 as they are used. Where the terms of LAMB's u cancel, ‖u‖
 lost: its ratio, and the whole move with it, is off by more than the path of its elements tells.
 The issue asks for 1e-6 of the path: three deviations of the single move, and many more of the sum.
 In double precision 1e-12, far above 2^-53.
+
+Moments in a byte each have to be what numbers within the tolerance of the oracle's become with the
+random bits of the element in this step: a single byte but where those bits leave it open. What is
+off by a whole rounding has its effect on all that follows, so the oracle goes on from the bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from oracle.codes import ABSOLUTE, coded, in_float8, numbers_of_float8, unit_of
 from oracle.lamb import PRESETS, LambGroup, LambOracle
 from oracle.qhadam import QhAdamGroup, QhAdamOracle
 from oracle.qhm import QhmGroup, QhmOracle
 from oracle.walk import Trace
 
-from support.cases import Group, Site
+from support.cases import Group, Site, memory_order
+from support.roundings import assert_between
 from support.side_by_side import SideBySide, plain
 from yfkernels import LAMB, QHM, QHAdam
 
@@ -105,6 +111,8 @@ class RuleTwin(SideBySide):
             self.assert_steps(trace.steps)
         if isinstance(self.optimizer, LAMB):
             self.assert_trust_ratios()
+        if self.options.get("state_bits") == 8:
+            self.compare_bytes()
 
         epsilon = 2.0**-53 if self.double else 2.0**-24
         allowed = []
@@ -119,6 +127,35 @@ class RuleTwin(SideBySide):
                     total += self.tolerance * lost * np.abs(p - self.before[i][1])
                 allowed.append(self.tolerance * path + total + 2.0**-149)
         self.assert_near(allowed, max(trace.steps))
+
+    def compare_bytes(self) -> None:
+        """Of parameters that took part in the step."""
+        off = self.tolerance
+        rows = [(group, i) for group in self.oracle.groups for i in range(len(group.params))]
+        for p, (group, i) in zip(self.params, rows, strict=True):
+            if p.grad is None:
+                continue
+            (m, v), words = group.advanced[i], group.words[i]
+            codes = self.bits(p, "exp_avg_sq_codes")
+            ends = (coded(v * (1.0 + sign * 2.0 * off), words, ABSOLUTE) for sign in (-1, 1))
+            assert_between(codes, *ends)
+            group.exp_avg_sqs[i] = ABSOLUTE.values[codes]
+
+            unit = unit_of(group.exp_avg_sqs[i])
+            m_off = off * (group.exp_avg_magnitudes[i] + np.abs(m))
+            seen = numbers_of_float8(self.bits(p, "exp_avg_codes"))
+            ends = (
+                numbers_of_float8(in_float8((m + sign * m_off) / unit, words)) for sign in (-1, 1)
+            )
+            assert_between(seen, *ends)
+            group.exp_avgs[i] = seen * unit
+
+    def bits(self, p: torch.nn.Parameter, name: str) -> np.ndarray:
+        """A state in memory order; of a complex parameter it has pairs of reals."""
+        state = self.optimizer.state[p][name]
+        assert state.dtype is torch.uint8
+        like = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        return memory_order(state, like).astype(np.uint8)
 
     def assert_steps(self, expected: Sequence[int]) -> None:
         """Every parameter counts its own steps."""

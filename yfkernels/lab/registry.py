@@ -97,13 +97,14 @@ _BUFFER_AND_SQUARES = frozenset(("momentum_buffer", "exp_avg_sq", "step"))
 _BUFFER_AND_CODES = frozenset(("momentum_buffer", "exp_avg_sq_codes", "step"))
 _CODES = frozenset(("momentum_codes", "exp_avg_sq_codes", "step"))
 _MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "step"))
+_MOMENT_CODES = frozenset(("exp_avg_codes", "exp_avg_sq_codes", "step"))
 
 # Bytes: measure + update, in float32; in bfloat16, where g is 2 bytes, p 2 and its master copy 8.
 _YELLOWFIN = (
     # the squares in a byte: 4 + 22; 2 + 24
     Variant("compact", "default", {}, _BUFFER_AND_CODES, 26, 26),
     # the velocity as well: 4 + 16; 2 + 18
-    Variant("float8", "default, float8", {"momentum_dtype": torch.float8_e5m2}, _CODES, 20, 20),
+    Variant("float8", "default, float8", {"momentum_dtype": torch.float8_e4m3fn}, _CODES, 20, 20),
     # 4 + 20; 2 + 22
     Variant("robust", "one step size", {"preconditioner": None}, _BUFFER, 24, 24),
     # Adam's columns: 4 + 28; 2 + 30
@@ -132,10 +133,16 @@ _LAMB = (
     # 4 clip + 24 moments and norms + 16 apply; 2 + 24 + 20
     Variant("", "", {}, _MOMENTS, 44, 46),
     Variant("unclipped", "no clip", {"max_grad_norm": None}, _MOMENTS, 40, 44),
+    # in a byte each: 4 + 12 + 10; 2 + 12 + 14
+    Variant("bytes", "8 bits", {"state_bits": 8}, _MOMENT_CODES, 26, 28),
 )
 
 _QHM = (Variant("", "", {}, _BUFFER, 20, 22),)
-_QHADAM = (Variant("", "", {}, _MOMENTS, 28, 30),)
+_QHADAM = (
+    Variant("", "", {}, _MOMENTS, 28, 30),
+    # in a byte each: 16; 18
+    Variant("bytes", "8 bits", {"state_bits": 8}, _MOMENT_CODES, 16, 18),
+)
 
 OPTIMIZERS = (
     Registration(

@@ -109,7 +109,7 @@ SQUARE_DECAY = 0.999  # of the averages of squares, as in Adam
 LEAST_MOMENTUM = 0.5  # with a preconditioner
 FIRST_TRAVEL = 1e-2  # of (1 + ‖x_0‖) / sqrt(n), with a preconditioner
 STRETCH = 2.0  # how many times as long as the distance says a step is, with a preconditioner
-UNIT = 2.0**-8  # of a velocity in float8, in the longest travel
+UNIT = 16.0  # of a velocity in float8, in the longest travel
 
 # ---- the rules
 
@@ -120,15 +120,15 @@ METRIC_FLOOR = 2.0**-16
 
 MIX_1, MIX_2 = 0x7FEB352D, 0x846CA68B  # the hash's multipliers
 WEYL = 0x9E3779B1
-CODE_SHIFT = 21
-CODE_BASE = 90 << 23  # the bits of 2^-37
-LARGEST_FLOAT8 = 57344.0
+RELATIVE_CODES = (21, 90 << 23)  # bits that a code lacks, and those of the least number, 2^-37
+ABSOLUTE_CODES = (22, 47 << 23)  # 2^-80
+LARGEST_FLOAT8 = 1.75
 
 _COMPARED = (
     *("TILE", "COLUMNS", "STATE_FORMAT", "EPSILON", "TINY", "LARGEST_CUBIC", "ENVELOPE_GUARD"),
     *("WIDEST_RANGE", "FIRST_RADIUS", "RECENT", "SPIKE", "SPIKE_STEPS", "LARGEST_MOVE"),
     *("SQUARE_DECAY", "LEAST_MOMENTUM", "FIRST_TRAVEL", "STRETCH", "UNIT", "METRIC_FLOOR"),
-    *("MIX_1", "MIX_2", "WEYL", "CODE_SHIFT", "CODE_BASE", "LARGEST_FLOAT8"),
+    *("MIX_1", "MIX_2", "WEYL", "RELATIVE_CODES", "ABSOLUTE_CODES", "LARGEST_FLOAT8"),
 )
 
 

@@ -110,8 +110,8 @@ class YellowFinOptions:
         ok = self.preconditioner in (*_PRECONDITIONED, None)
         need = "'auto', 'compact' or 'diagonal', or None for neither"
         require(ok, "preconditioner", self.preconditioner, need)
-        ok = self.momentum_dtype in (torch.float32, torch.float8_e5m2)
-        need = "torch.float32 or torch.float8_e5m2, or None for float32"
+        ok = self.momentum_dtype in (torch.float32, torch.float8_e4m3fn)
+        need = "torch.float32 or torch.float8_e4m3fn, or None for float32"
         require(ok, "momentum_dtype", self.momentum_dtype, need)
         ok = not self.in_float8 or self.preconditioner == "compact"
         need = "None or torch.float32 unless preconditioner='compact'"
@@ -156,7 +156,7 @@ class YellowFinOptions:
     @property
     def in_float8(self) -> bool:
         """Whether the velocity is kept in eight bits."""
-        return self.momentum_dtype == torch.float8_e5m2
+        return self.momentum_dtype == torch.float8_e4m3fn
 
     @property
     def preconditioned(self) -> bool:

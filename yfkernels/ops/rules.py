@@ -5,7 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from yfkernels.ops.constants import GATE, SETTINGS
+from yfkernels.ops.constants import ABSOLUTE_CODES, GATE, RELATIVE_CODES, SETTINGS
+
+
+class Stored(IntEnum):
+    """How a rule's states are kept."""
+
+    FLOATS = 0
+    """In float32."""
+    CODES = 1
+    """But the last in 8-bit codes, relative to a scale."""
+    FLOAT8 = 2
+    """And the first in float8."""
+    MOMENTS = 3
+    """The last in codes without a scale, and the first in float8, in units of its root."""
+
+    @property
+    def coded(self) -> bool:
+        """Whether the last state is kept in codes."""
+        return self != Stored.FLOATS
+
+    @property
+    def in_float8(self) -> bool:
+        """Whether the first state is kept in float8."""
+        return self in (Stored.FLOAT8, Stored.MOMENTS)
+
+    @property
+    def code_format(self) -> tuple[int, int]:
+        """Of its codes: the bits that they lack of a float32's, and those of the least number."""
+        return ABSOLUTE_CODES if self == Stored.MOMENTS else RELATIVE_CODES
 
 
 @dataclass(frozen=True)
@@ -19,8 +47,7 @@ class Rule:
         fields: its coefficients for each parameter group.
         counts: whether it needs to know how many steps a tensor has taken.
         move_sums: sums over all elements that its update leaves for the tuner.
-        coded: whether its last state is kept in 8-bit codes.
-        float8: whether its first state is kept in float8.
+        stored: how its states are kept.
     """
 
     id: int
@@ -29,8 +56,7 @@ class Rule:
     fields: tuple[str, ...]
     counts: bool = False
     move_sums: int = 0
-    coded: bool = False
-    float8: bool = False
+    stored: Stored = Stored.FLOATS
 
     @property
     def states(self) -> int:
@@ -101,14 +127,24 @@ YELLOWFIN_COMPACT = Rule(
     fields=_YELLOWFIN_FIELDS,
     counts=True,
     move_sums=2,
-    coded=True,
+    stored=Stored.CODES,
 )
 YELLOWFIN_FLOAT8 = replace(
     YELLOWFIN_COMPACT,
     id=8,
     name="yellowfin_float8",
     state_names=("momentum_codes", "exp_avg_sq_codes"),
-    float8=True,
+    stored=Stored.FLOAT8,
+)
+QHADAM_BYTES = replace(
+    QHADAM,
+    id=9,
+    name="qhadam_bytes",
+    state_names=("exp_avg_codes", "exp_avg_sq_codes"),
+    stored=Stored.MOMENTS,
+)
+LAMB_BYTES = replace(
+    LAMB, id=10, name="lamb_bytes", state_names=QHADAM_BYTES.state_names, stored=Stored.MOMENTS
 )
 RULES = (
     YELLOWFIN,
@@ -120,6 +156,8 @@ RULES = (
     YELLOWFIN_DIAGONAL,
     YELLOWFIN_COMPACT,
     YELLOWFIN_FLOAT8,
+    QHADAM_BYTES,
+    LAMB_BYTES,
 )
 
 

@@ -226,7 +226,7 @@ class StateLayout:
         alike = {str(name).removesuffix(_CODES) for name in saved}
         if missing.removesuffix(_CODES) not in alike:
             return ""
-        return ". Was it saved with the same options, preconditioner and momentum_dtype?"
+        return ". Was it saved with the same preconditioner, momentum_dtype and state_bits?"
 
     def restore(
         self,

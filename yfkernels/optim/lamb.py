@@ -18,9 +18,10 @@ from yfkernels._checks import (
 from yfkernels._warn import warn
 from yfkernels.ops import rules
 from yfkernels.ops.averaging import WeightAverage
-from yfkernels.ops.rules import BiasCorrection
+from yfkernels.ops.rules import BiasCorrection, Rule
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions, settings
+from yfkernels.optim._moments import by_bits, check_betas_of
 from yfkernels.optim.lamb_presets import default, require_agreement, resolve
 from yfkernels.tuners.gate import Gate
 
@@ -67,6 +68,9 @@ class LAMB(FusedOptimizer):
         skip_nonfinite: measure the gradient norm even without a clip (reads 4 more bytes per
             parameter). If the norm was measured and is not finite, the step changes nothing but
             `skipped_steps`. If it was not measured, only GradScaler can make a step be skipped.
+        state_bits: 32 keeps the moments in float32; 8 in a byte each, rounded stochastically: 2
+            bytes of state for each parameter, and 22 of traffic instead of 40. Gradients beyond
+            1e7 or below 1e-12 are out of their range. Needs betas[0]² <= betas[1].
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
             keeping a float32 master copy.
         average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
@@ -120,6 +124,7 @@ class LAMB(FusedOptimizer):
         decoupled_weight_decay: bool = default(False),
         preset: str | None = None,
         skip_nonfinite: bool = False,
+        state_bits: int = 32,
         stochastic_rounding: bool = False,
         average: WeightAverage | None = None,
         maximize: bool = False,
@@ -142,12 +147,13 @@ class LAMB(FusedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         defaults = {"lr": lr, "betas": betas, **resolve(preset, options), "maximize": maximize}
+        rule = by_bits(state_bits, rules.LAMB, rules.LAMB_BYTES)
         super().__init__(
             params,
             defaults,
-            rules.LAMB,
-            Gate(rules.LAMB, skip_nonfinite=bool(skip_nonfinite), always_sums=True),
-            GroupOptions(partial(_check, preset), _values, _DEFINING, _notice_plain_adam),
+            rule,
+            Gate(rule, skip_nonfinite=bool(skip_nonfinite), always_sums=True),
+            GroupOptions(partial(_check, preset, rule), _values, _DEFINING, _notice_plain_adam),
             by_norms=True,
             backend=backend,
             capturable=capturable,
@@ -209,11 +215,12 @@ def _values(group: Group, lr: float) -> list[float]:
     )
 
 
-def _check(preset: str | None, group: Group) -> None:
+def _check(preset: str | None, rule: Rule, group: Group) -> None:
     own = group.get("preset", preset)
     require(own == preset, "preset", own, "given to the constructor")
     require_agreement(preset, group)
     check_betas(group["betas"])
+    check_betas_of(rule, group["betas"])
     check_positive("eps", group["eps"])
     check_bound("max_grad_norm", group["max_grad_norm"])
     correction = group["bias_correction"]

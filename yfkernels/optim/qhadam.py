@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +18,10 @@ from yfkernels._checks import (
 )
 from yfkernels.ops import rules
 from yfkernels.ops.averaging import WeightAverage
+from yfkernels.ops.rules import Rule
 from yfkernels.optim._fused import FusedOptimizer
 from yfkernels.optim._group_options import Group, GroupOptions, settings
+from yfkernels.optim._moments import by_bits, check_betas_of
 from yfkernels.tuners.gate import Gate
 
 
@@ -45,6 +48,9 @@ class QHAdam(FusedOptimizer):
             its own bound.
         skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose
             gradient is not finite. With neither, only GradScaler can make a step be skipped.
+        state_bits: 32 keeps the moments in float32; 8 in a byte each, rounded stochastically: 2
+            bytes of state for each parameter, and 16 of traffic instead of 28. Gradients beyond
+            1e7 or below 1e-12 are out of their range. Needs betas[0]² <= betas[1].
         stochastic_rounding: round bfloat16 and float16 parameters stochastically instead of
             keeping a float32 master copy.
         average: a `WeightAverage` to keep beside the weights, or None; see `averaged`.
@@ -86,6 +92,7 @@ class QHAdam(FusedOptimizer):
         decoupled_weight_decay: bool = False,
         max_norm: float | None = None,
         skip_nonfinite: bool = False,
+        state_bits: int = 32,
         stochastic_rounding: bool = False,
         average: WeightAverage | None = None,
         maximize: bool = False,
@@ -106,12 +113,13 @@ class QHAdam(FusedOptimizer):
             "max_norm": max_norm,
             "maximize": maximize,
         }
+        rule = by_bits(state_bits, rules.QHADAM, rules.QHADAM_BYTES)
         super().__init__(
             params,
             defaults,
-            rules.QHADAM,
-            Gate(rules.QHADAM, skip_nonfinite=bool(skip_nonfinite)),
-            _OPTIONS,
+            rule,
+            Gate(rule, skip_nonfinite=bool(skip_nonfinite)),
+            GroupOptions(partial(_check, rule), _values, frozenset(("nus",))),
             backend=backend,
             capturable=capturable,
             stochastic_rounding=stochastic_rounding,
@@ -123,9 +131,10 @@ class QHAdam(FusedOptimizer):
         )
 
 
-def _check(group: Group) -> None:
+def _check(rule: Rule, group: Group) -> None:
     check_bound("max_norm", group["max_norm"])
     check_betas(group["betas"])
+    check_betas_of(rule, group["betas"])
     check_positive("eps", group["eps"])
     check_pair("nus", group["nus"])
     nu1, nu2 = group["nus"]
@@ -146,6 +155,3 @@ def _values(group: Group, lr: float) -> list[float]:
         nu2=float(nu2),
         eps=float(group["eps"]),
     )
-
-
-_OPTIONS = GroupOptions(_check, _values, frozenset(("nus",)))

@@ -70,7 +70,7 @@ class YellowFin(FusedOptimizer):
             of state, as Adam. With either, lr is the step along g / sqrt(average of g²), and
             lr / (1 - momentum) is comparable to AdamW's lr, also in the decay. None for one step
             size for all parameters: 4 bytes. "auto" for "compact", or None with `robust=False`.
-        momentum_dtype: of the velocity. torch.float8_e5m2 keeps it in one byte, rounded
+        momentum_dtype: of the velocity. torch.float8_e4m3fn keeps it in one byte, rounded
             stochastically, in units that follow the length of the steps: 2 bytes of state per
             parameter with preconditioner="compact", which it requires. None for torch.float32.
         tune: "global" has one step size and momentum for all parameters, up to each group's lr.
@@ -197,7 +197,7 @@ class YellowFin(FusedOptimizer):
             defaults,
             options.rule,
             GroupwiseTuner(options) if by_group else YellowFinTuner(options, loop),
-            _CODED if options.rule.coded else _PLAIN,
+            _CODED if options.rule.stored.coded else _PLAIN,
             by_norms=options.trust_ratio,
             backend=backend,
             capturable=capturable,

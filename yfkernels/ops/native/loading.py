@@ -60,8 +60,7 @@ def _described(rule: Rule) -> dict[str, Any]:
         "fields": list(rule.fields),
         "states": rule.states,
         "move_sums": rule.move_sums,
-        "coded": rule.coded,
-        "float8": rule.float8,
+        "stored": int(rule.stored),
     }
 
 

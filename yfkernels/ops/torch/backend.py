@@ -19,7 +19,7 @@ from yfkernels.ops.backend import Backend
 from yfkernels.ops.constants import MEASURED
 from yfkernels.ops.memory import flatten, memory_order, unflatten
 from yfkernels.ops.options import YellowFinOptions
-from yfkernels.ops.rules import Measure, Rule
+from yfkernels.ops.rules import Measure, Rule, Stored
 from yfkernels.ops.table import Column, Row, TensorTable
 from yfkernels.ops.tangents import Family, Projection
 from yfkernels.ops.torch import random, tangents
@@ -201,10 +201,12 @@ def _scalars(rule: Rule, row: Row, coefficients: Tensor) -> Scalars:
 
 def _states(rule: Rule, row: Row) -> list[Tensor]:
     states = [row.columns[Column.state(k)] for k in range(rule.states)]
-    if rule.coded:
-        states[-1] = random.decoded(states[-1])
-    if rule.float8:
+    if rule.stored.coded:
+        states[-1] = random.decoded(states[-1], rule.stored.code_format)
+    if rule.stored.in_float8:
         states[0] = float8.numbers(states[0])
+    if rule.stored == Stored.MOMENTS:
+        states[0] = states[0] * random.unit_of(states[-1])
     return [state.to(_precision(row.param)) for state in states]
 
 
@@ -212,11 +214,16 @@ def _write_states(rule: Rule, row: Row, states: list[Tensor], active: Tensor) ->
     """Writes the advanced states, in this step of the tensor; before it is counted."""
     columns = [row.columns[Column.state(k)] for k in range(rule.states)]
     order, step = memory_order(row.param), _steps(row) + 1.0
-    if rule.coded:
-        codes = random.coded(flatten(states[-1].float(), order), row.origin, step)
+    unit: Tensor | float = 1.0
+    if rule.stored.coded:
+        form = rule.stored.code_format
+        codes = random.coded(flatten(states[-1].float(), order), form, row.origin, step)
         states = [*states[:-1], unflatten(codes, row.param, order)]
-    if rule.float8:
-        bits = random.in_float8(flatten(states[0].float(), order), row.origin, step)
+        if rule.stored == Stored.MOMENTS:
+            unit = random.unit_of(random.decoded(codes, form))
+    if rule.stored.in_float8:
+        numbers = flatten(states[0].float(), order) / unit
+        bits = random.in_float8(numbers, row.origin, step)
         states = [unflatten(bits, row.param, order), *states[1:]]
     for old, new in zip(columns, states):
         _write(old, new, active)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import CODE_BASE, CODE_SHIFT, LARGEST_FLOAT8, MIX_1, MIX_2, WEYL
+from yfkernels.ops.constants import LARGEST_FLOAT8, MIX_1, MIX_2, WEYL
 
 _MASK = 0xFFFFFFFF
 
@@ -36,33 +36,42 @@ def _seed(element: Tensor, step: Tensor) -> Tensor:
     return mixed((mixed(step.long() & _MASK) + (element >> 32)) & _MASK)
 
 
-def coded(values: Tensor, origin: int, step: Tensor) -> Tensor:
+def coded(values: Tensor, code_format: tuple[int, int], origin: int, step: Tensor) -> Tensor:
     """Floats that are not negative, as 8-bit codes, rounded stochastically.
 
     Args:
         values: float32, one dimension, in memory order.
+        code_format: constants.RELATIVE_CODES or constants.ABSOLUTE_CODES.
         origin: index of the first element in the whole model.
         step: number of this step, from 1.
     """
+    shift, base = code_format
     random = _random_of_codes(values, origin, step)
-    bits = values.view(torch.int32).long() + (random >> 32 - CODE_SHIFT)
-    code = (bits - CODE_BASE) >> CODE_SHIFT
+    bits = values.view(torch.int32).long() + (random >> 32 - shift)
+    code = (bits - base) >> shift
     return code.clamp(0, 255).to(torch.uint8)
 
 
-def decoded(codes: Tensor) -> Tensor:
+def decoded(codes: Tensor, code_format: tuple[int, int]) -> Tensor:
     """What the codes stand for, in float32."""
-    return ((codes.int() << CODE_SHIFT) + CODE_BASE).view(torch.float32)
+    shift, base = code_format
+    return ((codes.int() << shift) + base).view(torch.float32)
+
+
+def unit_of(squares: Tensor) -> Tensor:
+    """What first moments are counted in, from second moments in codes: a power of two."""
+    return (((squares.float().view(torch.int32) >> 24) + 70) << 23).view(torch.float32)
 
 
 def in_float8(values: Tensor, origin: int, step: Tensor) -> Tensor:
-    """float32 as the bits of torch.float8_e5m2, in uint8, rounded stochastically.
+    """float32 as the bits of float8 (ops/float8.py), in uint8, rounded stochastically.
 
     Arguments as for `coded`, but of either sign. What is too large becomes the largest number.
     """
     half = values.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).half().view(torch.int16).long()
-    random = (_random_of_codes(values, origin, step) >> 8) & 0xFF
-    return (((half & 0xFFFF) + random) >> 8).to(torch.uint8)
+    random = (_random_of_codes(values, origin, step) >> 8) & 0x7F
+    rounded = ((half & 0xFFFF) + random) >> 7
+    return ((rounded & 0x7F) | ((rounded & 0x100) >> 1)).to(torch.uint8)
 
 
 def _random_of_codes(values: Tensor, origin: int, step: Tensor) -> Tensor:

@@ -191,6 +191,8 @@ _UPDATES: dict[Rule, type[Formula]] = {
     rules.YELLOWFIN_DIAGONAL: PreconditionedYellowFin,
     rules.YELLOWFIN_COMPACT: PreconditionedYellowFin,
     rules.YELLOWFIN_FLOAT8: Float8YellowFin,
+    rules.QHADAM_BYTES: QHAdam,
+    rules.LAMB_BYTES: LAMB,
 }
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from yfkernels.ops import constants
-from yfkernels.ops.rules import RULES, BiasCorrection
+from yfkernels.ops.rules import RULES, BiasCorrection, Stored
 from yfkernels.ops.tangents import FAMILIES, PROJECTED, PROJECTION, TANGENTS
 
 _RECORDS = tl.constexpr(
@@ -54,6 +54,30 @@ def bias_correction(name: str) -> int:
     """The number of a BiasCorrection."""
     number: int = _CORRECTIONS.value[name]
     return number
+
+
+@triton.constexpr_function
+def is_in_float8(stored: int) -> bool:
+    """Of a Stored: whether the first state is."""
+    return Stored(stored).in_float8
+
+
+@triton.constexpr_function
+def is_moments(stored: int) -> bool:
+    """Of a Stored: whether the first is in units of the last one's root."""
+    return stored == Stored.MOMENTS
+
+
+@triton.constexpr_function
+def code_shift(stored: int) -> int:
+    """Of a Stored's codes: the bits that they lack of a float32's."""
+    return Stored(stored).code_format[0]
+
+
+@triton.constexpr_function
+def code_base(stored: int) -> int:
+    """Of a Stored's codes: the bits of the least number."""
+    return Stored(stored).code_format[1]
 
 
 @triton.constexpr_function

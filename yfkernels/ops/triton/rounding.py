@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from yfkernels.ops.triton.layout import number
+from yfkernels.ops.triton.layout import code_base, code_shift, number
 
 
 @triton.jit
@@ -64,19 +64,36 @@ def round_randomly(x, random, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def code_of(x, random):
-    """The 8-bit codes of floats that are not negative, rounded randomly; random: 32 bits each."""
-    bits = x.to(tl.uint32, bitcast=True) + (random >> 11)
-    base = tl.full([1], number("CODE_BASE"), tl.uint32)
-    return tl.minimum((tl.maximum(bits, base) - base) >> number("CODE_SHIFT"), 255).to(tl.uint8)
+def code_of(x, random, STORED: tl.constexpr):
+    """The 8-bit codes of floats that are not negative, rounded randomly.
+
+    random: 32 bits for each element; STORED: the Stored of ops/rules.py that has these codes.
+    """
+    SHIFT: tl.constexpr = code_shift(STORED)
+    bits = x.to(tl.uint32, bitcast=True) + (random >> (32 - SHIFT))
+    base = tl.full([1], code_base(STORED), tl.uint32)
+    return tl.minimum((tl.maximum(bits, base) - base) >> SHIFT, 255).to(tl.uint8)
 
 
 @triton.jit
-def float_of(code):
+def float_of(code, STORED: tl.constexpr):
     """What the codes stand for."""
-    return ((code.to(tl.uint32) << number("CODE_SHIFT")) + number("CODE_BASE")).to(
-        tl.float32, bitcast=True
-    )
+    bits = (code.to(tl.uint32) << code_shift(STORED)) + code_base(STORED)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def unit_of(squares):
+    """What first moments are counted in, from second moments in codes: a power of two."""
+    half = (squares.to(tl.uint32, bitcast=True) >> 24) + 70
+    return (half << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inverse_unit_of(squares):
+    """One over that."""
+    half = 184 - (squares.to(tl.uint32, bitcast=True) >> 24)
+    return (half << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -84,13 +101,16 @@ def float8_of(x, random):
     """The bits of float8, rounded randomly; random: 32 bits for each element."""
     x = tl.minimum(tl.maximum(x, -number("LARGEST_FLOAT8")), number("LARGEST_FLOAT8"))
     half = x.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
-    return ((half + ((random >> 8) & 0xFF)) >> 8).to(tl.uint8)
+    rounded = (half + ((random >> 8) & 0x7F)) >> 7
+    return ((rounded & 0x7F) | ((rounded & 0x100) >> 1)).to(tl.uint8)
 
 
 @triton.jit
 def float_of_float8(bits):
     """What the bits of float8 stand for."""
-    return (bits.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+    bits = bits.to(tl.uint16)
+    half = ((bits & 0x80) << 8) | ((bits & 0x7F) << 7)
+    return half.to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit

@@ -308,14 +308,18 @@ _ROBUST_YELLOWFIN = Formula(
 _PRECONDITIONED_YELLOWFIN = Formula(
     _preconditioned_numbers, _preconditioned_direction, move_sums=_preconditioned_move_sums
 )
+_QHADAM = Formula(_qhadam_numbers, _qhadam_direction)
+_LAMB = Formula(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio)
 FORMULAS: Mapping[str, Formula] = {
     rules.YELLOWFIN.name: _YELLOWFIN,
     rules.YELLOWFIN_SKETCH.name: _YELLOWFIN,
     rules.QHM.name: Formula(_qhm_numbers, _qhm_direction),
-    rules.QHADAM.name: Formula(_qhadam_numbers, _qhadam_direction),
-    rules.LAMB.name: Formula(_lamb_numbers, _lamb_direction, _lamb_recalled, _lamb_trust_ratio),
+    rules.QHADAM.name: _QHADAM,
+    rules.LAMB.name: _LAMB,
     rules.YELLOWFIN_ROBUST.name: _ROBUST_YELLOWFIN,
     rules.YELLOWFIN_DIAGONAL.name: _PRECONDITIONED_YELLOWFIN,
     rules.YELLOWFIN_COMPACT.name: _PRECONDITIONED_YELLOWFIN,
     rules.YELLOWFIN_FLOAT8.name: _PRECONDITIONED_YELLOWFIN._replace(numbers=_float8_numbers),
+    rules.QHADAM_BYTES.name: _QHADAM,
+    rules.LAMB_BYTES.name: _LAMB,
 }

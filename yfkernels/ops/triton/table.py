@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from yfkernels.ops.triton.layout import at, number, size
+from yfkernels.ops.triton.layout import at, is_in_float8, number, size
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -86,18 +86,17 @@ def state_columns(
     row,
     first,
     STATES: tl.constexpr,
-    CODED: tl.constexpr = False,
-    FLOAT8: tl.constexpr = False,
+    STORED: tl.constexpr,
 ):
-    """The rule's state columns, from element `first` on.
+    """The rule's state columns, from element `first` on; STORED: a Stored of ops/rules.py.
 
-    If it is CODED, the last are codes, as uint8; if FLOAT8, the first is float8, as int8.
+    Codes are uint8, and float8 is int8.
     """
     columns = ()
     for k in tl.static_range(STATES):
-        if FLOAT8 and k == 0:
+        if is_in_float8(STORED) and k == 0:
             columns += (column(row, "row.state", first, tl.int8, k),)  # type: ignore[assignment]
-        elif CODED and k == STATES - 1:
+        elif STORED != 0 and k == STATES - 1:
             columns += (column(row, "row.state", first, tl.uint8, k),)  # type: ignore[assignment]
         else:
             columns += (column(row, "row.state", first, tl.float32, k),)  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from torch import Tensor
 from yfkernels.ops.rules import Rule
 from yfkernels.ops.table import Column, TensorTable
 from yfkernels.ops.triton.launch import launch
-from yfkernels.ops.triton.layout import at, number
+from yfkernels.ops.triton.layout import at, is_in_float8, is_moments, number
 from yfkernels.ops.triton.move_sums import add_rounds, add_tile, end_piece, end_table, no_sums
 from yfkernels.ops.triton.parameter import (
     parameter_columns,
@@ -22,7 +22,14 @@ from yfkernels.ops.triton.parameter import (
     write_parameter,
 )
 from yfkernels.ops.triton.reduce import is_last, strided_total
-from yfkernels.ops.triton.rounding import code_of, float8_of, float_of, float_of_float8
+from yfkernels.ops.triton.rounding import (
+    code_of,
+    float8_of,
+    float_of,
+    float_of_float8,
+    inverse_unit_of,
+    unit_of,
+)
 from yfkernels.ops.triton.rules import FORMULAS
 from yfkernels.ops.triton.table import (
     DTYPES,
@@ -41,34 +48,41 @@ _PIECE = 16384  # of a chunk, where chunks are too few to share out evenly
 
 
 @triton.jit
-def _load_states(columns, place, mask, other):
+def _load_states(columns, place, mask, other, STORED: tl.constexpr):
     states = ()
     for k in tl.static_range(len(columns)):
         if columns[k].dtype.element_ty == tl.int8:
             bits = tl.load(columns[k] + place, mask).to(tl.uint8, bitcast=True)
             states += (float_of_float8(bits),)  # type: ignore[assignment]
         elif columns[k].dtype.element_ty == tl.uint8:
-            states += (float_of(tl.load(columns[k] + place, mask)),)  # type: ignore[assignment]
+            codes = tl.load(columns[k] + place, mask)
+            states += (float_of(codes, STORED),)  # type: ignore[assignment]
         else:
             states += (tl.load(columns[k] + place, mask, other),)  # type: ignore[assignment]
+    if is_moments(STORED):
+        first, last = states  # type: ignore[misc]
+        states = (first * unit_of(last), last)  # type: ignore[assignment,has-type]
     return states
 
 
 @triton.jit
-def _store_states(columns, place, mask, states, randomness):
+def _store_states(columns, place, mask, states, randomness, STORED: tl.constexpr):
     """randomness: as write_parameter has it, of states in eight bits."""
-    for k in tl.static_range(len(columns)):
-        if columns[k].dtype.element_ty == tl.float32:
+    if STORED == 0:
+        for k in tl.static_range(len(columns)):
             tl.store(columns[k] + place, states[k], mask)
-        else:
-            element, seed = randomness
-            # evenly spread over the elements, as in csrc/codes.h
-            random = (element + place.to(tl.uint32) + seed) * number("WEYL")
-            if columns[k].dtype.element_ty == tl.int8:
-                bits = float8_of(states[k], random).to(tl.int8, bitcast=True)
-                tl.store(columns[k] + place, bits, mask)
-            else:
-                tl.store(columns[k] + place, code_of(states[k], random), mask)
+    else:
+        first, last = states
+        element, seed = randomness
+        # evenly spread over the elements, as in csrc/codes.h
+        random = (element + place.to(tl.uint32) + seed) * number("WEYL")
+        codes = code_of(last, random, STORED)
+        tl.store(columns[1] + place, codes, mask)
+        if is_moments(STORED):
+            first *= inverse_unit_of(float_of(codes, STORED))
+        if is_in_float8(STORED):
+            first = float8_of(first, random).to(tl.int8, bitcast=True)
+        tl.store(columns[0] + place, first, mask)
 
 
 @triton.jit
@@ -92,8 +106,7 @@ def update(
     MOVE_SUMS_OF: tl.constexpr,
     MOVE_SUMS: tl.constexpr,
     STATES: tl.constexpr,
-    CODED: tl.constexpr,
-    FLOAT8: tl.constexpr,
+    STORED: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
     MASTERED: tl.constexpr,
@@ -139,18 +152,18 @@ def update(
                 _, row, chunk_first, first, n = piece_at(words, chunks, piece, CHUNK, PIECE)
                 g = column(row, "row.grad", first, DTYPE)
                 param_columns = parameter_columns(row, first, DTYPE, MASTERED)
-                columns = state_columns(row, first, STATES, CODED, FLOAT8)
+                columns = state_columns(row, first, STATES, STORED)
                 randomness = rounding_of(row, chunk_first, first, step)
                 for i in range(begin, end, END_TILE if RAGGED else TILE):
                     place = i + (end_lanes if RAGGED else lanes)
                     mask = place < n if MASKED else None
                     grad = tl.load(g + place, mask).to(tl.float32)
                     param = read_parameter(param_columns, place, mask, None)
-                    states = _load_states(columns, place, mask, None)
+                    states = _load_states(columns, place, mask, None, STORED)
                     u, states = DIRECTION(numbers, grad, param, states)
                     moved = keep * param + gain * u
                     write_parameter(param_columns, place, mask, moved, randomness)
-                    _store_states(columns, place, mask, states, randomness)
+                    _store_states(columns, place, mask, states, randomness, STORED)
                     if MOVE_SUMS > 0:
                         shares = MOVE_SUMS_OF(numbers, grad, param, moved, states)
                         sums = add_tile(sums, shares, mask if RAGGED else None)
@@ -183,6 +196,7 @@ def update_state(
     NUMBERS: tl.constexpr,
     DIRECTION: tl.constexpr,
     STATES: tl.constexpr,
+    STORED: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
     MASTERED: tl.constexpr,
@@ -198,8 +212,9 @@ def update_state(
     end_lanes = threads * 4 + tl.arange(0, 4)[None, :]
     active = tl.load(coefficients + at("gate.active")) != 0.0
     for chunk in range(tl.program_id(0), num_chunks if active else 0, tl.num_programs(0)):
-        tensor, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
-        numbers = NUMBERS(group_of(row, coefficients, WORDS), steps(row) + 1.0, 1.0)[1]
+        tensor, row, chunk_first, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
+        step = steps(row) + 1.0
+        numbers = NUMBERS(group_of(row, coefficients, WORDS), step, 1.0)[1]
 
         # float32 over a chunk, float64 beyond; the tiles as in advance with sums
         p_sq = tl.full([THREADS], 0.0, tl.float32)
@@ -211,19 +226,20 @@ def update_state(
                 begin = whole if RAGGED else (wide if MASKED else 0)
                 end = n if RAGGED else (whole if MASKED else wide)
                 # where all this is does not stay in registers from loop to loop
-                _, row, _, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
+                _, row, chunk_first, first, n = piece_at(words, chunks, chunk, CHUNK, CHUNK)
                 g = column(row, "row.grad", first, DTYPE)
                 param_columns = parameter_columns(row, first, DTYPE, MASTERED)
-                columns = state_columns(row, first, STATES)
+                columns = state_columns(row, first, STATES, STORED)
+                randomness = rounding_of(row, chunk_first, first, step) if STORED != 0 else None
                 for i in range(begin, end, END_TILE if RAGGED else TILE):
                     place = i + (end_lanes if RAGGED else lanes)
                     mask = place < n if MASKED else None
                     other = 0.0 if RAGGED else None
                     grad = tl.load(g + place, mask, other).to(tl.float32)
                     param = read_parameter(param_columns, place, mask, other)
-                    states = _load_states(columns, place, mask, other)
+                    states = _load_states(columns, place, mask, other, STORED)
                     u, states = DIRECTION(numbers, grad, param, states)
-                    _store_states(columns, place, mask, states, None)
+                    _store_states(columns, place, mask, states, randomness, STORED)
                     p_sq += tl.sum(param * param, axis=1)
                     u_sq += tl.sum(tl.where(mask, u * u, 0.0) if RAGGED else u * u, axis=1)
 
@@ -251,6 +267,7 @@ def apply(
     RECALLED: tl.constexpr,
     TRUST_RATIO: tl.constexpr,
     STATES: tl.constexpr,
+    STORED: tl.constexpr,
     WORDS: tl.constexpr,
     DTYPE: tl.constexpr,
     MASTERED: tl.constexpr,
@@ -278,7 +295,7 @@ def apply(
         keep, gain = move
         randomness = rounding_of(row, chunk_first, first, step)
         param_columns = parameter_columns(row, first, DTYPE, MASTERED)
-        columns = state_columns(row, first, STATES)
+        columns = state_columns(row, first, STATES, STORED)
 
         whole = tl.where(are_aligned(row, COLUMNS, STATES), n // TILE * TILE, 0)
         for RAGGED in tl.static_range(2):
@@ -288,7 +305,7 @@ def apply(
                 place = i + (end_lanes if RAGGED else lanes)
                 mask = place < n if RAGGED else None
                 param = read_parameter(param_columns, place, mask, None)
-                states = _load_states(columns, place, mask, None)
+                states = _load_states(columns, place, mask, None, STORED)
                 u = RECALLED(numbers, param, states)
                 param = keep * param + gain * u
                 write_parameter(param_columns, place, mask, param, randomness)
@@ -327,6 +344,7 @@ def _structure(rule: Rule, table: TensorTable, registers: int | None) -> dict[st
     return {
         "NUMBERS": FORMULAS[rule.name].numbers,
         "STATES": rule.states,
+        "STORED": int(rule.stored),
         "WORDS": len(rule.fields),
         "DTYPE": DTYPES[table.dtype],
         "MASTERED": Column.MASTER in table.columns,
@@ -362,8 +380,6 @@ def launch_update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
         DIRECTION=formula.direction,
         MOVE_SUMS_OF=formula.move_sums,
         MOVE_SUMS=rule.move_sums,
-        CODED=rule.coded,
-        FLOAT8=rule.float8,
         PIECE=piece,
         **_structure(rule, table, 128 if rule.move_sums else registers),
     )
