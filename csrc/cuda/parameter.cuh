@@ -100,15 +100,15 @@ __device__ __forceinline__ float rounded(float x, uint32_t random, __half) {
 }
 
 // As the CPU's store_coded and store_float8.
-template <class Format>
-__device__ __forceinline__ float rounded(float x, uint32_t random, Code<Format>) {
-  return __uint_as_float(float_bits_of<Format>(code_of<Format>(__float_as_uint(x), random)));
+template <class Code, std::enable_if_t<kIsByte<Code>, int> = 0>
+__device__ __forceinline__ float rounded(float x, uint32_t random, Code) {
+  return widen(Code(code_of<FormatOf<Code>>(__float_as_uint(x), random)));
 }
 
 __device__ __forceinline__ float rounded(float x, uint32_t random, Float8) {
   x = fminf(fmaxf(x, -kLargestFloat8), kLargestFloat8);
   const uint32_t half = __half_as_ushort(__float2half_rn(x));
-  return widen(Float8{uint8_t(float8_of(half, float8_bits_of(random)))});
+  return widen(Float8(float8_of(half, float8_bits_of(random))));
 }
 
 // A half-precision parameter without a master.

@@ -65,38 +65,36 @@ struct PairOf<__nv_bfloat16> {
 };
 
 // Codes and float8 (../codes.h) are read as what they stand for, and written of numbers that are
-// rounded to one.
-template <class Format>
-struct Code {
-  uint8_t bits;
-};
-using RelativeCode = Code<RelativeCodes>;
-using AbsoluteCode = Code<AbsoluteCodes>;
-struct Float8 {
-  uint8_t bits;
-};
+// rounded to one. No structs: of pointers to those nvcc 13.0 makes broken code (__isGlobal).
+enum class RelativeCode : uint8_t {};
+enum class AbsoluteCode : uint8_t {};
+enum class Float8 : uint8_t {};
 template <class T>
-constexpr bool kIsByte =
-    std::is_same_v<T, RelativeCode> || std::is_same_v<T, AbsoluteCode> || std::is_same_v<T, Float8>;
+constexpr bool kIsByte = std::is_enum_v<T>;
+template <class Code>
+using FormatOf =
+    std::conditional_t<std::is_same_v<Code, AbsoluteCode>, AbsoluteCodes, RelativeCodes>;
 
-template <class Format>
-__device__ __forceinline__ float widen(Code<Format> x) {
-  return __uint_as_float(float_bits_of<Format>(uint32_t(x.bits)));
+template <class Code>
+__device__ __forceinline__ float value_of(Code x) {
+  return __uint_as_float(float_bits_of<FormatOf<Code>>(uint32_t(x)));
 }
+__device__ __forceinline__ float widen(RelativeCode x) { return value_of(x); }
+__device__ __forceinline__ float widen(AbsoluteCode x) { return value_of(x); }
 template <>
 __device__ __forceinline__ RelativeCode narrow<RelativeCode>(float x) {
-  return {uint8_t(code_of<RelativeCodes>(__float_as_uint(x), 0u))};
+  return RelativeCode(code_of<RelativeCodes>(__float_as_uint(x), 0u));
 }
 template <>
 __device__ __forceinline__ AbsoluteCode narrow<AbsoluteCode>(float x) {
-  return {uint8_t(code_of<AbsoluteCodes>(__float_as_uint(x), 0u))};
+  return AbsoluteCode(code_of<AbsoluteCodes>(__float_as_uint(x), 0u));
 }
 __device__ __forceinline__ float widen(Float8 x) {
-  return __half2float(__ushort_as_half((unsigned short)half_bits_of(uint32_t(x.bits))));
+  return __half2float(__ushort_as_half((unsigned short)half_bits_of(uint32_t(x))));
 }
 template <>
 __device__ __forceinline__ Float8 narrow<Float8>(float x) {
-  return {uint8_t(float8_of(uint32_t(__half_as_ushort(__float2half_rn(x))), 0u))};
+  return Float8(float8_of(uint32_t(__half_as_ushort(__float2half_rn(x))), 0u));
 }
 
 // Accesses ---------------------------------------------------------------------------------------
@@ -106,7 +104,7 @@ __device__ __forceinline__ Float8 narrow<Float8>(float x) {
 template <Reuse kReuse, class Word>
 __device__ __forceinline__ Word load_word(const Word* p) {
   if constexpr (kIsByte<Word>) {
-    return {load_word<kReuse>(&p->bits)};
+    return Word(load_word<kReuse>(reinterpret_cast<const uint8_t*>(p)));
   } else if constexpr (kReuse == Reuse::kStream) {
     return __ldcs(p);
   } else {
@@ -118,7 +116,7 @@ __device__ __forceinline__ Word load_word(const Word* p) {
 template <Reuse kReuse, class Word>
 __device__ __forceinline__ void store_word(Word* p, Word x) {
   if constexpr (kIsByte<Word>) {
-    store_word<kReuse>(&p->bits, x.bits);
+    store_word<kReuse>(reinterpret_cast<uint8_t*>(p), uint8_t(x));
   } else if constexpr (kReuse == Reuse::kStream) {
     __stcs(p, x);
   } else {

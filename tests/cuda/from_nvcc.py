@@ -22,9 +22,11 @@ _VARIANTS = {
     "MeasureE0E": "norm",
     "MeasureE1E": "average",
     "MeasureE2E": "sketch",
-    "PreconditionedYellowFinILb0ELb0E": "yellowfin_diagonal",  # longer than what it contains
-    "PreconditionedYellowFinILb1ELb0E": "yellowfin_compact",
-    "PreconditionedYellowFinILb1ELb1E": "yellowfin_float8",
+    "6StoredE0E": "yellowfin_diagonal",  # these contain what others are called
+    "6StoredE1E": "yellowfin_compact",
+    "6StoredE2E": "yellowfin_float8",
+    "InBytesINS_6QHAdamE": "qhadam_bytes",
+    "InBytesINS_4LAMBE": "lamb_bytes",
     "YellowFinILb1ELb0E": "yellowfin",
     "YellowFinILb0ELb0E": "yellowfin_sketch",
     "YellowFinILb0ELb1E": "yellowfin_robust",

@@ -40,11 +40,14 @@ _FLOPS = {
 _ROUNDING_FLOPS = {"bfloat16": 0, "float16": 4}
 # These have one division an element, by a reciprocal, which tells the same; or as many as that.
 PRECONDITIONED = ("yellowfin_diagonal", "yellowfin_compact", "yellowfin_float8")
-DIVIDING = ("qhadam", "lamb", *PRECONDITIONED, "adam", "preconditioned")
+DIVIDING = (
+    *("qhadam", "qhadam_bytes", "lamb", "lamb_bytes"),
+    *(*PRECONDITIONED, "adam", "preconditioned"),
+)
 _DIVISIONS: dict[tuple[str, ...], int] = {("advance", "adam"): 2}
 SUMMING = ("yellowfin_robust", *PRECONDITIONED)
 # They have states of eight bits.
-CODED = ("yellowfin_compact", "yellowfin_float8")
+CODED = ("yellowfin_compact", "yellowfin_float8", "qhadam_bytes", "lamb_bytes")
 # Triton's operations do not tell: for sm_100 it pairs them and fills up with multiplications by 1.
 # These are the elements that a program of its kernels takes at a time.
 _TRITON_TILES = {"measure": 4096, "update": 2048, "update_state": 2048, "apply": 2048}

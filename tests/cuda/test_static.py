@@ -12,14 +12,14 @@ from yfkernels.ops.table import GRANULARITY
 
 HALVES = ("bfloat16", "float16")
 
-# By dtype measure for three sums, update for eight rules, update_state for three and apply for
-# two, average into two dtypes; then tune by variance (Triton: and by log_smooth), gate, and
+# By dtype measure for three sums, update for nine rules, update_state for four and apply for
+# three, average into two dtypes; then tune by variance (Triton: and by log_smooth), gate, and
 # write_words for few words and for many; advance and own for three families, project in two forms.
-CUDA_KERNELS = 3 * (3 + 8 + 3 + 2 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
+CUDA_KERNELS = 3 * (3 + 9 + 4 + 3 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
 # Triton: measure, measure_then_decide, gate, write, every update of float32 and of bfloat16 with a
 # master, the largest rules in each other form, tune without a preconditioner and with one; average
 # of every form of a parameter into float32, and of float32 and bfloat16 into bfloat16.
-TRITON_KERNELS = 9 + 1 + 1 + 1 + 13 + 13 + 15 + 4 + 2 + (3 + 3 + 2) + (5 + 2)
+TRITON_KERNELS = 9 + 1 + 1 + 1 + 16 + 16 + 15 + 4 + 2 + (3 + 3 + 2) + (5 + 2)
 
 # 32 bytes, outside the loops over elements (tested below); one register more would halve residency.
 SPILLS_ONCE_A_PIECE = {"Triton update<bfloat16, yellowfin_compact master> sm_100"}
@@ -34,8 +34,11 @@ STATES = {
     "yellowfin_float8": 2,
     "qhm": 4,
     "qhadam": 8,
+    "qhadam_bytes": 2,
     "lamb": 8,
+    "lamb_bytes": 2,
 }
+LAMBS = ("lamb", "lamb_bytes")
 
 
 def expected(function: str, variant: str, dtype: str | None) -> Traffic:
@@ -171,13 +174,15 @@ def test_bytes_of_the_specification() -> None:
         key: sum(vars(expected(*key, "float32")).values())
         for key in [
             *(("measure", what) for what in ("norm", "average", "sketch")),
-            *(("update", rule) for rule in STATES if rule != "lamb"),
-            *(("update_state", "lamb"), ("apply", "lamb")),
+            *(("update", rule) for rule in STATES if not rule.startswith("lamb")),
+            *((name, rule) for name in ("update_state", "apply") for rule in LAMBS),
         ]
     }
     assert of["measure", "norm"] + of["update_state", "lamb"] + of["apply", "lamb"] == 4 + 24 + 16
+    assert of["update_state", "lamb_bytes"] + of["apply", "lamb_bytes"] == 12 + 10
     assert of["update", "qhm"] == 20
     assert of["update", "qhadam"] == 28
+    assert of["update", "qhadam_bytes"] == 16
     assert of["measure", "average"] + of["update", "yellowfin"] == 36
     assert of["measure", "sketch"] + of["update", "yellowfin_sketch"] == 24
     assert of["measure", "norm"] + of["update", "yellowfin_compact"] == 26

@@ -31,7 +31,9 @@ from yfkernels.ops.constants import GATE_STATE, GROUP_FIELDS, SUMS, TILE
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.ops.rules import (
     LAMB,
+    LAMB_BYTES,
     QHADAM,
+    QHADAM_BYTES,
     QHM,
     YELLOWFIN,
     YELLOWFIN_COMPACT,
@@ -79,9 +81,10 @@ RULES = {
         YELLOWFIN_FLOAT8,
         QHM,
         QHADAM,
+        QHADAM_BYTES,
     ),
-    "update_state": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB),
-    "apply": (YELLOWFIN, LAMB),
+    "update_state": (YELLOWFIN, YELLOWFIN_SKETCH, LAMB, LAMB_BYTES),
+    "apply": (YELLOWFIN, LAMB, LAMB_BYTES),
 }
 # Those that need most registers, which stand for the rest in the other forms of a parameter.
 LARGEST = {

@@ -22,7 +22,8 @@ void check_lamb(Random& random) {
     group.ratio_min = i == 2 ? 0.01 : 0.0;
     group.ratio_max = i == 2 ? 10.0 : INFINITY;
   }
-  check_rule({RuleId::kLAMB, false, true, words_of(groups)}, random);
+  for (const RuleId rule : {RuleId::kLAMB, RuleId::kLAMBBytes})
+    check_rule({rule, false, true, words_of(groups)}, random);
 }
 
 }  // namespace yfk

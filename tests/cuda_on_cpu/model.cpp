@@ -29,11 +29,11 @@ bool is_used(const Blueprint& blueprint, int column) {
 }
 
 bool is_coded(const Blueprint& blueprint, int column) {
-  return column == kSecond && blueprint.second == Second::kCodes;
+  return column == kSecond && is_coded(blueprint.stored);
 }
 
 bool is_float8(const Blueprint& blueprint, int column) {
-  return column == kState && blueprint.float8;
+  return column == kState && is_in_float8(blueprint.stored);
 }
 
 DType dtype_of(const Blueprint& blueprint, int column) {
@@ -54,23 +54,43 @@ const cuda_on_cpu::SmallFloat& small_float(DType dtype) {
   return dtype == DType::kFloat16 ? cuda_on_cpu::kHalf : cuda_on_cpu::kBFloat16;
 }
 
-// Four codes to each power of two, from 2^-37 on.
-double value_of(int code) { return std::ldexp(1.0 + code % 4 / 4.0, code / 4 - 37); }
+// Four codes to each power of two, from 2^-37 on; or two, from 2^-80 on.
+struct Codes {
+  int to_an_octave, least;
 
-// The last of them that is not above x, or the first.
-uint8_t code_below(double x) {
-  int exponent;
-  const double fraction = std::frexp(std::max(x, value_of(0)), &exponent);  // from 1/2 to 1
-  return uint8_t(std::min(4 * (exponent + 36) + int(8.0 * (fraction - 0.5)), 255));
+  double value(int code) const {
+    return std::ldexp(1.0 + double(code % to_an_octave) / to_an_octave,
+                      code / to_an_octave - least);
+  }
+  // The last of them that is not above x, or the first.
+  uint8_t below(double x) const {
+    int exponent;
+    const double fraction = std::frexp(std::max(x, value(0)), &exponent);  // from 1/2 to 1
+    const int place = int(2.0 * to_an_octave * (fraction - 0.5));
+    return uint8_t(std::min(to_an_octave * (exponent - 1 + least) + place, 255));
+  }
+};
+
+Codes codes_of(const Blueprint& blueprint) {
+  return blueprint.stored == Stored::kMoments ? Codes{2, 80} : Codes{4, 37};
+}
+
+// Float8 is a float16 below 2 without a bit of its exponent.
+uint8_t float8_below(float x) {
+  const uint16_t half = cuda_on_cpu::kHalf.narrow(std::min(std::max(x, -1.75f), 1.75f));
+  return uint8_t((half >> 8 & 0x80) | (half >> 7 & 0x7f));
+}
+float value_of_float8(uint8_t bits) {
+  return cuda_on_cpu::kHalf.widen(uint16_t((bits & 0x80) << 8 | (bits & 0x7f) << 7));
 }
 
 void write(Array& array, const Blueprint& blueprint, int column, int64_t i, float x) {
   if (is_coded(blueprint, column)) {
-    array.data()[i] = code_below(x);
+    array.data()[i] = codes_of(blueprint).below(x);
     return;
   }
   if (is_float8(blueprint, column)) {
-    array.data()[i] = uint8_t(cuda_on_cpu::kHalf.narrow(x) >> 8);
+    array.data()[i] = float8_below(x);
     return;
   }
   if (is_float32(blueprint, column)) {
@@ -82,8 +102,8 @@ void write(Array& array, const Blueprint& blueprint, int column, int64_t i, floa
 }
 
 float read_one(Array& array, const Blueprint& blueprint, int column, int64_t i) {
-  if (is_coded(blueprint, column)) return float(value_of(array.data()[i]));
-  if (is_float8(blueprint, column)) return cuda_on_cpu::kHalf.widen(uint16_t(array.data()[i] << 8));
+  if (is_coded(blueprint, column)) return float(codes_of(blueprint).value(array.data()[i]));
+  if (is_float8(blueprint, column)) return value_of_float8(array.data()[i]);
   if (is_float32(blueprint, column)) {
     float x;
     std::memcpy(&x, array.data() + 4 * i, 4);
@@ -105,7 +125,7 @@ void fill(Array* arrays, const Blueprint& blueprint, int64_t numel, Random& rand
     if (uniform(random) < 0.1f) values[kGrad] = 0.0f;
     if (uniform(random) < 0.1f) values[kParam] *= 1e-5f;  // subnormal as a float16
     values[kSecond] = values[kGrad] + 0.3f * values[kSecond];
-    if (blueprint.second >= Second::kSquare) values[kSecond] *= values[kSecond];
+    if (blueprint.second == Second::kSquare) values[kSecond] *= values[kSecond];
     values[kMaster] = values[kParam];
     for (int c = kThird; c < kState + blueprint.states; ++c) values[c] = normal(random);
     if (blueprint.states) values[kThird] *= values[kThird];  // an average of squares, for Adam

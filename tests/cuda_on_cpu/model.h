@@ -38,8 +38,8 @@ struct Tensor {
   bool has_grad;
 };
 
-// What the second state column holds of the gradients; kCodes: their squares in codes (codes.h).
-enum class Second { kNone, kAverage, kSquare, kCodes };
+// What the second state column holds of the gradients.
+enum class Second { kNone, kAverage, kSquare };
 
 struct Blueprint {
   DType dtype;
@@ -52,7 +52,7 @@ struct Blueprint {
   int states = 0;         // float32 state columns, where there are more than the second
   bool averages = false;  // of the parameters
   DType average = DType::kFloat32;
-  bool float8 = false;  // the first state
+  Stored stored = Stored::kFloats;
 };
 
 // Which columns of a tensor do not lie on 16 bytes: none, one of them, or any.

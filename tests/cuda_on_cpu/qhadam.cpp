@@ -14,7 +14,8 @@ void check_qhadam(Random& random) {
     group.nu2 = uniform(random);
     group.eps = 1e-8;
   }
-  check_rule({RuleId::kQHAdam, true, false, words_of(groups)}, random);
+  for (const RuleId rule : {RuleId::kQHAdam, RuleId::kQHAdamBytes})
+    check_rule({rule, true, false, words_of(groups)}, random);
 }
 
 }  // namespace yfk

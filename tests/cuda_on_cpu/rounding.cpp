@@ -33,8 +33,10 @@ void check_type(Random& random) {
   EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kWidth << " numbers rounded otherwise");
 }
 
+template <class CudaCode>
 void check_codes(Random& random) {
-  YFK_ISA::Code all[256], codes[YFK_ISA::kLanes];
+  using Format = cuda::FormatOf<CudaCode>;
+  YFK_ISA::Code<Format> all[256], codes[YFK_ISA::kLanes];
   for (int c = 0; c < 256; ++c) all[c] = {uint8_t(c)};
   int wrong = 0;
   for (int c = 0; c < 256; c += YFK_ISA::kLanes) {
@@ -42,7 +44,7 @@ void check_codes(Random& random) {
     float values[YFK_ISA::kLanes];
     std::memcpy(values, &wanted, sizeof values);
     for (int k = 0; k < YFK_ISA::kLanes; ++k)
-      wrong += cuda::widen(cuda::Code{uint8_t(c + k)}) != values[k];
+      wrong += cuda::widen(CudaCode{uint8_t(c + k)}) != values[k];
   }
   EXPECT(wrong == 0, wrong << " codes stand for something else");
   constexpr int kRounds = 1 << 16;
@@ -56,8 +58,8 @@ void check_codes(Random& random) {
     std::memcpy(random_bits, dice, sizeof dice);
     YFK_ISA::store_coded(codes, x, random_bits);
     for (int k = 0; k < YFK_ISA::kLanes; ++k) {
-      const float got = cuda::rounded(__uint_as_float(bits[k]), dice[k], cuda::Code{});
-      wrong += cuda::narrow<cuda::Code>(got).bits != codes[k].bits;
+      const float got = cuda::rounded(__uint_as_float(bits[k]), dice[k], CudaCode{});
+      wrong += uint8_t(cuda::narrow<CudaCode>(got)) != codes[k].bits;
     }
   }
   EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kLanes << " numbers coded otherwise");
@@ -84,14 +86,14 @@ void check_float8(Random& random) {
     YFK_ISA::WideVec random_bits;
     for (int k = 0; k < YFK_ISA::kLanes; ++k) {
       floats[k] = (uint32_t(random()) & 0x807fffffu) | uint32_t(random() % 48 + 96) << 23;
-      random_bits[k] = uint16_t(random() & 0xff);
+      random_bits[k] = uint16_t(random() & 0x7f);
     }
     std::memcpy(&x, floats, sizeof x);
     YFK_ISA::store_float8(bits, x, random_bits);
     for (int k = 0; k < YFK_ISA::kLanes; ++k) {
       const float got =
           cuda::rounded(__uint_as_float(floats[k]), uint32_t(random_bits[k]) << 8, cuda::Float8{});
-      wrong += cuda::narrow<cuda::Float8>(got).bits != bits[k].bits;
+      wrong += uint8_t(cuda::narrow<cuda::Float8>(got)) != bits[k].bits;
     }
   }
   EXPECT(wrong == 0, wrong << " of " << kRounds * YFK_ISA::kLanes << " rounded otherwise");
@@ -102,7 +104,8 @@ void check_float8(Random& random) {
 void check_rounding(Random& random) {
   check_type<__nv_bfloat16, YFK_ISA::BFloat16>(random);
   check_type<__half, YFK_ISA::Float16>(random);
-  check_codes(random);
+  check_codes<cuda::RelativeCode>(random);
+  check_codes<cuda::AbsoluteCode>(random);
   check_float8(random);
 }
 

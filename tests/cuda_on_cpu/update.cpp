@@ -186,6 +186,17 @@ class Checker {
   std::vector<double> inactive_;
 };
 
+Stored stored_of(RuleId rule) {
+  switch (rule) {
+#define YFK_CASE(constant, name, passes, ...) \
+  case RuleId::constant:                      \
+    return __VA_ARGS__::kStored;
+    YFK_RULES(YFK_CASE)
+#undef YFK_CASE
+  }
+  std::abort();
+}
+
 Second second_of(RuleId rule) {
   switch (rule) {
     case RuleId::kYellowFinSketch:
@@ -194,9 +205,11 @@ Second second_of(RuleId rule) {
     case RuleId::kYellowFin: return Second::kAverage;
     case RuleId::kQHAdam:
     case RuleId::kLAMB:
-    case RuleId::kYellowFinDiagonal: return Second::kSquare;
+    case RuleId::kYellowFinDiagonal:
     case RuleId::kYellowFinCompact:
-    case RuleId::kYellowFinFloat8: return Second::kCodes;
+    case RuleId::kYellowFinFloat8:
+    case RuleId::kQHAdamBytes:
+    case RuleId::kLAMBBytes: return Second::kSquare;
   }
   std::abort();
 }
@@ -205,7 +218,7 @@ Second second_of(RuleId rule) {
 
 void check_rule(const RuleCase& rule_case, Random& random) {
   const Second second = second_of(rule_case.rule);
-  const bool squares = second == Second::kSquare || second == Second::kCodes;
+  const bool squares = second == Second::kSquare;
   for (const DType dtype : kDTypes) {
     for (const bool master : {true, false}) {
       if (dtype == DType::kFloat32 && !master) continue;
@@ -214,7 +227,7 @@ void check_rule(const RuleCase& rule_case, Random& random) {
         const bool counts = squares || !master;
         Blueprint blueprint = {dtype,  second, chunk_size, tensors, unsigned(random()),
                                master, counts};
-        blueprint.float8 = rule_case.rule == RuleId::kYellowFinFloat8;
+        blueprint.stored = stored_of(rule_case.rule);
         Checker(rule_case, blueprint, alignment).check(schedules);
       };
       // blocks and tickets know nothing of types: every schedule is for float32

@@ -69,6 +69,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "YellowFin-trust": {"lr": 0.01},
     "QHM": {"lr": 0.1},
     "QHAdam": {"lr": 0.01},
+    "QHAdam-bytes": {"lr": 0.01},
 }
 LEFT_OUT = ("LAMB-unclipped",)  # the passes of LAMB, but for the one that measures
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from yfkernels._checks import require
+from yfkernels.ops.rules import QHADAM_BYTES
 from yfkernels.ops.tangents import ADAM, MOMENTUM, PLAIN, Family, Projection, preconditioned, stored
 from yfkernels.optim.qhadam import QHAdam
 from yfkernels.optim.qhm import QHM
@@ -175,10 +176,13 @@ def closed_form(base: Optimizer, owner: str) -> ClosedForm:
 
     Raises:
         TypeError: `base` is no optimizer, none of those with a closed form, or steps otherwise.
+        ValueError: it keeps its moments in bytes.
     """
     kind = type(base)
     known = next((parent for parent in kind.__mro__ if parent in _FORMS), None)
     if known is not None and _own_steps(kind, known) is None:
+        in_bytes = isinstance(base, QHAdam) and base._rule == QHADAM_BYTES
+        require(not in_bytes, "state_bits", 8, f"32: {owner} reads the moments in float32")
         return _FORMS[known]
     rooms = {"torch": "torch.optim", "yfkernels": "yfkernels"}
     names = [f"{rooms[each.__module__.partition('.')[0]]}.{each.__name__}" for each in _FORMS]

@@ -61,7 +61,7 @@ def _load_states(columns, place, mask, other, STORED: tl.constexpr):
             states += (tl.load(columns[k] + place, mask, other),)  # type: ignore[assignment]
     if is_moments(STORED):
         first, last = states  # type: ignore[misc]
-        states = (first * unit_of(last), last)  # type: ignore[assignment,has-type]
+        states = (first * unit_of(last), last)  # type: ignore[assignment]
     return states
 
 
