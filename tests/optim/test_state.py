@@ -181,7 +181,7 @@ def test_what_the_state_holds(
     state = run.optimizer.state_dict()
     assert set(state) == {"state", "param_groups"}
     width = torch.float64 if dtype == torch.float64 else torch.float32
-    codes = dict.fromkeys(("exp_avg_sq_codes", "momentum_codes"), torch.uint8)
+    codes = {name: torch.uint8 for name in kind.state if name.endswith("_codes")}
     dtypes = {"step": torch.float32, **codes}
     for i, p in enumerate(run.params):
         held = state["state"][i]

@@ -99,33 +99,24 @@ class LambOracle(Oracle[LambGroup, LambTrace]):
         # The moments.
         m = b1 * group.exp_avgs[i] + b3 * g
         v = b2 * group.exp_avg_sqs[i] + (1.0 - b2) * g**2
-        group.advance(i, m, v, self.origin)
         magnitude = group.exp_avg_magnitudes[i] = b1 * group.exp_avg_magnitudes[i] + b3 * np.abs(g)
+        group.advance(i, m, v, self.origin)
 
-        # Debias the moments, or lr instead of them, or nothing.
-        bc1, bc2 = 1.0 - b1**t, 1.0 - b2**t
-        correction = 1.0
-        if group.bias_correction == "lr":
-            correction = math.sqrt(bc2) / bc1
-        if group.bias_correction is not True:
-            bc1 = bc2 = 1.0
-
-        # The update before it is scaled: the norm is that of the exact one, the move what is kept.
-        def update(m: Array, v: Array) -> Array:
-            u = m / bc1 / (np.sqrt(v / bc2) + group.eps)
-            return u if group.decoupled_weight_decay else u + wd * p
-
-        ratio = group.trust_ratios[i] = trust_ratio(group, p, update(m, v))
-        m, v = group.exp_avgs[i], group.exp_avg_sqs[i]
-        u = update(m, v)
-        size = magnitude / bc1 / (np.sqrt(v / bc2) + group.eps)
-        if not group.decoupled_weight_decay:
-            size = size + wd * np.abs(p)
-        group.path[i] += lr * correction * ratio * size
+        # The norm behind the ratio is that of the exact update, the move what is kept of it.
+        ratio = group.trust_ratios[i] = trust_ratio(group, p, update(group, p, m, v, t))
+        size = update(group, np.abs(p), magnitude, group.exp_avg_sqs[i], t)
+        group.path[i] += lr * lr_correction(group, t) * ratio * size
         if group.decoupled_weight_decay:
             group.path[i] += lr * wd * np.abs(p)
-            p = p * (1.0 - lr * wd)
-        group.params[i] = p - lr * correction * ratio * u
+        self.settle(group, i, p)
+
+    def settle(self, group: LambGroup, i: int, p: Array) -> None:
+        """Moves parameter i from p by its moments as they are kept."""
+        lr, t = group.lr, group.steps[i]
+        u = update(group, p, group.exp_avgs[i], group.exp_avg_sqs[i], t)
+        if group.decoupled_weight_decay:
+            p = p * (1.0 - lr * group.weight_decay)
+        group.params[i] = p - lr * lr_correction(group, t) * group.trust_ratios[i] * u
 
     def trace(self, norm: float) -> LambTrace:
         return LambTrace(
@@ -134,6 +125,21 @@ class LambOracle(Oracle[LambGroup, LambTrace]):
             skipped_steps=self.skipped_steps,
             trust_ratios=[ratio for group in self.groups for ratio in group.trust_ratios],
         )
+
+
+def update(group: LambGroup, p: Array, m: Array, v: Array, t: int) -> Array:
+    """u, before it is scaled; the moments are debiased, or lr instead of them, or nothing."""
+    b1, b2 = group.betas
+    bc1, bc2 = 1.0 - b1**t, 1.0 - b2**t
+    if group.bias_correction is not True:
+        bc1 = bc2 = 1.0
+    u = m / bc1 / (np.sqrt(v / bc2) + group.eps)
+    return u if group.decoupled_weight_decay else u + group.weight_decay * p
+
+
+def lr_correction(group: LambGroup, t: int) -> float:
+    b1, b2 = group.betas
+    return math.sqrt(1.0 - b2**t) / (1.0 - b1**t) if group.bias_correction == "lr" else 1.0
 
 
 def trust_ratio(group: LambGroup, p: Array, u: Array) -> float:

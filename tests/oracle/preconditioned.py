@@ -239,7 +239,7 @@ class PreconditionedOracle:
         self.summed, self.summed_growth = 0.0, np.longdouble(0.0)
         self.summed_shortfall = self.shortfall_scale = 0.0
         todo = iter(zip(grads, self._origins(), strict=True))
-        whole = longest / (1.0 - momentum) / 256.0
+        whole = longest / (1.0 - momentum) * 16.0
         unit = max(self.update_clip * whole, min(whole, self.unit), E)
         growth = unit / self.unit if self.unit else 0.0
         self.unit = unit
