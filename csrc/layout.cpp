@@ -131,8 +131,10 @@ py::dict numbers() {
   all["MIX_1"] = kMix1;
   all["MIX_2"] = kMix2;
   all["WEYL"] = kWeyl;
-  all["RELATIVE_CODES"] = py::make_tuple(RelativeCodes::kShift, RelativeCodes::kBase);
-  all["ABSOLUTE_CODES"] = py::make_tuple(AbsoluteCodes::kShift, AbsoluteCodes::kBase);
+  all["RELATIVE_SHIFT"] = uint32_t(RelativeCodes::kShift);
+  all["RELATIVE_BASE"] = uint32_t(RelativeCodes::kBase);
+  all["ABSOLUTE_SHIFT"] = uint32_t(AbsoluteCodes::kShift);
+  all["ABSOLUTE_BASE"] = uint32_t(AbsoluteCodes::kBase);
   all["LARGEST_FLOAT8"] = double(kLargestFloat8);
   return all;
 }

@@ -86,7 +86,7 @@ def state_columns(
     row,
     first,
     STATES: tl.constexpr,
-    STORED: tl.constexpr,
+    STORED: tl.constexpr = 0,
 ):
     """The rule's state columns, from element `first` on; STORED: a Stored of ops/rules.py.
 
