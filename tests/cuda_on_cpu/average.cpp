@@ -16,13 +16,14 @@ using Schedules = std::vector<cuda_on_cpu::Schedule>;
 constexpr Averaging kAveraging = {1.5, 6.0};
 
 void check_averages(const Blueprint& blueprint, Alignment alignment, const Schedules& schedules) {
+  Model untouched(blueprint, alignment);
   for (const double active : {1.0, 0.0}) {
-    Model cpu(blueprint, alignment), untouched(blueprint, alignment);
+    Model cpu(untouched);
     cpu::average(cpu.table(), blueprint.dtype, blueprint.average, &active, kAveraging, 1);
     EXPECT(active != 0.0 || cpu.same(untouched), "a skipped step is averaged");
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
-      Model model(blueprint, alignment);
+      Model model(untouched);
       cuda::average(model.table(), blueprint.dtype, blueprint.average, &active, kAveraging, kQueue);
       EXPECT(model.same(cpu), "not the CPU's values: " << name_of(schedule));
       EXPECT(model.guards_intact(), "written outside of a column: " << name_of(schedule));

@@ -33,9 +33,16 @@ FLAGS = [
     "-ffp-contract=off",  # as the CPU driver is always built: both have to round alike
     "-fno-strict-aliasing",  # kernels read columns of floats as float4, which nvcc allows
     "-DYFK_ISA=baseline",
+    "-fvisibility=hidden",  # calls that need no table, and may be inlined
 ]
 # The driver and the bindings are tested as setup.py builds them; here they are only there.
-NOT_OPTIMIZED = [*CPU_DRIVER, *BINDINGS]
+# Kernels take longer to compile at -O1 than that makes up for, but for AddressSanitizer, whose
+# frames would not fit a fiber's stack at -Og. Fibers are where the time goes.
+LEVELS = {
+    **dict.fromkeys([*CPU_DRIVER, *BINDINGS], "-O0"),
+    **dict.fromkeys(CHECKS, "-O1"),
+    **dict.fromkeys(DEVICE, "-O2"),
+}
 PLAIN = ()
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1")
 # Nothing is leaked but what lives to the end, and looking for it needs rights that containers lack.
@@ -83,7 +90,7 @@ class Workshop:
         import pybind11
 
         python = (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
-        bindings = self._compiled(BINDINGS, ("-DYFK_WITH_CUDA=1", "-fvisibility=hidden", *python))
+        bindings = self._compiled(BINDINGS, ("-DYFK_WITH_CUDA=1", *python))
         objects = self._compiled([*KERNELS, *CPU_DRIVER, *DEVICE], PLAIN)
         return self._linked([*bindings, *objects], ("-shared",), self.folder / "_C.so")
 
@@ -147,7 +154,7 @@ class Workshop:
             return list(pool.map(compiled, sources))
 
     def _compile(self, source: Path, flags: tuple[str, ...], csrc: Path, target: Path) -> Path:
-        level = "-O0" if source in NOT_OPTIMIZED else "-O1"
+        level = LEVELS.get(source, "-O1" if flags else "-Og")
         self._succeed(*_flags(csrc), level, *flags, "-x", "c++", "-c", source, "-o", target)
         return target
 

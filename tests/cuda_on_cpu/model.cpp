@@ -152,10 +152,21 @@ std::array<int64_t, kUsedColumns> offsets_of(const Blueprint& blueprint, Alignme
 Array::Array(int64_t numel, int64_t width, int64_t offset)
     : begin_(kLine + offset * width), size_(numel * width),
       capacity_(begin_ + size_ + kGuardAfter) {
+  allocate();
+  std::memset(block_.get(), 0xff, size_t(capacity_));
+}
+
+Array::Array(const Array& other)
+    : begin_(other.begin_), size_(other.size_), capacity_(other.capacity_) {
+  if (!other.block_) return;
+  allocate();
+  std::memcpy(block_.get(), other.block_.get(), size_t(capacity_));
+}
+
+void Array::allocate() {
   void* block = nullptr;
   if (posix_memalign(&block, kLine, size_t(capacity_)) != 0) throw std::bad_alloc();
   block_.reset(static_cast<unsigned char*>(block));
-  std::memset(block_.get(), 0xff, size_t(capacity_));
 }
 
 bool Array::same(Array& other) {
@@ -215,6 +226,15 @@ Model::Model(const Blueprint& blueprint, Alignment alignment)
   }
   rows_.shrink_to_fit();  // here too the heap block ends where the array ends
   chunks_.shrink_to_fit();
+}
+
+Model::Model(const Model& other)
+    : blueprint_(other.blueprint_), arrays_(other.arrays_), rows_(other.rows_),
+      chunks_(other.chunks_) {
+  for (size_t i = 0; i < arrays_.size(); ++i) {
+    int64_t& address = rows_[i / kUsedColumns].column[i % kUsedColumns];
+    if (address != 0) address = int64_t(reinterpret_cast<intptr_t>(arrays_[i].data()));
+  }
 }
 
 Table Model::table() const {

@@ -48,12 +48,13 @@ template <class Family>
 void check_passes(FamilyId id, const Blueprint& blueprint, Alignment alignment,
                   const Schedules& schedules, Random& random) {
   const std::vector<double> words = words_of(some_coefficients<Family>(random));
+  const Model untouched(blueprint, alignment);
   const auto check = [&](const char* pass, auto on_cpu, auto on_cuda) {
-    Model cpu(blueprint, alignment);
+    Model cpu(untouched);
     on_cpu(cpu.table(), id, words.data(), 1);
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
-      Model model(blueprint, alignment);
+      Model model(untouched);
       on_cuda(model.table(), id, words.data(), kQueue);
       const std::string place = std::string(pass) + ", " + name_of(schedule);
       EXPECT(model.same(cpu), "not the CPU's values: " << place);
@@ -117,9 +118,10 @@ void check_projection(const Projection& projection, const Blueprint& blueprint,
                1);
   std::vector<Sums> all;
   for (const Alignment alignment : {Alignment::kWide, Alignment::kOneOdd, Alignment::kOdd}) {
+    const Model aligned(blueprint, alignment);
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
-      Model model(blueprint, alignment);
+      Model model(aligned);
       Sums& sums = all.emplace_back(model);
       cuda::project(model.table(), projection, words.data(), sums.chunk_sums.data(),
                     sums.sums.data(), sums.tickets.data(), kQueue);

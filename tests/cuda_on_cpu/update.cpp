@@ -21,9 +21,9 @@ struct Side {
   std::vector<double> chunk_sums, norms, move_sums;
   std::vector<unsigned> tickets;  // of the tensors, then of the table
 
-  Side(const Blueprint& blueprint, Alignment alignment)
-      : model(blueprint, alignment), chunk_sums(2 * model.chunks(), NAN),
-        norms(2 * model.tensors(), NAN), move_sums(2, NAN), tickets(model.tensors() + 1, 0) {}
+  explicit Side(const Model& untouched)
+      : model(untouched), chunk_sums(2 * model.chunks(), NAN), norms(2 * model.tensors(), NAN),
+        move_sums(2, NAN), tickets(model.tensors() + 1, 0) {}
 
   bool tickets_back() const {
     return std::all_of(tickets.begin(), tickets.end(), [](unsigned t) { return t == 0; });
@@ -66,7 +66,7 @@ bool near(const std::vector<double>& a, const std::vector<double>& b, const Summ
 class Checker {
  public:
   Checker(const RuleCase& rule_case, const Blueprint& blueprint, Alignment alignment)
-      : case_(rule_case), blueprint_(blueprint), alignment_(alignment),
+      : case_(rule_case), blueprint_(blueprint), untouched_(blueprint, alignment),
         words_(rule_case.coefficients.size() / kGroups), inactive_(rule_case.coefficients) {
     for (size_t i = 0; i < inactive_.size(); i += words_) inactive_[i] = 0.0;
   }
@@ -103,7 +103,7 @@ class Checker {
   }
 
   void check_update(const Schedules& schedules) const {
-    Side cpu(blueprint_, alignment_), before(blueprint_, alignment_);
+    Side cpu(untouched_), before(untouched_);
     cpu::update(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
                 cpu.chunk_sums.data(), cpu.move_sums.data(), 1);
     const Summed wanted = summed(before, cpu);
@@ -113,7 +113,7 @@ class Checker {
     std::vector<double> first;
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
-      Side side(blueprint_, alignment_);
+      Side side(untouched_);
       on_cuda_update(side, coefficients());
       expect_same(side, cpu, "update");
       EXPECT(near(side.move_sums, cpu.move_sums, wanted),
@@ -150,13 +150,13 @@ class Checker {
   }
 
   void check_update_state_then_apply(const Schedules& schedules) const {
-    Side cpu(blueprint_, alignment_);
+    Side cpu(untouched_);
     cpu::update_state(cpu.model.table(), blueprint_.dtype, case_.rule, coefficients(),
                       cpu.chunk_sums.data(), cpu.norms.data(), 1);
     std::deque<Side> directed;  // a model stays where it is
     for (const auto& schedule : schedules) {
       cuda_on_cpu::schedule = schedule;
-      directed.emplace_back(blueprint_, alignment_);
+      directed.emplace_back(untouched_);
       Side& side = directed.back();
       on_cuda_update_state(side, coefficients());
       expect_same(side, cpu, "update_state");
@@ -181,7 +181,7 @@ class Checker {
 
   const RuleCase& case_;
   Blueprint blueprint_;
-  Alignment alignment_;
+  Model untouched_;
   size_t words_;
   std::vector<double> inactive_;
 };

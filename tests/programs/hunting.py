@@ -120,6 +120,10 @@ def main() -> int:
     from programs.program import draw
 
     torch.set_num_threads(1)
+    if arguments.pairs == "INTERPRETED":
+        from support.interpreter import patch_once
+
+        patch_once()  # as conftest.py does
     pairs = chosen(arguments.pairs)
     programs = [
         draw((arguments.seed, number), pairs)

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from functools import cache
 from typing import Any
 
 
 def patch_once() -> None:
+    """Takes work out of the interpreter that changes no result."""
+    _put_functions_in_once_a_launch()
+    _compute_no_assertions_that_are_off()
+    _find_types_by_name()
+
+
+def _compute_no_assertions_that_are_off() -> None:
+    """Integers of 32 bits are added once more in 64, for an assertion of debug mode.
+
+    Outside of it nobody looks at what comes of these six operations for each addition,
+    subtraction and multiplication.
+    """
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    if getattr(builder.options, "sanitize_overflow", False) and not builder.options.debug:
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+
+
+def _find_types_by_name() -> None:
+    """NumPy's type for one of Triton's: the interpreter makes its table of them for each look."""
+    from triton.runtime import interpreter
+
+    def np_dtype(dtype: Any) -> Any:
+        scalar = dtype.scalar
+        key = "pointer" if scalar.is_ptr() else scalar.name
+        if key not in found:
+            found[key] = slow(dtype)
+        return found[key]
+
+    found: dict[str, Any] = {}
+    slow = interpreter._get_np_dtype
+    interpreter._get_np_dtype = np_dtype
+
+
+def _put_functions_in_once_a_launch() -> None:
     """Lets the interpreter put its own functions into triton.language once a launch.
 
     It does so again for every call of a device function, in the middle of a kernel in which they
