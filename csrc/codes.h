@@ -54,12 +54,12 @@ constexpr float kLargestFloat8 = 1.75f;
 
 // T: uint16_t or more, or a vector of them. half: the bits of a float16 of at most kLargestFloat8.
 // random: bits 8 to 14 of 32. Below them the same bits come back every 256 elements, in row after row
-// of a matrix; a code goes by those above.
+// of a matrix; a code goes by those above. Returns the bits in the lower eight of its own.
 template <class T>
 YFK_FN T float8_of(T half, T random) {
-  const T rounded =
-      T(half + random) >> 7;  // a sum of magnitudes, whatever the sign: it has no carry
-  return (rounded & 0x7fu) | ((rounded & 0x100u) >> 1);
+  const T sum = half + random;  // of magnitudes, whatever the sign: it has no carry
+  const T rounded = sum >> 7;
+  return rounded | ((rounded >> 1) & 0x80u);
 }
 template <class T>
 YFK_FN T float8_bits_of(T random) {
@@ -69,7 +69,7 @@ YFK_FN T float8_bits_of(T random) {
 // The bits of the float16 that a float8 stands for.
 template <class T>
 YFK_FN T half_bits_of(T float8) {
-  return ((float8 & 0x80u) << 8) | ((float8 & 0x7fu) << 7);
+  return T(float8 + (float8 & 0x80u)) << 7;  // the sign moves one place more than the rest
 }
 
 // What a first moment is counted in: 64 times the power of two next to the root of the second one.
