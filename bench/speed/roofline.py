@@ -43,6 +43,8 @@ _COLORS = {
     "lamb-unclipped": "#db5a94",
     "qhm": "#7c4a21",
     "qhadam": "#c9a27a",
+    "lamb-bytes": "#6b1138",
+    "qhadam-bytes": "#a97f55",
     "adamw-fused": "#1d4e89",
     "adamw-fused+clip": "#1d4e89",
     "sgd-fused": "#5aa0d6",

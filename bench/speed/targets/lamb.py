@@ -6,12 +6,13 @@ from bench.speed.targets.measures import (
     copy_fraction,
     launches,
     speedup_over_present,
+    state_per_param,
     time_ratio,
     time_ratio_to_present,
 )
 from bench.speed.targets.target import BERT, HUGE, LARGE, LAYERS, MANY, Target
 
-LAMB, UNCLIPPED, APEX = "lamb", "lamb-unclipped", "apex-lamb"
+LAMB, UNCLIPPED, BYTES, APEX = "lamb", "lamb-unclipped", "lamb-bytes", "apex-lamb"
 PLAIN = (
     "timm-lamb",
     "pytorch-optimizer-lamb",
@@ -50,6 +51,8 @@ TARGETS = (
         10.0,
         speedup_over_present(LAMB, PLAIN),
     ),
+    Target("cpu", LARGE, BYTES, "8 bits / float32 LAMB, time", "<=", 1.1, time_ratio(BYTES, LAMB)),
+    Target("cpu", LARGE, BYTES, "8 bits, state bytes / param", "<=", 2.0, state_per_param(BYTES)),
     Target("cuda", HUGE, LAMB, "LAMB, fraction of copy bandwidth", ">=", 0.9, copy_fraction(LAMB)),
     Target("cuda", HUGE, LAMB, "LAMB / apex FusedLAMB, time", "<=", 0.85, time_ratio(LAMB, APEX)),
     Target("cuda", BERT, LAMB, "LAMB / apex FusedLAMB, time", "<=", 0.85, time_ratio(LAMB, APEX)),

@@ -75,7 +75,7 @@ def test_report_of_a_tiny_run(
         assert label in text
         assert label in shown
         assert label in page
-    assert "Targets: 0 of 30 met" in page
+    assert "Targets: 0 of 34 met" in page
     for picture in ("roofline.png", "roofline-bf16.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
         assert f"({picture})" in page
