@@ -1,0 +1,143 @@
+"""The last step of an optimizer as numbers for a logger, whichever framework has wrapped it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from yfkernels.optim.hd import HD
+from yfkernels.optim.lamb import LAMB
+from yfkernels.optim.marthe import MARTHE
+from yfkernels.optim.qhadam import QHAdam
+from yfkernels.optim.qhm import QHM
+from yfkernels.optim.yellowfin import YellowFin
+
+_OURS = (YellowFin, LAMB, QHM, QHAdam, HD, MARTHE)
+# Where wrappers keep the optimizer: Accelerate, Lightning and Fabric; ZeRO.
+_INSIDE = ("optimizer", "optim")
+# Of YellowFin's diagnostics, and what they are called here.
+_OF_TUNER = {
+    "grad_norm": "grad_norm",
+    "clip_coefficient": "clip_coefficient",
+    "radius": "distance_traveled",
+    "skipped_steps": "skipped_steps",
+    "staleness": "staleness",
+}
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer of this package inside the wrappers of Accelerate, Lightning, Fabric and ZeRO.
+
+    Args:
+        optimizer: one of this package, as it is or wrapped, however often.
+
+    Raises:
+        TypeError: there is none in it.
+    """
+    inner = optimizer
+    while not isinstance(inner, _OURS):
+        held = [getattr(inner, name, None) for name in _INSIDE]
+        inner = next((each for each in held if each is not None and each is not inner), None)
+        if inner is None:
+            names = ", ".join(kind.__name__ for kind in _OURS)
+            raise TypeError(
+                f"Invalid optimizer type: {type(optimizer).__qualname__}; give {names}, as it is "
+                "or as Accelerate, Lightning, Fabric or ZeRO has wrapped it"
+            )
+    return inner
+
+
+def log_dict(optimizer: Any, prefix: str = "") -> dict[str, float]:
+    """What the last step was, for ``logger.log(log_dict(opt))``.
+
+    On CUDA this waits for the device: log every so many steps.
+
+    Args:
+        optimizer: one of this package, as it is or as a framework has wrapped it.
+        prefix: of every key, such as "train/".
+
+    Returns:
+        Under the same keys for every optimizer, as far as it knows them. Before the first step
+        there is nothing; but HD and MARTHE have what they begin with.
+
+        lr: the step size that was used; YellowFin's is measured.
+        momentum: YellowFin's, QHM's beta, the first of betas.
+        grad_norm: norm of the whole gradient before any clip, if it was measured.
+        clip_coefficient: the product of all clips, of YellowFin.
+        distance_traveled: of the parameters since the start, at least; of YellowFin.
+        hyper_lr, hypergradient: of HD and MARTHE.
+        skipped_steps: steps refused because something was not finite.
+        staleness: the mean of it, with `closed_loop`.
+
+        With several groups those that differ between them end in "/0", "/1", ...: lr, momentum,
+        hyper_lr and hypergradient, and with ``tune="group"`` the rest.
+
+    Raises:
+        TypeError: `optimizer` is none of this package.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> opt = YellowFin(layer.parameters())
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> opt.step()
+        >>> sorted(log_dict(opt, "opt/"))[:3]
+        ['opt/clip_coefficient', 'opt/distance_traveled', 'opt/grad_norm']
+    """
+    inner = unwrapped(optimizer)
+    if isinstance(inner, YellowFin):
+        found = _of_yellowfin(inner)
+    elif isinstance(inner, HD | MARTHE):
+        found = _of_hypergradients(inner)
+    else:
+        found = _of_settings(inner)
+    return {prefix + key: value for key, value in found.items()}
+
+
+def _of_yellowfin(optimizer: YellowFin) -> dict[str, float]:
+    groups = range(len(optimizer.param_groups))
+    seen = [optimizer.diagnostics(group) for group in groups]
+    if not any(each["step"] or each["skipped_steps"] for each in seen):
+        return {}
+    found = _spread("lr", [each["lr"] for each in seen])
+    found |= _spread("momentum", [each["momentum"] for each in seen])
+    for name, key in _OF_TUNER.items():
+        if name in seen[0]:
+            found |= _spread(key, [each[name] for each in seen])
+    return found
+
+
+def _of_settings(optimizer: Optimizer) -> dict[str, float]:
+    """LAMB, QHM and QHAdam, whose step size is the user's."""
+    seen: dict[str, float] = optimizer.diagnostics()  # type: ignore[attr-defined]
+    if not optimizer.state and not seen["skipped_steps"]:
+        return {}
+    groups = optimizer.param_groups
+    found = _spread("lr", [_number(group["lr"]) for group in groups])
+    betas = [group["betas"][0] if "betas" in group else group["beta"] for group in groups]
+    found |= _spread("momentum", list(map(_number, betas)))
+    if seen["grad_norm"] == seen["grad_norm"]:
+        found["grad_norm"] = seen["grad_norm"]
+    found["skipped_steps"] = seen["skipped_steps"]
+    return found
+
+
+def _of_hypergradients(optimizer: HD | MARTHE) -> dict[str, float]:
+    seen = optimizer.diagnostics()
+    found = {"skipped_steps": float(seen.pop("skipped"))}
+    for name in ("lr", "hyper_lr", "hypergradient"):
+        if name in seen:
+            found |= _spread(name, list(map(_number, seen[name])))
+    return found
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    """One number if it is the same in all groups, else one of each."""
+    if all(value == values[0] for value in values):
+        return {name: values[0]}
+    return {f"{name}/{group}": value for group, value in enumerate(values)}
+
+
+def _number(value: float | Tensor) -> float:
+    return float(value)
