@@ -163,3 +163,25 @@ def test_clips_without_a_warning(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="yfkernels")
         fit(tmp_path, OURS[name], precision="bf16-mixed", gradient_clip_val=CLIP)
+
+
+def test_the_log_tells_what_the_optimizers_did(tmp_path: Path) -> None:
+    from yfkernels.integrations import log_dict
+    from yfkernels.integrations.lightning import LogOptimizers
+
+    seen: list[dict[str, float]] = []
+
+    class Watched(Module):
+        def log_dict(self, values: Any, *rest: Any, **options: Any) -> None:
+            seen.append(dict(values))
+            super().log_dict(values, *rest, **options)
+
+    module = Watched(OURS["YellowFin"])
+    trainer = make_trainer(
+        tmp_path, max_epochs=1, callbacks=[LogOptimizers("opt/")], log_every_n_steps=2
+    )
+    trainer.fit(module, batches())
+    assert len(seen) == EPOCH // 2
+    assert seen[-1].keys() == log_dict(trainer.optimizers[0], "opt/").keys()
+    assert seen[-1]["opt/lr"] > 0.0
+    assert float(trainer.callback_metrics["opt/lr"]) == pytest.approx(seen[-1]["opt/lr"])

@@ -160,3 +160,33 @@ def test_saves_what_torch_loads_as_weights_only(name: str, tmp_path: Path) -> No
     run(OURS[name], until=CUT, save=tmp_path, folder=tmp_path)
     saved = torch.load(tmp_path / f"checkpoint-{CUT}" / "optimizer.pt", weights_only=True)
     assert saved.keys() == {"state", "param_groups"}
+
+
+def test_the_log_tells_what_the_optimizer_did(tmp_path: Path) -> None:
+    """Beside the loss, in the history and for every reporter."""
+    from yfkernels.integrations.transformers import TRAINING_ARGUMENTS, log_with
+
+    reported: list[dict[str, Any]] = []
+
+    class Reporter(transformers.TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **rest: Any) -> None:
+            reported.append(dict(logs))
+
+    trainer = make_trainer(
+        tmp_path,
+        Model(),
+        optimizer_cls_and_kwargs=(yfkernels.YellowFin, {}),
+        callbacks=[Reporter()],
+        logging_steps=2,
+        **TRAINING_ARGUMENTS,
+    )
+    log_with(trainer)
+    trainer.train()
+    told = [logs for logs in reported if "loss" in logs]
+    assert len(told) == STEPS // 2
+    known = yfkernels.integrations.log_dict(trainer.optimizer, "optimizer/")
+    assert {key: told[-1][key] for key in known} == known
+    assert known["optimizer/lr"] > 0.0
+    in_history = [logs for logs in trainer.state.log_history if "loss" in logs]
+    assert all(known.keys() <= logs.keys() for logs in in_history)
+    assert not any("optimizer/lr" in logs for logs in reported if "loss" not in logs)
