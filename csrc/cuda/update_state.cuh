@@ -71,12 +71,8 @@ __device__ __forceinline__ Norms sum_chunks(const Norms* chunks, unsigned count)
   return {warp_sum(sum.p_sq), warp_sum(sum.u_sq)};
 }
 
-// Blocks on a multiprocessor: 80 registers a thread, or 128 where those would spill.
 template <class P, class Rule>
-constexpr int kResidentOfTwo = is_coded(Rule::kStored) && sizeof(P) == 2 ? 2 : 3;
-
-template <class P, class Rule>
-__global__ void __launch_bounds__(kBlock, kResidentOfTwo<P, Rule>)
+__global__ void __launch_bounds__(kBlock, 3)  // 80 registers a thread: 64 would spill
     update_state_kernel(Table table, const typename Rule::Coefficients* groups, Norms* chunk_norms,
                         Norms* norms, unsigned* tickets) {
   __shared__ Job<Rule> jobs[kBatch];

@@ -21,8 +21,16 @@ CUDA_KERNELS = 3 * (3 + 9 + 4 + 3 + 2) + 2 + 1 + 2 + (3 + 3 + 2)
 # of every form of a parameter into float32, and of float32 and bfloat16 into bfloat16.
 TRITON_KERNELS = 9 + 1 + 1 + 1 + 16 + 16 + 15 + 4 + 2 + (3 + 3 + 2) + (5 + 2)
 
-# 32 bytes, outside the loops over elements (tested below); one register more would halve residency.
-SPILLS_ONCE_A_PIECE = {"Triton update<bfloat16, yellowfin_compact master> sm_100"}
+# Some words, outside the loops over elements (tested below); more registers would halve residency.
+SPILLS_ONCE_A_PIECE = {
+    "Triton update<bfloat16, yellowfin_compact master> sm_100",
+    "Triton update_state<bfloat16, lamb_bytes master> sm_100",
+    *(
+        f"CUDA update_state<{half}, lamb_bytes master, lamb_bytes rounded> sm_{arch}"
+        for half in HALVES
+        for arch in (80, 90, 100)
+    ),
+}
 
 # Bytes of state: columns of float32, of codes and of float8.
 STATES = {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "rules.h"
 #include "table.h"
 
 namespace yfk {

@@ -31,7 +31,7 @@ _TEST_SECONDS = 0.25
 _TESTS = 5000  # about; the dry run counts them
 _SANITIZED_SECONDS = 30.0
 _MEMORY = 80e9
-_STATE_BYTES = 12  # of a parameter: two moments in fp32 and a master copy
+_MOMENTS, _MASTER = 8, 4  # bytes of a parameter: two in fp32, and a copy of a half
 _CORES = 16
 
 
@@ -71,7 +71,8 @@ def race_memory(size: Size, dtype: str, names: Sequence[str]) -> float:
     built: dict[str, set[tuple[bool, bool]]] = {name: set() for name in names}  # as race.py does
     for entrant in _entrants(size, names):
         built[entrant.contestant.name].add((entrant.capturable, entrant.mode == "moved"))
-    kept = [len(kinds) * _STATE_BYTES * size.numel for kinds in built.values()]
+    state = _MOMENTS + (_MASTER if item == 2 else 0)
+    kept = [len(kinds) * state * size.numel for kinds in built.values()]
     states = max(kept) if _settings(names).one_by_one(size) else sum(kept)
     return 5 * item * size.numel + 2 * 2**30 + states
 

@@ -11,7 +11,7 @@ from bench.common.limits import run_limited
 from bench.speed.gpu.part import PartOutcome, child_environment, last_words
 
 # What tells the most: the defaults and what they are compared with.
-OURS = ("yellowfin-compact", "yellowfin-float8", "lamb", "lamb-bytes", "qhadam-bytes", "qhm")
+OURS = ("yellowfin-compact", "yellowfin-float8", "lamb", "qhm")
 FEW = (*OURS, "adamw-fused", "adamw-fused+clip", "sgd-fused")
 FEW_SIZES = ("1x1G", "gpt2", "400x64")
 FEW_ARGUMENTS = ("--contestants", ",".join(FEW), "--sizes", ",".join(FEW_SIZES))

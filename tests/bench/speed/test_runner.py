@@ -118,7 +118,7 @@ def test_one_family_alone(
         "LAMB",
         "fastest",
     }
-    assert "Targets: 0 of 4 met" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Targets: 0 of 6 met" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.cuda

@@ -369,7 +369,7 @@ def launch_update(rule: Rule, table: TensorTable, coefficients: Tensor) -> None:
     formula = FORMULAS[rule.name]
     piece, programs = cut(table, evenly=rule.move_sums > 0)
     sums = (table.chunk_sums, table.move_sums) if rule.move_sums else (None, None)
-    registers = 80 if _is_half(table) else None
+    registers = 80 if _is_half(table) or rule.stored.coded else None
     ticket = table.tickets[-1:] if rule.move_sums else None
     launch(
         update,
