@@ -35,6 +35,9 @@ MODES: dict[str, Callable[..., Any]] = {
     "LAMB, 8 bits": partial(LAMB, state_bits=8, max_grad_norm=1.0),
     "QHAdam, 8 bits": partial(QHAdam, state_bits=8, max_norm=1.0),
 }
+# The passes of these are those of the others, but for the bytes.
+IN_BYTES = ("LAMB, 8 bits", "QHAdam, 8 bits")
+ONCE = [(dtype, mode, True) for dtype in (torch.float32, torch.bfloat16) for mode in IN_BYTES]
 # empty, scalar, less and more than a vector, tile and chunk, and one past them
 SHAPES = ((0,), (), (1,), (3,), (7, 5), (33,), (4095,), (4097,), (65_537,), (3, 3, 3, 3))
 MANY = 520  # more gradients than one launch can carry the addresses of
@@ -59,6 +62,7 @@ def cases(few: bool) -> list[Case]:
     return [
         Case(*choice, many=choice == (torch.float32, "compact", True))
         for choice in itertools.product(DTYPES, MODES, (False, True))
+        if choice[1] not in IN_BYTES or choice in ONCE
     ]
 
 

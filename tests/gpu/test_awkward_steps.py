@@ -28,7 +28,7 @@ def test_awkward_steps(device: str) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "48 optimizers took 4 steps each\n"
+    assert result.stdout == "40 optimizers took 4 steps each\n"
 
 
 def test_without_a_device_it_fails() -> None:

@@ -53,7 +53,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 # Flat parameters hide the tensors whose norms they need.
-ADAPTIVE = ("LAMB", "YellowFin-trust")
+ADAPTIVE = ("LAMB", "LAMB-bytes", "YellowFin-trust")
 NEEDS_SUMS: dict[str, Build] = {
     **{name: BUILDS[name] for name in ("YellowFin", "YellowFin-robust", "YellowFin-sketch")},
     "LAMB": partial(BUILDS["LAMB"], max_grad_norm=None),

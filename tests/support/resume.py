@@ -56,6 +56,7 @@ IN_FRAMEWORKS = {**BUILDS, "HD": WRAPPED["HD"]}
 # what was seen: of parameters, absolute, and of diagnostics, relative.
 BY_PLACE = {"YellowFin": (0.02, 0.05), "YellowFin-float8": (0.03, 0.1)}
 BY_PLACE["YellowFin-sketch"] = (2e-3, 0.25)
+BY_PLACE |= {"LAMB-bytes": (0.02, 0.05), "QHAdam-bytes": (0.05, 0.05)}
 # Parameters in bfloat16: with a float32 master, or rounded stochastically.
 HALF = {"master": {}, "rounded": {"stochastic_rounding": True}}
 FEW = ("SGD", "YellowFin", "LAMB", "QHM")  # for what hardly depends on the optimizer

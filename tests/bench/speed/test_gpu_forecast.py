@@ -45,7 +45,7 @@ def test_a_dry_run_of_the_quick_parts(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert command.main(["--dry-run", "bench", "sanitize", "--out", str(tmp_path)]) == 0
     shown = capfd.readouterr().out
     assert "Plan for one H100" in shown
-    assert "48 optimizers took 4 steps each" in shown
+    assert "40 optimizers took 4 steps each" in shown
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| bench | done in" in text
     assert "| sanitize | done in" in text
