@@ -90,6 +90,24 @@ def test_follows_the_float32_moments(scale: float, site: Site, rng: np.random.Ge
     assert moved == pytest.approx(exact, rel=0.1)
 
 
+@pytest.mark.parametrize(("beta", "off"), [(0.9, 0.08), (0.995, 0.38)])
+def test_noise_of_the_moments(beta: float, off: float, rng: np.random.Generator) -> None:
+    """What docs/qhm.md says of them, of gradients that are noise: their size, and no bias."""
+    p, q = (nn.Parameter(torch.zeros(2000)) for _ in range(2))
+    ours, exact = (QHAdam([x], betas=(beta, 0.999), state_bits=b) for x, b in ((p, 8), (q, 32)))
+    for _ in range(4000):
+        g: list[Tensor | None] = [normal(rng, p)]
+        step(ours, [p], g)
+        step(exact, [q], g)
+    squares = ABSOLUTE.values[ours.state[p]["exp_avg_sq_codes"].numpy()]
+    m = numbers_of_float8(ours.state[p]["exp_avg_codes"].numpy()) * unit_of(squares)
+    v, exact_m = (exact.state[q][name].double().numpy() for name in ("exp_avg_sq", "exp_avg"))
+    assert squares.mean() == pytest.approx(v.mean(), rel=0.08)
+    assert np.sqrt(squares / v).std() == pytest.approx(0.21, abs=0.03)
+    seen = np.sqrt(((m - exact_m) ** 2).mean() / (exact_m**2).mean())
+    assert seen == pytest.approx(off, rel=0.15)
+
+
 @each_optimizer
 def test_same_run_twice_rounds_alike(kind: Any, site: Site, rng: np.random.Generator) -> None:
     """And equal tensors, with equal gradients, are rounded apart: by their places in the model."""
