@@ -359,17 +359,17 @@ struct InBytes : Rule {
 
 // In the order of yfkernels/ops/rules.py: constant, name, the passes that the rule can be run in
 // (OnePass, TwoPasses or Either), struct.
-#define YFK_RULES(rule)                                                                    \
-  rule(kYellowFin, yellowfin, Either, YellowFin<true>)                                     \
-  rule(kYellowFinSketch, yellowfin_sketch, Either, YellowFin<false>)                       \
-  rule(kQHM, qhm, OnePass, QHM)                                                            \
-  rule(kQHAdam, qhadam, OnePass, QHAdam)                                                   \
-  rule(kLAMB, lamb, TwoPasses, LAMB)                                                       \
-  rule(kYellowFinRobust, yellowfin_robust, OnePass, YellowFin<false, true>)                \
-  rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<Stored::kFloats>)  \
-  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<Stored::kCodes>)     \
-  rule(kYellowFinFloat8, yellowfin_float8, OnePass, PreconditionedYellowFin<Stored::kFloat8>)    \
-  rule(kQHAdamBytes, qhadam_bytes, OnePass, InBytes<QHAdam>) \
+#define YFK_RULES(rule)                                                                           \
+  rule(kYellowFin, yellowfin, Either, YellowFin<true>)                                            \
+  rule(kYellowFinSketch, yellowfin_sketch, Either, YellowFin<false>)                              \
+  rule(kQHM, qhm, OnePass, QHM)                                                                   \
+  rule(kQHAdam, qhadam, OnePass, QHAdam)                                                          \
+  rule(kLAMB, lamb, TwoPasses, LAMB)                                                              \
+  rule(kYellowFinRobust, yellowfin_robust, OnePass, YellowFin<false, true>)                       \
+  rule(kYellowFinDiagonal, yellowfin_diagonal, OnePass, PreconditionedYellowFin<Stored::kFloats>) \
+  rule(kYellowFinCompact, yellowfin_compact, OnePass, PreconditionedYellowFin<Stored::kCodes>)    \
+  rule(kYellowFinFloat8, yellowfin_float8, OnePass, PreconditionedYellowFin<Stored::kFloat8>)     \
+  rule(kQHAdamBytes, qhadam_bytes, OnePass, InBytes<QHAdam>)                                      \
   rule(kLAMBBytes, lamb_bytes, TwoPasses, InBytes<LAMB>)
 
 enum class RuleId : int {
