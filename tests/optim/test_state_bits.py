@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from oracle.codes import ABSOLUTE, numbers_of_float8, unit_of
 from support.cases import Gradients, Site, assert_same_bits, lay_out, memory_order, normal
 from support.cut_training import through_a_file
+from support.equal_tensors import codes_of_equal_tensors
 from torch import Tensor, nn
 
 from yfkernels import HD, LAMB, QHAdam
@@ -111,18 +113,8 @@ def test_noise_of_the_moments(beta: float, off: float, rng: np.random.Generator)
 @each_optimizer
 def test_same_run_twice_rounds_alike(kind: Any, site: Site, rng: np.random.Generator) -> None:
     """And equal tensors, with equal gradients, are rounded apart: by their places in the model."""
-    values = normal(rng, torch.empty(500)).float().to(site.device)
-    trace = [[g, g] for [g] in Gradients(6).draw(rng, [values])]
-    results: list[Any] = []
-    for _ in range(2):
-        params = [nn.Parameter(values.clone()) for _ in range(2)]
-        optimizer = kind(params, backend=site.backend, state_bits=8)
-        for gradients in trace:
-            step(optimizer, params, gradients)
-        results.append(copy.deepcopy(optimizer.state_dict()))
-    assert_same_bits(*results)
-    one, other = (results[0]["state"][i]["exp_avg_sq_codes"] for i in range(2))
-    assert not torch.equal(one, other)
+    build = partial(kind, backend=site.backend, state_bits=8)
+    assert not torch.equal(*codes_of_equal_tensors(build, site, rng))
 
 
 # ---- bad input

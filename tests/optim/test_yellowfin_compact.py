@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from oracle.codes import VALUES
 from support.cases import Gradients, Group, Site, Spec, assert_same_bits, lay_out, normal, specs
 from support.cut_training import through_a_file
+from support.equal_tensors import codes_of_equal_tensors
 from support.kinds import KINDS
 from torch import Tensor, nn
 
@@ -66,17 +68,8 @@ def test_takes_five_bytes_a_parameter(site: Site) -> None:
 
 def test_same_run_twice_rounds_alike(site: Site, rng: np.random.Generator) -> None:
     """And equal tensors, with equal gradients, are rounded apart: by their places in the model."""
-    values = normal(rng, torch.empty(500)).float().to(site.device)
-    trace = [[g, g] for [g] in Gradients(6).draw(rng, [values])]
-    results: list[Any] = []
-    for _ in range(2):
-        params = [nn.Parameter(values.clone()) for _ in range(2)]
-        optimizer = KIND.build(params, backend=site.backend)
-        for gradients in trace:
-            step(optimizer, params, gradients)
-        results.append(copy.deepcopy(optimizer.state_dict()))
-    assert_same_bits(*results)
-    one, other = (results[0]["state"][i]["exp_avg_sq_codes"] for i in range(2))
+    build = partial(KIND.build, backend=site.backend)
+    one, other = codes_of_equal_tensors(build, site, rng)
     assert not torch.equal(one, other)
     assert bool(((one.int() - other.int()).abs() <= 6).all())
 
