@@ -75,13 +75,14 @@ YFK_FN T half_bits_of(T float8) {
 // What a first moment is counted in: 64 times the power of two next to the root of the second one.
 // float_bits: of the second moment, as its code has it. By Cauchy and Schwarz m² is at most
 // v (1-b1)² / (1-b2) / (1 - b1²/b2), with betas of .9 and .999 that is 54 v.
+constexpr uint32_t kMomentUnit = 6 + 127 - 63;  // of 64, and what half of a biased exponent lacks
 template <class T>
 YFK_FN T bits_of_unit(T float_bits) {
-  return ((float_bits >> 24) + 70u) << 23;
+  return ((float_bits >> 24) + kMomentUnit) << 23;
 }
 template <class T>
 YFK_FN T bits_of_inverse_unit(T float_bits) {
-  return (184u - (float_bits >> 24)) << 23;
+  return (2 * 127 - kMomentUnit - (float_bits >> 24)) << 23;
 }
 
 }  // namespace yfk

@@ -135,6 +135,7 @@ py::dict numbers() {
   all["RELATIVE_BASE"] = uint32_t(RelativeCodes::kBase);
   all["ABSOLUTE_SHIFT"] = uint32_t(AbsoluteCodes::kShift);
   all["ABSOLUTE_BASE"] = uint32_t(AbsoluteCodes::kBase);
+  all["MOMENT_UNIT"] = uint32_t(kMomentUnit);
   all["LARGEST_FLOAT8"] = double(kLargestFloat8);
   return all;
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yfkernels.ops.constants import LARGEST_FLOAT8, MIX_1, MIX_2, WEYL
+from yfkernels.ops.constants import LARGEST_FLOAT8, MIX_1, MIX_2, MOMENT_UNIT, WEYL
 
 _MASK = 0xFFFFFFFF
 
@@ -60,7 +60,8 @@ def decoded(codes: Tensor, code_format: tuple[int, int]) -> Tensor:
 
 def unit_of(squares: Tensor) -> Tensor:
     """What first moments are counted in, from second moments in codes: a power of two."""
-    return (((squares.float().view(torch.int32) >> 24) + 70) << 23).view(torch.float32)
+    exponent = (squares.float().view(torch.int32) >> 24) + MOMENT_UNIT
+    return (exponent << 23).view(torch.float32)
 
 
 def in_float8(values: Tensor, origin: int, step: Tensor) -> Tensor:

@@ -85,15 +85,15 @@ def float_of(code, STORED: tl.constexpr):
 @triton.jit
 def unit_of(squares):
     """What first moments are counted in, from second moments in codes: a power of two."""
-    half = (squares.to(tl.uint32, bitcast=True) >> 24) + 70
-    return (half << 23).to(tl.float32, bitcast=True)
+    exponent = (squares.to(tl.uint32, bitcast=True) >> 24) + number("MOMENT_UNIT")
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def inverse_unit_of(squares):
     """One over that."""
-    half = 184 - (squares.to(tl.uint32, bitcast=True) >> 24)
-    return (half << 23).to(tl.float32, bitcast=True)
+    exponent = 254 - number("MOMENT_UNIT") - (squares.to(tl.uint32, bitcast=True) >> 24)
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
