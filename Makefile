@@ -9,12 +9,13 @@ requirements =
 else
 PYTHON = .venv/bin/python
 requirements = .venv/.installed
+for_docs = .venv/.installed-docs
 endif
 
 .DELETE_ON_ERROR:
 .PRECIOUS: %/bin/python
-.PHONY: help demo test test-fast test-frameworks test-oldest-torch test-ray bench convergence lint \
-  gpu build dist clean
+.PHONY: help demo test test-fast test-frameworks test-oldest-torch test-ray docs bench convergence \
+  lint gpu build dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -43,6 +44,10 @@ test-ray: .venv-ray/.installed ## tests of the Ray engine with Ray and real faul
 	.venv-ray/bin/python setup.py --quiet build_ext --inplace
 	.venv-ray/bin/python -m pytest tests/asynchronous/engines/test_ray.py \
 	  tests/lab/asynchrony/test_async_processes.py
+
+docs: build $(for_docs) ## the documentation site, in docs/_build/html
+	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench: build ## measure time and bandwidth of a step against torch's own optimizers
 	$(PYTHON) -m yfkernels.lab.cli bench --check
@@ -81,6 +86,11 @@ dist: $(requirements) ## the source distribution in dist/, and a wheel built fro
 	  --config-settings editable_mode=compat --editable .
 	touch $@
 
+# Sphinx, beside what is there. It asks for Python 3.11.
+.venv/.installed-docs: requirements-docs.txt .venv/.installed
+	.venv/bin/python -m pip install --requirement requirements-docs.txt
+	touch $@
+
 # An environment of its own for each requirements-NAME.txt, with the package in it.
 .venv-%/.installed: requirements-%.txt requirements.txt pyproject.toml setup.py | .venv-%/bin/python
 	.venv-$*/bin/python -m pip install --requirement requirements-$*.txt
@@ -104,5 +114,5 @@ pythons = (3, 10) <= v
 	  >&2; exit 1
 
 clean: ## remove what was built; keeps the environments
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	rm -f yfkernels/_C*.so yfkernels/_build.json

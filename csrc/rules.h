@@ -300,7 +300,7 @@ struct LAMBCoefficients : Settings {
   YFK_RECORD(YFK_LAMB)
 };
 
-// LAMB (arXiv 1904.00962 v5, algorithm 2; docs/lamb.md for its presets):
+// LAMB (arXiv 1904.00962 v5, algorithm 2; docs/optimizers/lamb.md for its presets):
 //   m <- b1 m + b3 g,   v <- b2 v + (1-b2) g²,   u = (m/bc1) / (sqrt(v/bc2) + eps) + wd p
 //   p <- p - lr * ratio * u,   ratio = phi(‖p‖) / ‖u‖
 struct LAMB : Move {

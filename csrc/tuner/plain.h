@@ -1,6 +1,6 @@
 // The tuner with one step size for all parameters: the published algorithm, and the robust mode.
 //
-// The steps are those of docs/yellowfin.md, under the names that the torch and Triton backends use.
+// The steps are those of docs/optimizers/yellowfin.md, under the names that the torch and Triton backends use.
 // k counts steps from 0.
 #pragma once
 

@@ -2,7 +2,7 @@
 //
 // What depends on the metric is summed by the update and read one step later, so that a step takes
 // one pass over the gradients and one over everything. The clips depend on ‖g‖ alone and are not
-// late. The steps are those of docs/yellowfin.md, preconditioner="diagonal", under the names that the
+// late. The steps are those of docs/optimizers/yellowfin.md, preconditioner="diagonal", under the names that the
 // torch and Triton backends use. k counts steps from 0.
 #pragma once
 

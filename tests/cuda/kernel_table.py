@@ -1,4 +1,4 @@
-"""docs/kernels.md: what every GPU kernel needs and moves, to be compared release by release.
+"""docs/how-it-works/kernels.md: what every GPU kernel needs and moves, to be compared release by release.
 
 Usage: python tests/cuda/kernel_table.py [--write]
 
@@ -20,7 +20,7 @@ import from_triton
 from kernel import Kernel
 from sass import Code, find_tool
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/kernels.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/how-it-works/kernels.md"
 COMMAND = "python tests/cuda/kernel_table.py --write"
 
 _INTRODUCTION = f"""\
@@ -102,7 +102,7 @@ def difference(before: str, now: str) -> str:
     if before == now:
         return ""
     lines = difflib.unified_diff(
-        before.splitlines(), now.splitlines(), "docs/kernels.md", "compiled now", "", "", 0, ""
+        before.splitlines(), now.splitlines(), "docs/how-it-works/kernels.md", "compiled now", "", "", 0, ""
     )
     return "\n".join([*lines, f"If that is meant, run `{COMMAND}` and commit the page."])
 

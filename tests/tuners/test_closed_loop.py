@@ -55,7 +55,7 @@ class Workers:
         self.optimizer.step(staleness=staleness)
         shown = self.optimizer.diagnostics()
         u = self.x.grad.numpy() * shown["clip_coefficient"]
-        if self.diagonal:  # docs/yellowfin.md: d / q
+        if self.diagonal:  # docs/optimizers/yellowfin.md: d / q
             own_state = self.optimizer.state[self.x]
             debias = 1.0 - 0.999 ** float(own_state["step"])
             metric = np.sqrt(own_state["exp_avg_sq"].numpy() / debias) + 2.0**-16

@@ -30,12 +30,12 @@ def momentum_operator(
 ) -> Tensor:
     r"""The 2 x 2 matrix that takes (x(t), x(t-1)) to (x(t+1), x(t)) on the loss h/2 x².
 
-    | form | the step, with g = h x | weights w0, w1 of g and buf |
-    |---|---|---|
-    | "polyak" | buf <- mu buf + g, x <- x - lr buf | 0, 1 |
-    | "nesterov" | the same buf, x <- x - lr (g + mu buf) | 1, mu |
-    | "qhm" | d <- mu d + (1 - mu) g, x <- x - lr ((1 - nu) g + nu d) | 1 - nu, nu (1 - mu) |
-    | "qhm-sum" | the same with buf, a sum, in place of d, a mean | 1 - nu, nu |
+        | form | the step, with g = h x | weights w0, w1 of g and buf |
+        |---|---|---|
+        | "polyak" | buf <- mu buf + g, x <- x - lr buf | 0, 1 |
+        | "nesterov" | the same buf, x <- x - lr (g + mu buf) | 1, mu |
+        | "qhm" | d <- mu d + (1 - mu) g, x <- x - lr ((1 - nu) g + nu d) | 1 - nu, nu (1 - mu) |
+        | "qhm-sum" | the same with buf, a sum, in place of d, a mean | 1 - nu, nu |
 
     "polyak" is the heavy ball, x(t+1) = x(t) + mu (x(t) - x(t-1)) - lr g, and torch's SGD; the
     dampening of torch's SGD multiplies lr by 1 - dampening, except in its first step. "nesterov"
@@ -155,12 +155,12 @@ def robust_region(
 
     With r = sqrt(nu mu) and a = sqrt(1 - (1 - nu) mu):
 
-    | form | from | to | spectral radius |
-    |---|---|---|---|
-    | "polyak" | (1 - sqrt(mu))² | (1 + sqrt(mu))² | sqrt(mu) |
-    | "nesterov" | ((1 - mu) / (1 + mu))² | 1 | sqrt(mu (1 - lr h)) |
-    | "qhm" | (1 - mu) / (1 + r)² | (1 - mu) / (1 - r)² | sqrt(mu (1 - (1 - nu) lr h)) |
-    | "qhm-sum" | (a - r)² | (a + r)² | sqrt(mu (1 - (1 - nu) lr h)) |
+        | form | from | to | spectral radius |
+        |---|---|---|---|
+        | "polyak" | (1 - sqrt(mu))² | (1 + sqrt(mu))² | sqrt(mu) |
+        | "nesterov" | ((1 - mu) / (1 + mu))² | 1 | sqrt(mu (1 - lr h)) |
+        | "qhm" | (1 - mu) / (1 + r)² | (1 - mu) / (1 - r)² | sqrt(mu (1 - (1 - nu) lr h)) |
+        | "qhm-sum" | (a - r)² | (a + r)² | sqrt(mu (1 - (1 - nu) lr h)) |
 
     With "nesterov" the radius falls from 2 mu / (1 + mu) to 0, with "qhm" from (mu + r) / (1 + r)
     to abs(mu - r) / (1 - r).

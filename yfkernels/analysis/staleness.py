@@ -74,7 +74,10 @@ def stability_limit(delay: int, momentum: float = 0.0) -> float:
     """The largest lr a with which the recursion of a curvature a does not grow.
 
     Without momentum 2 sin(pi / (2 (2 tau + 1))). With it, where a root crosses the unit circle at
-    the angle t: (tau - 1/2) t + arg(exp(i t) - mu) = pi / 2, lr a = |exp(i t) - 1| |exp(i t) - mu|.
+    the angle t:
+
+        (tau - 1/2) t + arg(exp(i t) - mu) = pi / 2,   lr a = |exp(i t) - 1| |exp(i t) - mu|.
+
     Exact for a fixed delay.
 
     Args:

@@ -1,6 +1,8 @@
 """For Lightning: what the optimizers did, in the module's logs.
 
-Trainer(callbacks=[LogOptimizers()]).fit(module)
+Give the Trainer the callback:
+
+    Trainer(callbacks=[LogOptimizers()]).fit(module)
 """
 
 from __future__ import annotations

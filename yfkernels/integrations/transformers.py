@@ -1,9 +1,11 @@
 """For the Trainer of transformers: what the optimizer did, in its logs.
 
-trainer = Trainer(model, TrainingArguments(..., **TRAINING_ARGUMENTS), train_dataset=data,
-                  optimizer_cls_and_kwargs=(YellowFin, {}))
-log_with(trainer)
-trainer.train()
+Call `log_with` between construction and training:
+
+    trainer = Trainer(model, TrainingArguments(..., **TRAINING_ARGUMENTS), train_dataset=data,
+                      optimizer_cls_and_kwargs=(YellowFin, {}))
+    log_with(trainer)
+    trainer.train()
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class LogCallback(transformers.TrainerCallback):  # type: ignore[misc,name-defin
     Callbacks see a log one after the other; `log_with` gives this one the first place.
 
     Args:
-        prefix: of every key; not "train_" or "eval_", which the Trainer sorts by.
+        prefix: of every key; not ``train_`` or ``eval_``, which the Trainer sorts by.
     """
 
     def __init__(self, prefix: str = "optimizer/") -> None:

@@ -43,7 +43,7 @@ class QHAdam(FusedOptimizer):
         eps: added to the denominator, > 0.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead (AdamW).
-        max_norm: bound on the norm of the whole gradient, as in clip_grad_norm_; None for no clip.
+        max_norm: bound on the norm of the whole gradient, as `clip_grad_norm_` has; None for none.
             The norm is taken over all groups and reads 4 more bytes per parameter; each group has
             its own bound.
         skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose

@@ -39,7 +39,7 @@ class QHM(FusedOptimizer):
         beta: smoothing of the average, in [0, 1). The authors recommend 0.999 with nu 0.7.
         weight_decay: L2 penalty, added to the gradient.
         decoupled_weight_decay: shrink the parameters by 1 - lr * weight_decay instead.
-        max_norm: bound on the norm of the whole gradient, as in clip_grad_norm_; None for no clip.
+        max_norm: bound on the norm of the whole gradient, as `clip_grad_norm_` has; None for none.
             The norm is taken over all groups and reads 4 more bytes per parameter; each group has
             its own bound.
         skip_nonfinite: measure the gradient norm even without a clip, and skip a step whose
@@ -119,7 +119,7 @@ class QHM(FusedOptimizer):
             differentiable=differentiable,
         )
 
-    # ---- the methods it covers (docs/qhm.md). Other options are passed to the constructor. Groups
+    # ---- the methods it covers (docs/optimizers/qhm.md). Other options are passed to the constructor. Groups
     # may override the arguments, under the same names.
 
     @classmethod

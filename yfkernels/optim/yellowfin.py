@@ -26,7 +26,7 @@ class YellowFin(FusedOptimizer):
     pass. By default, momentum follows SingleStep (the paper's rule), the step size follows from the
     distance that the parameters have traveled (as in DoG), and each parameter's step is scaled as
     in Adam. `robust=False` is the published algorithm, where both follow SingleStep. Formulas:
-    docs/yellowfin.md.
+    docs/optimizers/yellowfin.md.
 
     Args:
         params: parameters, parameter groups or named parameters.
@@ -62,7 +62,7 @@ class YellowFin(FusedOptimizer):
             if either norm is 0. Takes a third pass, of 12 more bytes per float32 parameter.
             Requires robust=False.
         robust: bound the curvature range and take the step size from the distance that the
-            parameters have traveled (docs/yellowfin.md). False for the published algorithm, which
+            parameters have traveled (docs/optimizers/yellowfin.md). False for the published algorithm, which
             is as fast at first and unreliable later.
         preconditioner: "compact" measures and steps in Adam's metric, with a step size for each
             parameter, and stores the average of squares in one byte: 5 bytes of state per
@@ -244,16 +244,18 @@ class YellowFin(FusedOptimizer):
                 all of them.
 
         Returns:
-            lr: the step size of the group, multiplier and cap included.
-            momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
-            radius: a lower estimate of the distance that the parameters have traveled; 0 with
-                `robust=False`.
-            grad_norm: norm of the whole gradient, unscaled, before any clip.
-            clip_coefficient: the product of all clip factors on the gradient.
-            step: number of steps taken.
-            skipped_steps: number of steps skipped because of a non-finite gradient.
-            target_momentum, total_momentum, staleness: with `closed_loop`; SingleStep's momentum,
-                the last reading, the mean staleness. `momentum` is then the corrected one.
+            Numbers by their names:
+
+            - lr: the step size of the group, multiplier and cap included.
+            - momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
+            - radius: a lower estimate of the distance that the parameters have traveled; 0 with
+              `robust=False`.
+            - grad_norm: norm of the whole gradient, unscaled, before any clip.
+            - clip_coefficient: the product of all clip factors on the gradient.
+            - step: number of steps taken.
+            - skipped_steps: number of steps skipped because of a non-finite gradient.
+            - target_momentum, total_momentum, staleness: with `closed_loop`; SingleStep's
+              momentum, the last reading, the mean staleness. `momentum` is then the corrected one.
 
         Raises:
             TypeError, ValueError: there is no such group.

@@ -27,7 +27,7 @@ class Keskar:
     gradient is about 0 at a minimum; the best result counts. Its variables are shares of the box,
     and the loss is divided by 1% of its first slope there, so that the first step goes to the
     boundary in all variables that matter. In the study's own units it found a third of the rise
-    where the gradient was small (docs/sharpness.md).
+    where the gradient was small (docs/results/sharpness.md).
 
     In the full space L-BFGS-B keeps up to about 25 float64 vectors of the model's size in the
     memory of the host, besides the three that the other measures need. In a subspace it does not.

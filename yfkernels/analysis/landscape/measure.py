@@ -65,7 +65,7 @@ def sharpness(
             - "epsilon_flatness": eps=0.1, directions=10, limit=10.0, tolerance=0.01, iterations=20,
               hvp="auto". How far the weights can go before the loss has risen by eps.
 
-            docs/sharpness.md has the formulas, and when to use which.
+            docs/results/sharpness.md has the formulas, and when to use which.
         per_layer: measure each parameter tensor alone, the others fixed; not with
             "epsilon_flatness".
         seed: of everything that is drawn.
