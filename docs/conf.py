@@ -35,7 +35,6 @@ myst_heading_anchors = 4
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True}
 default_role = "py:obj"  # single backquotes link where they name something public
 napoleon_use_ivar = True  # fields of named tuples would be described twice
 napoleon_use_rtype = False

@@ -2,8 +2,8 @@
 
     python tests/unreached.py
 
-It takes g++, its gcov and six minutes. docs/how-it-works/coverage.md says what it found. A line of a
-template counts as executed if it is in one of its instances.
+It takes g++, its gcov and six minutes. docs/how-it-works/coverage.md says what it found. A line
+of a template counts as executed if it is in one of its instances.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/how-it-works/kernels.md: what every GPU kernel needs and moves, to be compared release by release.
+"""The page docs/how-it-works/kernels.md: what every GPU kernel needs and moves, release by release.
 
 Usage: python tests/cuda/kernel_table.py [--write]
 
@@ -102,7 +102,7 @@ def difference(before: str, now: str) -> str:
     if before == now:
         return ""
     lines = difflib.unified_diff(
-        before.splitlines(), now.splitlines(), "docs/how-it-works/kernels.md", "compiled now", "", "", 0, ""
+        before.splitlines(), now.splitlines(), PAGE.name, "compiled now", "", "", 0, ""
     )
     return "\n".join([*lines, f"If that is meant, run `{COMMAND}` and commit the page."])
 

@@ -23,11 +23,11 @@ def check(name: str, now: str, archs: Sequence[int] = ARCHS) -> None:
     here, _ = committed(now, name)
     if before and before != here:
         pytest.skip(
-            f"docs/how-it-works/kernels.md was written with {before} and this is {here}: figures are not "
+            f"{PAGE.name} was written with {before} and this is {here}: figures are not "
             "compared; the invariants (bytes, no spills, no fp64) are, in test_static.py"
         )
     if changes := difference(table, now):
-        pytest.fail(f"docs/how-it-works/kernels.md is out of date\n{changes}", pytrace=False)
+        pytest.fail(f"{PAGE} is out of date\n{changes}", pytrace=False)
 
 
 def test_the_cuda_table_is_up_to_date(nvcc: str, cuda_kernels: list[Kernel]) -> None:

@@ -94,7 +94,7 @@ def test_follows_the_float32_moments(scale: float, site: Site, rng: np.random.Ge
 
 @pytest.mark.parametrize(("beta", "off"), [(0.9, 0.08), (0.995, 0.38)])
 def test_noise_of_the_moments(beta: float, off: float, rng: np.random.Generator) -> None:
-    """What docs/optimizers/qhm.md says of them, of gradients that are noise: their size, and no bias."""
+    """What docs/optimizers/qhm.md says of gradients that are noise: the size of it, and no bias."""
     p, q = (nn.Parameter(torch.zeros(2000)) for _ in range(2))
     ours, exact = (QHAdam([x], betas=(beta, 0.999), state_bits=b) for x, b in ((p, 8), (q, 32)))
     for _ in range(4000):

@@ -65,7 +65,7 @@ def adam(
 
 
 class Normalized:
-    """The normalized form of a learning rate's step, as docs/optimizers/hypergradients.md has it."""
+    """The normalized step of a learning rate, as docs/optimizers/hypergradients.md has it."""
 
     def __init__(self, hyper_lr: float) -> None:
         self.hyper_lr = hyper_lr

@@ -39,8 +39,8 @@ class LAMB(FusedOptimizer):
         p <- p - lr ‖p‖/‖u‖ u   for each tensor
 
     Several different optimizers go by this name; `preset` selects the one that a recipe was written
-    for (docs/optimizers/lamb.md). A step is two launches and 40 bytes per float32 parameter, or three and 44
-    with the clip of the gradient norm. Gradients are not modified.
+    for (docs/optimizers/lamb.md). A step is two launches and 40 bytes per float32 parameter, or
+    three and 44 with the clip of the gradient norm. Gradients are not modified.
 
     Args:
         params: parameters, parameter groups or named parameters.

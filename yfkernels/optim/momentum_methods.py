@@ -1,4 +1,4 @@
-"""Momentum methods as settings of QHM (Ma & Yarats 2019, section 4 and appendix; docs/optimizers/qhm.md)."""
+"""Momentum methods as settings of QHM (Ma & Yarats 2019, section 4 and appendix)."""
 
 from __future__ import annotations
 

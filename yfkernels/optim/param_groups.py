@@ -37,8 +37,8 @@ def param_groups(
             parameters (FSDP 1, ZeRO 3), because the rules look at shapes.
         weight_decay: weight decay of the first group, >= 0; that of the second is 0.
         no_decay: further parameters without decay, as one or several patterns for full names as in
-            ``model.named_parameters()``, with ``*`` for any characters, ``"*.embed.weight"``. A tied
-            parameter has no decay if any of its names matches. Or a function of name and
+            ``model.named_parameters()``, with ``*`` for any characters, ``"*.embed.weight"``. A
+            tied parameter has no decay if any of its names matches. Or a function of name and
             parameter, which replaces all rules above; it sees the first name of a tied parameter.
 
     Returns:

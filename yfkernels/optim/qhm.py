@@ -119,8 +119,8 @@ class QHM(FusedOptimizer):
             differentiable=differentiable,
         )
 
-    # ---- the methods it covers (docs/optimizers/qhm.md). Other options are passed to the constructor. Groups
-    # may override the arguments, under the same names.
+    # ---- the methods it covers (docs/optimizers/qhm.md). Other options are passed to the
+    # constructor. Groups may override the arguments, under the same names.
 
     @classmethod
     def from_sgd(cls, params: Any, *, lr: float, **options: Any) -> Self:

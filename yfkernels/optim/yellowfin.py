@@ -62,8 +62,8 @@ class YellowFin(FusedOptimizer):
             if either norm is 0. Takes a third pass, of 12 more bytes per float32 parameter.
             Requires robust=False.
         robust: bound the curvature range and take the step size from the distance that the
-            parameters have traveled (docs/optimizers/yellowfin.md). False for the published algorithm, which
-            is as fast at first and unreliable later.
+            parameters have traveled (docs/optimizers/yellowfin.md). False for the published
+            algorithm, which is as fast at first and unreliable later.
         preconditioner: "compact" measures and steps in Adam's metric, with a step size for each
             parameter, and stores the average of squares in one byte: 5 bytes of state per
             parameter. Weight decay must be decoupled. "diagonal" stores it in four bytes: 8 bytes
