@@ -177,7 +177,8 @@ def test_the_reason_is_found_in_the_log(setup: ModuleType, log: str, reason: str
 
 def test_setup_does_not_import_torch(tree: Path) -> None:
     (tree / "torch.py").write_text("raise SystemExit('setup.py imported torch')")
-    assert python("setup.py", "--version", cwd=tree, PYTHONPATH=str(tree)).stdout.strip() == __version__
+    printed = python("setup.py", "--version", cwd=tree, PYTHONPATH=str(tree)).stdout
+    assert printed.strip() == __version__
 
 
 def test_unknown_build_is_named(tree: Path) -> None:
