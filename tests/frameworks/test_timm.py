@@ -105,23 +105,25 @@ def test_equals_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("foreach", [None, True, False])
-@pytest.mark.parametrize(
-    "optimizer", [yfkernels.YellowFin, yfkernels.LAMB, yfkernels.QHM, yfkernels.QHAdam]
-)
-def test_is_built_by_the_factory(
-    optimizer: type[torch.optim.Optimizer], foreach: bool | None
-) -> None:
-    """By the name it is registered with; timm hands on its own foreach."""
-    name = f"yfk{optimizer.__name__.lower()}"
-    factory.default_registry.register(factory.OptimInfo(name=name, opt_class=optimizer))
+@pytest.mark.parametrize("name", ["yellowfin", "yflamb", "qhm", "qhadam"])
+def test_is_built_by_the_factory(name: str, foreach: bool | None) -> None:
+    """By its name; timm hands on its own foreach."""
+    known = import_module("yfkernels.integrations.timm").NAMES
     model = make_model()
     before = [p.detach().clone() for p in model.parameters()]
     made = factory.create_optimizer_v2(
         model, f"lookahead_{name}", lr=1.0, weight_decay=0.1, foreach=foreach
     )
     assert isinstance(made, Lookahead)
+    assert type(made._base_optimizer) is known[name][0]
     for step in range(STEPS):
         x, y = batch(step)
         nn.functional.mse_loss(model(x), y).backward()
         made.step()
     assert not any(map(torch.equal, before, model.parameters()))
+
+
+def test_without_a_learning_rate_the_optimizer_has_its_own() -> None:
+    import_module("yfkernels.integrations.timm")
+    made = factory.create_optimizer_v2(make_model(), "yellowfin")
+    assert {group["lr"] for group in made.param_groups} == {1.0}
