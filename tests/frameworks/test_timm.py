@@ -27,8 +27,6 @@ from support.resume import (
 )
 from torch import nn
 
-import yfkernels
-
 
 def without_models(spec: ModuleSpec) -> None:
     """Leaves timm itself and its models hollow.
