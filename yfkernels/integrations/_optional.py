@@ -5,10 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-# where the module's name is not what pip calls the package
-_PACKAGES = {"ignite": "pytorch-ignite"}
-
-
 def required(module: str) -> Any:
     """The module of that name.
 
@@ -19,8 +15,7 @@ def required(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        package = _PACKAGES.get(name, name)
         raise ImportError(
             f"yfkernels.integrations.{name} needs {name}, which cannot be imported ({error}): "
-            f"pip install {package}"
+            f'pip install "yfkernels[{name}]"'
         ) from error
