@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+
 def required(module: str) -> Any:
     """The module of that name.
 
