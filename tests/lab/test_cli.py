@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("typer")
 
 from matplotlib.image import imread
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from yfkernels.lab import cli
+import yfkernels
+from yfkernels.lab import cli, next_steps
+from yfkernels.lab.recipes import read_recipe
 
 CHECKOUT = Path(cli.__file__).resolve().parents[2]
 
@@ -34,6 +41,99 @@ def test_demo_compares_and_draws(runner: CliRunner, tmp_path: Path) -> None:
     height, width, _ = imread(out / "demo.png").shape
     assert width >= 1200
     assert height >= 700
+
+
+def parsed(line: str) -> None:
+    """Raises an exception if a command line has a command or an option that does not exist."""
+    name, *arguments = shlex.split(line)
+    get_command(cli.app).commands[name].make_context(name, arguments)
+
+
+COMMANDS = sorted(get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "bench"])  # has another's
+def test_help_ends_with_an_example(runner: CliRunner, name: str) -> None:
+    printed = runner.invoke(cli.app, [name, "--help"]).output
+    example = re.search(r"Example: yfkernels (.*)", printed)
+    assert example, printed
+    assert example[1].split()[0] == name
+    parsed(example[1])
+
+
+def test_help_of_the_command_says_how_to_begin(runner: CliRunner) -> None:
+    printed = runner.invoke(cli.app, ["--help"]).output
+    assert "Example: yfkernels demo" in printed
+    assert "--install-completion" in printed
+
+
+def test_a_shell_completes_commands(runner: CliRunner) -> None:
+    asked = {
+        "_YFKERNELS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "yfkernels co",
+        "COMP_CWORD": "1",
+    }
+    result = runner.invoke(cli.app, [], env=asked, prog_name="yfkernels")
+    assert result.output.split() == ["compare", "config"]
+
+
+def test_demo_ends_with_what_to_try_next(runner: CliRunner, tmp_path: Path) -> None:
+    options = ["--steps", "1", "--optimizers", "lamb", "--out", str(tmp_path)]
+    _, _, steps = runner.invoke(cli.app, ["demo", *options]).output.partition("Next:\n")
+    assert "yfkernels compare yellowfin adamw:lr=0.003 --seeds 3\n" in steps
+    assert (
+        "opt = yfkernels.LAMB(yfkernels.param_groups(model, weight_decay=0.01), lr=0.01)" in steps
+    )
+    assert len(steps.splitlines()) == 3
+    parsed(next_steps.AFTER_DEMO)
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "left_out"),
+    [
+        ([], ["--seeds 3", "--explain"], ["--workload"]),
+        (["--seeds", "2"], ["--workload mnist-lstm", "--explain"], ["--seeds"]),
+        (["--explain"], ["--seeds 3"], ["--workload", "--explain"]),
+    ],
+)
+def test_compare_ends_with_what_was_not_asked_for(
+    runner: CliRunner, tmp_path: Path, given: list[str], named: list[str], left_out: list[str]
+) -> None:
+    fast = ["--steps", "1", "--workload", "digits-mlp", "--out", str(tmp_path)]
+    result = runner.invoke(cli.app, ["compare", "sgd:lr=0.2", *fast, *given])
+    _, _, steps = result.output.partition("Next:\n")
+    assert "opt = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)" in steps
+    assert [option for option in named if option not in steps] == []
+    assert [option for option in left_out if option in steps] == []
+    for option in named:
+        parsed(f"compare {option}")
+
+
+@pytest.mark.parametrize("text", ["yellowfin:robust=false", "lamb:preset=timm,weight_decay=0.1"])
+def test_code_to_copy_makes_what_was_trained(text: str) -> None:
+    recipe = read_recipe(text)
+    model = nn.Linear(2, 2)
+    names = {"yfkernels": yfkernels, "torch": torch, "model": model}
+    copied = eval(next_steps.in_code(recipe), names)
+    wanted = recipe.build(model)
+    assert type(copied) is type(wanted)
+    assert copied.state_dict()["param_groups"] == wanted.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize(
+    ("found", "python", "command"),
+    [
+        ("/bin/yfkernels", "/elsewhere/bin/python", "yfkernels"),
+        (None, "/elsewhere/bin/python", "/elsewhere/bin/python -m yfkernels"),
+        (None, f"{Path.cwd()}/.venv/bin/python", ".venv/bin/python -m yfkernels"),
+    ],
+)
+def test_the_next_command_starts_where_the_user_is(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, python: str, command: str
+) -> None:
+    monkeypatch.setattr(next_steps.shutil, "which", lambda name: found)
+    monkeypatch.setattr(next_steps.sys, "executable", python)
+    assert next_steps._command() == command
 
 
 def test_demo_trains_only_what_was_asked_for(runner: CliRunner, tmp_path: Path) -> None:

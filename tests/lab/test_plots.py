@@ -107,6 +107,18 @@ def test_scales_fit_the_quantities() -> None:
     assert all(axes.get_title(loc="left") and axes.get_ylabel() for axes in figure.axes)
 
 
+def test_accuracies_keep_their_digits() -> None:
+    recorders = [tuned(), fixed()]
+    for step, accuracy in ((1, 0.84), (STEPS, 0.995)):
+        recorders[1].record(step, {"test_accuracy": accuracy})
+    figure = plot_comparison({"tuned": recorders[:1], "fixed": recorders[1:]}, title="t")
+    panel = figure.axes[ACCURACY]
+    panel.set_yticks([0.925, 0.95, 0.975, 1.0])
+    figure.draw_without_rendering()
+    marks = [text.get_text() for text in panel.get_yticklabels()]
+    assert marks == ["92.5%", "95%", "97.5%", "100%"]
+
+
 def test_legend_keeps_the_order_and_stands_outside_the_panels() -> None:
     figure = plot_comparison({"first": [tuned()], "second": [fixed()]}, title="A title")
     (legend,) = figure.legends
@@ -178,6 +190,9 @@ def test_batch_sizes_show_mean_and_range(tmp_path: Path) -> None:
     assert corners[:, 1].min() == pytest.approx(0.02)
     assert corners[:, 1].max() == pytest.approx(0.04)
     assert [text.get_text() for text in errors.get_xticklabels()] == ["32", "128"]
+    figure.draw_without_rendering()
+    marks = [text.get_text() for text in errors.get_yticklabels()]
+    assert {"2%", "5%"} <= set(marks)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["steady", "lost"]
     figure.savefig(tmp_path / "figure.png")

@@ -20,6 +20,11 @@ THREADS = 1
 INTERRUPTED = 130  # exit status, as a shell has it
 
 
+def example(arguments: str) -> str:
+    """The last line of a command's help."""
+    return f"Example: yfkernels {arguments}"
+
+
 def made_folder(path: Path) -> Path:
     """The folder of `--out`, which is made if it is not there."""
     try:

@@ -25,8 +25,17 @@ def _exit_without(package: str) -> NoReturn:
 try:
     import typer
 
-    from yfkernels.lab.arguments import INTERRUPTED, THREADS, Out, Threads, made_folder, refusals
+    from yfkernels.lab.arguments import (
+        INTERRUPTED,
+        THREADS,
+        Out,
+        Threads,
+        example,
+        made_folder,
+        refusals,
+    )
     from yfkernels.lab.asynchrony.command import train_asynchronously
+    from yfkernels.lab.next_steps import tell_after_compare, tell_after_demo
     from yfkernels.lab.robustness.command import measure_robustness
     from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
@@ -34,8 +43,8 @@ except ModuleNotFoundError as error:
 
 app = typer.Typer(
     help="PyTorch optimizers that tune themselves, in fused kernels.",
+    epilog=example("demo"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -63,7 +72,7 @@ FOR_LARGE_BATCHES = ["lamb", "adamw", "sgd"]
 FOR_SHARPNESS = [*FOR_LARGE_BATCHES, "yellowfin", "yellowfin:robust=false"]
 
 
-@app.command()
+@app.command(epilog=example("demo --optimizers yellowfin,lamb,adamw --seed 1"))
 def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps for each optimizer.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batch order.")] = 0,
@@ -86,9 +95,10 @@ def demo(
         folder=made_folder(out),
         name="demo",
     )
+    tell_after_demo(chosen)
 
 
-@app.command()
+@app.command(epilog=example("compare yellowfin lamb:lr=0.02,preset=timm adamw --seeds 3"))
 def compare(
     optimizers: Recipes = COMPARED,
     workload: Annotated[Workload, typer.Option(help="What to train.")] = Workload.DIGITS_CONV,
@@ -115,9 +125,10 @@ def compare(
         name="compare",
         explain=explain,
     )
+    tell_after_compare(chosen, seeds=seeds, explain=explain)
 
 
-@app.command()
+@app.command(epilog=example("large-batch lamb sgd --batch-sizes 32,256,1024 --epochs 10"))
 def large_batch(
     optimizers: Annotated[
         list[str] | None,
@@ -229,9 +240,13 @@ def _task(workload: Workload, *, batch_size: int = 64, option: str = "") -> Exam
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-app.command()(tune)
-app.command("async")(train_asynchronously)
-app.command("robustness")(measure_robustness)
+app.command(epilog=example("tune --method marthe --optimizer adam"))(tune)
+app.command("async", epilog=example("async --workers 8 --staleness memoryless --epochs 5"))(
+    train_asynchronously
+)
+app.command("robustness", epilog=example("robustness --workload digits-mlp --steps 200"))(
+    measure_robustness
+)
 
 
 @app.command(
@@ -252,7 +267,7 @@ def bench(context: typer.Context) -> None:
     raise typer.Exit(runner.main(context.args))
 
 
-@app.command()
+@app.command(epilog=example("config"))
 def config() -> None:
     """Show which backend serves each device, and why not the others."""
     yfkernels.show_config()

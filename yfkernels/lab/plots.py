@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from yfkernels.lab.recorder import Recorder, Series
 from yfkernels.lab.style import (
@@ -20,6 +20,7 @@ from yfkernels.lab.style import (
     TITLE_FONT,
     add_note,
     blank_figure,
+    make_percent,
 )
 
 LEGEND_COLUMNS = 4
@@ -110,7 +111,7 @@ def plot_batch_sizes(
         errors, losses = panels = figure.subplots(1, 2)
         errors.set(title="Test error", yscale="log")
         errors.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        errors.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        make_percent(errors)
         errors.yaxis.set_minor_locator(NullLocator())
         losses.set(title="Training loss", ylabel="cross entropy [nats]", yscale="log")
         for index, (label, by_size) in reversed(list(enumerate(outcomes.items()))):
@@ -195,7 +196,7 @@ def _name_panels(panels: Mapping[str, Axes], smoothing: int) -> None:
         panel.set(**named[name], xlabel="step")
         panel.margins(x=0.01)
     if "test_accuracy" in panels:
-        panels["test_accuracy"].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        make_percent(panels["test_accuracy"])
 
 
 def _draw_loss(

@@ -62,6 +62,11 @@ def make_log(panel: Axes, values: Floats) -> None:
     panel.yaxis.set_minor_locator(NullLocator())
 
 
+def make_percent(panel: Axes) -> None:
+    """Shares at the y axis as percents, with the digits that they have: 97.5%, not 98%."""
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100.0 * share:g}%"))
+
+
 def log_range(values: Floats) -> tuple[float, float]:
     """The smallest and the largest of those that a logarithm has."""
     fit = values[(values > 0.0) & np.isfinite(values)]

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from yfkernels.lab.minima.study import Row
 from yfkernels.lab.style import (
@@ -21,6 +21,7 @@ from yfkernels.lab.style import (
     blank_figure,
     log_range,
     make_log,
+    make_percent,
 )
 
 BATCHES = ("-", "--")  # lines of the small and the large batch
@@ -56,7 +57,7 @@ def draw_minima(
         accuracies.set(title="Accuracy on the line (dotted: test)")
         for panel in (losses, accuracies):
             panel.set_xlabel("share of the large batch's solution")
-        accuracies.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        make_percent(accuracies)
         handles, labels = on_the_way.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, borderpad=0)
         add_note(figure, note)

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from yfkernels.lab.recorder import Series
@@ -22,6 +22,7 @@ from yfkernels.lab.style import (
     blank_figure,
     log_range,
     make_log,
+    make_percent,
 )
 
 COLUMNS = 6  # of the grid: one, two or three panels fill a row
@@ -83,7 +84,7 @@ def plot_tuning(
         axes.draw_epochs(accuracies, courses["validation_accuracy"], VALIDATION, "validation")
         axes.draw_epochs(accuracies, courses["test_accuracy"], TEST, "test")
         accuracies.set(title="Accuracy", ylabel="accuracy")
-        accuracies.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100.0 * share:g}%"))
+        make_percent(accuracies)
 
         for panel in (losses, accuracies):  # beside the title, where no line can be
             panel.legend(**LEGEND)
