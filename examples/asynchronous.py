@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node 4 examples/asynchronous.py` has three workers that never wait."""
+"""`torchrun --nproc-per-node 4 examples/asynchronous.py` trains with workers that never wait."""
 
 import sklearn.datasets
 import torch

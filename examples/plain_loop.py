@@ -1,4 +1,4 @@
-"""`python examples/plain_loop.py` trains with YellowFin, nothing set, and resumes a checkpoint."""
+"""`python examples/plain_loop.py` trains with YellowFin, nothing set, saves and resumes."""
 
 import tempfile
 from pathlib import Path
