@@ -15,6 +15,7 @@ from support.resume import (
     EPOCH,
     EQUALS,
     IN_FRAMEWORKS,
+    OURS,
     STEPS,
     Build,
     Snapshot,
@@ -27,6 +28,7 @@ from support.resume import (
 from torch import nn
 
 import yfkernels
+from yfkernels.integrations import log_dict
 
 learner = pytest.importorskip(
     "fastai.learner", reason="fastai is not installed; `make test-frameworks` installs it"
@@ -105,6 +107,15 @@ def test_cleared_state_starts_again(name: str, tmp_path: Path) -> None:
     with other.no_bar(), other.no_logging():
         other.fit(1, lr=own_lr(build))
     assert_close(snapshot(learn.model, learn.opt.opt), snapshot(other.model, other.opt.opt))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_is_logged(name: str, tmp_path: Path) -> None:
+    """From inside what fastai has put around it."""
+    learn = make_learner(OURS[name], tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, lr=own_lr(OURS[name]))
+    assert log_dict(learn.opt) == log_dict(learn.opt.opt) != {}
 
 
 def test_default_lr_gets_a_warning(tmp_path: Path) -> None:

@@ -96,6 +96,55 @@ def test_groups_that_differ_are_told_apart() -> None:
     assert log_dict(trained(LAMB, groups(betas=(0.8, 0.9))))["momentum/0"] == 0.8
 
 
+def keys_of_each_step(build: Callable[..., Any], groups: Any, steps: int = 6) -> list[set[str]]:
+    optimizer = build(groups)
+    seen = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.randn_like(p) * (100.0 if step == steps // 2 else 1.0)
+        optimizer.step()
+        seen.append(set(log_dict(optimizer)))
+    return seen
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_each_key_is_one_curve(name: str) -> None:
+    """None goes over into "/0" and "/1" because groups that were the same no longer are."""
+    groups = [{"params": [p]} for p in parameters()]
+    first, *later = keys_of_each_step(BUILDS[name], groups)
+    assert all(keys == first for keys in later)
+
+
+def test_each_key_is_one_curve_with_group_tuning() -> None:
+    groups = [{"params": [p]} for p in parameters()]
+    first, *later = keys_of_each_step(lambda given: YellowFin(given, tune="group"), groups)
+    assert all(keys == first for keys in later)
+    assert {"lr/0", "lr/1", "clip_coefficient/1", "skipped_steps/1"} <= first
+    assert "skipped_steps" not in first
+
+
+@pytest.mark.parametrize("build", [YellowFin, QHM], ids=lambda build: build.__name__)
+def test_a_warm_up_keeps_learning_rates_apart(build: Callable[..., Any]) -> None:
+    """It begins at 0 for all groups, whatever they were set to."""
+    first, second = parameters()
+    optimizer = build([{"params": [first], "lr": 0.5}, {"params": [second]}])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 2, 1.0))
+    for _ in range(3):
+        first.grad, second.grad = torch.randn(5), torch.randn(5)
+        optimizer.step()
+        assert {"lr/0", "lr/1"} <= log_dict(optimizer).keys()
+        schedule.step()
+
+
+def test_learning_rates_of_all_groups_are_those_of_the_optimizer() -> None:
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters(3), (1.0, 0.5, 0.25))]
+    optimizer = trained(YellowFin, groups)
+    seen = log_dict(optimizer)
+    for group in range(3):
+        assert seen[f"lr/{group}"] == optimizer.diagnostics(group)["lr"]
+
+
 def test_marthe() -> None:
     model = nn.Linear(3, 1)
     optimizer = MARTHE(torch.optim.SGD(model.parameters(), lr=0.1), mu=0.9)
@@ -114,6 +163,17 @@ def test_inside_wrappers() -> None:
     for wrapped in (optimizer, accelerated, redundant):
         assert unwrapped(wrapped) is optimizer
         assert log_dict(wrapped) == log_dict(optimizer)
+
+
+def test_wrappers_that_lead_back_to_themselves() -> None:
+    """Found all the same if something in them leads on, refused if nothing does."""
+    one, other = SimpleNamespace(), SimpleNamespace()
+    one.optimizer, other.optimizer = other, one
+    with pytest.raises(TypeError, match="Invalid optimizer type: SimpleNamespace"):
+        unwrapped(one)
+    both = SimpleNamespace(optim=trained(QHM, parameters()))
+    both.optimizer = both
+    assert unwrapped(both) is both.optim
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from yfkernels.optim.qhm import QHM
 from yfkernels.optim.yellowfin import YellowFin
 
 _OURS = (YellowFin, LAMB, QHM, QHAdam, HD, MARTHE)
-# Where wrappers keep the optimizer: Accelerate, Lightning and Fabric; ZeRO.
-_INSIDE = ("optimizer", "optim")
+# Where wrappers keep the optimizer: Accelerate, Lightning and Fabric; ZeRO; fastai; timm's
+# Lookahead.
+_INSIDE = ("optimizer", "optim", "opt", "_base_optimizer")
+_DEPTH = 10  # of wrappers in wrappers; some lead back to themselves
 # Of YellowFin's diagnostics, and what they are called here.
 _OF_TUNER = {
     "grad_norm": "grad_norm",
@@ -28,25 +30,31 @@ _OF_TUNER = {
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer of this package inside the wrappers of Accelerate, Lightning, Fabric and ZeRO.
+    """The optimizer of this package inside what a framework has put around it.
 
     Args:
-        optimizer: one of this package, as it is or wrapped, however often.
+        optimizer: one of this package, as it is or as Accelerate, Lightning, Fabric, ZeRO, fastai
+            or timm's Lookahead has wrapped it, one in another too.
 
     Raises:
         TypeError: there is none in it.
+
+    Example:
+        >>> opt = QHM(torch.nn.Linear(2, 1).parameters())
+        >>> unwrapped(opt) is opt
+        True
     """
     inner = optimizer
-    while not isinstance(inner, _OURS):
+    for _ in range(_DEPTH):
+        if isinstance(inner, _OURS):
+            return inner
         held = [getattr(inner, name, None) for name in _INSIDE]
         inner = next((each for each in held if each is not None and each is not inner), None)
-        if inner is None:
-            names = ", ".join(kind.__name__ for kind in _OURS)
-            raise TypeError(
-                f"Invalid optimizer type: {type(optimizer).__qualname__}; give {names}, as it is "
-                "or as Accelerate, Lightning, Fabric or ZeRO has wrapped it"
-            )
-    return inner
+    names = ", ".join(kind.__name__ for kind in _OURS)
+    raise TypeError(
+        f"Invalid optimizer type: {type(optimizer).__qualname__}; give {names}, as it is or as "
+        "Accelerate, Lightning, Fabric, ZeRO, fastai or timm's Lookahead has wrapped it"
+    )
 
 
 def log_dict(optimizer: Any, prefix: str = "") -> dict[str, float]:
@@ -71,8 +79,9 @@ def log_dict(optimizer: Any, prefix: str = "") -> dict[str, float]:
         skipped_steps: steps refused because something was not finite.
         staleness: the mean of it, with `closed_loop`.
 
-        With several groups those that differ between them end in "/0", "/1", ...: lr, momentum,
-        hyper_lr and hypergradient, and with ``tune="group"`` the rest.
+        With several groups, what each has for itself ends in "/0", "/1", ...: lr and momentum if
+        they were set to differ, all that HD and MARTHE tune, everything with ``tune="group"``.
+        That depends on the settings, not on the values of a step: each key is one curve.
 
     Raises:
         TypeError: `optimizer` is none of this package.
@@ -96,15 +105,19 @@ def log_dict(optimizer: Any, prefix: str = "") -> dict[str, float]:
 
 
 def _of_yellowfin(optimizer: YellowFin) -> dict[str, float]:
-    groups = range(len(optimizer.param_groups))
-    seen = [optimizer.diagnostics(group) for group in groups]
+    groups = optimizer.param_groups
+    by_group = optimizer._tuner.by_group
+    seen = [optimizer.diagnostics(group) for group in range(len(groups) if by_group else 1)]
     if not any(each["step"] or each["skipped_steps"] for each in seen):
         return {}
-    found = _spread("lr", [each["lr"] for each in seen])
-    found |= _spread("momentum", [each["momentum"] for each in seen])
+    lrs = [each["lr"] for each in seen]
+    if len(lrs) < len(groups):  # only these differ, and are read in one go
+        lrs += optimizer.tuned_lrs()[1:]
+    found = _spread("lr", lrs, by_group or _lrs_differ(groups))
+    found |= _spread("momentum", [each["momentum"] for each in seen], by_group)
     for name, key in _OF_TUNER.items():
         if name in seen[0]:
-            found |= _spread(key, [each[name] for each in seen])
+            found |= _spread(key, [each[name] for each in seen], by_group)
     return found
 
 
@@ -114,7 +127,7 @@ def _of_settings(optimizer: Optimizer) -> dict[str, float]:
     if not optimizer.state and not seen["skipped_steps"]:
         return {}
     groups = optimizer.param_groups
-    found = _spread("lr", [_number(group["lr"]) for group in groups])
+    found = _spread("lr", [_number(group["lr"]) for group in groups], _lrs_differ(groups))
     betas = [group["betas"][0] if "betas" in group else group["beta"] for group in groups]
     found |= _spread("momentum", list(map(_number, betas)))
     if seen["grad_norm"] == seen["grad_norm"]:
@@ -128,13 +141,18 @@ def _of_hypergradients(optimizer: HD | MARTHE) -> dict[str, float]:
     found = {"skipped_steps": float(seen.pop("skipped"))}
     for name in ("lr", "hyper_lr", "hypergradient"):
         if name in seen:
-            found |= _spread(name, list(map(_number, seen[name])))
+            found |= _spread(name, list(map(_number, seen[name])), apart=True)
     return found
 
 
-def _spread(name: str, values: list[float]) -> dict[str, float]:
-    """One number if it is the same in all groups, else one of each."""
-    if all(value == values[0] for value in values):
+def _lrs_differ(groups: list[dict[str, Any]]) -> bool:
+    """Whether they were set to; a warm-up makes all of them 0 for a while."""
+    return len({_number(group.get("initial_lr", group["lr"])) for group in groups}) > 1
+
+
+def _spread(name: str, values: list[float], apart: bool = False) -> dict[str, float]:
+    """One number for all groups, or one of each: if they differ, or always if `apart`."""
+    if len(values) == 1 or (not apart and len(set(values)) == 1):
         return {name: values[0]}
     return {f"{name}/{group}": value for group, value in enumerate(values)}
 
