@@ -155,7 +155,7 @@ def test_monitor_logs_what_the_steps_use(name: str, tmp_path: Path) -> None:
     column = next(title for title in rows[0] if title.endswith("momentum"))
     logged = [float(row[column]) for row in rows if row[column]]
     assert len(logged) == STEPS
-    assert all(0.0 < momentum < 1.0 for momentum in logged[4:]) == (name != "QHM")
+    assert all(0.0 < momentum < 1.0 for momentum in logged[4:]) != name.startswith("QHM")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -185,3 +185,50 @@ def test_the_log_tells_what_the_optimizers_did(tmp_path: Path) -> None:
     assert seen[-1].keys() == log_dict(trainer.optimizers[0], "opt/").keys()
     assert seen[-1]["opt/lr"] > 0.0
     assert float(trainer.callback_metrics["opt/lr"]) == pytest.approx(seen[-1]["opt/lr"])
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_a_logger_writes_what_the_optimizers_did(every: int, tmp_path: Path) -> None:
+    """In the steps in which the Trainer logs: never, every, every second."""
+    from yfkernels.integrations.lightning import LogOptimizers
+
+    logger = lightning.loggers.CSVLogger(tmp_path)
+    options = {"callbacks": [LogOptimizers()], "logger": logger, "log_every_n_steps": every}
+    fit(tmp_path, OURS["YellowFin"], **options)
+    written = Path(logger.log_dir) / "metrics.csv"
+    steps = []
+    if written.exists():
+        with written.open() as file:
+            rows = list(csv.DictReader(file))
+        steps = [int(row["step"]) for row in rows if row["optimizer/lr"]]
+    assert steps == (list(range(every - 1, STEPS, every)) if every else [])
+
+
+class TwoOptimizers(ManualModule):
+    """The optimizer of another package for the last layer."""
+
+    def configure_optimizers(self) -> Any:
+        ours = self.build(self.net[:2].parameters())
+        return [torch.optim.AdamW(self.net[2].parameters()), ours]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        loss = self.loss(batch)
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+        return loss
+
+
+def test_an_optimizer_of_another_package_is_left_out_of_the_log(tmp_path: Path) -> None:
+    from yfkernels.integrations.lightning import LogOptimizers
+
+    options = {"max_epochs": 1, "callbacks": [LogOptimizers()], "log_every_n_steps": 1}
+    trainer = make_trainer(tmp_path, **options)
+    trainer.fit(TwoOptimizers(OURS["YellowFin"]), batches())
+    logged = {key for key in trainer.callback_metrics if key.startswith("optimizer/")}
+    assert "optimizer/1/lr" in logged
+    assert all(key.startswith("optimizer/1/") for key in logged)
+    with pytest.raises(TypeError, match="Invalid optimizers for LogOptimizers: SGD; return"):
+        make_trainer(tmp_path, **options).fit(Module(IN_FRAMEWORKS["SGD"]), batches())
