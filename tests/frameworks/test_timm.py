@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ from support.resume import (
     snapshot,
 )
 from torch import nn
+
+from yfkernels.integrations import log_dict
 
 
 def without_models(spec: ModuleSpec) -> None:
@@ -121,7 +123,57 @@ def test_is_built_by_the_factory(name: str, foreach: bool | None) -> None:
     assert not any(map(torch.equal, before, model.parameters()))
 
 
-def test_without_a_learning_rate_the_optimizer_has_its_own() -> None:
+@pytest.mark.parametrize("name", ["yellowfin", "yflamb", "qhm", "qhadam"])
+def test_without_a_learning_rate_the_optimizer_has_its_own(name: str) -> None:
+    known = import_module("yfkernels.integrations.timm").NAMES
+    made = factory.create_optimizer_v2(make_model(), name)
+    own = known[name][0](make_model().parameters()).defaults["lr"]
+    assert {group["lr"] for group in made.param_groups} == {own}
+    assert own == 1.0 or name != "yellowfin"
+
+
+@pytest.mark.parametrize("name", ["yellowfin", "yflamb", "qhm", "qhadam"])
+def test_is_built_from_the_arguments_of_the_script(name: str) -> None:
+    """Those that an optimizer does not take are left out, those of its own arrive."""
     import_module("yfkernels.integrations.timm")
-    made = factory.create_optimizer_v2(make_model(), "yellowfin")
-    assert {group["lr"] for group in made.param_groups} == {1.0}
+    given = SimpleNamespace(
+        opt=name,
+        lr=0.5,
+        weight_decay=2e-5,
+        momentum=0.9,
+        opt_eps=1e-7,
+        opt_betas=(0.8, 0.99),
+        opt_args={"stochastic_rounding": True},
+    )
+    made = factory.create_optimizer(given, make_model())
+    decays = {group["weight_decay"] for group in made.param_groups}
+    assert decays == {0.0, 2e-5}, "vectors do not decay"
+    assert {group["lr"] for group in made.param_groups} == {0.5}
+    if name in ("yflamb", "qhadam"):
+        assert {(group["eps"], group["betas"]) for group in made.param_groups} == {
+            (1e-7, (0.8, 0.99))
+        }
+
+
+def test_names_are_new_ones() -> None:
+    """Those that timm has are as they were."""
+    known = import_module("yfkernels.integrations.timm").NAMES
+    listed = dict(factory.list_optimizers(with_description=True))
+    assert all(listed[name] == description for name, (_, description) in known.items())
+    assert factory.get_optimizer_class("lamb") is factory.Lamb
+    theirs = factory.OptimizerRegistry()
+    families = ("sgd_variants", "adam_variants", "lamb_lars", "other_optimizers")
+    for family in families:
+        getattr(factory, f"_register_{family}")(theirs)
+    assert not known.keys() & set(theirs.list_optimizers())
+
+
+@pytest.mark.parametrize("name", ["YellowFin", "LAMB", "QHM", "QHAdam"])
+def test_is_logged_from_inside_lookahead(name: str) -> None:
+    model = make_model()
+    inner = IN_FRAMEWORKS[name](model.parameters())
+    wrapped = Lookahead(inner)
+    x, y = batch(0)
+    nn.functional.mse_loss(model(x), y).backward()
+    wrapped.step()
+    assert log_dict(wrapped) == log_dict(inner) != {}

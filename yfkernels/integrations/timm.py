@@ -25,7 +25,9 @@ NAMES = {
 """What the optimizers are called in timm, which takes what is before an underscore for a wrapper.
 
 timm's script has a learning rate of its own unless told otherwise: give YellowFin ``--lr 1.0
---sched none``. Without `lr`, ``create_optimizer_v2`` leaves the default to the optimizer.
+--sched none``. Without `lr`, ``create_optimizer_v2`` leaves the default to the optimizer. timm
+passes `eps` and `betas` to LAMB and QHAdam only, and `momentum` to none of these; ``--opt-kwargs
+max_norm=1.0`` and the like reach the constructor.
 """
 
 
