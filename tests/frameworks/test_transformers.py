@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.cases import assert_same_bits
 from support.resume import (
     BATCH,
     CUT,
@@ -20,9 +21,11 @@ from support.resume import (
     Snapshot,
     assert_close,
     assert_resumes,
+    decaying,
     make_model,
     samples,
     snapshot,
+    train,
 )
 from torch import Tensor, nn
 
@@ -118,6 +121,33 @@ def test_resumes_in_mixed_precision_with_accumulation(name: str, tmp_path: Path)
     options = {"bf16": True, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
     train = partial(run, folder=tmp_path / "whole", **options)
     assert_resumes(train, IN_FRAMEWORKS[name], tmp_path / "cut")
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.05])
+def test_arguments_leave_schedule_and_clip_to_yellowfin(
+    max_norm: float | None, tmp_path: Path
+) -> None:
+    """With TRAINING_ARGUMENTS the Trainer takes the very steps of a plain loop."""
+    from yfkernels.integrations.transformers import TRAINING_ARGUMENTS
+
+    options = {"max_norm": max_norm}
+    model, alone = Model(), Model()
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        optimizer_cls_and_kwargs=(yfkernels.YellowFin, options),
+        train_sampling_strategy="sequential",
+        **TRAINING_ARGUMENTS,
+    )
+    trainer.train()
+    optimizer = yfkernels.YellowFin(decaying(alone.net), **options)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0  # as the Trainer has it
+    train(alone.net, optimizer, range(STEPS))
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {1.0}
+    ours, theirs = snapshot(alone.net, optimizer), snapshot(model.net, trainer.optimizer.optimizer)
+    for what in ("parameters", "diagnostics"):
+        assert_same_bits(theirs[what], ours[what])
 
 
 @pytest.mark.parametrize("name", EQUALS)

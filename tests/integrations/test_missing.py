@@ -8,6 +8,8 @@ import sys
 import pytest
 
 FRAMEWORKS = ("ignite", "lightning", "timm", "transformers")
+# More that a user's program has anyway or not at all.
+OTHERS = ("accelerate", "fastai", "mlflow", "peft", "skorch", "tensorboard", "wandb")
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -33,12 +35,13 @@ def test_the_extras_exist() -> None:
         assert f"\n{name} = [" in metadata
 
 
-def test_the_package_costs_no_framework() -> None:
-    """`import yfkernels` imports none of them, nor what is made for them."""
+@pytest.mark.parametrize("module", ["yfkernels", "yfkernels.integrations"])
+def test_the_package_costs_no_framework(module: str) -> None:
+    """Neither imports one, and `import yfkernels` not what is made for them."""
     code = f"""
-import sys, yfkernels
-heavy = [name for name in sys.modules if name.split(".")[0] in {FRAMEWORKS!r}]
-heavy += [name for name in sys.modules if name.startswith("yfkernels.integrations")]
+import sys, {module}
+heavy = [name for name in sys.modules if name.split(".")[0] in {FRAMEWORKS + OTHERS!r}]
+heavy += [name for name in sys.modules if name.startswith("{module}.integrations")]
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
