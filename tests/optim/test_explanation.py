@@ -81,7 +81,7 @@ def test_the_first_step_with_a_preconditioner(params: list[nn.Parameter], site: 
 def test_a_clip(params: list[nn.Parameter], site: Site) -> None:
     optimizer = stepped(YellowFin(params, max_norm=1.0, backend=site.backend), params)
     share = optimizer.diagnostics()["clip_coefficient"]
-    assert f"clipped to {share:.1%} of it" in optimizer.explain()
+    assert f"clipped to {100 * share:.3g}% of it" in optimizer.explain()
 
 
 def test_skipped_steps(params: list[nn.Parameter], site: Site) -> None:
@@ -139,7 +139,7 @@ def test_groups_that_stand_still(params: list[nn.Parameter], site: Site) -> None
     assert "0: 1 tensor of 12 elements, stands still" in optimizer.explain()
     assert notes(optimizer) == []
     optimizer.param_groups[1]["lr"] = 0.0
-    assert notes(optimizer) == ["  - lr 0 is in every group: nothing moves"]
+    assert notes(optimizer) == ["  - lr is 0 in every group: the next step moves nothing"]
 
 
 def test_an_lr_that_looks_like_a_learning_rate(params: list[nn.Parameter], site: Site) -> None:
@@ -156,3 +156,45 @@ def test_parameters_without_a_gradient(params: list[nn.Parameter], site: Site) -
     stepped(optimizer, params)
     expected = "  - 4 parameters have never had a gradient: number 4, number 5, number 6, ..."
     assert notes(optimizer) == [expected]
+
+
+def test_a_step_that_was_skipped_last(kind: Kind, site: Site, params: list[nn.Parameter]) -> None:
+    """However many good ones came before; one good step takes it back."""
+    options = {"lr" if kind.tunes or kind.optimizer is LAMB else "max_norm": 1.0}
+    optimizer = stepped(kind.build(params, backend=site.backend, **options), params)
+    stepped(optimizer, params, steps=1, size=math.nan)
+    (note,) = notes(optimizer)
+    assert note.startswith("  - the last step was skipped, as its gradient was not finite")
+    again = kind.build(params, backend=site.backend, **options)
+    again.load_state_dict(optimizer.state_dict())
+    assert notes(again) == [], "it has seen no step"
+    assert notes(stepped(optimizer, params, steps=1)) == []
+
+
+def test_no_gradient_was_ever_finite(site: Site, params: list[nn.Parameter]) -> None:
+    optimizer = stepped(LAMB(params, backend=site.backend), params, steps=2, size=math.nan)
+    assert "gradient  its norm has not been finite so far" in optimizer.explain()
+    (note,) = notes(optimizer)
+    assert note.startswith("  - no gradient so far was finite")
+
+
+def test_parameters_that_are_not_finite(site: Site, params: list[nn.Parameter]) -> None:
+    named = [("first", params[0]), ("second", params[1])]
+    optimizer = stepped(QHM(named, lr=0.1, backend=site.backend), params)
+    params[1].grad = torch.full_like(params[1], math.nan)
+    optimizer.step()
+    assert notes(optimizer) == [
+        "  - parameters that are not finite: second; go back to a checkpoint"
+    ]
+
+
+def test_the_lr_of_the_step_not_of_the_next(site: Site, params: list[nn.Parameter]) -> None:
+    optimizer = stepped(LAMB(params, lr=0.25, backend=site.backend), params)
+    optimizer.param_groups[0]["lr"] = 0.0  # a schedule that has ended
+    assert "step size 0.25" in optimizer.explain()
+
+
+def test_a_class_that_a_framework_derives(site: Site, params: list[nn.Parameter]) -> None:
+    derived = type("FrameworkYellowFin", (YellowFin,), {})
+    optimizer = stepped(derived(params, backend=site.backend), params)
+    assert optimizer.explain().startswith("YellowFin, 5 steps taken")

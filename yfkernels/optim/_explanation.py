@@ -6,9 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from yfkernels.ops.constants import STATE_FIELDS, STRETCH
+import torch
+from torch import Tensor
+
+from yfkernels.ops.constants import GATE, STATE_FIELDS, STRETCH
 from yfkernels.ops.options import YellowFinOptions
 from yfkernels.optim._planner import names_of, params_of
+from yfkernels.sharding.shards import local
+from yfkernels.tuners.gate import Gate
 from yfkernels.tuners.groupwise import GroupwiseTuner
 from yfkernels.tuners.lr_watch import HARDLY_MOVES
 from yfkernels.tuners.yellowfin import YellowFinTuner
@@ -21,6 +26,7 @@ _NEAR = 0.1  # of the travel, where the parameters are now
 _SETTLED = 100  # steps by which they have come further than assumed, as a rule
 _NAMED = 3  # parameters that a note names
 _TUNERS = (YellowFinTuner, GroupwiseTuner)
+_ACTIVE, _GRAD_SCALE = (GATE.index(name) for name in ("active", "grad_scale"))
 
 Line = tuple[str, str]  # a label, which may be empty, and words
 Values = dict[str, float]
@@ -33,6 +39,7 @@ def explained(optimizer: FusedOptimizer) -> str:
     else:
         lines, notes = _of_all_groups(optimizer, optimizer._tuner)
     notes += _of_groups(optimizer, tunes=isinstance(optimizer._tuner, _TUNERS))
+    notes += _of_parameters(optimizer)
     return "\n".join(lines + (["look at:", *(f"  - {note}" for note in notes)] if notes else []))
 
 
@@ -44,17 +51,15 @@ def _of_all_groups(optimizer: FusedOptimizer, tuner: Any) -> tuple[list[str], li
     lines, groups = [_header(optimizer, found)], optimizer.param_groups
     if not _has_moved(optimizer, found):
         return lines, list(_of_silence(optimizer, groups, found)) if tunes else []
+    told = [("gradient", _gradient(found))]
     if tunes:
         told = _of_tuner(tuner, float(groups[0]["lr"]), found)
-        told += _groups(optimizer, tuner.lrs(groups))
-    else:
-        lrs = [float(group["lr"]) for group in groups]
-        told = [("gradient", _gradient(found)), *_groups(optimizer, lrs)]
-    return lines + _aligned(told), list(_of_numbers(found))
+    told += _groups(optimizer, tuner.lrs(groups))
+    return lines + _aligned(told), list(_of_numbers(found, skipped_last=_skipped_last(tuner)))
 
 
 def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[list[str], list[str]]:
-    lines, notes = [f"{type(optimizer).__name__}, each group tuned for itself"], []
+    lines, notes = [f"{_name(optimizer)}, each group tuned for itself"], []
     groups = optimizer.param_groups
     whole.parts(groups)  # brings the tuners into their order
     for index, (tuner, group) in enumerate(zip(whole.tuners, groups)):
@@ -64,7 +69,10 @@ def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[li
         lines.append(f"group {index}: {_size(group)}, {taken}{still}")
         if found["step"]:
             lines += _aligned(_of_tuner(tuner, float(group["lr"]), found))
-        looks = _of_numbers(found) if found["step"] else _of_silence(optimizer, [group], found)
+        if found["step"]:
+            looks = _of_numbers(found, skipped_last=_skipped_last(tuner))
+        else:
+            looks = _of_silence(optimizer, [group], found)
         notes += [f"group {index}: {note}" for note in looks]
     return lines, notes
 
@@ -79,8 +87,20 @@ def _has_moved(optimizer: FusedOptimizer, found: Values) -> bool:
     return bool(optimizer.state) if steps is None else steps > 0.0
 
 
+def _name(optimizer: FusedOptimizer) -> str:
+    """Of the class here: frameworks derive their own from it."""
+    ours = (kind for kind in type(optimizer).__mro__ if kind.__module__.startswith("yfkernels."))
+    return next(ours).__name__
+
+
+def _skipped_last(tuner: YellowFinTuner | Gate) -> bool:
+    """Whether the last step was refused, of one that has been taken."""
+    row = tuner.coefficients_on(torch.device("cpu"))[:1].flatten().tolist()
+    return len(row) > 0 and row[_ACTIVE] == 0.0 and row[_GRAD_SCALE] != 0.0
+
+
 def _header(optimizer: FusedOptimizer, found: Values) -> str:
-    name = type(optimizer).__name__
+    name = _name(optimizer)
     if not _has_moved(optimizer, found):
         return f"{name}: no step was taken yet{_skipped(found)}"
     return f"{name}, {_taken(found)}" if "step" in found else name + _skipped(found)
@@ -148,14 +168,16 @@ def _momentum(found: Values) -> str:
 def _gradient(found: Values) -> str:
     norm, clip = found["grad_norm"], found.get("clip_coefficient", 1.0)
     if math.isnan(norm):
+        if found["skipped_steps"]:
+            return "its norm has not been finite so far"
         return "its norm is not measured: there is no clip that needs it"
-    return f"norm {_short(norm)}" + (f", clipped to {clip:.1%} of it" if clip < 1.0 else "")
+    return f"norm {_short(norm)}" + (f", clipped to {100 * clip:.3g}% of it" if clip < 1.0 else "")
 
 
 def _groups(optimizer: FusedOptimizer, lrs: list[float]) -> list[Line]:
     lines = []
     for index, (group, lr) in enumerate(zip(optimizer.param_groups, lrs)):
-        moves = "stands still" if float(group["lr"]) == 0.0 else f"step size {_short(lr)}"
+        moves = f"step size {_short(lr)}" if lr else "stands still"
         lines.append(("" if index else "groups", f"{index}: {_size(group)}, {moves}"))
     return lines
 
@@ -181,8 +203,15 @@ def _of_silence(
             yield "every gradient so far was 0 in every element: nothing can be learnt from it"
 
 
-def _of_numbers(found: Values) -> Iterator[str]:
+def _of_numbers(found: Values, *, skipped_last: bool) -> Iterator[str]:
     skipped, steps = found["skipped_steps"], found.get("step", math.inf)
+    if skipped and math.isnan(found["grad_norm"]):
+        yield "no gradient so far was finite: look at the loss, and at the scale of GradScaler"
+    elif skipped and skipped_last and found["grad_norm"]:
+        yield (
+            "the last step was skipped, as its gradient was not finite; what is said of a step is "
+            "of the one before"
+        )
     if skipped >= steps:
         yield (
             f"{int(skipped):,} steps were skipped and {int(steps):,} taken: gradients are not "
@@ -204,25 +233,45 @@ def _of_numbers(found: Values) -> Iterator[str]:
 def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
     lrs = [float(group["lr"]) for group in optimizer.param_groups]
     if not any(lrs):
-        yield "lr 0 is in every group: nothing moves"
+        yield "lr is 0 in every group: the next step moves nothing"
     elif tunes and max(lrs) <= HARDLY_MOVES:
         yield (
             f"lr {_short(max(lrs))} looks like a learning rate; here it multiplies the step size "
             "that is tuned: leave it out, or set 1.0"
         )
     if optimizer.state and (idle := _without_gradient(optimizer)):
-        some = ", ".join(idle[:_NAMED]) + (", ..." if len(idle) > _NAMED else "")
-        yield f"{len(idle)} parameters have never had a gradient: {some}"
+        yield f"{len(idle)} parameters have never had a gradient: {_some(idle)}"
+
+
+def _of_parameters(optimizer: FusedOptimizer) -> Iterator[str]:
+    broken = [
+        name
+        for name, param in _named(optimizer)
+        if not bool(local(param.detach()).isfinite().all())
+    ]
+    if broken:
+        yield f"parameters that are not finite: {_some(broken)}; go back to a checkpoint"
 
 
 def _without_gradient(optimizer: FusedOptimizer) -> list[str]:
     """Names, or positions, of those that ask for one."""
-    groups, layout = optimizer.param_groups, optimizer._layout
+    begun = optimizer._layout.begun
     return [
-        name or f"number {index}"
-        for index, (name, param) in enumerate(zip(names_of(groups), params_of(groups)))
-        if param.requires_grad and not layout.begun(optimizer.state.get(param))
+        name
+        for name, param in _named(optimizer)
+        if param.requires_grad and not begun(optimizer.state.get(param))
     ]
+
+
+def _named(optimizer: FusedOptimizer) -> Iterator[tuple[str, Tensor]]:
+    """Parameters by name, or by position."""
+    groups = optimizer.param_groups
+    for index, (name, param) in enumerate(zip(names_of(groups), params_of(groups))):
+        yield name or f"number {index}", param
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _short(value: float) -> str:

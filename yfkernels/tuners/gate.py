@@ -133,6 +133,14 @@ class Gate(Tuner, SavedTuner):
         grad_norm, skipped = self.state.tolist()
         return {"grad_norm": grad_norm, "skipped_steps": skipped}
 
+    def lrs(self, groups: list[dict[str, Any]]) -> list[float]:
+        """The lr of the last step in each group, which a scheduler may have changed since.
+
+        Those of groups that took none are what their options say. On CUDA this waits.
+        """
+        used: list[float] = self._rows.rows[: len(groups), self.rule.fields.index("lr")].tolist()
+        return used + [float(group["lr"]) for group in groups[len(used) :]]
+
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Nothing but the state is there to be read."""
 
