@@ -282,6 +282,18 @@ def test_a_missing_package_is_one_line(package: str, tmp_path: Path) -> None:
     assert 'pip install "yfkernels[demo]"' in line
 
 
+def test_config_needs_no_optional_package() -> None:
+    program = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['yfkernels', 'config']\n"
+        "from yfkernels.lab.cli import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\ncpu " in ran.stdout
+
+
 def test_importing_the_package_needs_no_optional_one() -> None:
     program = (
         "import sys, yfkernels\n"

@@ -39,6 +39,9 @@ try:
     from yfkernels.lab.robustness.command import measure_robustness
     from yfkernels.lab.tuning.command import tune
 except ModuleNotFoundError as error:
+    if sys.argv[1:] == ["config"]:  # for a look at what was installed
+        yfkernels.show_config()
+        sys.exit()
     _exit_without(str(error.name))
 
 app = typer.Typer(
