@@ -184,3 +184,9 @@ def test_wrappers_that_lead_back_to_themselves() -> None:
 def test_what_is_no_optimizer_of_ours(given: Any) -> None:
     with pytest.raises(TypeError, match=r"Invalid optimizer type: \w+; give YellowFin, LAMB"):
         log_dict(given)
+
+
+def test_the_lr_is_that_of_the_step_not_of_the_next() -> None:
+    optimizer = trained(lambda params: LAMB(params, lr=0.25), parameters())
+    optimizer.param_groups[0]["lr"] = 0.0  # a schedule that has ended
+    assert log_dict(optimizer)["lr"] == 0.25

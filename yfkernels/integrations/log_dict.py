@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from yfkernels.optim.hd import HD
 from yfkernels.optim.lamb import LAMB
@@ -121,13 +120,13 @@ def _of_yellowfin(optimizer: YellowFin) -> dict[str, float]:
     return found
 
 
-def _of_settings(optimizer: Optimizer) -> dict[str, float]:
-    """LAMB, QHM and QHAdam, whose step size is the user's."""
-    seen: dict[str, float] = optimizer.diagnostics()  # type: ignore[attr-defined]
+def _of_settings(optimizer: LAMB | QHM | QHAdam) -> dict[str, float]:
+    """Those whose step size is the user's."""
+    seen = optimizer.diagnostics()
     if not optimizer.state and not seen["skipped_steps"]:
         return {}
     groups = optimizer.param_groups
-    found = _spread("lr", [_number(group["lr"]) for group in groups], _lrs_differ(groups))
+    found = _spread("lr", optimizer._tuner.lrs(groups), _lrs_differ(groups))
     betas = [group["betas"][0] if "betas" in group else group["beta"] for group in groups]
     found |= _spread("momentum", list(map(_number, betas)))
     if seen["grad_norm"] == seen["grad_norm"]:

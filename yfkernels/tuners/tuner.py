@@ -141,6 +141,9 @@ class Tuner(Protocol):
             group: the place of one.
         """
 
+    def lrs(self, groups: list[dict[str, Any]]) -> list[float]:
+        """The step size that each group used in the last step; on CUDA this waits."""
+
     def publish(self, groups: list[dict[str, Any]]) -> None:
         """Puts into the groups what is there to be read, not set."""
 
