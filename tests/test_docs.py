@@ -24,7 +24,7 @@ INCLUDED = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]  # by pages of docs
 INCLUDING = [ROOT / "docs/changelog.md", ROOT / "docs/contributing.md"]
 PAGES = [page for page in DOCS if page not in INCLUDING]
 WRITTEN = [README, INCLUDED[0], *(page for page in PAGES if page != GENERATED)]
-LINKED = [README, *INCLUDED, *PAGES]
+LINKED = [README, ROOT / "examples/README.md", *INCLUDED, *PAGES]
 SOURCES = sorted(path for folder in ("yfkernels", "csrc") for path in (ROOT / folder).rglob("*.*"))
 COLUMNS = 110
 

@@ -19,6 +19,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="yfkernels bench",
         description="Time, traffic and memory of one optimizer step, beside its rivals in one run.",
+        epilog="Example: yfkernels bench --quick --sizes 1x1M",
     )
     parser.add_argument("--device", choices=DEFAULT_SIZES, default="cpu", help="default: cpu")
     parser.add_argument(

@@ -23,6 +23,7 @@ SLOW = (
     "programs",
     "sharding",
     "test_build.py",
+    "test_examples.py",
     "ops/test_selected_on_a_device.py",
     "optim/test_captured_memory.py",
 )

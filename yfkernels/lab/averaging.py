@@ -24,7 +24,7 @@ class Averaging:
         task: what the model is trained on.
         model: the model, before its first step.
         optimizer: what trains it.
-        seed: of the batches from which statistics of batch normalisation are taken.
+        seed: of the batches from which statistics of batch normalization are taken.
     """
 
     def __init__(self, task: Task, model: nn.Module, optimizer: Optimizer, *, seed: int) -> None:
@@ -45,7 +45,7 @@ class Averaging:
 
     @contextmanager
     def model(self) -> Iterator[nn.Module]:
-        """The model at the average, its statistics of batch normalisation taken there."""
+        """The model at the average, its statistics of batch normalization taken there."""
         batches = self._task.training_size // self._task.batch_size
         epoch = list(islice(self._task.batches(self._seed), batches))
         if self._own is not None:

@@ -219,7 +219,7 @@ class FusedOptimizer(Optimizer):
         memory of one more copy of the weights, and step() is refused in it.
 
         Args:
-            model: with batch normalisation, whose statistics are taken anew inside, in all of its
+            model: with batch normalization, whose statistics are taken anew inside, in all of its
                 layers; buffers, modes and random states are as before after the block.
             loader: what torch.optim.swa_utils.update_bn takes: an iterable of inputs, or of tuples
                 or lists whose first element is the input. They are moved to the model's device.
@@ -242,7 +242,7 @@ class FusedOptimizer(Optimizer):
         """Writes the averages into the weights for good, at the end of a training.
 
         Args:
-            model, loader: as for averaged(), for a model with batch normalisation.
+            model, loader: as for averaged(), for a model with batch normalization.
 
         Raises:
             RuntimeError: no averages are kept, no step was taken, or they are in place already.
@@ -256,7 +256,7 @@ class FusedOptimizer(Optimizer):
     def averaged_state_dict(self, model: Module) -> dict[str, Any]:
         """A copy of the model's state_dict with the averages in the place of its weights.
 
-        Statistics of batch normalisation are those of the training; to take them anew, save
+        Statistics of batch normalization are those of the training; to take them anew, save
         model.state_dict() inside ``with averaged(model, loader):``.
 
         Raises:
