@@ -11,7 +11,7 @@ from bench.common.results import RESULTS
 
 ROOT = RESULTS.parents[1]
 NOTES = [ROOT / "bench/NOTES.md", ROOT / "bench/convergence/NOTES.md"]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *NOTES]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *NOTES]
 
 
 @pytest.mark.parametrize("page", NOTES, ids=lambda page: str(page.relative_to(ROOT)))
