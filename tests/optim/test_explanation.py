@@ -188,6 +188,14 @@ def test_parameters_that_are_not_finite(site: Site, params: list[nn.Parameter]) 
     ]
 
 
+def test_a_group_added_late_does_not_stand_still(site: Site, params: list[nn.Parameter]) -> None:
+    """It has had no step yet."""
+    optimizer = stepped(YellowFin(params[:2], backend=site.backend), params)
+    optimizer.add_param_group({"params": params[2:]})
+    assert "1: 1 tensor of 1 elements, step size 0" in optimizer.explain()
+    assert "stands still" not in optimizer.explain()
+
+
 def test_the_lr_of_the_step_not_of_the_next(site: Site, params: list[nn.Parameter]) -> None:
     optimizer = stepped(LAMB(params, lr=0.25, backend=site.backend), params)
     optimizer.param_groups[0]["lr"] = 0.0  # a schedule that has ended

@@ -177,7 +177,8 @@ def _gradient(found: Values) -> str:
 def _groups(optimizer: FusedOptimizer, lrs: list[float]) -> list[Line]:
     lines = []
     for index, (group, lr) in enumerate(zip(optimizer.param_groups, lrs)):
-        moves = f"step size {_short(lr)}" if lr else "stands still"
+        still = lr == 0.0 and float(group["lr"]) == 0.0
+        moves = "stands still" if still else f"step size {_short(lr)}"
         lines.append(("" if index else "groups", f"{index}: {_size(group)}, {moves}"))
     return lines
 
