@@ -220,3 +220,25 @@ def test_the_log_tells_what_the_optimizer_did(tmp_path: Path) -> None:
     in_history = [logs for logs in trainer.state.log_history if "loss" in logs]
     assert all(known.keys() <= logs.keys() for logs in in_history)
     assert not any("optimizer/lr" in logs for logs in reported if "loss" not in logs)
+
+
+def test_evaluates_with_the_average(tmp_path: Path) -> None:
+    """As docs/guides/frameworks.md has it, through Accelerate's wrapper; it is taken out again."""
+    from yfkernels.integrations import unwrapped
+    from yfkernels.integrations.transformers import TRAINING_ARGUMENTS
+
+    options = {"average": yfkernels.WeightAverage(power=1.0, every=1)}
+    trainer = make_trainer(
+        tmp_path,
+        Model(),
+        optimizer_cls_and_kwargs=(yfkernels.YellowFin, options),
+        **TRAINING_ARGUMENTS,
+    )
+    trainer.train()
+    raw = trainer.evaluate(trainer.train_dataset)["eval_loss"]
+    optimizer = unwrapped(trainer.optimizer)
+    assert optimizer.explain().startswith(f"YellowFin, {STEPS} steps taken")
+    with optimizer.averaged():
+        averaged = trainer.evaluate(trainer.train_dataset)["eval_loss"]
+    assert averaged != raw
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] == raw
