@@ -24,9 +24,8 @@ def main() -> None:
     images, labels = load_digits()
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
-    def compute_loss(batch: tuple[int, ...]) -> Tensor:
-        rows = list(batch)
-        return nn.functional.cross_entropy(model(images[rows]), labels[rows])
+    def compute_loss(batch: list[int]) -> Tensor:
+        return nn.functional.cross_entropy(model(images[batch]), labels[batch])
 
     if not gloo.is_server():
         gloo.work(model, compute_loss)
@@ -34,7 +33,7 @@ def main() -> None:
 
     # While a worker computes a gradient, the others change the parameters: its gradient is stale.
     # The closed loop measures what that adds to the momentum, and sets less of its own.
-    everything = tuple(range(len(images)))
+    everything = list(range(len(images)))
     before = compute_loss(everything).item()
     optimizer = yfkernels.YellowFin(model.parameters(), closed_loop=True)
     server = Server(model, optimizer, batches=Batches(len(images), BATCH, epochs=EPOCHS))

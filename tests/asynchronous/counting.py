@@ -28,12 +28,11 @@ class Tally(nn.Module):
         if double:
             self.again = nn.Parameter(torch.zeros(samples, dtype=torch.float64))
 
-    def loss(self, indices: Sequence[int] | None) -> Tensor:
+    def loss(self, indices: list[int] | None) -> Tensor:
         assert indices is not None
-        chosen = list(indices)
-        value = -self.counts[chosen].sum()
+        value = -self.counts[indices].sum()
         if hasattr(self, "again"):
-            value = value - self.again[chosen].sum()
+            value = value - self.again[indices].sum()
         return value
 
 
@@ -62,7 +61,7 @@ class Local:
         return reply
 
 
-def gradient_of(model: Tally, indices: Sequence[int] | None) -> tuple[Tensor, ...]:
+def gradient_of(model: Tally, indices: list[int] | None) -> tuple[Tensor, ...]:
     """A worker's gradient, taken in a model of its own."""
     own = Tally(len(model.counts))
     buffers = FlatBuffers(own)

@@ -113,7 +113,7 @@ def leases(batches: Batches, count: int) -> list[Lease]:
 
 
 def test_the_order_is_that_of_the_seed_and_the_epoch() -> None:
-    def orders(seed: int) -> list[tuple[int, ...]]:
+    def orders(seed: int) -> list[list[int]]:
         return [lease.indices for lease in leases(Batches(50, 50, seed=seed), 2)]
 
     first, second = orders(1)

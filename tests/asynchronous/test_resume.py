@@ -31,9 +31,9 @@ class Training:
         self.simulator = Simulator(self.server, self._loss)
         self.seen: list[int] = []
 
-    def _loss(self, batch: tuple[int, ...] | None) -> torch.Tensor:
+    def _loss(self, batch: list[int] | None) -> torch.Tensor:
         assert batch is not None
-        return nn.functional.mse_loss(self.model(X[list(batch)]), Y[list(batch)])
+        return nn.functional.mse_loss(self.model(X[batch]), Y[batch])
 
     def state(self) -> dict[str, Any]:
         state = own_copy(self.server.state_dict())

@@ -61,7 +61,7 @@ def test_numbers_are_those_of_the_step() -> None:
         "momentum": known["momentum"],
         "grad_norm": known["grad_norm"],
         "clip_coefficient": known["clip_coefficient"],
-        "distance_traveled": known["radius"],
+        "distance_traveled": known["distance_traveled"],
         "skipped_steps": 0.0,
     }
     lamb = trained(LAMB, parameters())

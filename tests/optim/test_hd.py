@@ -183,7 +183,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name: str, poison: float,
     counts = [each[1]["param_groups"][0].pop("skipped_steps") for each in (before, after)]
     assert counts == [0, 1]
     torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
-    assert run.optimizer.diagnostics()["skipped"] == 1
+    assert run.optimizer.diagnostics()["skipped_steps"] == 1
 
 
 def test_under_a_gradient_scaler(seed: int) -> None:
@@ -279,7 +279,7 @@ def test_without_gradients_nothing_happens(seed: int) -> None:
     before = run.vector()
     run.optimizer.step()
     assert torch.equal(run.vector(), before)
-    expected = {"lr": [run.base.param_groups[0]["lr"]], "hyper_lr": [0.3], "skipped": 0}
+    expected = {"lr": [run.base.param_groups[0]["lr"]], "hyper_lr": [0.3], "skipped_steps": 0}
     assert run.optimizer.diagnostics() == expected
 
 

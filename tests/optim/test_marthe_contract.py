@@ -125,7 +125,7 @@ def test_a_product_that_overflows_begins_anew() -> None:
         assert w.item() == pytest.approx(wanted)
         z = tuner.state_dict()["tangents"][0][0]
         assert z.item() == pytest.approx(-1e18 * wanted / 0.9)  # of this step alone
-    assert tuner.diagnostics()["skipped"] == 0
+    assert tuner.diagnostics()["skipped_steps"] == 0
 
 
 def test_wrapped_models_are_refused(seed: int) -> None:

@@ -124,7 +124,7 @@ def compare_with_each_alone(
         )
     first, second = (together.diagnostics(group) for group in range(2))
     assert first["grad_norm"] > 30.0 * second["grad_norm"]
-    assert first["radius"] != second["radius"]
+    assert first["distance_traveled"] != second["distance_traveled"]
 
 
 @each_mode

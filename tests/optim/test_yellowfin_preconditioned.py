@@ -70,7 +70,7 @@ def test_loss_has_no_scale(factor: float, site: Site, rng: np.random.Generator) 
         allowed = 1e-4 * path + 40 * EPS * old.abs()
         assert bool(((p - q).detach().abs() <= allowed).all())
     a, b = one.diagnostics(), other.diagnostics()
-    for name in ("lr", "momentum", "radius", "clip_coefficient"):
+    for name in ("lr", "momentum", "distance_traveled", "clip_coefficient"):
         assert b[name] == pytest.approx(a[name], rel=1e-4)
     assert b["variance"] == pytest.approx(a["variance"] * factor**2, rel=1e-4)
 
@@ -147,7 +147,7 @@ def test_move_sums_are_read_one_step_late(site: Site, rng: np.random.Generator) 
     for seed in (1, 2):
         params = parameters(np.random.default_rng(0), site, (30,))
         runs.append((build(params, site), params, np.random.default_rng(seed)))
-    late = ("h_min", "h_max", "variance", "distance", "radius", "momentum")
+    late = ("h_min", "h_max", "variance", "distance", "distance_traveled", "momentum")
     first = normal(rng, torch.empty(30))
 
     def diagnostics() -> list[dict[str, float]]:

@@ -27,7 +27,7 @@ class Lease:
 
     number: int
     epoch: int
-    indices: tuple[int, ...]
+    indices: list[int]
     deadline: float
 
 
@@ -141,7 +141,7 @@ class Batches:
         number, self._number = self._number, self._number + 1
         self._open[number] = loan = _Loan(stretch, worker, self._clock() + self._patience)
         indices = self._order.of(stretch.epoch)[stretch.start : stretch.stop]
-        return Lease(number, stretch.epoch, tuple(indices), loan.deadline)
+        return Lease(number, stretch.epoch, list(indices), loan.deadline)
 
     def is_open(self, number: int) -> bool:
         """Whether a push for this lease may still be applied."""

@@ -91,4 +91,4 @@ class Reply(NamedTuple):
     version: Version
     result: PushResult | None = None
     lease: int | None = None
-    indices: tuple[int, ...] | None = None
+    indices: list[int] | None = None

@@ -32,7 +32,7 @@ class Link(Protocol):
 
 def work(
     model: nn.Module | FlatBuffers,
-    loss: Callable[[tuple[int, ...] | None], Tensor],
+    loss: Callable[[list[int] | None], Tensor],
     link: Link,
     *,
     worker: str,

@@ -18,14 +18,8 @@ _OURS = (YellowFin, LAMB, QHM, QHAdam, HD, MARTHE)
 # Lookahead.
 _INSIDE = ("optimizer", "optim", "opt", "_base_optimizer")
 _DEPTH = 10  # of wrappers in wrappers; some lead back to themselves
-# Of YellowFin's diagnostics, and what they are called here.
-_OF_TUNER = {
-    "grad_norm": "grad_norm",
-    "clip_coefficient": "clip_coefficient",
-    "radius": "distance_traveled",
-    "skipped_steps": "skipped_steps",
-    "staleness": "staleness",
-}
+# of YellowFin's diagnostics, besides lr and momentum
+_OF_TUNER = ("grad_norm", "clip_coefficient", "distance_traveled", "skipped_steps", "staleness")
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -114,9 +108,9 @@ def _of_yellowfin(optimizer: YellowFin) -> dict[str, float]:
         lrs += optimizer.tuned_lrs()[1:]
     found = _spread("lr", lrs, by_group or _lrs_differ(groups))
     found |= _spread("momentum", [each["momentum"] for each in seen], by_group)
-    for name, key in _OF_TUNER.items():
+    for name in _OF_TUNER:
         if name in seen[0]:
-            found |= _spread(key, [each[name] for each in seen], by_group)
+            found |= _spread(name, [each[name] for each in seen], by_group)
     return found
 
 
@@ -137,7 +131,7 @@ def _of_settings(optimizer: LAMB | QHM | QHAdam) -> dict[str, float]:
 
 def _of_hypergradients(optimizer: HD | MARTHE) -> dict[str, float]:
     seen = optimizer.diagnostics()
-    found = {"skipped_steps": float(seen.pop("skipped"))}
+    found = {"skipped_steps": float(seen["skipped_steps"])}
     for name in ("lr", "hyper_lr", "hypergradient"):
         if name in seen:
             found |= _spread(name, list(map(_number, seen[name])), apart=True)

@@ -7,12 +7,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from yfkernels.ops.constants import GATE, STATE_FIELDS, STRETCH
 from yfkernels.ops.options import YellowFinOptions
-from yfkernels.optim._planner import names_of, params_of
-from yfkernels.sharding.shards import local
+from yfkernels.optim._planner import params_of
+from yfkernels.optim._wording import (
+    Line,
+    aligned,
+    class_name,
+    named,
+    of_parameters,
+    short,
+    size,
+    some,
+    with_notes,
+)
 from yfkernels.tuners.gate import Gate
 from yfkernels.tuners.groupwise import GroupwiseTuner
 from yfkernels.tuners.lr_watch import HARDLY_MOVES
@@ -24,11 +33,9 @@ if TYPE_CHECKING:
 _SHORT_CLIP = 0.1  # of the gradient that a clip leaves
 _NEAR = 0.1  # of the travel, where the parameters are now
 _SETTLED = 100  # steps by which they have come further than assumed, as a rule
-_NAMED = 3  # parameters that a note names
 _TUNERS = (YellowFinTuner, GroupwiseTuner)
 _ACTIVE, _GRAD_SCALE = (GATE.index(name) for name in ("active", "grad_scale"))
 
-Line = tuple[str, str]  # a label, which may be empty, and words
 Values = dict[str, float]
 
 
@@ -39,8 +46,8 @@ def explained(optimizer: FusedOptimizer) -> str:
     else:
         lines, notes = _of_all_groups(optimizer, optimizer._tuner)
     notes += _of_groups(optimizer, tunes=isinstance(optimizer._tuner, _TUNERS))
-    notes += _of_parameters(optimizer)
-    return "\n".join(lines + (["look at:", *(f"  - {note}" for note in notes)] if notes else []))
+    notes += of_parameters(optimizer.param_groups)
+    return with_notes(lines, notes)
 
 
 def _of_all_groups(optimizer: FusedOptimizer, tuner: Any) -> tuple[list[str], list[str]]:
@@ -55,20 +62,20 @@ def _of_all_groups(optimizer: FusedOptimizer, tuner: Any) -> tuple[list[str], li
     if tunes:
         told = _of_tuner(tuner, float(groups[0]["lr"]), found)
     told += _groups(optimizer, tuner.lrs(groups))
-    return lines + _aligned(told), list(_of_numbers(found, skipped_last=_skipped_last(tuner)))
+    return lines + aligned(told), list(_of_numbers(found, skipped_last=_skipped_last(tuner)))
 
 
 def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[list[str], list[str]]:
-    lines, notes = [f"{_name(optimizer)}, each group tuned for itself"], []
+    lines, notes = [f"{class_name(optimizer)}, each group tuned for itself"], []
     groups = optimizer.param_groups
     whole.parts(groups)  # brings the tuners into their order
     for index, (tuner, group) in enumerate(zip(whole.tuners, groups)):
         found = dict(zip(STATE_FIELDS, tuner.state.tolist())) | tuner.diagnostics([group])
         taken = _taken(found) if found["step"] else "no step was taken yet" + _skipped(found)
         still = ", stands still" if float(group["lr"]) == 0.0 else ""
-        lines.append(f"group {index}: {_size(group)}, {taken}{still}")
+        lines.append(f"group {index}: {size(group)}, {taken}{still}")
         if found["step"]:
-            lines += _aligned(_of_tuner(tuner, float(group["lr"]), found))
+            lines += aligned(_of_tuner(tuner, float(group["lr"]), found))
         if found["step"]:
             looks = _of_numbers(found, skipped_last=_skipped_last(tuner))
         else:
@@ -77,20 +84,9 @@ def _of_each_group(optimizer: FusedOptimizer, whole: GroupwiseTuner) -> tuple[li
     return lines, notes
 
 
-def _aligned(told: list[Line]) -> list[str]:
-    width = max(len(label) for label, _ in told) + 2
-    return [f"  {label:<{width}}{words}" for label, words in told]
-
-
 def _has_moved(optimizer: FusedOptimizer, found: Values) -> bool:
     steps = found.get("step")
     return bool(optimizer.state) if steps is None else steps > 0.0
-
-
-def _name(optimizer: FusedOptimizer) -> str:
-    """Of the class here: frameworks derive their own from it."""
-    ours = (kind for kind in type(optimizer).__mro__ if kind.__module__.startswith("yfkernels."))
-    return next(ours).__name__
 
 
 def _skipped_last(tuner: YellowFinTuner | Gate) -> bool:
@@ -100,7 +96,7 @@ def _skipped_last(tuner: YellowFinTuner | Gate) -> bool:
 
 
 def _header(optimizer: FusedOptimizer, found: Values) -> str:
-    name = _name(optimizer)
+    name = class_name(optimizer)
     if not _has_moved(optimizer, found):
         return f"{name}: no step was taken yet{_skipped(found)}"
     return f"{name}, {_taken(found)}" if "step" in found else name + _skipped(found)
@@ -120,12 +116,12 @@ def _skipped(found: Values) -> str:
 
 def _of_tuner(tuner: YellowFinTuner, lr: float, found: Values) -> list[Line]:
     options = tuner.options
-    lines = [("step size", f"{_short(found['lr'])}{_made_of(options, lr, found)}")]
+    lines = [("step size", f"{short(found['lr'])}{_made_of(options, lr, found)}")]
     lines.append(("momentum", _momentum(found)))
     if options.robust:
         where = " in the metric" if options.preconditioned else ""
         words = f"as far as the parameters have come at least{where}, or were assumed to at first"
-        travel, now = _short(found["radius"]), _short(_distance(found))
+        travel, now = short(found["radius"]), short(_distance(found))
         lines.append(("travel", f"{travel}, {words}; now {now}"))
     return [*lines, ("gradient", _gradient(found))]
 
@@ -133,16 +129,16 @@ def _of_tuner(tuner: YellowFinTuner, lr: float, found: Values) -> list[Line]:
 def _made_of(options: YellowFinOptions, lr: float, found: Values) -> str:
     """The factors of the step size."""
     if not options.robust:
-        return f" = lr {_short(lr)} times SingleStep's"
+        return f" = lr {short(lr)} times SingleStep's"
     if options.preconditioned and not found["grad_sq_sum"]:
         return ", as long as a first step is: a percent of the parameters' size"
-    factors = [f"lr {_short(lr)}", f"(1 - momentum) {_short(1.0 - found['momentum'])}"]
+    factors = [f"lr {short(lr)}", f"(1 - momentum) {short(1.0 - found['momentum'])}"]
     if options.preconditioned:
         factors.insert(0, f"{STRETCH:g}")
-        factors.append(f"gradient's root mean square {_short(found['scale'])}")
-        factors.append(f"metric's {_short(found['metric_scale'])}")
-    factors.append(f"travel {_short(found['radius'])}")
-    return f" = {' x '.join(factors)} / gradients so far {_short(math.sqrt(found['grad_sq_sum']))}"
+        factors.append(f"gradient's root mean square {short(found['scale'])}")
+        factors.append(f"metric's {short(found['metric_scale'])}")
+    factors.append(f"travel {short(found['radius'])}")
+    return f" = {' x '.join(factors)} / gradients so far {short(math.sqrt(found['grad_sq_sum']))}"
 
 
 def _distance(found: Values) -> float:
@@ -153,14 +149,14 @@ def _distance(found: Values) -> float:
 def _momentum(found: Values) -> str:
     wanted = found.get("target_momentum", found["momentum"])
     words = (
-        f"{_short(wanted)}, SingleStep's for distance {_short(found['distance'])}, variance "
-        f"{_short(found['variance'])}, curvature from {_short(found['h_min'])} to "
-        f"{_short(found['h_max'])}"
+        f"{short(wanted)}, SingleStep's for distance {short(found['distance'])}, variance "
+        f"{short(found['variance'])}, curvature from {short(found['h_min'])} to "
+        f"{short(found['h_max'])}"
     )
     if "target_momentum" not in found:
         return words
     return (
-        f"{_short(found['momentum'])}, corrected for a mean staleness of "
+        f"{short(found['momentum'])}, corrected for a mean staleness of "
         f"{found['staleness']:.1f}; wanted {words}"
     )
 
@@ -171,22 +167,16 @@ def _gradient(found: Values) -> str:
         if found["skipped_steps"]:
             return "its norm has not been finite so far"
         return "its norm is not measured: there is no clip that needs it"
-    return f"norm {_short(norm)}" + (f", clipped to {100 * clip:.3g}% of it" if clip < 1.0 else "")
+    return f"norm {short(norm)}" + (f", clipped to {100 * clip:.3g}% of it" if clip < 1.0 else "")
 
 
 def _groups(optimizer: FusedOptimizer, lrs: list[float]) -> list[Line]:
     lines = []
     for index, (group, lr) in enumerate(zip(optimizer.param_groups, lrs)):
         still = lr == 0.0 and float(group["lr"]) == 0.0
-        moves = "stands still" if still else f"step size {_short(lr)}"
-        lines.append(("" if index else "groups", f"{index}: {_size(group)}, {moves}"))
+        moves = "stands still" if still else f"step size {short(lr)}"
+        lines.append(("" if index else "groups", f"{index}: {size(group)}, {moves}"))
     return lines
-
-
-def _size(group: dict[str, Any]) -> str:
-    params = group["params"]
-    elements = sum(param.numel() for param in params)
-    return f"{len(params)} tensor{'s' if len(params) != 1 else ''} of {elements:,} elements"
 
 
 # ---- what looks wrong
@@ -221,8 +211,8 @@ def _of_numbers(found: Values, *, skipped_last: bool) -> Iterator[str]:
     travel = found.get("radius", 0.0)
     if steps >= _SETTLED and travel > 0.0 and _distance(found) < _NEAR * travel:
         yield (
-            f"the step is that of a travel of {_short(travel)}, and the parameters' lengths tell "
-            f"of {_short(_distance(found))}: they have turned back, or have not come as far as was "
+            f"the step is that of a travel of {short(travel)}, and the parameters' lengths tell "
+            f"of {short(_distance(found))}: they have turned back, or have not come as far as was "
             "assumed at first"
         )
     if found["grad_norm"] == 0.0:
@@ -237,21 +227,11 @@ def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
         yield "lr is 0 in every group: the next step moves nothing"
     elif tunes and max(lrs) <= HARDLY_MOVES:
         yield (
-            f"lr {_short(max(lrs))} looks like a learning rate; here it multiplies the step size "
+            f"lr {short(max(lrs))} looks like a learning rate; here it multiplies the step size "
             "that is tuned: leave it out, or set 1.0"
         )
     if optimizer.state and (idle := _without_gradient(optimizer)):
-        yield f"{len(idle)} parameters have never had a gradient: {_some(idle)}"
-
-
-def _of_parameters(optimizer: FusedOptimizer) -> Iterator[str]:
-    broken = [
-        name
-        for name, param in _named(optimizer)
-        if not bool(local(param.detach()).isfinite().all())
-    ]
-    if broken:
-        yield f"parameters that are not finite: {_some(broken)}; go back to a checkpoint"
+        yield f"{len(idle)} parameters have never had a gradient: {some(idle)}"
 
 
 def _without_gradient(optimizer: FusedOptimizer) -> list[str]:
@@ -259,21 +239,6 @@ def _without_gradient(optimizer: FusedOptimizer) -> list[str]:
     begun = optimizer._layout.begun
     return [
         name
-        for name, param in _named(optimizer)
+        for name, param in named(optimizer.param_groups)
         if param.requires_grad and not begun(optimizer.state.get(param))
     ]
-
-
-def _named(optimizer: FusedOptimizer) -> Iterator[tuple[str, Tensor]]:
-    """Parameters by name, or by position."""
-    groups = optimizer.param_groups
-    for index, (name, param) in enumerate(zip(names_of(groups), params_of(groups))):
-        yield name or f"number {index}", param
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"

@@ -37,30 +37,31 @@ class Tuning(NamedTuple):
 
 def last_tuning(group: Group) -> Tuning:
     """Of the last step; before the first, of the step that comes."""
-    return Tuning(*group[TUNING]) if group.get(TUNING) else _present(group)
+    return Tuning(*group[TUNING]) if group.get(TUNING) else next_tuning(group)
 
 
-def tuned_lr(group: Group) -> float:
-    """The learning rate of the step that comes, as things are."""
-    return _present(group).in_use
-
-
-def begin_step(group: Group) -> None:
-    """Takes the schedule's learning rate for this step."""
-    _keep(group, _present(group))
-
-
-def learn(group: Group, lr: float) -> None:
-    """Sets the tuned learning rate; the schedule's factor stays that of the last step."""
-    _keep(group, last_tuning(group)._replace(lr=lr))
-
-
-def _present(group: Group) -> Tuning:
+def next_tuning(group: Group) -> Tuning:
+    """Of the step that comes, as things are."""
     given = float(group["lr"])
     lr, largest, _ = group.get(TUNING) or (given, given, 1.0)
     if given > largest:  # as in a warm-up
         lr, largest = (lr * (given / largest) if largest else given), given
     return Tuning(lr, largest, given / largest if largest else 0.0)
+
+
+def tuned_lr(group: Group) -> float:
+    """The learning rate of that step."""
+    return next_tuning(group).in_use
+
+
+def begin_step(group: Group) -> None:
+    """Takes the schedule's learning rate for this step."""
+    _keep(group, next_tuning(group))
+
+
+def learn(group: Group, lr: float) -> None:
+    """Sets the tuned learning rate; the schedule's factor stays that of the last step."""
+    _keep(group, last_tuning(group)._replace(lr=lr))
 
 
 def _keep(group: Group, tuning: Tuning) -> None:

@@ -15,6 +15,8 @@ from yfkernels.optim._base_steps import BaseSteps
 from yfkernels.optim._closed_forms import closed_form
 from yfkernels.optim._tangents import Member, Passes, gather, recall_head
 from yfkernels.optim._tuned_lr import TUNED, begin_step, last_tuning, learn, tuned_lr
+from yfkernels.optim._tuning_explanation import tuning_explained
+from yfkernels.optim._wording import short
 from yfkernels.optim._wrapper import Wrapper
 from yfkernels.sharding.processes import Division
 from yfkernels.sharding.shards import Sharding, grad_part, like, local
@@ -201,12 +203,24 @@ class HD(Wrapper):
         return kept
 
     def diagnostics(self) -> dict[str, Any]:
-        """What the tuning has come to: `lr` and `hyper_lr` of each group, and `skipped` steps."""
+        """What the tuning has come to: `lr` and `hyper_lr` of each group, and `skipped_steps`."""
         return {
             "lr": [tuned_lr(group) for group in self.param_groups],
             "hyper_lr": [self._hyper_lr_of(group) for group in self.param_groups],
-            "skipped": max((group.get(SKIPPED, 0) for group in self.param_groups), default=0),
+            "skipped_steps": self._skipped(),
         }
+
+    def explain(self) -> str:
+        """The learning rate of each group and its factors, and what looks wrong.
+
+        For people: the words may change with any version. `diagnostics()` has the numbers. A base
+        of this package has an `explain()` of its own, in `base`.
+        """
+        own = [f"hyper_lr {short(self._hyper_lr_of(group))}" for group in self.param_groups]
+        return tuning_explained(self, self.base, self.form, self._skipped(), own)
+
+    def _skipped(self) -> int:
+        return max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
 
     def _sharding(self) -> Sharding:
         """How the parameters are split over processes, the same on each."""

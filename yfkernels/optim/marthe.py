@@ -13,6 +13,8 @@ from yfkernels.curvature import METHODS, Closure, HessianProduct
 from yfkernels.optim._closed_forms import closed_form
 from yfkernels.optim._tangent_steps import TangentSteps
 from yfkernels.optim._tuned_lr import last_tuning, learn, tuned_lr
+from yfkernels.optim._tuning_explanation import tuning_explained
+from yfkernels.optim._wording import short
 from yfkernels.tuners.hypergradient import Descent, Rule
 
 
@@ -137,8 +139,7 @@ class MARTHE:
         groups = self.base.param_groups
         for group in groups:
             self._form.check(group)
-        while len(self._descents) < len(groups):
-            self._descents.append(Descent.begin(self.rule))
+        self._descents = self._of_groups()
         loss, members = self._steps.take(training_closure, [d.mu for d in self._descents])
         self._taken += bool(members)
         if members and validation_closure is not None and self._taken % self.validate_every == 0:
@@ -190,17 +191,38 @@ class MARTHE:
         """What the tuning has come to.
 
         Returns:
-            `lr`, `mu`, `hyper_lr` and `hypergradient` of each group; `skipped`: steps and
+            `lr`, `mu`, `hyper_lr` and `hypergradient` of each group; `skipped_steps`: steps and
             hypergradients that were not finite.
         """
-        descents = self._descents or [Descent.begin(self.rule) for _ in self.base.param_groups]
+        descents = self._of_groups()
         return {
             "lr": [tuned_lr(group) for group in self.base.param_groups],
             "mu": [d.mu for d in descents],
             "hyper_lr": [d.hyper_lr for d in descents],
             "hypergradient": [d.last for d in descents],
-            "skipped": self._steps.skipped + sum(d.skipped for d in descents),
+            "skipped_steps": self._skipped(),
         }
+
+    def explain(self) -> str:
+        """The learning rate of each group and its factors, and what looks wrong.
+
+        For people: the words may change with any version. `diagnostics()` has the numbers. A base
+        of this package has an `explain()` of its own, in `base`.
+        """
+        own = [
+            f"hyper_lr {short(d.hyper_lr)}, the last hypergradient {short(d.last)}, "
+            f"mu {short(d.mu)}"
+            for d in self._of_groups()
+        ]
+        return tuning_explained(self, self.base, self.form, self._skipped(), own)
+
+    def _of_groups(self) -> list[Descent]:
+        """How each group's learning rate goes on."""
+        new = len(self.base.param_groups) - len(self._descents)
+        return self._descents + [Descent.begin(self.rule) for _ in range(new)]
+
+    def _skipped(self) -> int:
+        return self._steps.skipped + sum(d.skipped for d in self._descents)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: the base's state_dict is in it."""

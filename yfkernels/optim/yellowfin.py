@@ -248,7 +248,7 @@ class YellowFin(FusedOptimizer):
 
             - lr: the step size of the group, multiplier and cap included.
             - momentum, h_min, h_max, variance, distance: the results and inputs of SingleStep.
-            - radius: a lower estimate of the distance that the parameters have traveled; 0 with
+            - distance_traveled: by the parameters since their start, estimated from below; 0 with
               `robust=False`.
             - grad_norm: norm of the whole gradient, unscaled, before any clip.
             - clip_coefficient: the product of all clip factors on the gradient.

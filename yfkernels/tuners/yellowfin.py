@@ -37,7 +37,11 @@ _LR = YELLOWFIN.fields.index("lr")
 _SHOWN_LR = STATE_FIELDS.index("lr")
 _MOMENTUM, _H_MAX = STATE_FIELDS.index("momentum"), STATE_FIELDS.index("h_max")
 _UNIT = STATE_FIELDS.index("unit")
-_SHOWN = (*DIAGNOSTICS, "radius", "step")
+_SHOWN = {
+    **{name: name for name in (*DIAGNOSTICS, "step")},
+    "distance_traveled": "radius",
+    "skipped_steps": "skipped",
+}
 
 
 class Gathered(NamedTuple):
@@ -258,10 +262,10 @@ class YellowFinTuner(Tuner, SavedTuner):
     def diagnostics(self, groups: list[dict[str, Any]], group: int = 0) -> dict[str, float]:
         values = dict(zip(STATE_FIELDS, self.state[: len(STATE_FIELDS)].tolist()))
         loop = {} if self.feedback is None else self.feedback.diagnostics()
-        shown = {name: values[name] for name in _SHOWN}
+        shown = {name: values[own] for name, own in _SHOWN.items()}
         if group:
             shown["lr"] = self.lrs(groups)[group]
-        return shown | {"skipped_steps": values["skipped"]} | loop
+        return shown | loop
 
     def lrs(self, groups: list[dict[str, Any]]) -> list[float]:
         """The step size of the last step in each group; on CUDA this waits for the device."""

@@ -85,7 +85,7 @@ def make_broken_server() -> Server:
     return Server(model, BrokenStep(model.parameters(), lr=1.0))
 
 
-Loss = Callable[[tuple[int, ...] | None], Tensor]
+Loss = Callable[[list[int] | None], Tensor]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Data:
         self.poison = poison
         self.simulator = Simulator(self.server, self._loss)
 
-    def _loss(self, batch: tuple[int, ...] | None) -> Tensor:
+    def _loss(self, batch: list[int] | None) -> Tensor:
         assert batch is not None
         factor = math.nan if self.poison in batch else 1.0
         return factor * (self.x - sum(batch)).square().sum()

@@ -30,7 +30,7 @@ LAYOUT = Layout((torch.float32, torch.bfloat16), (2**40, 64), model=2**64 - 1)
 ENDS = Ends(token=2**63 - 1, worker=7, layout=LAYOUT)
 FULL = ENDS.reply(
     Reply(
-        Next.WORK, Version(ENDS.token, 5), PushResult(False, 3, Refusal.STALE), 9, (4, 0, 2**62 + 1)
+        Next.WORK, Version(ENDS.token, 5), PushResult(False, 3, Refusal.STALE), 9, [4, 0, 2**62 + 1]
     )
 )
 
@@ -44,7 +44,7 @@ def headers() -> Iterator[Header]:
     for refusal in Refusal:
         yield FULL._replace(result=PushResult(False, -2, refusal))
     yield FULL._replace(result=PushResult(True, 0), lease=None, indices=None)
-    yield FULL._replace(result=None, lease=0, indices=())
+    yield FULL._replace(result=None, lease=0, indices=[])
     for fault in Fault:
         yield ENDS.header(Kind.REFUSE, fault=fault)
     for loss in (0.1, math.inf, -0.0):

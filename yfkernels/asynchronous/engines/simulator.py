@@ -51,7 +51,7 @@ class Simulator:
         [0, 1, 2, 2, 2]
     """
 
-    def __init__(self, server: Server, loss: Callable[[tuple[int, ...] | None], Tensor]) -> None:
+    def __init__(self, server: Server, loss: Callable[[list[int] | None], Tensor]) -> None:
         self._server = server
         self._loss = loss
         self._under_way: dict[int, _Pending] = {}  # by the place of the push in the schedule

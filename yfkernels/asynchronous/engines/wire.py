@@ -135,7 +135,7 @@ class Header(NamedTuple):
     layout: Layout
     version: int = 0
     lease: int | None = None
-    indices: tuple[int, ...] | None = None
+    indices: list[int] | None = None
     loss: float = math.nan
     next: Next = Next.STOP
     result: PushResult | None = None
@@ -208,7 +208,7 @@ def unpack(raw: bytes | memoryview) -> Header:
             layout,
             version,
             lease if lease >= 0 else None,
-            struct.unpack_from(f"<{samples}q", raw, SIZE) if samples >= 0 else None,
+            list(struct.unpack_from(f"<{samples}q", raw, SIZE)) if samples >= 0 else None,
             loss,
             _NEXT[following],
             None if refused else _result(outcome, staleness),

@@ -18,7 +18,7 @@ from yfkernels.asynchronous.worker import work as work_with
 
 def work(
     model: nn.Module,
-    loss: Callable[[tuple[int, ...] | None], Tensor],
+    loss: Callable[[list[int] | None], Tensor],
     *,
     timeout: float = 600.0,
 ) -> int:

@@ -54,8 +54,7 @@ def serve(server: Server | Service, *, timeout: float = 600.0, grace: float = 60
         model = torch.nn.Linear(8, 1)
 
         def loss(batch):
-            rows = list(batch)
-            return torch.nn.functional.mse_loss(model(x[rows]), y[rows])
+            return torch.nn.functional.mse_loss(model(x[batch]), y[batch])
 
         if gloo.is_server():
             optimizer = yfkernels.YellowFin(model.parameters())

@@ -14,7 +14,7 @@ from yfkernels.asynchronous.flat import FlatBuffers
 from yfkernels.asynchronous.push import Next, Reply, Request
 from yfkernels.asynchronous.worker import work as work_with
 
-Loss = Callable[[tuple[int, ...] | None], Tensor]
+Loss = Callable[[list[int] | None], Tensor]
 
 
 def work(server: Any, token: int, worker: int, make: Callable[[], tuple[nn.Module, Loss]]) -> int:
