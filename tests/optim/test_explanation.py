@@ -59,6 +59,17 @@ def test_the_factors_give_the_step_size(kind: Kind, site: Site, params: list[nn.
     assert math.prod(factors) / divisor == pytest.approx(float(line[1]), rel=0.03)
 
 
+def test_a_schedule_that_has_gone_on(params: list[nn.Parameter], site: Site) -> None:
+    """The factor is the lr of the step, and a cosine's end is no learning rate."""
+    optimizer = YellowFin(params, backend=site.backend)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1.0 if t < 5 else 0.05)
+    for _ in range(5):
+        stepped(optimizer, params, steps=1)
+        schedule.step()
+    assert "= 2 x lr 1 (now 0.05) x (1 - momentum)" in optimizer.explain()
+    assert notes(optimizer) == []
+
+
 def test_nothing_is_noted_of_a_healthy_training(
     kind: Kind, site: Site, params: list[nn.Parameter]
 ) -> None:

@@ -127,18 +127,25 @@ def _of_tuner(tuner: YellowFinTuner, lr: float, found: Values) -> list[Line]:
 
 
 def _made_of(options: YellowFinOptions, lr: float, found: Values) -> str:
-    """The factors of the step size."""
+    """The factors of the step size; lr, which a schedule may have changed since, is one of them."""
     if not options.robust:
-        return f" = lr {short(lr)} times SingleStep's"
+        return ", SingleStep's times lr"
     if options.preconditioned and not found["grad_sq_sum"]:
         return ", as long as a first step is: a percent of the parameters' size"
-    factors = [f"lr {short(lr)}", f"(1 - momentum) {short(1.0 - found['momentum'])}"]
+    others = {"(1 - momentum)": 1.0 - found["momentum"]}
+    if options.preconditioned:
+        others["gradient's root mean square"] = found["scale"]
+        others["metric's"] = found["metric_scale"]
+    others["travel"] = found["radius"]
+    gradients = math.sqrt(found["grad_sq_sum"])
+    stretch = STRETCH if options.preconditioned else 1.0
+    rest = stretch * math.prod(others.values()) / gradients
+    used = found["lr"] / rest if rest else lr
+    now = "" if math.isclose(used, lr, rel_tol=0.01) else f" (now {short(lr)})"
+    factors = [f"lr {short(used)}{now}", *(f"{name} {short(x)}" for name, x in others.items())]
     if options.preconditioned:
         factors.insert(0, f"{STRETCH:g}")
-        factors.append(f"gradient's root mean square {short(found['scale'])}")
-        factors.append(f"metric's {short(found['metric_scale'])}")
-    factors.append(f"travel {short(found['radius'])}")
-    return f" = {' x '.join(factors)} / gradients so far {short(math.sqrt(found['grad_sq_sum']))}"
+    return f" = {' x '.join(factors)} / gradients so far {short(gradients)}"
 
 
 def _distance(found: Values) -> float:
@@ -222,12 +229,14 @@ def _of_numbers(found: Values, *, skipped_last: bool) -> Iterator[str]:
 
 
 def _of_groups(optimizer: FusedOptimizer, *, tunes: bool) -> Iterator[str]:
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    groups = optimizer.param_groups
+    lrs = [float(group["lr"]) for group in groups]
+    largest = max(*lrs, *(float(group.get("initial_lr", 0.0)) for group in groups))
     if not any(lrs):
         yield "lr is 0 in every group: the next step moves nothing"
-    elif tunes and max(lrs) <= HARDLY_MOVES:
+    elif tunes and largest <= HARDLY_MOVES:
         yield (
-            f"lr {short(max(lrs))} looks like a learning rate; here it multiplies the step size "
+            f"lr {short(largest)} looks like a learning rate; here it multiplies the step size "
             "that is tuned: leave it out, or set 1.0"
         )
     if optimizer.state and (idle := _without_gradient(optimizer)):

@@ -66,7 +66,7 @@ class SavedState:
         if any(layout.converts(state) for _, _, state in saved):
             warn(
                 "the state_dict was saved with another momentum_dtype: its momentum is rounded or "
-                "widened, and the training goes on otherwise than it would have"
+                "widened, and the training will not match the unbroken one"
             )
         return self._state_dict
 
