@@ -47,6 +47,8 @@ html_theme = "furo"
 html_title = f"yfkernels {release}"
 html_theme_options = {"navigation_with_keys": True}
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # ---- links out of this folder
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from bench.convergence import measures
 from bench.convergence.contestants import CONTESTANTS
 from bench.convergence.profile import FURTHEST, Profile
 from bench.convergence.summary import Summary
-from yfkernels.lab.style import PALETTE, STYLE
+from yfkernels.lab.style import PALETTE, STYLE, blank_figure
 
 INCHES = (10.0, 5.6)
 DOTS_PER_INCH = 100
@@ -83,6 +84,33 @@ def draw_profile(profile: Profile) -> Figure:
         axes.set_xlabel("at most so many times the fewest steps of anyone")
         axes.set_ylabel(f"share of {len(profile.losses)} tasks")
         figure.legend(loc="outside right upper", title="area")
+    return figure
+
+
+def draw_scores(profile: Profile) -> Figure:
+    """Bars of the scores, the best on top: ours, others at their defaults, others tuned."""
+    names = profile.ranking()[::-1]
+    labels = [CONTESTANTS[name].label for name in names]
+    scores = [profile.score(name) for name in names]
+    ours, defaults, tuned = "ours, nothing tuned", "others, nothing tuned", "others, tuned on a grid"
+    colors = {ours: PALETTE[0], defaults: PALETTE[1], tuned: PALETTE[6]}
+    kinds = [
+        ours if CONTESTANTS[name].ours else tuned if "tuned" in label else defaults
+        for name, label in zip(names, labels, strict=True)
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = blank_figure((10.0, 0.28 * len(names) + 1.6))
+        axes = figure.add_subplot()
+        bars = axes.barh(labels, scores, color=[colors[kind] for kind in kinds], height=0.72)
+        axes.bar_label(bars, [f"{score:.2f}" for score in scores], padding=4, fontsize=9)
+        axes.set_xlim(0.0, 1.0)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_title("How soon the loss of a tuned AdamW is reached")
+        tasks = len(profile.losses)
+        axes.set_xlabel(f"score over {tasks} tasks; 1: needs the fewest steps of all on each of them")
+        handles = [Patch(color=color, label=kind) for kind, color in colors.items()]
+        axes.legend(handles=handles, loc="lower right")
     return figure
 
 

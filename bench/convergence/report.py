@@ -47,7 +47,7 @@ def write(
 ) -> list[Path]:
     """Writes ``tables.md``, ``measures.csv``, ``targets.csv``, ``curves-*.png``, ``summary.png``.
 
-    With tuned AdamW, ``profile.csv`` and ``profile.png``, too.
+    With tuned AdamW, ``profile.csv``, ``profile.png`` and ``scores.png``, too.
 
     Args:
         store: the trainings. A contestant appears on a task once all its seeds are there.
@@ -75,9 +75,12 @@ def write(
     write_csv(written[1], csv_rows.MEASURES_HEADER, csv_rows.measures(summaries))
     write_csv(written[2], csv_rows.FINDINGS_HEADER, csv_rows.findings(assessments))
     if profiled is not None:
-        written += [folder / "profile.csv", folder / "profile.png"]
-        write_csv(written[-2], profile.HEADER, profile.rows(profiled))
-        pictures.draw_profile(profiled).savefig(written[-1])
+        names = ("profile.csv", "profile.png", "scores.png")
+        rows, curves, scores = (folder / name for name in names)
+        write_csv(rows, profile.HEADER, profile.rows(profiled))
+        pictures.draw_profile(profiled).savefig(curves)
+        pictures.draw_scores(profiled).savefig(scores)
+        written += [rows, curves, scores]
     for summary in summaries:
         task = TASKS[summary.task].build()
         data = task.conditions if data_of(TASKS[summary.task]) == summary.data else summary.data

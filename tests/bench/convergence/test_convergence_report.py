@@ -198,9 +198,9 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     )
     names = {path.name for path in written}
     assert names == {
-        "tables.md", "measures.csv", "targets.csv", "profile.csv", "profile.png", "curves-tiny.png",
-        "summary.png",
-    }  # fmt: skip
+        *("tables.md", "measures.csv", "targets.csv", "profile.csv", "profile.png", "scores.png"),
+        *("curves-tiny.png", "summary.png"),
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written if "png" in path.name)
 
     page = (tmp_path / "tables.md").read_text(encoding="utf-8")
