@@ -74,7 +74,7 @@ def _basin_table(sweeps: Sequence[Sweep]) -> Table:
     table = _table(
         f"Decades of a factor within which the final loss is good: at most {MARGIN:.0%} of the way "
         "back, on a logarithmic scale, from the best loss to the initial one; the best loss of "
-        "this optimizer (own), or of all on this workload (common){_seeds(sweeps)}. "
+        f"this optimizer (own), or of all on this workload (common){_seeds(sweeps)}. "
         f"+ up to an end of the sweep, which has {FACTORS[-1]:g} on either side."
     )
     for header in ("lr, own", "lr, common", "1 - momentum, own"):
