@@ -92,7 +92,11 @@ def draw_scores(profile: Profile) -> Figure:
     names = profile.ranking()[::-1]
     labels = [CONTESTANTS[name].label for name in names]
     scores = [profile.score(name) for name in names]
-    ours, defaults, tuned = "ours, nothing tuned", "others, nothing tuned", "others, tuned on a grid"
+    ours, defaults, tuned = (
+        "ours, nothing tuned",
+        "others, nothing tuned",
+        "others, tuned on a grid",
+    )
     colors = {ours: PALETTE[0], defaults: PALETTE[1], tuned: PALETTE[6]}
     kinds = [
         ours if CONTESTANTS[name].ours else tuned if "tuned" in label else defaults
@@ -108,7 +112,9 @@ def draw_scores(profile: Profile) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_title("How soon the loss of a tuned AdamW is reached")
         tasks = len(profile.losses)
-        axes.set_xlabel(f"score over {tasks} tasks; 1: needs the fewest steps of all on each of them")
+        axes.set_xlabel(
+            f"score over {tasks} tasks; 1: needs the fewest steps of all on each of them"
+        )
         handles = [Patch(color=color, label=kind) for kind, color in colors.items()]
         axes.legend(handles=handles, loc="lower right")
     return figure

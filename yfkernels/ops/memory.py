@@ -14,6 +14,8 @@ def memory_order(tensor: Tensor) -> list[int]:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill one stretch of memory, each place once, in any order of dims."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for dim in reversed(memory_order(tensor)):
         size = tensor.size(dim)

@@ -40,7 +40,10 @@ class Column(IntEnum):
     @classmethod
     def state(cls, k: int) -> Column:
         """The rule's state k, from 0."""
-        return cls(cls.STATE + k)
+        return _STATES[k]
+
+
+_STATES = tuple(Column)[Column.STATE :]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ Sources: Donini et al., arXiv 1910.08525; Baydin et al., ICLR 2018.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from yfkernels.ops.table import Column
 
@@ -55,7 +56,7 @@ PROJECTED = ("e_dot_own", "e_dot_tangent", "e_sq", "own_sq", "tangent_sq")
 """What a projection sums over a tensor: e·B, e·Zw, ‖e‖², ‖B‖² and ‖Zw‖²."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one object
 class Family:
     """Steps of one kind, and where the columns of their tangents are.
 
@@ -111,7 +112,7 @@ ADAM = Family(
 FAMILIES = (PLAIN, MOMENTUM, ADAM)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # those below are one object for the same arguments
 class Projection:
     """Where `project` finds the x of B = scale x + decay w, and Zw.
 
@@ -140,11 +141,13 @@ class Projection:
         return [*self.sources, *([] if self.tangent is None else [self.tangent])]
 
 
+@cache
 def stored(own: Column | None, tangent: Column | None = None) -> Projection:
     """x is a column: B itself, say, or the momentum buffer."""
     return Projection(0, "stored", 1, own, tangent)
 
 
+@cache
 def preconditioned(own: Column, tangent: Column | None = None) -> Projection:
     """x is averaged1 M / (sqrt(averaged2 V) + eps), of moments M in `own` and V in the next."""
     return Projection(1, "preconditioned", 2, own, tangent)

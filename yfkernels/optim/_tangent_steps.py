@@ -185,7 +185,7 @@ class TangentSteps:
             m.columns[family.probe] = laid_out(probe, m.owner)
             # Of a group that keeps nothing H z still counts: it has the Z of the others in it.
             mu = 0.0 if products is None else max(mus[m.group], NEXT_TO_NONE)
-            m.step |= {"damping": mu, "keeps_own": 1.0}
+            m.step = m.step | {"damping": mu, "keeps_own": 1.0}
         return members
 
     def _keep_idle(self, members: list[Member], mus: Sequence[float]) -> list[Member]:

@@ -34,8 +34,8 @@ class Member:
         columns: the other columns that the passes will touch.
         family: of its optimizer's step.
         taken: steps that the optimizer has counted.
-        step: the coefficients of the family.
-        projection, recall: how to project, and the coefficients.
+        step: the coefficients of the family; members in the same place share them.
+        projection, recall: how to project, and the coefficients; shared, too.
         shard: the processes that hold the other parts.
     """
 
@@ -48,7 +48,7 @@ class Member:
     taken: int = 0
     step: Coefficients = field(default_factory=dict)
     projection: Projection = field(default_factory=lambda: stored(None))
-    recall: Coefficients = field(default_factory=lambda: dict(AS_STORED))
+    recall: Mapping[str, float] = field(default_factory=lambda: AS_STORED)
     shard: ShardGroup | None = None
 
 
@@ -70,9 +70,10 @@ def gather(
         RuntimeError: a gradient is sparse, or a parameter complex.
     """
     for number, p in enumerate(p for group in base.param_groups for p in group["params"]):
-        if p not in grads:
+        grad = grads.get(p)
+        if grad is None:
             continue
-        refuse_sparse(grads[p], number)
+        refuse_sparse(grad, number)
         if p.is_complex():
             raise RuntimeError(
                 f"Parameter {number} of shape {tuple(p.shape)} is {p.dtype}, whose learning rate "
@@ -82,20 +83,25 @@ def gather(
     members = []
     steps = steps_of(base.state, list(grads))
     for index, group in enumerate(base.param_groups):
-        family, decay, lr = form.family(group), form.decay(group), lr_of(group)
+        family = form.family(group)
+        named = [(family.slot(k), name) for k, name in enumerate(family.slots)]
+        start = head(maximize=bool(group["maximize"]), decay=form.decay(group), lr=lr_of(group))
+        known: dict[tuple[bool, int], Coefficients] = {}  # a model takes its steps together
         for p in group["params"]:
-            if p not in grads:
+            grad = grads.get(p)
+            if grad is None:
                 continue
             state = base.state.get(p, {})
             slots = {
-                family.slot(k): local(state[name])
-                for k, name in enumerate(family.slots)
-                if state.get(name) is not None
+                column: local(state[name]) for column, name in named if state.get(name) is not None
             }
-            member = Member(index, p, local(p.detach()), grads[p], slots, family, steps.get(p, 0))
-            member.step = head(maximize=bool(group["maximize"]), decay=decay, lr=lr)
-            member.step |= form.coefficients(group, begun=bool(slots), step=member.taken + 1)
-            members.append(member)
+            taken = steps.get(p, 0)
+            place = bool(slots), taken
+            if place not in known:
+                own = form.coefficients(group, begun=bool(slots), step=taken + 1)
+                known[place] = start | own
+            part = local(p.detach())
+            members.append(Member(index, p, part, grad, slots, family, taken, known[place]))
     return members
 
 
@@ -179,8 +185,9 @@ class Passes:
         if not backend.fused:
             table = TensorTable(backend, _table_rows(members))
         else:
-            places = [p for m in members for p in _places(m)]
             columns = tuple(sorted(first.columns))
+            staying = [column for column in columns if column != first.family.probe]
+            places = [place for m in members for place in _places(m, staying)]
             key = (backend.name, first.param.device, first.family, columns, kind)
             kept = self._tables.get(key)
             if kept is None or kept.places != places:
@@ -218,9 +225,8 @@ def _fusible(member: Member) -> bool:
     )
 
 
-def _places(member: Member) -> list[int]:
-    columns = sorted(member.columns.keys() - {member.family.probe})
-    places = (member.columns[column].data_ptr() for column in columns)
+def _places(member: Member, columns: Sequence[Column]) -> list[int]:
+    places = [member.columns[column].data_ptr() for column in columns]
     return [member.param.numel(), member.param.data_ptr(), *places]
 
 
@@ -232,7 +238,7 @@ def _table_rows(members: Sequence[Member]) -> list[Row]:
 
 
 def _rows(
-    fields: Sequence[str], coefficients: Sequence[Coefficients], device: torch.device
+    fields: Sequence[str], coefficients: Sequence[Mapping[str, float]], device: torch.device
 ) -> Tensor:
     """A row a tensor, where the table is."""
     rows = [[each[name] for name in fields] for each in coefficients]

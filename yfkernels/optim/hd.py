@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels._checks import check_positive, require
-from yfkernels.ops.tangents import ADAM, stored
+from yfkernels.ops.tangents import ADAM, Projection, stored
 from yfkernels.optim._base_steps import BaseSteps
-from yfkernels.optim._closed_forms import closed_form
+from yfkernels.optim._closed_forms import Coefficients, closed_form
 from yfkernels.optim._tangents import Member, Passes, gather, recall_head
 from yfkernels.optim._tuned_lr import TUNED, begin_step, last_tuning, learn, tuned_lr
 from yfkernels.optim._tuning_explanation import tuning_explained
 from yfkernels.optim._wording import short
 from yfkernels.optim._wrapper import Wrapper
 from yfkernels.sharding.processes import Division
-from yfkernels.sharding.shards import Sharding, grad_part, like, local
+from yfkernels.sharding.shards import ShardGroup, Sharding, grad_part, like, local
 from yfkernels.tuners.hypergradient import NORMALIZED, Normalized, normalized_step
 
 FORMS = ("normalized", "multiplicative", "additive")
@@ -28,6 +29,8 @@ SKIPPED = "skipped_steps"  # in a group
 STATE = "tuning"  # likewise: of the normalized form
 HYPER_LR = {"normalized": NORMALIZED, "multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
+
+_Recalled = tuple[Projection, Coefficients]
 
 
 class HD(Wrapper):
@@ -140,7 +143,10 @@ class HD(Wrapper):
                 loss = closure()
         for group in self.param_groups:
             self._form.check(group)
-        members, sharding = self._members(), self._sharding()
+        shards = {
+            p: self._division.shard_group(p) for group in self.param_groups for p in group["params"]
+        }
+        members, sharding = self._members(shards), self._sharding(shards)
         if not members and not sharding:
             return loss
         for group in self.param_groups:
@@ -193,12 +199,14 @@ class HD(Wrapper):
 
     def _to_keep(self, members: list[Member]) -> list[Member]:
         """Those whose slots will not tell the direction of this step; with room for it."""
+        forgetful = [self._form.recall(group, 1) is None for group in self.param_groups]
         kept = []
         for m in members:
-            if self._form.recall(self.param_groups[m.group], 1) is None:
-                for k in range(len(m.family.slots)):
-                    m.columns.setdefault(m.family.slot(k), torch.zeros_like(m.param))
-                m.columns.setdefault(m.family.tangent(), torch.zeros_like(m.param))
+            if forgetful[m.group]:
+                wanted = [m.family.tangent(), *map(m.family.slot, range(len(m.family.slots)))]
+                for column in wanted:
+                    if column not in m.columns:
+                        m.columns[column] = torch.zeros_like(m.param)
                 kept.append(m)
         return kept
 
@@ -222,14 +230,13 @@ class HD(Wrapper):
     def _skipped(self) -> int:
         return max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
 
-    def _sharding(self) -> Sharding:
+    def _sharding(self, shards: Mapping[Tensor, ShardGroup | None]) -> Sharding:
         """How the parameters are split over processes, the same on each."""
-        params = [p for group in self.param_groups for p in group["params"]]
-        groups = dict.fromkeys(map(self._division.shard_group, params))
-        between = self._division.between(params, params[0].device) if params else None
+        groups = dict.fromkeys(shards.values())
+        between = next((self._division.between(shards, p.device) for p in shards), None)
         return Sharding(tuple(group for group in groups if group is not None), between)
 
-    def _members(self) -> list[Member]:
+    def _members(self, shards: Mapping[Tensor, ShardGroup | None]) -> list[Member]:
         """The parameters with gradients, and what is known of their last step."""
         grads = {
             p: grad_part(p.grad, p)
@@ -238,18 +245,27 @@ class HD(Wrapper):
             if p.grad is not None
         }
         members = gather(self._form, self.base, grads, _last_lr)
+        known: dict[tuple[int, int], _Recalled | None] = {}
         for m in members:
-            group = self.param_groups[m.group]
-            m.shard = self._division.shard_group(m.owner)
-            recalled = self._form.recall(group, max(m.taken, 1))
-            own = self.state.get(m.owner, {}).get(OWN)
+            m.shard = shards[m.owner]
+            place = m.group, max(m.taken, 1)
+            if place not in known:
+                known[place] = self._recalled(self.param_groups[m.group], place[1])
+            recalled = known[place]
             if recalled is not None and m.columns:
-                m.projection, given = recalled
-                m.recall = recall_head(given, self._form.decay(group), _last_lr(group))
-            elif own is not None:
+                m.projection, m.recall = recalled
+            elif (own := self.state.get(m.owner, {}).get(OWN)) is not None:
                 m.columns[m.family.tangent()] = local(own)
                 m.projection = stored(m.family.tangent())
         return members
+
+    def _recalled(self, group: dict[str, Any], step: int) -> _Recalled | None:
+        """How the slots tell the direction of the last step, if they do."""
+        recalled = self._form.recall(group, step)
+        if recalled is None:
+            return None
+        projection, given = recalled
+        return projection, recall_head(given, self._form.decay(group), _last_lr(group))
 
 
 def _last_lr(group: dict[str, Any]) -> float:
