@@ -23,11 +23,20 @@ from yfkernels.lab.registry import OPTIMIZERS
 _NUMEL = 64
 _STEPS = 300
 _WARM_UP = 20
-# The default of every optimizer in the registry, YellowFin's without a preconditioner, and torch's.
+
+
+def _tuned(base: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda params: yfkernels.HD(base(params))
+
+
+# The default of every optimizer in the registry, YellowFin's without a preconditioner, torch's, and
+# HD over some.
 BUILDS: dict[str, Callable[..., Any]] = {
     **{row.label: row.optimizer for row in OPTIMIZERS},
     "YellowFin preconditioner=None": partial(yfkernels.YellowFin, preconditioner=None),
     "torch AdamW fused": partial(torch.optim.AdamW, fused=True),
+    "HD over torch AdamW fused": _tuned(partial(torch.optim.AdamW, fused=True)),
+    "HD over QHM": _tuned(yfkernels.QHM),
 }
 
 

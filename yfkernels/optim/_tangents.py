@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels._checks import refuse_sparse
+from yfkernels.ops.backend import Backend
 from yfkernels.ops.backends import check_backend, choose
 from yfkernels.ops.memory import is_dense, same_layout
 from yfkernels.ops.table import Column, Row, TensorTable
@@ -82,11 +84,10 @@ def gather(
             )
     members = []
     steps = steps_of(base.state, list(grads))
+    coefficients = coefficients_by_place(form, base.param_groups, lr_of)
     for index, group in enumerate(base.param_groups):
         family = form.family(group)
         named = [(family.slot(k), name) for k, name in enumerate(family.slots)]
-        start = head(maximize=bool(group["maximize"]), decay=form.decay(group), lr=lr_of(group))
-        known: dict[tuple[bool, int], Coefficients] = {}  # a model takes its steps together
         for p in group["params"]:
             grad = grads.get(p)
             if grad is None:
@@ -96,13 +97,27 @@ def gather(
                 column: local(state[name]) for column, name in named if state.get(name) is not None
             }
             taken = steps.get(p, 0)
-            place = bool(slots), taken
-            if place not in known:
-                own = form.coefficients(group, begun=bool(slots), step=taken + 1)
-                known[place] = start | own
+            step = coefficients(index, bool(slots), taken)
             part = local(p.detach())
-            members.append(Member(index, p, part, grad, slots, family, taken, known[place]))
+            members.append(Member(index, p, part, grad, slots, family, taken, step))
     return members
+
+
+def coefficients_by_place(
+    form: ClosedForm, groups: list[dict[str, Any]], lr_of: Callable[[dict[str, Any]], float]
+) -> Callable[[int, bool, int], Coefficients]:
+    """Of the step that comes, by group, whether it has begun, and the steps that were taken.
+
+    Worked out once for each: a model takes its steps together.
+    """
+
+    @cache
+    def at(index: int, begun: bool, taken: int) -> Coefficients:
+        group = groups[index]
+        start = head(maximize=bool(group["maximize"]), decay=form.decay(group), lr=lr_of(group))
+        return start | form.coefficients(group, begun=begun, step=taken + 1)
+
+    return at
 
 
 @dataclass
@@ -136,16 +151,19 @@ class Passes:
             rows = _rows(family.fields, [m.step for m in same], table.device)
             table.backend.advance_tangents(family, table, rows)
 
-    def own_derivatives(self, members: Iterable[Member]) -> None:
-        """B in the place of Zw."""
-        for same in _alike(members, lambda m: m.family):
+    def own_derivatives(self, members: list[Member], known: TensorTable | None = None) -> None:
+        """B in the place of Zw; `known` as for `project`."""
+        for same, table in self._sets(members, lambda m: m.family, known):
             family = same[0].family
-            table = self._over(same, family)
             rows = _rows(family.fields, [m.step for m in same], table.device)
             table.backend.own_derivatives(family, table, rows)
 
     def project(
-        self, members: Sequence[Member], groups: int, sharding: Sharding = WHOLE
+        self,
+        members: list[Member],
+        groups: int,
+        sharding: Sharding = WHOLE,
+        known: TensorTable | None = None,
     ) -> list[dict[str, float]]:
         """Of each group the sums PROJECTED over all processes, on the host.
 
@@ -153,26 +171,42 @@ class Passes:
             members: those of this process.
             groups: how many parameter groups there are.
             sharding: of the optimizer's parameters; where it is not WHOLE, all processes call this.
+            known: a table of just these members, up to date; None to look for what they need.
         """
         waiting: list[tuple[list[Member], Tensor]] = []
-        for same in _alike(members, lambda m: m.projection):
+        for same, table in self._sets(members, lambda m: m.projection, known):
             projection = same[0].projection
-            table = self._over(same, projection)
             sums = torch.zeros(len(same), len(PROJECTED), dtype=torch.float64, device=table.device)
             rows = _rows(PROJECTION, [m.recall for m in same], table.device)
             table.backend.project(projection, table, rows, sums)
             waiting.append((same, sums))
-        known = [(m, row) for same, sums in waiting for m, row in zip(same, sums.tolist())]
+        summed = [(m, row) for same, sums in waiting for m, row in zip(same, sums.tolist())]
 
         def part(shard: ShardGroup | None, device: torch.device) -> Tensor:
             totals = [[0.0] * len(PROJECTED) for _ in range(groups)]
-            for m, row in known:
+            for m, row in summed:
                 if m.shard == shard:
                     totals[m.group] = [a + b for a, b in zip(totals[m.group], row)]
             return torch.tensor(totals, dtype=torch.float64, device="cpu").to(device)
 
         total = sharding.total(part, torch.device("cpu"))
         return [dict(zip(PROJECTED, row)) for row in total.tolist()]
+
+    def _sets(
+        self,
+        members: list[Member],
+        kind: Callable[[Member], Hashable],
+        known: TensorTable | None,
+    ) -> list[tuple[list[Member], TensorTable]]:
+        """Members that one table has, and the table."""
+        if known is not None:
+            return [(members, known)] if members else []
+        return [(same, self._over(same, kind(same[0]))) for same in _alike(members, kind)]
+
+    def backend_for(self, member: Member) -> Backend:
+        """The one that takes a member and those like it."""
+        param = member.param
+        return choose(self._backend, param.device, param.dtype, is_fusible(member))
 
     def _over(self, members: Sequence[Member], kind: Hashable) -> TensorTable:
         """A table of members that are alike, with their gradients.
@@ -181,9 +215,9 @@ class Passes:
         and one table for both would be built anew in every pass.
         """
         first = members[0]
-        backend = choose(self._backend, first.param.device, first.param.dtype, _fusible(first))
+        backend = self.backend_for(first)
         if not backend.fused:
-            table = TensorTable(backend, _table_rows(members))
+            table = TensorTable(backend, table_rows(members))
         else:
             columns = tuple(sorted(first.columns))
             staying = [column for column in columns if column != first.family.probe]
@@ -191,7 +225,7 @@ class Passes:
             key = (backend.name, first.param.device, first.family, columns, kind)
             kept = self._tables.get(key)
             if kept is None or kept.places != places:
-                kept = _Kept(places, TensorTable(backend, _table_rows(members)))
+                kept = _Kept(places, TensorTable(backend, table_rows(members)))
                 kept.table.settle()
                 self._tables[key] = kept
             table = kept.table
@@ -210,12 +244,12 @@ def _alike(members: Iterable[Member], kind: Callable[[Member], Hashable]) -> lis
         if not m.param.numel():
             continue
         columns = frozenset(m.columns)
-        form = (m.param.device, m.param.dtype, _fusible(m), m.family, columns, kind(m))
+        form = (m.param.device, m.param.dtype, is_fusible(m), m.family, columns, kind(m))
         found.setdefault(form, []).append(m)
     return list(found.values())
 
 
-def _fusible(member: Member) -> bool:
+def is_fusible(member: Member) -> bool:
     """Whether the kernels take it: float32, and all columns in one order in one stretch."""
     param, strides = member.param, member.param.stride()
     tensors = (param, member.grad, *member.columns.values())
@@ -230,7 +264,8 @@ def _places(member: Member, columns: Sequence[Column]) -> list[int]:
     return [member.param.numel(), member.param.data_ptr(), *places]
 
 
-def _table_rows(members: Sequence[Member]) -> list[Row]:
+def table_rows(members: Sequence[Member]) -> list[Row]:
+    """Without the gradients."""
     return [
         Row(index=k, group=k, origin=0, columns={Column.PARAM: m.param.detach(), **m.columns})
         for k, m in enumerate(members)
@@ -241,7 +276,11 @@ def _rows(
     fields: Sequence[str], coefficients: Sequence[Mapping[str, float]], device: torch.device
 ) -> Tensor:
     """A row a tensor, where the table is."""
-    rows = [[each[name] for name in fields] for each in coefficients]
+    made: dict[int, list[float]] = {}  # many tensors share theirs
+    for each in coefficients:
+        if id(each) not in made:
+            made[id(each)] = [each[name] for name in fields]
+    rows = [made[id(each)] for each in coefficients]
     return torch.tensor(rows, dtype=torch.float64, device="cpu").to(device)
 
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from yfkernels._checks import check_positive, require
-from yfkernels.ops.tangents import ADAM, Projection, stored
+from yfkernels.ops.table import TensorTable
+from yfkernels.ops.tangents import ADAM, Family, Projection, stored
 from yfkernels.optim._base_steps import BaseSteps
-from yfkernels.optim._closed_forms import Coefficients, closed_form
-from yfkernels.optim._tangents import Member, Passes, gather, recall_head
+from yfkernels.optim._closed_forms import closed_form, steps_of
+from yfkernels.optim._standing import Standing
+from yfkernels.optim._tangents import (
+    AS_STORED,
+    WHOLE,
+    Member,
+    Passes,
+    coefficients_by_place,
+    gather,
+    recall_head,
+)
 from yfkernels.optim._tuned_lr import TUNED, begin_step, last_tuning, learn, tuned_lr
 from yfkernels.optim._tuning_explanation import tuning_explained
 from yfkernels.optim._wording import short
@@ -30,7 +41,21 @@ STATE = "tuning"  # likewise: of the normalized form
 HYPER_LR = {"normalized": NORMALIZED, "multiplicative": 0.02, "additive": 1e-6}
 ADAM_HYPER_LR = 1e-8  # additive
 
-_Recalled = tuple[Projection, Coefficients]
+_Recalled = tuple[Projection, Mapping[str, float]]
+
+
+class _Kind(NamedTuple):
+    """How the steps of a group are differentiated, and whether its slots forget the last one."""
+
+    family: Family
+    forgets: bool
+
+
+class _Taken(NamedTuple):
+    """A step: whose, by the identity of each parameter, and of what kind in each group."""
+
+    owners: list[int]
+    kinds: list[_Kind]
 
 
 class HD(Wrapper):
@@ -105,6 +130,8 @@ class HD(Wrapper):
         self._passes = Passes(backend)
         self._division = Division(process_group)
         self._steps = BaseSteps(base, "HD")
+        self._standing: Standing | None = None
+        self._last = _Taken([], [])
 
     def _check_group(self, group: dict[str, Any]) -> None:
         self._form.check(group)
@@ -143,15 +170,12 @@ class HD(Wrapper):
                 loss = closure()
         for group in self.param_groups:
             self._form.check(group)
-        shards = {
-            p: self._division.shard_group(p) for group in self.param_groups for p in group["params"]
-        }
-        members, sharding = self._members(shards), self._sharding(shards)
+        members, sharding, table = self._found()
         if not members and not sharding:
             return loss
         for group in self.param_groups:
             self._begin(group)
-        sums = self._passes.project(members, len(self.param_groups), sharding)
+        sums = self._passes.project(members, len(self.param_groups), sharding, table)
         if not all(math.isfinite(each["e_sq"]) for each in sums):
             for group in self.param_groups:
                 group[SKIPPED] = group.get(SKIPPED, 0) + 1
@@ -159,12 +183,108 @@ class HD(Wrapper):
         for group, each in zip(self.param_groups, sums):
             learn(group, self._next_lr(group, each))
             begin_step(group)
-        kept = self._to_keep(members)
-        self._passes.own_derivatives(kept)
+        kinds = self._kinds()
+        kept = [m for m in members if kinds[m.group].forgets]
+        if table is None:
+            self._make_room(kept)
+        self._passes.own_derivatives(kept, table)
         self._steps.take()
-        for m in kept:  # only now: Adam takes a state that has anything in it for its own
-            self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
+        if table is None:
+            for m in kept:  # only now: Adam takes a state that has anything in it for its own
+                self.state[m.owner].setdefault(OWN, like(m.owner, m.columns[m.family.tangent()]))
+            self._stand(members, sharding)
         return loss
+
+    # ---- who takes part
+
+    def _kinds(self) -> list[_Kind]:
+        """Of each group."""
+        groups = self.param_groups
+        return [_Kind(self._form.family(g), self._form.recall(g, 1) is None) for g in groups]
+
+    def _found(self) -> tuple[list[Member], Sharding, TensorTable | None]:
+        """The members of this step, how they are split, and the table in which they stand."""
+        standing = self._standing if self._last.kinds == self._kinds() else None
+        if standing is not None and standing.holds(self.param_groups, self.state):
+            self._instruct(standing.members)
+            return standing.members, WHOLE, standing.table
+        self._standing = None
+        shards = {
+            p: self._division.shard_group(p) for group in self.param_groups for p in group["params"]
+        }
+        return self._members(shards), self._sharding(shards), None
+
+    def _stand(self, members: list[Member], sharding: Sharding) -> None:
+        """After two steps of the same members the next ones look for what has changed alone."""
+        now = _Taken([id(m.owner) for m in members], self._kinds())
+        again, self._last = now == self._last, now
+        if not again or sharding or len(set(now.kinds)) != 1:
+            return
+        family, forgets = now.kinds[0]
+        states = [(name, family.slot(k)) for k, name in enumerate(family.slots)]
+        states += [(OWN, family.tangent())] if forgets else []
+        self._standing = Standing.of(members, self._passes, self.param_groups, self.state, states)
+
+    def _instruct(self, members: list[Member]) -> None:
+        """What the passes of this step do with members that stand."""
+        steps = steps_of(self.state, [m.owner for m in members])
+        coefficients = coefficients_by_place(self._form, self.param_groups, _last_lr)
+        recalled = self._recalled_by_place()
+        for m in members:
+            m.taken = steps.get(m.owner, 0)
+            m.step = coefficients(m.group, bool(m.family.slots), m.taken)
+            known = recalled(m.group, max(m.taken, 1))
+            m.projection, m.recall = known or (stored(m.family.tangent()), AS_STORED)
+
+    def _members(self, shards: Mapping[Tensor, ShardGroup | None]) -> list[Member]:
+        """The parameters with gradients, and what is known of their last step."""
+        grads = {
+            p: grad_part(p.grad, p)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        }
+        members = gather(self._form, self.base, grads, _last_lr)
+        recalled = self._recalled_by_place()
+        for m in members:
+            m.shard = shards[m.owner]
+            known = recalled(m.group, max(m.taken, 1))
+            if known is not None and m.columns:
+                m.projection, m.recall = known
+            elif (own := self.state.get(m.owner, {}).get(OWN)) is not None:
+                m.columns[m.family.tangent()] = local(own)
+                m.projection = stored(m.family.tangent())
+        return members
+
+    def _recalled_by_place(self) -> Callable[[int, int], _Recalled | None]:
+        """How slots tell the direction of the last step, if they do: by group and number."""
+
+        @cache
+        def at(index: int, step: int) -> _Recalled | None:
+            group = self.param_groups[index]
+            recalled = self._form.recall(group, step)
+            if recalled is None:
+                return None
+            projection, given = recalled
+            return projection, recall_head(given, self._form.decay(group), _last_lr(group))
+
+        return at
+
+    def _make_room(self, members: list[Member]) -> None:
+        """For what tells the direction of this step, and for slots that are to come."""
+        for m in members:
+            wanted = [m.family.tangent(), *map(m.family.slot, range(len(m.family.slots)))]
+            for column in wanted:
+                if column not in m.columns:
+                    m.columns[column] = torch.zeros_like(m.param)
+
+    def _sharding(self, shards: Mapping[Tensor, ShardGroup | None]) -> Sharding:
+        """How the parameters are split over processes, the same on each."""
+        groups = dict.fromkeys(shards.values())
+        between = next((self._division.between(shards, p.device) for p in shards), None)
+        return Sharding(tuple(group for group in groups if group is not None), between)
+
+    # ---- the learning rate
 
     def _begin(self, group: dict[str, Any]) -> None:
         """All that steps put into a group is there from the first: torch's DCP reads no more."""
@@ -197,19 +317,6 @@ class HD(Wrapper):
             return ADAM_HYPER_LR
         return HYPER_LR[self.form]
 
-    def _to_keep(self, members: list[Member]) -> list[Member]:
-        """Those whose slots will not tell the direction of this step; with room for it."""
-        forgetful = [self._form.recall(group, 1) is None for group in self.param_groups]
-        kept = []
-        for m in members:
-            if forgetful[m.group]:
-                wanted = [m.family.tangent(), *map(m.family.slot, range(len(m.family.slots)))]
-                for column in wanted:
-                    if column not in m.columns:
-                        m.columns[column] = torch.zeros_like(m.param)
-                kept.append(m)
-        return kept
-
     def diagnostics(self) -> dict[str, Any]:
         """What the tuning has come to: `lr` and `hyper_lr` of each group, and `skipped_steps`."""
         return {
@@ -230,42 +337,9 @@ class HD(Wrapper):
     def _skipped(self) -> int:
         return max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
 
-    def _sharding(self, shards: Mapping[Tensor, ShardGroup | None]) -> Sharding:
-        """How the parameters are split over processes, the same on each."""
-        groups = dict.fromkeys(shards.values())
-        between = next((self._division.between(shards, p.device) for p in shards), None)
-        return Sharding(tuple(group for group in groups if group is not None), between)
-
-    def _members(self, shards: Mapping[Tensor, ShardGroup | None]) -> list[Member]:
-        """The parameters with gradients, and what is known of their last step."""
-        grads = {
-            p: grad_part(p.grad, p)
-            for group in self.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        }
-        members = gather(self._form, self.base, grads, _last_lr)
-        known: dict[tuple[int, int], _Recalled | None] = {}
-        for m in members:
-            m.shard = shards[m.owner]
-            place = m.group, max(m.taken, 1)
-            if place not in known:
-                known[place] = self._recalled(self.param_groups[m.group], place[1])
-            recalled = known[place]
-            if recalled is not None and m.columns:
-                m.projection, m.recall = recalled
-            elif (own := self.state.get(m.owner, {}).get(OWN)) is not None:
-                m.columns[m.family.tangent()] = local(own)
-                m.projection = stored(m.family.tangent())
-        return members
-
-    def _recalled(self, group: dict[str, Any], step: int) -> _Recalled | None:
-        """How the slots tell the direction of the last step, if they do."""
-        recalled = self._form.recall(group, step)
-        if recalled is None:
-            return None
-        projection, given = recalled
-        return projection, recall_head(given, self._form.decay(group), _last_lr(group))
+    def __getstate__(self) -> dict[str, Any]:
+        # addresses are of this process
+        return {**super().__getstate__(), "_standing": None}
 
 
 def _last_lr(group: dict[str, Any]) -> float:
