@@ -45,6 +45,9 @@ _heavy = partial(SGD, momentum=0.9)
 
 CONTESTANTS = {
     "yellowfin": Contestant("YellowFin, closed loop", partial(YellowFin, closed_loop=True)),
+    "yellowfin-half": Contestant(
+        "YellowFin, closed loop, lr=0.5", partial(YellowFin, lr=0.5, closed_loop=True)
+    ),
     "yellowfin-paper": Contestant(
         "YellowFin, the paper's loop", partial(YellowFin, closed_loop=PAPERS)
     ),

@@ -37,6 +37,7 @@ RIVAL = "adamw"
 WINDOW = 3  # points in the running mean of a course
 LOOKS: dict[str, dict[str, Any]] = {
     "yellowfin": {"color": PALETTE[0], "lw": 2.4},
+    "yellowfin-half": {"color": PALETTE[0], "lw": 1.4, "ls": "-."},
     "yellowfin-open": {"color": PALETTE[0], "lw": 1.4, "ls": ":"},
     "yellowfin-paper": {"color": PALETTE[0], "lw": 1.4, "ls": "--"},
     "adamw": {"color": PALETTE[1], "lw": 2.0},
