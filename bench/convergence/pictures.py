@@ -99,8 +99,8 @@ def draw_scores(profile: Profile) -> Figure:
     )
     colors = {ours: PALETTE[0], defaults: PALETTE[1], tuned: PALETTE[6]}
     kinds = [
-        ours if CONTESTANTS[name].ours else tuned if "tuned" in label else defaults
-        for name, label in zip(names, labels, strict=True)
+        ours if label.startswith("YellowFin") else tuned if "tuned" in label else defaults
+        for label in labels
     ]
     with matplotlib.rc_context(STYLE):
         figure = blank_figure((10.0, 0.28 * len(names) + 1.6))
