@@ -269,7 +269,7 @@ class PreconditionedOracle:
             h_max=self.h_max,
             variance=self.variance,
             distance=self.distance,
-            radius=self.radius,
+            distance_traveled=self.radius,
             grad_norm=norm,
             clip_coefficient=clip * self.update_clip,
             step=self.k,

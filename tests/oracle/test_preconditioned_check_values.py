@@ -26,7 +26,8 @@ def test_two_steps_of_two_elements() -> None:
     lr = travel = 0.06 / math.sqrt(2.0)
     assert first.lr == pytest.approx(lr, rel=1e-15)
     assert first.momentum == 0.5
-    assert first.radius == pytest.approx(0.06 / (math.sqrt(2.0) * 5.0), rel=1e-15)  # t = 5
+    travel = 0.06 / (math.sqrt(2.0) * 5.0)  # t = 5
+    assert first.distance_traveled == pytest.approx(travel, rel=1e-15)
     assert first.grad_norm == pytest.approx(math.sqrt(50.0), rel=1e-15)
     assert (first.h_min, first.h_max, first.variance, first.distance) == (0.0, 0.0, 0.0, 0.0)
     d = np.array([0.2, -1.4])  # in units of t
@@ -50,7 +51,7 @@ def test_two_steps_of_two_elements() -> None:
     walk = (4.0 - 1.0) * travel**2 * (0.2 * u[0] - 1.4 * u[1])
     radius = math.sqrt(growth - walk)
     assert radius > 0.006 * math.sqrt(h) / (math.sqrt(2.0) * 5.0)
-    assert second.radius == pytest.approx(radius, rel=1e-12)
+    assert second.distance_traveled == pytest.approx(radius, rel=1e-12)
     # mean squares 25 and 20, debiased by 1 - 0.999²
     scale = math.sqrt((0.999 * 25.0 + 20.0) / 1.999)
     metric_size = math.sqrt((0.999 + 20.0 / scale**2) / 1.999)  # mean squares of d
@@ -85,7 +86,7 @@ def test_one_element_goes_distance_over_gradients(size: float) -> None:
         v = 0.5 * v - travel
         x += v
         assert trace.momentum == 0.5
-        seen = trace.radius * (size if k == 0 else 1.0)
+        seen = trace.distance_traveled * (size if k == 0 else 1.0)
         assert seen == pytest.approx(radius, rel=1e-4, abs=0.0)
         np.testing.assert_allclose(group.params[0], [x], rtol=1e-4)
         if k:
@@ -119,7 +120,7 @@ def test_momentum_of_two_measurements() -> None:
     fresh = 0.001 / (1.0 - 0.999**3)
     scale = math.sqrt((0.999**2 + 0.999 * 1e4 + 1.0) * fresh)
     metric_size = math.sqrt((0.999**2 + 0.999 * d_sq + 1.0 / scale**2) * fresh)
-    lr = 2.0 * (1.0 - x**2) * metric_size * scale * trace.radius / math.sqrt(h[0] + h[1])
+    lr = 2.0 * (1.0 - x**2) * metric_size * scale * trace.distance_traveled / math.sqrt(h[0] + h[1])
     assert trace.lr == pytest.approx(lr, rel=1e-12)
 
 
@@ -142,7 +143,7 @@ def test_the_walk_is_no_distance(multipliers: tuple[float, float]) -> None:
     assert growth > oracle.walk == pytest.approx((longest**2 - 1.0) * squares.sum(), rel=1e-12)
     first = travel / 5.0 * math.sqrt(25.0 * (d**2 / q).sum())
     radius = max(first, math.sqrt(growth - oracle.walk))
-    assert second.radius == pytest.approx(radius, rel=1e-12)
+    assert second.distance_traveled == pytest.approx(radius, rel=1e-12)
 
 
 def test_no_more_is_taken_off_than_there_is() -> None:

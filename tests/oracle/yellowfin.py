@@ -97,7 +97,7 @@ class Trace:
     h_max: float
     variance: float
     distance: float
-    radius: float
+    distance_traveled: float
     grad_norm: float
     clip_coefficient: float
     step: int
@@ -271,7 +271,7 @@ class YellowFinOracle:
             h_max=h_max,
             variance=variance,
             distance=distance,
-            radius=self.radius,
+            distance_traveled=self.radius,
             grad_norm=grad_norm,
             clip_coefficient=clip * explosion,
             step=self.k,

@@ -92,7 +92,7 @@ class PreconditionedTwin(Twin):
             "h_max": 2.0 * h_off,
             "variance": 2.0 * h_off,
             "distance": 2.0 * h_off,
-            "radius": radius,
+            "distance_traveled": radius,
             "grad_norm": error,
             "clip_coefficient": 4.0 * error,
             "step": 0.0,

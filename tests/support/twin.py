@@ -95,7 +95,7 @@ class Twin(SideBySide):
             "h_max": 2.0 * error,
             "variance": 4.0 * error,
             "distance": 4.0 * error,
-            "radius": error + self.radius_error(),
+            "distance_traveled": error + self.radius_error(),
             "grad_norm": error,
             "clip_coefficient": 4.0 * error,
             "step": 0.0,

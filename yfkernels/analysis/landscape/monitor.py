@@ -76,7 +76,7 @@ class SharpnessMonitor:
         >>> [reading.step for reading in monitor.readings]
         [5, 10]
         >>> sorted(monitor.readings[0].row())[:4]
-        ['adaptive', 'clip_coefficient', 'distance', 'grad_norm']
+        ['adaptive', 'clip_coefficient', 'distance', 'distance_traveled']
     """
 
     def __init__(
