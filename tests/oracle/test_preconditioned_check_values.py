@@ -26,8 +26,8 @@ def test_two_steps_of_two_elements() -> None:
     lr = travel = 0.06 / math.sqrt(2.0)
     assert first.lr == pytest.approx(lr, rel=1e-15)
     assert first.momentum == 0.5
-    travel = 0.06 / (math.sqrt(2.0) * 5.0)  # t = 5
-    assert first.distance_traveled == pytest.approx(travel, rel=1e-15)
+    begun = 0.06 / (math.sqrt(2.0) * 5.0)  # t = 5
+    assert first.distance_traveled == pytest.approx(begun, rel=1e-15)
     assert first.grad_norm == pytest.approx(math.sqrt(50.0), rel=1e-15)
     assert (first.h_min, first.h_max, first.variance, first.distance) == (0.0, 0.0, 0.0, 0.0)
     d = np.array([0.2, -1.4])  # in units of t
