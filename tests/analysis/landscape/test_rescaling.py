@@ -43,10 +43,9 @@ def test_what_moves_and_what_does_not(net: str, rng: np.random.Generator) -> Non
         assert F.cross_entropy(other(x), y).item() == pytest.approx(loss, rel=1e-12)
         for name, (method, more) in INVARIANT.items():
             assert of(other, method, **more) == pytest.approx(before[name], rel=1e-6), (name, a)
-    back = copy.deepcopy(model)
-    rescale_relu_layers(back, 1.0 / a)
-    # one of the two makes the sharper of two layers 400 times as sharp
-    assert max(of(other, "lambda_max"), of(back, "lambda_max")) > 50.0 * curvature
+    rescale_relu_layers(other, 10.0)
+    # as sharp as one likes, also where the layer that is no pair's was the sharpest
+    assert of(other, "lambda_max") > 50.0 * curvature
     assert of(other, "keskar", starts=1) > 2.0 * box
 
 
