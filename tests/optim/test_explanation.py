@@ -80,6 +80,11 @@ def test_nothing_is_noted_of_a_healthy_training(
 def test_closed_loop(params: list[nn.Parameter], site: Site) -> None:
     optimizer = stepped(YellowFin(params, closed_loop=True, backend=site.backend), params)
     assert "corrected for a mean staleness of 0.0; wanted 0.5" in optimizer.explain()
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step(staleness=30)  # which changes the momentum, and no factor of the step size
+    assert optimizer.diagnostics()["momentum"] < 0.4
+    assert "= 2 x lr 1 x (1 - momentum) 0.5 x" in optimizer.explain()
 
 
 def test_the_first_step_with_a_preconditioner(params: list[nn.Parameter], site: Site) -> None:

@@ -132,7 +132,8 @@ def _made_of(options: YellowFinOptions, lr: float, found: Values) -> str:
         return ", SingleStep's times lr"
     if options.preconditioned and not found["grad_sq_sum"]:
         return ", as long as a first step is: a percent of the parameters' size"
-    others = {"(1 - momentum)": 1.0 - found["momentum"]}
+    momentum = found.get("target_momentum", found["momentum"])  # a closed loop leaves lr as it is
+    others = {"(1 - momentum)": 1.0 - momentum}
     if options.preconditioned:
         others["gradient's root mean square"] = found["scale"]
         others["metric's"] = found["metric_scale"]

@@ -338,8 +338,8 @@ class HD(Wrapper):
         return max((group.get(SKIPPED, 0) for group in self.param_groups), default=0)
 
     def __getstate__(self) -> dict[str, Any]:
-        # addresses are of this process
-        return {**super().__getstate__(), "_standing": None}
+        # addresses and identities are of this process
+        return {**super().__getstate__(), "_standing": None, "_last": _Taken([], [])}
 
 
 def _last_lr(group: dict[str, Any]) -> float:
