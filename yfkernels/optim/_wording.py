@@ -30,7 +30,7 @@ def aligned(told: list[Line]) -> list[str]:
 def class_name(optimizer: object) -> str:
     """Of the class here: frameworks derive their own from it."""
     ours = (kind for kind in type(optimizer).__mro__ if kind.__module__.startswith("yfkernels."))
-    return next(ours, type(optimizer)).__name__
+    return next(ours).__name__
 
 
 def size(group: Group) -> str:
